@@ -1,0 +1,168 @@
+"""Which image files a folder holds."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from padim.errors import DatasetError, PathMissingError, listed
+from padim.images import IMAGE_SUFFIXES
+
+__all__ = ["expand", "is_category", "list_images", "normal_images", "visible"]
+
+
+def list_images(folder: Path, *, recursive: bool = False) -> tuple[Path, ...]:
+    """List the images of a folder, by suffix, in an order that no machine changes.
+
+    Args:
+        folder: An existing folder. What begins with a dot in it is skipped.
+        recursive: Look into the folders inside as well; links to folders are not followed.
+
+    Returns:
+        Files, sorted by their POSIX path relative to ``folder``, code point by code point.
+
+    Raises:
+        PathMissingError: There is no such folder.
+        DatasetError: It is a file, or may not be read.
+    """
+    files = (path for path in _files(folder, recursive) if _is_image(path))
+    return tuple(sorted(files, key=lambda path: path.relative_to(folder).as_posix()))
+
+
+def expand(paths: Sequence[Path], *, recursive: bool) -> tuple[Path, ...]:
+    """Replace every folder by its images.
+
+    Args:
+        paths: Files, kept as they are whatever their suffix, and folders.
+        recursive: Look into the folders inside the folders as well.
+
+    Returns:
+        Files in the order given, each once.
+
+    Raises:
+        PathMissingError: A path does not exist.
+        DatasetError: A folder has no images.
+    """
+    return _once(
+        file
+        for path in paths
+        for file in (_some_images(path, recursive=recursive) if _is_folder(path) else (path,))
+    )
+
+
+def normal_images(path: Path | Sequence[Path], *, recursive: bool = False) -> tuple[Path, ...]:
+    """List the normal images to learn from.
+
+    Args:
+        path: A category folder (one with ``train/good``), of which only ``train/good`` is taken;
+            any other folder, whose own images are taken; an image; or several of these.
+        recursive: Look into the folders inside as well.
+
+    Returns:
+        Files, each once.
+
+    Raises:
+        PathMissingError: A path does not exist.
+        DatasetError: A folder has no images, or holds several categories.
+    """
+    paths = [path] if isinstance(path, Path) else path
+    return _once(file for one in paths for file in _normal_images(one, recursive))
+
+
+def is_category(folder: Path) -> bool:
+    """Whether a folder is laid out as a category: it has ``train/good``."""
+    return (folder / "train" / "good").is_dir()
+
+
+def visible(folder: Path) -> list[Path]:
+    """List what is in a folder and does not begin with a dot, sorted by name.
+
+    Raises:
+        PathMissingError: There is no such folder.
+        DatasetError: It is a file, or may not be read.
+    """
+    if not _is_folder(folder):
+        raise DatasetError(f"{folder} is a file, but needs to be a folder. Give its folder.")
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
+def _normal_images(path: Path, recursive: bool) -> tuple[Path, ...]:
+    if not _is_folder(path):
+        return (path,)
+    if is_category(path):
+        return _some_images(path / "train" / "good", recursive=recursive)
+    categories = [folder for folder in _folders(path, recursive) if is_category(folder)]
+    if categories:
+        names = listed(folder.relative_to(path).as_posix() for folder in categories)
+        raise DatasetError(
+            f"{path} has categories inside ({names}), but needs to be of one thing. "
+            f"Name one category, such as {categories[0]}."
+        )
+    return _some_images(path, recursive=recursive)
+
+
+def _some_images(folder: Path, *, recursive: bool) -> tuple[Path, ...]:
+    images = list_images(folder, recursive=recursive)
+    if images:
+        return images
+    n_others = sum(1 for _ in _files(folder, recursive))
+    deeper = () if recursive else list_images(folder, recursive=True)
+    advice = (
+        f"Use --recursive to take the {_count(len(deeper), 'image')} of the folders inside it."
+        if deeper
+        else "Check the path."
+    )
+    raise DatasetError(
+        f"{folder} has no images and {_count(n_others, 'other file')}, but needs files that end in "
+        f"{', '.join(sorted(IMAGE_SUFFIXES))}. {advice}"
+    )
+
+
+def _files(folder: Path, recursive: bool) -> Iterator[Path]:
+    for path in visible(folder):
+        if path.is_file():
+            yield path
+    if recursive:
+        for inner in _folders(folder, recursive=False):
+            if not inner.is_symlink():
+                yield from _files(inner, recursive)
+
+
+def _folders(folder: Path, recursive: bool) -> Iterator[Path]:
+    for path in visible(folder):
+        if path.is_dir():
+            yield path
+            if recursive and not path.is_symlink():
+                yield from _folders(path, recursive)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        if not path.exists():
+            raise PathMissingError(path)
+        return path.is_dir()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> DatasetError:
+    return DatasetError(
+        f"{path} has an obstacle ({error.strerror}), but needs to be readable. "
+        "Check its name and its permissions."
+    )
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _once(paths: Iterable[Path]) -> tuple[Path, ...]:
+    first: dict[Path, Path] = {}
+    for path in paths:
+        first.setdefault(path.absolute(), path)
+    return tuple(first.values())
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"

@@ -1,0 +1,99 @@
+"""What can go wrong, one class each: what has this, but needs that; what to do."""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+
+class PadimError(Exception):
+    """Base of every error this package raises on purpose. The command line exits with 1."""
+
+    exit_status = 1
+
+
+class UsageError(PadimError, ValueError):
+    """An option, a name, a value or a path that cannot be used. The command line exits with 2."""
+
+    exit_status = 2
+
+
+class UnknownNameError(UsageError, LookupError):
+    """A name that is not in a list of names."""
+
+    def __init__(self, kind: str, name: str, available: Sequence[str]) -> None:
+        close = get_close_matches(name, available, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        super().__init__(f"There is no {kind} {name!r}.{hint} Known: {', '.join(available)}.")
+
+
+class PathMissingError(UsageError):
+    """A path that does not exist."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} does not exist. Check the path.")
+
+
+class ShapeError(PadimError, ValueError):
+    """Arrays whose shapes do not fit together."""
+
+
+class MissingExtraError(PadimError, ImportError):
+    """A command needs a package that only an extra installs."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"This needs {package}, which is not installed. "
+            f"Install it with: pip install 'padim-efficientnet[{extra}]'"
+        )
+
+
+class ImageReadError(PadimError):
+    """A file that cannot be read as an image."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"{path} cannot be read as an image: {reason}.")
+        self.path = path
+
+
+class DatasetError(PadimError):
+    """A folder that is not laid out as it must be."""
+
+
+class WeightsError(PadimError):
+    """Pretrained weights that are absent, damaged or of another network."""
+
+
+class MemoryLimitError(PadimError):
+    """Work that would need more memory than it may have."""
+
+
+class ModelFileError(PadimError):
+    """A model file that cannot be used."""
+
+
+class ModelFileTruncatedError(ModelFileError):
+    """A model file that is cut short, or no model file at all."""
+
+
+class ModelFileVersionError(ModelFileError):
+    """A model file of a format version this release does not know."""
+
+
+class ModelFileTensorError(ModelFileError):
+    """A model file with a tensor that is missing or has the wrong shape."""
+
+
+class ModelFileHashError(ModelFileError):
+    """A model file whose contents are not what was written."""
+
+
+def listed(names: Iterable[object], limit: int = 5) -> str:
+    """Join names with commas, the first few of many.
+
+    Args:
+        names: What to name.
+        limit: How many to name before saying how many more there are.
+    """
+    texts = [str(name) for name in names]
+    more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+    return ", ".join(texts[:limit]) + more

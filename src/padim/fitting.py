@@ -1,0 +1,271 @@
+"""Fit: good images in, a model out, in one pass and one closed form."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from padim.backbones import DEFAULT_BACKBONE, BackboneSpec, backbone
+from padim.errors import (
+    DatasetError,
+    ImageReadError,
+    MemoryLimitError,
+    UnknownNameError,
+    UsageError,
+)
+from padim.gaussian import BLOCK_BYTES, factor, relative_eps
+from padim.loading import ImageInput, batched, load_ahead
+from padim.memory import Forecast, forecast_fit
+from padim.moments import Accumulator, Moments
+from padim.preprocess import Preprocess
+from padim.pyramid import Pyramid, build_pyramid
+from padim.recipes import DEFAULT_RECIPE, Recipe, recipe
+from padim.scorer import Features
+from padim.state import ModelState, installed_versions
+from padim.trunk import build_trunk, load_trunk, optimise, with_taps
+from padim.weights import fetch, read_weights, sha256
+
+TRUNK_BATCH = 8  # larger batches are slower on a CPU: their feature maps leave the cache
+MOMENTS_BATCH = 64  # one pass over the moments for so many images
+INCLUDE_BACKBONE_BYTES = 50_000_000
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+STORES = {"float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit gives.
+
+    Attributes:
+        state: The model.
+        moments: What it was made from.
+    """
+
+    state: ModelState
+    moments: Moments
+
+
+@dataclass(frozen=True)
+class Fitter:
+    """Everything a fit needs but the images: prepared once, used for any number of categories.
+
+    Attributes:
+        spec: Facts of the backbone.
+        settings: The recipe with its changes.
+        preprocess: The way from an image to the network.
+        pyramid: The levels.
+        features: From uint8 images to the features of each level.
+        weights_sha256: Of the file the weights came from.
+        precision: What the trunk computes in.
+        store: What the whitening rows are stored in.
+        trunk_tensors: The trunk's tensors, when they travel with the model.
+        device: Where it computes.
+        keep_moments: Whether the moments are to be written as well.
+    """
+
+    spec: BackboneSpec
+    settings: Recipe
+    preprocess: Preprocess
+    pyramid: Pyramid
+    features: Features
+    weights_sha256: str
+    precision: str
+    store: str
+    trunk_tensors: Mapping[str, Tensor]
+    device: torch.device
+    keep_moments: bool
+
+    def forecast(self) -> Forecast:
+        """Memory and file size of a fit, whatever the number of images."""
+        return forecast_fit(
+            build_trunk(self.spec),
+            self.pyramid,
+            self.preprocess.size_px,
+            n_batch=TRUNK_BATCH,
+            n_group=MOMENTS_BATCH,
+            store_bytes=STORES[self.store].itemsize,
+            trunk_bytes=_n_bytes(self.trunk_tensors),
+            block_bytes=BLOCK_BYTES,
+            keep_moments=self.keep_moments,
+        )
+
+    def fit(
+        self,
+        images: Iterable[ImageInput],
+        advance: Callable[[int], None] = lambda n_images: None,
+        unreadable: Callable[[ImageReadError], None] | None = None,
+    ) -> Fitted:
+        """Fit on good images.
+
+        Args:
+            images: Paths, Pillow images or uint8 arrays ``(H0, W0, 3)``.
+            advance: Told how many more images have been seen.
+            unreadable: Told of an image that cannot be read, which is then left out; raised when
+                None.
+
+        Raises:
+            DatasetError: There is no image.
+            ImageReadError: An image cannot be read and nobody is told.
+            MemoryLimitError: The memory ran out all the same.
+        """
+        accumulator = Accumulator()
+        hashes: list[str] = []
+        try:
+            loaded = load_ahead(images, self.preprocess, unreadable)
+            for group in batched(batched(loaded, TRUNK_BATCH), MOMENTS_BATCH // TRUNK_BATCH):
+                parts: list[list[Tensor]] = []
+                for batch in group:
+                    pixels = torch.stack([torch.from_numpy(image.pixels) for image in batch])
+                    with torch.inference_mode():
+                        parts.append(self.features(pixels.to(self.device)))
+                    hashes += [image.sha256 for image in batch]
+                    advance(len(batch))
+                accumulator.add([torch.cat(level, dim=1) for level in zip(*parts, strict=True)])
+            if not hashes:
+                raise DatasetError("There is no image to fit on. Name a folder of good images.")
+            moments = accumulator.moments()
+            state = self._solve(moments, hashes)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise MemoryLimitError(
+                "The memory ran out. Take a smaller --size, fewer --dims or a smaller --backbone."
+            ) from error
+        return Fitted(state, moments)
+
+    def _solve(self, moments: Moments, hashes: list[str]) -> ModelState:
+        if self.settings.eps_rule == "relative":
+            eps = relative_eps(moments, self.settings.eps)
+        else:
+            eps = [self.settings.eps] * len(self.pyramid.levels)
+        whitening = factor(moments, eps, max(moments.count - 1, 1), STORES[self.store])
+        return ModelState(
+            spec=self.spec,
+            recipe=self.settings,
+            preprocess=self.preprocess,
+            pyramid=self.pyramid,
+            eps=tuple(eps),
+            count=moments.count,
+            mean=tuple(mean.float().cpu() for mean in moments.mean),
+            whitening=tuple(rows.cpu() for rows in whitening),
+            precision=self.precision,
+            weights_sha256=self.weights_sha256,
+            image_sha256=tuple(sorted(hashes)),
+            trunk=self.trunk_tensors,
+            versions=installed_versions(),
+        )
+
+
+def prepare(
+    backbone_name: str = DEFAULT_BACKBONE,
+    recipe_name: str = DEFAULT_RECIPE,
+    *,
+    size_px: tuple[int, int] | None = None,
+    taps: tuple[int, ...] | None = None,
+    dims: int | str | None = None,
+    eps: float | None = None,
+    eps_rule: str | None = None,
+    sigma_px: float | None = None,
+    score_fraction: float | None = None,
+    weights: Path | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+    store: str = "float16",
+    include_backbone: bool | None = None,
+    keep_moments: bool = False,
+) -> Fitter:
+    """Find and load everything a fit needs, and refuse what cannot be, before any work.
+
+    Args:
+        backbone_name: Short name of the backbone.
+        recipe_name: Name of the recipe.
+        size_px: (height, width) of what the network sees.
+        taps: Numbers of the tapped blocks, instead of the backbone's own.
+        dims: ``all``, or how many dimensions to draw at random.
+        eps: Added to the diagonal of the covariances.
+        eps_rule: ``absolute`` or ``relative``.
+        sigma_px: Blur of the map.
+        score_fraction: Fraction of the hottest pixels that the image score averages.
+        weights: Local weights file instead of the published one.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: What the trunk computes in, ``float32`` or ``bfloat16``.
+        store: What the whitening rows are stored in, ``float16`` or ``float32``.
+        include_backbone: Whether the trunk travels with the model; under 50 MB when None.
+        keep_moments: Whether the moments are to be written as well.
+
+    Raises:
+        UsageError: A name or a value is impossible.
+        WeightsError: The weights are absent and cannot be fetched, or are the wrong ones.
+    """
+    settings = recipe(
+        recipe_name,
+        size_px=size_px,
+        eps=eps,
+        eps_rule=eps_rule,
+        sigma_px=sigma_px,
+        score_fraction=score_fraction,
+    )
+    spec = backbone(backbone_name)
+    if taps is not None:
+        spec = with_taps(spec, taps)
+    if dims is None:
+        n_random_dims = spec.n_random_dims
+    elif dims == "all":
+        n_random_dims = None
+    else:
+        n_random_dims = _whole_number(dims)
+    pyramid = build_pyramid(spec, settings.size_px, n_random_dims)
+    chosen_device = choose_device(device)
+    for kind, name, known in (("precision", precision, PRECISIONS), ("store", store, STORES)):
+        if name not in known:
+            raise UnknownNameError(kind, name, tuple(known))
+    preprocess = Preprocess(
+        settings.size_px, settings.crop_fraction, settings.resample, spec.mean, spec.std
+    )
+    path = weights or fetch(spec)
+    trunk = load_trunk(spec, read_weights(path), path)
+    tensors = dict(trunk.network.state_dict())
+    if include_backbone is None:
+        include_backbone = _n_bytes(tensors) < INCLUDE_BACKBONE_BYTES
+    features = Features(optimise(trunk), pyramid, preprocess, PRECISIONS[precision])
+    return Fitter(
+        spec=spec,
+        settings=settings,
+        preprocess=preprocess,
+        pyramid=pyramid,
+        features=features.to(chosen_device).eval(),
+        weights_sha256=sha256(path),
+        precision=precision,
+        store=store,
+        trunk_tensors=tensors if include_backbone else {},
+        device=chosen_device,
+        keep_moments=keep_moments,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` is a CUDA device where there is one.
+
+    Raises:
+        UnknownNameError: There is no such device name.
+        UsageError: There is no such device here.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UnknownNameError("device", name, ("auto", "cpu", "cuda"))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("The device is cuda, but this machine has none. Use --device cpu.")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _n_bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _whole_number(text: int | str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"dims is {text!r}, but needs to be all or a whole number.") from None

@@ -1,0 +1,127 @@
+"""Count, mean and scatter of each cell's features, streamed and mergeable.
+
+Source: Chan, Golub & LeVeque 1983, Algorithms for computing the sample variance.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from padim.errors import ShapeError
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What a fit needs to know of the images; its size does not depend on how many there were.
+
+    Attributes:
+        count: Images n.
+        mean: One per level, shape ``(cells, d)``, float64.
+        scatter: For each level, its products about the mean with each level up to itself, coarse
+            to fine; ``scatter[l][k]`` has shape ``(cells_l, d_l, d_k)``, float64.
+    """
+
+    count: int
+    mean: tuple[Tensor, ...]
+    scatter: tuple[tuple[Tensor, ...], ...]
+
+    @staticmethod
+    def of(embeddings: Sequence[Tensor]) -> "Moments":
+        """Moments of a batch, one tensor ``(cells, N, d)`` per level, coarse to fine."""
+        accumulator = Accumulator()
+        accumulator.add(embeddings)
+        return accumulator.moments()
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Moments of the images of both.
+
+        Raises:
+            ShapeError: The two are not of the same pyramid.
+        """
+        if [m.shape for m in self.mean] != [m.shape for m in other.mean]:
+            raise ShapeError(
+                f"One model has cells of shape {[tuple(m.shape) for m in self.mean]}, the other "
+                f"{[tuple(m.shape) for m in other.mean]}, but they need to be equal. Fit both with "
+                "the same backbone and recipe."
+            )
+        count = self.count + other.count
+        delta = [b - a for a, b in zip(self.mean, other.mean, strict=True)]
+        mean = tuple(a + d * (other.count / count) for a, d in zip(self.mean, delta, strict=True))
+        weight = self.count * other.count / count
+        scatter = []
+        for level, (rows, other_rows) in enumerate(zip(self.scatter, other.scatter, strict=True)):
+            blocks = []
+            for above, (a, b) in enumerate(zip(rows, other_rows, strict=True)):
+                block = a + b
+                _add_products(block, delta[level][:, :, None], delta[above][:, :, None], weight)
+                blocks.append(block)
+            scatter.append(tuple(blocks))
+        return Moments(count, mean, tuple(scatter))
+
+
+class Accumulator:
+    """Adds batches up about the mean of the first, in float64."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._pilot: list[Tensor] = []
+        self._sum: list[Tensor] = []
+        self._products: list[list[Tensor]] = []
+
+    def add(self, embeddings: Sequence[Tensor]) -> None:
+        """Add a batch.
+
+        Args:
+            embeddings: One per level, coarse to fine, shape ``(cells, N, d)``, cells nested.
+        """
+        if not self._pilot:
+            self._pilot = [e.mean(dim=1, dtype=torch.float64) for e in embeddings]
+            self._sum = [torch.zeros_like(pilot) for pilot in self._pilot]
+            self._products = [
+                [
+                    own.new_zeros(own.shape[0], own.shape[2], above.shape[2], dtype=torch.float64)
+                    for above in embeddings[: level + 1]
+                ]
+                for level, own in enumerate(embeddings)
+            ]
+        # (cells, d, N): one copy in float64, read by every product below
+        centred = [
+            (e.transpose(1, 2) - p[:, :, None]).contiguous()
+            for e, p in zip(embeddings, self._pilot, strict=True)
+        ]
+        for level, own in enumerate(centred):
+            self._sum[level] += own.sum(dim=2)
+            for above, block in enumerate(self._products[level]):
+                _add_products(block, own, centred[above], 1.0)
+        self._count += embeddings[0].shape[1]
+
+    def moments(self) -> Moments:
+        """Finish; the accumulator's memory becomes the moments', so nothing can be added after."""
+        count = self._count
+        for level, own in enumerate(self._sum):
+            for above, block in enumerate(self._products[level]):
+                _add_products(block, own[:, :, None], self._sum[above][:, :, None], -1.0 / count)
+        mean = tuple(p + s / count for p, s in zip(self._pilot, self._sum, strict=True))
+        scatter = tuple(map(tuple, self._products))
+        self._products = []
+        return Moments(count, mean, scatter)
+
+
+def _add_products(block: Tensor, own: Tensor, above: Tensor, weight: float) -> None:
+    """Add the products of a level's features with an ancestor's, in place.
+
+    The descendants of an ancestor cell are neighbours, so they share one matrix product and the
+    ancestor's features are never copied to the finer grid.
+
+    Args:
+        block: Shape ``(cells, d, d_above)``.
+        own: Shape ``(cells, d, N)``, contiguous.
+        above: Shape ``(cells_above, d_above, N)``.
+        weight: Factor of the products.
+    """
+    parents, n_above, n = above.shape
+    block.view(parents, -1, n_above).baddbmm_(
+        own.view(parents, -1, n), above.transpose(1, 2), alpha=weight
+    )

@@ -1,0 +1,58 @@
+"""From the distances of a grid to a map of pixels and one score, as small matrices."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def resize_blur_matrix(n_out: int, n_in: int, sigma_px: float) -> NDArray[np.float64]:
+    """Bilinear upsampling and then a Gaussian blur along one axis, as one matrix.
+
+    Args:
+        n_out: Pixels.
+        n_in: Cells.
+        sigma_px: Standard deviation of the blur; 0 for none.
+
+    Returns:
+        Shape ``(n_out, n_in)``; rows sum to 1.
+
+    Source:
+        ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`` and then
+        ``scipy.ndimage.gaussian_filter`` with its defaults: truncated at 4 sigma, and a border
+        that mirrors about the edge of the last pixel.
+    """
+    centre = np.clip((np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5, 0, None)
+    low = np.minimum(np.floor(centre).astype(int), n_in - 1)
+    high = np.minimum(low + 1, n_in - 1)
+    fraction = centre - low
+    resize = np.zeros((n_out, n_in))
+    np.add.at(resize, (np.arange(n_out), low), 1 - fraction)
+    np.add.at(resize, (np.arange(n_out), high), fraction)
+    if sigma_px == 0:
+        return resize
+    radius = int(4 * sigma_px + 0.5)
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma_px) ** 2)
+    kernel /= kernel.sum()
+    source = (np.arange(n_out)[:, None] + np.arange(-radius, radius + 1)) % (2 * n_out)
+    mirrored = np.where(source < n_out, source, 2 * n_out - 1 - source)
+    blur = np.zeros((n_out, n_out))
+    np.add.at(blur, (np.arange(n_out)[:, None], mirrored), np.broadcast_to(kernel, source.shape))
+    return blur @ resize
+
+
+def image_score(anomaly_map: Tensor, fraction: float) -> Tensor:
+    """Mean of the hottest pixels of each map.
+
+    Args:
+        anomaly_map: Shape ``(N, H, W)``.
+        fraction: How many of the pixels, in [0, 1]; one pixel at least, so 0 is the maximum.
+
+    Returns:
+        Shape ``(N,)``.
+    """
+    pixels = anomaly_map.flatten(1)
+    k = max(1, round(fraction * pixels.shape[1]))
+    if k == 1:
+        return pixels.amax(dim=1)
+    return torch.topk(pixels, k, dim=1, sorted=False).values.mean(dim=1)

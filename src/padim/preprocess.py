@@ -1,0 +1,141 @@
+"""From a picture of any size to what the network sees, and back to source pixels."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from padim.errors import ShapeError
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """The one contract between a source image and the network; stored in the model file.
+
+    Attributes:
+        size_px: (height, width) of what the network sees.
+        crop_fraction: 1: the whole image is resized to ``size_px``. Below 1: the short side is
+            resized to ``size_px / crop_fraction`` and the centre is cut out.
+        resample: Pillow filter, antialiased when shrinking.
+        mean: Per-channel mean of values in [0, 1], subtracted in the network's graph.
+        std: Per-channel deviation, divided by in the network's graph.
+    """
+
+    size_px: tuple[int, int]
+    crop_fraction: float
+    resample: Literal["bilinear", "lanczos"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Bring an image to network size.
+
+        Args:
+            image: RGB, shape ``(H0, W0, 3)``.
+
+        Returns:
+            RGB, shape ``(H, W, 3)``, not yet normalised.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ShapeError(
+                f"The image has shape {image.shape} and type {image.dtype}, but needs (height, "
+                "width, 3) and uint8. Convert it to RGB of 8 bits."
+            )
+        return self._geometry(image, _FILTERS[self.resample])
+
+    def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Bring a ground-truth mask to network size by nearest neighbour.
+
+        Args:
+            mask: Shape ``(H0, W0)``, True where defective.
+
+        Returns:
+            Shape ``(H, W)``.
+        """
+        grey = mask.astype(np.uint8) * 255
+        return self._geometry(grey, Image.Resampling.NEAREST) > 0
+
+    def to_source(
+        self, anomaly_map: NDArray[np.float32], source_px: tuple[int, int]
+    ) -> NDArray[np.float32]:
+        """Bring a map to the pixels of its source image.
+
+        Args:
+            anomaly_map: Shape ``(H, W)``.
+            source_px: (height, width) of the source image.
+
+        Returns:
+            Shape ``source_px``; NaN where the network did not look, outside a centre crop.
+        """
+        top, left, height, width = self.window(source_px)
+        resized = np.asarray(
+            Image.fromarray(anomaly_map).resize((width, height), Image.Resampling.BILINEAR)
+        )
+        if (height, width) == source_px:
+            return resized
+        full = np.full(source_px, np.nan, np.float32)
+        full[top : top + height, left : left + width] = resized
+        return full
+
+    def window(self, source_px: tuple[int, int]) -> tuple[int, int, int, int]:
+        """The rectangle of a source image that the network sees.
+
+        Args:
+            source_px: (height, width) of the source image.
+
+        Returns:
+            Top, left, height and width in whole source pixels.
+        """
+        if self.crop_fraction == 1:
+            return 0, 0, *source_px
+        resized = self._resized_px(source_px)
+        edges = []
+        for crop, whole, source in zip(self.size_px, resized, source_px, strict=True):
+            start = _crop_start(whole, crop)
+            low = max(0, round(start * source / whole))
+            high = min(source, round((start + crop) * source / whole))
+            edges.append((low, max(1, high - low)))
+        (top, height), (left, width) = edges
+        return top, left, height, width
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract as plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Preprocess":
+        """The contract from plain data."""
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
+        }
+        return cls(**fields)
+
+    def _resized_px(self, source_px: tuple[int, int]) -> tuple[int, int]:
+        if self.crop_fraction == 1:
+            return self.size_px
+        short = round(self.size_px[0] / self.crop_fraction)
+        # torchvision's Resize cuts the long side off to whole pixels.
+        height, width = source_px
+        if height <= width:
+            return short, int(short * width / height)
+        return int(short * height / width), short
+
+    def _geometry(self, array: NDArray[np.uint8], resample: Image.Resampling) -> NDArray[np.uint8]:
+        height, width = self._resized_px((array.shape[0], array.shape[1]))
+        picture = Image.fromarray(array)
+        if picture.size != (width, height):
+            picture = picture.resize((width, height), resample)
+        if (height, width) != self.size_px:
+            top, left = (
+                _crop_start(w, c) for w, c in zip((height, width), self.size_px, strict=True)
+            )
+            picture = picture.crop((left, top, left + self.size_px[1], top + self.size_px[0]))
+        return np.array(picture)  # writable: torch takes no other
+
+
+def _crop_start(whole: int, crop: int) -> int:
+    return round((whole - crop) / 2)  # torchvision's CenterCrop rounds half to even

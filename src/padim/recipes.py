@@ -1,0 +1,98 @@
+"""Recipes: every choice between an image and its score, as data."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from padim.errors import UnknownNameError, UsageError
+
+EPS_FLOOR = 1e-4  # a level of dead channels would otherwise have no covariance at all
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How images are brought to the network and distances to a score.
+
+    Attributes:
+        name: Name of the recipe these settings started from.
+        size_px: (height, width) of what the network sees.
+        crop_fraction: Side of the centre crop over the resized short side; 1 keeps the whole image.
+        resample: Pillow filter of the resize, antialiased.
+        eps: Added to the diagonal of each covariance.
+        eps_rule: ``absolute``, or ``relative`` to the mean variance of the level.
+        sigma_px: Standard deviation of the Gaussian blur of the map.
+        score_fraction: The image score is the mean of this fraction of the map's pixels, the
+            hottest, and of one pixel at least: 0 is the maximum.
+    """
+
+    name: str
+    size_px: tuple[int, int]
+    crop_fraction: float
+    resample: Literal["bilinear", "lanczos"]
+    eps: float
+    eps_rule: Literal["absolute", "relative"]
+    sigma_px: float
+    score_fraction: float
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        # Defard et al. 2021: 256 px, centre crop 224 px, eps 0.01, sigma 4, maximum of the map.
+        Recipe(
+            name="reference",
+            size_px=(224, 224),
+            crop_fraction=0.875,
+            resample="lanczos",
+            eps=0.01,
+            eps_rule="absolute",
+            sigma_px=4.0,
+            score_fraction=0.0,
+        ),
+        Recipe(
+            name="standard",
+            size_px=(256, 256),
+            crop_fraction=1.0,
+            resample="bilinear",
+            eps=0.01,
+            eps_rule="relative",
+            sigma_px=4.0,
+            score_fraction=0.01,
+        ),
+    )
+}
+DEFAULT_RECIPE = "standard"
+
+
+def recipe(name: str, **overrides: Any) -> Recipe:
+    """Take a recipe by name and change some of its settings.
+
+    Args:
+        name: Name of a recipe.
+        **overrides: Settings to change; None leaves one as it is.
+
+    Raises:
+        UnknownNameError: There is no such recipe.
+        UsageError: A value is impossible.
+    """
+    if name not in RECIPES:
+        raise UnknownNameError("recipe", name, tuple(RECIPES))
+    given = {key: value for key, value in overrides.items() if value is not None}
+    changed = replace(RECIPES[name], **given)
+    if not 0 < changed.eps < float("inf"):
+        raise UsageError(f"eps is {changed.eps:g}, but needs to be above 0. Try 0.01.")
+    if not 0 <= changed.sigma_px <= min(changed.size_px):
+        raise UsageError(
+            f"sigma is {changed.sigma_px:g} px, but needs to lie between 0 and "
+            f"{min(changed.size_px)}. Try {0 if changed.sigma_px < 0 else min(changed.size_px)}."
+        )
+    if not 0 <= changed.score_fraction <= 1:
+        raise UsageError(
+            f"The score fraction is {changed.score_fraction:g}, but needs to lie between 0 (the "
+            f"maximum) and 1 (the mean). Try {0 if changed.score_fraction < 0 else 1}."
+        )
+    if changed.crop_fraction < 1 and changed.size_px[0] != changed.size_px[1]:
+        raise UsageError(
+            f"The {name} recipe crops a square, but the size is {changed.size_px[0]}x"
+            f"{changed.size_px[1]}. Try {min(changed.size_px)}, or the standard recipe."
+        )
+    return changed

@@ -1,0 +1,141 @@
+"""Connected parts of a mask, and the hottest part of an anomaly map."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from padim.errors import ShapeError, UsageError
+
+__all__ = ["Region", "label_regions", "peak_region"]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A connected part of an anomaly map, in whole pixels from the top left corner.
+
+    Attributes:
+        x: Left edge of the box.
+        y: Top edge of the box.
+        width: Width of the box: it covers x to x + width - 1.
+        height: Height of the box: it covers y to y + height - 1.
+        area_px: How many pixels of the box belong to the part.
+        peak_x: Column of the highest pixel.
+        peak_y: Row of the highest pixel.
+    """
+
+    x: int
+    y: int
+    width: int
+    height: int
+    area_px: int
+    peak_x: int
+    peak_y: int
+
+
+def label_regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
+    """Number the parts of a mask that hang together over edges or corners.
+
+    Args:
+        mask: True on what is to be labelled, shape ``(H, W)``.
+
+    Returns:
+        Labels, shape ``(H, W)``, 0 outside and 1 to n inside, in the order in which reading line
+        by line meets the parts; and n.
+
+    Raises:
+        ShapeError: The mask has not two axes.
+
+    Source:
+        Runs joined as in He et al. 2008; minimum label hooking with pointer jumping as in
+        Shiloach and Vishkin 1982. In two rounds every part merges, so rounds are logarithmic.
+    """
+    _check_axes("mask", mask)
+    height, width = mask.shape
+    # A false column on either side keeps the runs of neighbouring rows apart in the flat mask.
+    stride = width + 2
+    padded = np.zeros((height, stride), dtype=np.bool_)
+    padded[:, 1:-1] = mask
+    flat = padded.ravel()
+    borders = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    starts, ends = borders[::2], borders[1::2]  # (runs,), half-open
+
+    # The runs below that touch a run, also by a corner, follow one another: first to last - 1.
+    first = ends.searchsorted(starts + stride, "left")
+    last = starts.searchsorted(ends + stride, "right")
+    n_below = np.maximum(last - first, 0)
+    upper = np.repeat(np.arange(starts.size), n_below)
+    rank = np.arange(upper.size) - np.repeat(np.cumsum(n_below) - n_below, n_below)
+    lower = np.repeat(first, n_below) + rank
+
+    root = np.arange(starts.size)
+    while upper.size:
+        np.minimum.at(root, np.maximum(upper, lower), np.minimum(upper, lower))
+        while not np.array_equal(jumped := root[root], root):
+            root = jumped
+        upper, lower = root[upper], root[lower]
+        apart = upper != lower
+        upper, lower = upper[apart], lower[apart]
+
+    is_first = root == np.arange(starts.size)
+    label = np.cumsum(is_first, dtype=np.int32)[root]
+    labels = np.zeros((height, width), dtype=np.int32)
+    labels[padded[:, 1:-1]] = np.repeat(label, ends - starts)
+    return labels, int(np.count_nonzero(is_first))
+
+
+def peak_region(anomaly_map: NDArray[np.float32], fraction: float = 0.01) -> Region:
+    """Box the part of the hottest pixels that holds the highest one.
+
+    Hot are the pixels at or above the k-th largest value, k = max(1, round(fraction n)) of the n
+    pixels that are not NaN; equal values may make them more than k. Where the map is constant,
+    everything is hot.
+
+    Args:
+        anomaly_map: Anomaly map, shape ``(H, W)``; NaN where it was not looked at.
+        fraction: Share of the pixels that is hot, above 0, at most 1.
+
+    Returns:
+        The part that hangs together over edges or corners. Its peak is the first of the highest
+        pixels, line by line.
+
+    Raises:
+        ShapeError: The map has not two axes, or no pixel but NaN.
+        UsageError: The fraction is out of range.
+    """
+    _check_axes("anomaly map", anomaly_map)
+    if not 0 < fraction <= 1:
+        raise UsageError(
+            f"The hot fraction is {fraction}, but needs to be above 0 and at most 1. "
+            "Give a share of the pixels, such as 0.01."
+        )
+    values = anomaly_map[~np.isnan(anomaly_map)]
+    if not values.size:
+        raise ShapeError(
+            f"The anomaly map of shape {anomaly_map.shape} has no pixel but NaN, but needs one "
+            "that was looked at. Check the region of interest."
+        )
+    n_hot = max(1, round(fraction * values.size))
+    values.partition(values.size - n_hot)
+    hot = anomaly_map >= values[values.size - n_hot]
+    peak_y, peak_x = divmod(int((anomaly_map == values.max()).argmax()), anomaly_map.shape[1])
+    labels, _ = label_regions(hot)
+    rows, columns = np.nonzero(labels == labels[peak_y, peak_x])
+    x, y = int(columns.min()), int(rows.min())
+    return Region(
+        x=x,
+        y=y,
+        width=int(columns.max()) - x + 1,
+        height=int(rows.max()) - y + 1,
+        area_px=rows.size,
+        peak_x=peak_x,
+        peak_y=peak_y,
+    )
+
+
+def _check_axes(name: str, array: NDArray[Any]) -> None:
+    if array.ndim != 2:
+        raise ShapeError(
+            f"The {name} has shape {array.shape}, but needs two axes, (H, W). Give one at a time."
+        )

@@ -1,0 +1,271 @@
+"""The model file: one safetensors file that holds all there is to a fitted model.
+
+The layout is described in docs/format.md.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from padim.backbones import BackboneSpec
+from padim.errors import (
+    ModelFileHashError,
+    ModelFileTensorError,
+    ModelFileTruncatedError,
+    ModelFileVersionError,
+    PathMissingError,
+    listed,
+)
+from padim.files import written_whole
+from padim.moments import Moments
+from padim.preprocess import Preprocess
+from padim.pyramid import Pyramid
+from padim.recipes import Recipe
+
+FORMAT_VERSION = 1
+_VERSIONED = ("padim-efficientnet", "torch", "torchvision", "timm", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """A fitted model as data.
+
+    Attributes:
+        spec: Facts of the backbone.
+        recipe: The settings it was fitted with.
+        preprocess: The way from an image to the network.
+        pyramid: The levels.
+        eps: What was added to the diagonal, one per level.
+        count: Images it was fitted on.
+        mean: Per level, shape ``(cells, d)``, float32.
+        whitening: Per level, shape ``(cells, d, D + d)``, float16 or float32.
+        precision: What the trunk computed in, ``float32`` or ``bfloat16``.
+        weights_sha256: Of the file the backbone's weights came from.
+        image_sha256: Of each image it was fitted on, sorted.
+        trunk: The trunk's tensors, or empty when they are not to travel with the model.
+        versions: Packages it was fitted with.
+    """
+
+    spec: BackboneSpec
+    recipe: Recipe
+    preprocess: Preprocess
+    pyramid: Pyramid
+    eps: tuple[float, ...]
+    count: int
+    mean: tuple[Tensor, ...]
+    whitening: tuple[Tensor, ...]
+    precision: str
+    weights_sha256: str
+    image_sha256: tuple[str, ...]
+    trunk: Mapping[str, Tensor]
+    versions: Mapping[str, str]
+
+    def metadata(self) -> dict[str, Any]:
+        """Everything but the tensors, as plain data."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "backbone": asdict(self.spec),
+            "weights_sha256": self.weights_sha256,
+            "recipe": asdict(self.recipe),
+            "preprocess": self.preprocess.to_json(),
+            "levels": self.pyramid.to_json(),
+            "eps": self.eps,
+            "count": self.count,
+            "precision": self.precision,
+            "image_sha256": self.image_sha256,
+            "versions": dict(self.versions),
+        }
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that decide the numbers in a model."""
+    return {name: version(name) for name in _VERSIONED}
+
+
+def save_state(state: ModelState, path: Path) -> None:
+    """Write a model file, whole or not at all; same model, same bytes."""
+    tensors = {f"backbone/{name}": tensor for name, tensor in state.trunk.items()}
+    for level, (mean, whitening) in enumerate(zip(state.mean, state.whitening, strict=True)):
+        tensors[f"levels/{level}/mean"] = mean
+        tensors[f"levels/{level}/whitening"] = whitening
+    _write(tensors, state.metadata(), path)
+
+
+def load_state(path: Path) -> ModelState:
+    """Read a model file.
+
+    Raises:
+        PathMissingError: There is no such file.
+        ModelFileTruncatedError: It is cut short, or no model file.
+        ModelFileVersionError: It is of a newer format.
+        ModelFileTensorError: A tensor is missing, superfluous or of another shape.
+        ModelFileHashError: A tensor is not what was written.
+    """
+    tensors, data = _read(path, "model")
+    pyramid = Pyramid.from_json(data["levels"])
+    expected: dict[str, tuple[int, ...]] = {}
+    for i, level in enumerate(pyramid.levels):
+        width = pyramid.context_dims(i) + level.n_dims
+        expected[f"levels/{i}/mean"] = (level.n_cells, level.n_dims)
+        expected[f"levels/{i}/whitening"] = (level.n_cells, level.n_dims, width)
+    _check_shapes(tensors, expected, path)
+    n_levels = len(pyramid.levels)
+    return ModelState(
+        spec=BackboneSpec(**_tuples(data["backbone"])),
+        recipe=Recipe(**_tuples(data["recipe"])),
+        preprocess=Preprocess.from_json(data["preprocess"]),
+        pyramid=pyramid,
+        eps=tuple(data["eps"]),
+        count=data["count"],
+        mean=tuple(tensors[f"levels/{i}/mean"] for i in range(n_levels)),
+        whitening=tuple(tensors[f"levels/{i}/whitening"] for i in range(n_levels)),
+        precision=data["precision"],
+        weights_sha256=data["weights_sha256"],
+        image_sha256=tuple(data["image_sha256"]),
+        trunk={
+            name.removeprefix("backbone/"): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("backbone/")
+        },
+        versions=data["versions"],
+    )
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Read what a model file says of itself, without its numbers.
+
+    Raises:
+        PathMissingError: There is no such file.
+        ModelFileTruncatedError: It is cut short, or no model file.
+        ModelFileVersionError: It is of a newer format.
+    """
+    with _open(path) as file:
+        return _metadata(file, path)
+
+
+def save_moments(moments: Moments, state: ModelState, path: Path) -> None:
+    """Write the float64 moments of a model beside it, for updates and merges."""
+    tensors = {}
+    for level, (mean, rows) in enumerate(zip(moments.mean, moments.scatter, strict=True)):
+        tensors[f"levels/{level}/mean"] = mean
+        for above, block in enumerate(rows):
+            tensors[f"levels/{level}/scatter/{above}"] = block
+    _write(tensors, state.metadata() | {"holds": "moments"}, path)
+
+
+def load_moments(path: Path) -> Moments:
+    """Read the moments of a model.
+
+    Raises:
+        PadimError: As ``load_state``.
+    """
+    tensors, data = _read(path, "moments")
+    levels = Pyramid.from_json(data["levels"]).levels
+    expected: dict[str, tuple[int, ...]] = {}
+    for i, level in enumerate(levels):
+        expected[f"levels/{i}/mean"] = (level.n_cells, level.n_dims)
+        for k, above in enumerate(levels[: i + 1]):
+            expected[f"levels/{i}/scatter/{k}"] = (level.n_cells, level.n_dims, above.n_dims)
+    _check_shapes(tensors, expected, path)
+    return Moments(
+        data["count"],
+        tuple(tensors[f"levels/{i}/mean"] for i in range(len(levels))),
+        tuple(
+            tuple(tensors[f"levels/{i}/scatter/{k}"] for k in range(i + 1))
+            for i in range(len(levels))
+        ),
+    )
+
+
+def _write(tensors: dict[str, Tensor], metadata: dict[str, Any], path: Path) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    hashes = {name: _sha256(tensor) for name, tensor in sorted(tensors.items())}
+    text = json.dumps(metadata | {"tensor_sha256": hashes}, sort_keys=True)
+    with written_whole(path) as partial:
+        save_file(tensors, partial, metadata={"padim": text})
+
+
+def _read(path: Path, holds: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with _open(path) as file:
+        data = _metadata(file, path)
+        if data.get("holds", "model") != holds:
+            raise ModelFileTensorError(
+                f"{path} holds {data.get('holds', 'model')}, but {holds} is needed. "
+                "Name the other file of the pair."
+            )
+        try:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise _truncated(path, error) from error
+    hashes = data["tensor_sha256"]
+    if missing := sorted(hashes.keys() - tensors.keys()):
+        raise ModelFileTensorError(f"{path} lacks the tensor {listed(missing)}. Copy it again.")
+    for name, tensor in tensors.items():
+        if _sha256(tensor) != hashes.get(name):
+            raise ModelFileHashError(
+                f"{path} holds another tensor {name} than was written. Copy the file again."
+            )
+    return tensors, data
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise PathMissingError(path)
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise _truncated(path, error) from error
+
+
+def _truncated(path: Path, error: Exception) -> ModelFileTruncatedError:
+    return ModelFileTruncatedError(
+        f"{path} is no whole model file ({error}). Copy it again, or fit it anew."
+    )
+
+
+def _metadata(file: Any, path: Path) -> dict[str, Any]:
+    text = (file.metadata() or {}).get("padim")
+    if text is None:
+        raise ModelFileTruncatedError(
+            f"{path} is a safetensors file, but no model. Name one that padim fit wrote."
+        )
+    data: dict[str, Any] = json.loads(text)
+    if data["format_version"] > FORMAT_VERSION:
+        raise ModelFileVersionError(
+            f"{path} has the format version {data['format_version']}, but this release reads up to "
+            f"{FORMAT_VERSION}. Install the release that wrote it: padim-efficientnet "
+            f"{data.get('versions', {}).get('padim-efficientnet', '(newer)')}."
+        )
+    return data
+
+
+def _check_shapes(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], path: Path
+) -> None:
+    for name, shape in expected.items():
+        if name not in tensors:
+            raise ModelFileTensorError(f"{path} lacks the tensor {name}. Copy it again.")
+        if tuple(tensors[name].shape) != shape:
+            raise ModelFileTensorError(
+                f"{path} has {name} of shape {tuple(tensors[name].shape)}, but needs {shape}. "
+                "Copy it again."
+            )
+
+
+def _sha256(tensor: Tensor) -> str:
+    digest = hashlib.sha256(str((tensor.dtype, tuple(tensor.shape))).encode())
+    digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _tuples(data: dict[str, Any]) -> Any:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}

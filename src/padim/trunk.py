@@ -1,0 +1,194 @@
+"""The part of a pretrained network up to its last tap: images in, feature maps out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from padim.backbones import BackboneSpec
+from padim.errors import MissingExtraError, UsageError, WeightsError, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Trunk(nn.Module):
+    """A backbone that stops at its last tap.
+
+    The tensors keep the names they have in the whole network.
+
+    Args:
+        network: The whole network; what lies behind the last tap is taken out of it.
+        spec: Facts of the backbone.
+    """
+
+    def __init__(self, network: nn.Module, spec: BackboneSpec) -> None:
+        super().__init__()
+        blocks = [spec.block.format(i) for i in range(spec.first_block, spec.taps[-1] + 1)]
+        self.stages = (*spec.stem, *blocks)
+        self.tapped = frozenset(spec.block.format(tap) for tap in spec.taps)
+        used = {stage.partition(".")[0] for stage in self.stages}
+        for name, child in list(network.named_children()):
+            if name not in used:
+                delattr(network, name)
+            elif f"{name}.0" in self.stages:
+                setattr(network, name, child[: spec.taps[-1] + 1])  # type: ignore[index]
+        self.network = network
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Compute the tapped feature maps, fine to coarse.
+
+        Args:
+            images: Normalised images, shape ``(N, 3, H, W)``.
+
+        Returns:
+            One feature map per tap, shape ``(N, C, H / stride, W / stride)``, in the order of
+            ``spec.taps``.
+        """
+        feature_maps = []
+        for name in self.stages:
+            images = self.network.get_submodule(name)(images)
+            if name in self.tapped:
+                feature_maps.append(images)
+        return feature_maps
+
+
+def build_trunk(spec: BackboneSpec) -> Trunk:
+    """Build a trunk on the meta device: all shapes, no numbers, no memory.
+
+    Raises:
+        MissingExtraError: The library that defines the network is not installed.
+    """
+    return Trunk(_build_network(spec), spec).eval().requires_grad_(False)
+
+
+def with_taps(spec: BackboneSpec, taps: Sequence[int]) -> BackboneSpec:
+    """The facts of a backbone with other taps, read off the network itself.
+
+    Args:
+        spec: Facts of the backbone.
+        taps: Numbers of the tapped blocks, fine to coarse.
+
+    Raises:
+        UsageError: The network has no such block, or they are not in order.
+    """
+    network = _build_network(spec)
+    names = {name for name, _ in network.named_modules()}
+    blocks = [i for i in range(spec.first_block, 100) if spec.block.format(i) in names]
+    if not taps or any(tap not in blocks for tap in taps) or list(taps) != sorted(set(taps)):
+        raise UsageError(
+            f"The taps are {listed(taps)}, but {spec.name} has the blocks {blocks[0]} to "
+            f"{blocks[-1]}, each to be named once and in order. Try "
+            f"{','.join(map(str, spec.taps))}."
+        )
+    tapped = replace(spec, taps=tuple(taps))
+    side = 256
+    feature_maps = Trunk(network, tapped).eval()(torch.empty(1, 3, side, side, device="meta"))
+    return replace(
+        tapped,
+        channels=tuple(feature_map.shape[1] for feature_map in feature_maps),
+        strides=tuple(side // feature_map.shape[2] for feature_map in feature_maps),
+    )
+
+
+def optimise(trunk: Trunk) -> Trunk:
+    """Lay a trunk out for speed, in place: batch norms folded away, channels last.
+
+    A batch norm of fixed statistics is one more pass over memory that the convolution before it can
+    do on its way. What follows it, such as the activation of timm's ``BatchNormAct2d``, stays.
+
+    Args:
+        trunk: A loaded trunk; its tensors lose the names of the pretrained network.
+    """
+    for parent in list(trunk.modules()):
+        children = list(parent.named_children())
+        for (_, conv), (name, norm) in pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                _fold(conv, norm)
+                setattr(parent, name, getattr(norm, "act", nn.Identity()))
+    return trunk.to(memory_format=torch.channels_last)
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    bias = norm.bias.double() - norm.running_mean.double() * scale
+    if conv.bias is not None:
+        bias += conv.bias.double() * scale
+    weight = conv.weight.double() * scale[:, None, None, None]
+    dtype = conv.weight.dtype
+    conv.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+    conv.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+
+
+def _build_network(spec: BackboneSpec) -> nn.Module:
+    with torch.device("meta"):
+        if spec.library == "timm":
+            try:
+                import timm
+            except ImportError:
+                raise MissingExtraError("timm", "fit") from None
+            network: nn.Module = timm.create_model(spec.architecture, pretrained=False)
+        else:
+            try:
+                from torchvision.models import get_model
+            except ImportError:
+                raise MissingExtraError("torchvision", "fit") from None
+            network = get_model(spec.architecture, weights=None)
+    return network
+
+
+def load_trunk(spec: BackboneSpec, tensors: Mapping[str, Tensor], origin: object) -> Trunk:
+    """Build a trunk and give it its weights.
+
+    Args:
+        spec: Facts of the backbone.
+        tensors: A state dict of the whole network or of the trunk; more tensors do no harm.
+        origin: Where the tensors come from, for messages.
+
+    Raises:
+        WeightsError: A tensor is missing or has another shape.
+    """
+    trunk = build_trunk(spec)
+    expected = trunk.network.state_dict()
+    if next(iter(expected)) not in tensors and next(iter(tensors), "") == "_conv_stem.weight":
+        # The Lite checkpoints hold timm's tensors in timm's order under names of their own.
+        tensors = dict(zip(expected, tensors.values(), strict=False))
+    chosen = dict(_matching(expected, tensors, spec, origin))
+    trunk.network.load_state_dict(chosen, strict=True, assign=True)
+    return trunk.requires_grad_(False)
+
+
+def _matching(
+    expected: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    spec: BackboneSpec,
+    origin: object,
+) -> "Iterator[tuple[str, Tensor]]":
+    missing = [
+        name
+        for name in expected
+        if name not in tensors and not name.endswith("num_batches_tracked")
+    ]
+    if missing:
+        raise WeightsError(
+            f"{origin} has no tensor {listed(missing, 3)}, but {spec.name} needs "
+            f"{'it' if len(missing) == 1 else 'them'}. Bring the weights of {spec.architecture}."
+        )
+    for name, tensor in expected.items():
+        if name.endswith("num_batches_tracked"):
+            yield (
+                name,
+                torch.zeros((), dtype=torch.int64),
+            )  # counts training steps; some files lack it
+        elif tensors[name].shape != tensor.shape:
+            raise WeightsError(
+                f"{origin} has {name} of shape {tuple(tensors[name].shape)}, but {spec.name} needs "
+                f"{tuple(tensor.shape)}. Bring the weights of {spec.architecture}."
+            )
+        else:
+            yield name, tensors[name].to(tensor.dtype)

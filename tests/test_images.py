@@ -1,0 +1,377 @@
+import io
+import re
+import struct
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from padim.errors import ImageReadError
+from padim.images import IMAGE_SUFFIXES, read_image, read_mask, to_rgb
+
+MODES = {
+    "PNG": ("RGB", "L", "P", "RGBA", "I;16"),
+    "JPEG": ("RGB", "L", "CMYK"),
+    "BMP": ("RGB", "L", "P", "RGBA"),
+    "TIFF": ("RGB", "L", "P", "RGBA", "CMYK", "I;16", "F"),
+    "WEBP": ("RGB", "RGBA"),
+    "GIF": ("RGB", "L", "P"),
+    "PPM": ("RGB", "L"),
+}
+
+
+def gradient(height: int = 40, width: int = 56) -> NDArray[np.uint8]:
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows * 5, columns * 4, (rows + columns) % 256], axis=2).astype(np.uint8)
+
+
+def written(folder: Path, image: Image.Image, name: str, **options: object) -> Path:
+    path = folder / name
+    image.save(path, **options)
+    return path
+
+
+def refuses(path: Path, reason: str) -> None:
+    expected = f"^{re.escape(str(path))} cannot be read as an image: .*{reason}.*\\.$"
+    for read in (read_image, read_mask):
+        with pytest.raises(ImageReadError, match=expected) as caught:
+            read(path)
+        assert caught.value.path == path
+
+
+def test_suffixes_are_lower_case_with_a_dot() -> None:
+    assert {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"} == IMAGE_SUFFIXES
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES - {".jpg", ".jpeg"}))
+def test_lossless_formats_come_back_exactly(tmp_path: Path, suffix: str) -> None:
+    options = {"lossless": True} if suffix == ".webp" else {}
+    path = written(tmp_path, Image.fromarray(gradient()), f"a{suffix}", **options)
+
+    pixels = read_image(path)
+
+    np.testing.assert_array_equal(pixels, gradient())
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.writeable
+    assert pixels.flags.c_contiguous
+
+
+def test_jpeg_comes_back_nearly(tmp_path: Path) -> None:
+    path = written(tmp_path, Image.fromarray(gradient()), "a.jpg", quality=98, subsampling=0)
+    assert np.abs(read_image(path).astype(int) - gradient()).max() <= 6
+
+
+def test_content_counts_not_suffix(tmp_path: Path) -> None:
+    path = written(tmp_path, Image.fromarray(gradient()), "a.jpg", format="PNG")
+    np.testing.assert_array_equal(read_image(path), gradient())
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_png_modes_become_three_channels(tmp_path: Path, mode: str) -> None:
+    source = Image.new("RGB", (5, 4), "white").convert(mode)
+    pixels = read_image(written(tmp_path, source, "a.png"))
+    np.testing.assert_array_equal(pixels, np.full((4, 5, 3), 255))
+
+
+@pytest.mark.parametrize(
+    "mode",
+    ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV"],
+)
+def test_every_mode_of_a_grey_image_becomes_grey(mode: str) -> None:
+    white = Image.new("L", (3, 2), 255)
+    for step in {"La": ("LA", "La"), "RGBa": ("RGBA", "RGBa"), "PA": ("P", "PA")}.get(
+        mode, ("RGB", mode)
+    ):
+        white = white.convert(step)
+    assert white.mode == mode
+    np.testing.assert_array_equal(to_rgb(white), np.full((2, 3, 3), 255))
+
+
+def test_lab_becomes_rgb(tmp_path: Path) -> None:
+    colour = Image.new("RGB", (3, 2), (200, 60, 30))
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    lab = ImageCms.profileToProfile(colour, *profiles, outputMode="LAB")
+    assert lab is not None
+    pixels = read_image(written(tmp_path, lab, "a.tif"))
+    assert np.abs(pixels.astype(int) - [200, 60, 30]).max() <= 4
+
+
+def test_cmyk_jpeg_becomes_rgb(tmp_path: Path) -> None:
+    cmyk = Image.new("RGB", (16, 16), (200, 60, 30)).convert("CMYK")
+    pixels = read_image(written(tmp_path, cmyk, "a.jpg", quality=98))
+    assert np.abs(pixels.astype(int) - [200, 60, 30]).max() <= 4
+
+
+@pytest.mark.parametrize("alpha", [0, 100, 255])
+def test_alpha_is_dropped_and_colour_kept(tmp_path: Path, alpha: int) -> None:
+    colour = Image.new("RGBA", (3, 2), (200, 60, 30, alpha))
+    grey = Image.new("LA", (3, 2), (77, alpha))
+    assert read_image(written(tmp_path, colour, "c.png"))[0, 0].tolist() == [200, 60, 30]
+    assert read_image(written(tmp_path, grey, "g.png"))[0, 0].tolist() == [77, 77, 77]
+
+
+@pytest.mark.parametrize("transparency", [1, b"\x00\x80\xff"])
+def test_palette_with_transparency_is_read_without_a_warning(
+    tmp_path: Path, transparency: int | bytes
+) -> None:
+    palette = Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8)).convert("P")
+    palette.putpalette([9, 8, 7, 200, 60, 30, 1, 2, 3])
+    path = written(tmp_path, palette, "a.png", transparency=transparency)
+    with Image.open(path) as stored:
+        assert stored.info["transparency"] == transparency
+
+    assert read_image(path).tolist() == [[[9, 8, 7], [200, 60, 30], [1, 2, 3]]]
+
+
+def test_grey_with_a_transparent_value_keeps_its_colour(tmp_path: Path) -> None:
+    path = written(tmp_path, Image.new("L", (2, 2), 60), "a.png", transparency=60)
+    assert (read_image(path) == 60).all()
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I"])
+def test_sixteen_bits_are_scaled_over_their_full_range(mode: str) -> None:
+    dtype = {"I;16": "<u2", "I;16L": "<u2", "I;16B": ">u2", "I": "<i4"}[mode]
+    values = np.arange(65536).reshape(256, 256)
+    image = Image.frombytes(mode, (256, 256), values.astype(dtype).tobytes())
+
+    expected = np.rint(values * (255 / 65535))
+    np.testing.assert_array_equal(to_rgb(image), np.repeat(expected[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bit_files_are_scaled(tmp_path: Path, suffix: str) -> None:
+    values = np.array([[0, 128, 129, 32768, 65535]], dtype=np.uint16)
+    path = written(tmp_path, Image.fromarray(values), f"a{suffix}")
+    assert read_image(path)[..., 1].tolist() == [[0, 0, 1, 128, 255]]
+    assert read_mask(path).tolist() == [[False, True, True, True, True]]
+
+
+def test_big_endian_tiff_is_scaled(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tags = [(256, 2), (257, 1), (258, 16), (259, 1), (262, 1), (273, 122), (277, 1), (278, 1)]
+    entries = b"".join(struct.pack(">HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    entries += struct.pack(">HHII", 279, 4, 1, 4)
+    header = b"MM\x00*" + struct.pack(">IH", 8, len(tags) + 1)
+    path.write_bytes((header + entries + bytes(4)).ljust(122, b"\0") + b"\xff\xff\x01\x01")
+    assert read_image(path)[..., 0].tolist() == [[255, 1]]
+
+
+@pytest.mark.parametrize(("value", "name"), [(65536, "0 to 65536"), (-1, "-1 to 0")])
+def test_integers_beyond_sixteen_bits_are_refused(tmp_path: Path, value: int, name: str) -> None:
+    image = Image.fromarray(np.array([[0, value]], dtype=np.int32))
+    path = written(tmp_path, image, "a.tif")
+    with pytest.raises(ImageReadError, match=f"a.tif cannot .* go from {name}, .* 0 to 65535"):
+        read_image(path)
+    with pytest.raises(ImageReadError, match=f"The Pillow image cannot .* go from {name}"):
+        to_rgb(image)
+
+
+def test_floats_are_refused_as_image_but_not_as_mask(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, Image.fromarray(np.array([[0, 0.5, np.nan]], dtype=np.float32)), "a.tif"
+    )
+    with pytest.raises(ImageReadError, match=r"a\.tif cannot .* pixels are floats"):
+        read_image(path)
+    assert read_mask(path).tolist() == [[False, True, False]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_exif_orientation_is_obeyed(tmp_path: Path, orientation: int, name: str) -> None:
+    upright = gradient(6, 4)
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = written(tmp_path, Image.fromarray(np.ascontiguousarray(stored)), name, exif=exif)
+
+    np.testing.assert_array_equal(read_image(path), upright)
+    np.testing.assert_array_equal(read_mask(path), upright.any(axis=2))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
+def test_exif_orientation_of_sixteen_bits_is_obeyed(mode: str) -> None:
+    dtype = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}[mode]
+    image = Image.frombytes(mode, (2, 1), np.array([0, 65535]).astype(dtype).tobytes())
+    image.getexif()[0x0112] = 6
+    assert to_rgb(image)[..., 0].tolist() == [[0], [255]]
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.tif", "a.png", "a.webp"])
+def test_first_frame_of_several_is_read(tmp_path: Path, name: str) -> None:
+    first, second = Image.new("RGB", (8, 6), "white"), Image.new("RGB", (8, 6), "black")
+    path = written(tmp_path, first, name, save_all=True, append_images=[second])
+    assert (read_image(path) == 255).all()
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    refuses(tmp_path / "absent.png", "it does not exist")
+
+
+def test_empty_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.touch()
+    refuses(path, "it is empty")
+
+
+def test_folder_is_no_image(tmp_path: Path) -> None:
+    refuses(tmp_path, "it is a folder")
+
+
+@pytest.mark.parametrize(
+    "content", [b"x", b"not an image at all" * 9, b"%!PS-Adobe-3.0 EPSF-3.0\n"]
+)
+def test_other_content_is_no_image(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    refuses(path, "not an image of a known format")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp", "a.tif", "a.webp"])
+def test_truncated_file_is_cut_short(tmp_path: Path, name: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = written(tmp_path, Image.fromarray(noise), name)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    refuses(path, "damaged or cut short" if name != "a.webp" else "")
+
+
+def test_denied_permission_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, Image.fromarray(gradient()), "a.png")
+
+    def deny(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", deny)  # root may read everything
+    refuses(path, "permission is denied")
+
+
+def test_unusable_name_is_no_image(tmp_path: Path) -> None:
+    with pytest.raises(ImageReadError, match="name too long"):
+        read_image(tmp_path / ("a" * 300))
+    with pytest.raises(ImageReadError, match="null"):
+        read_image(tmp_path / "a\0b")
+
+
+@pytest.mark.parametrize("limit", [30, 59])
+@pytest.mark.parametrize("action", ["error", "ignore", "always"])
+def test_decompression_bomb_is_refused_whatever_the_warning_filters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, action: str
+) -> None:
+    path = written(tmp_path, Image.new("L", (10, 6)), "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter(action)  # type: ignore[arg-type]
+        refuses(path, f"more than {limit} pixels")
+    assert not caught
+
+
+@pytest.mark.parametrize("limit", [60, None])
+def test_image_within_the_limit_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None
+) -> None:
+    path = written(tmp_path, Image.new("L", (10, 6)), "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    assert read_image(path).shape == (6, 10, 3)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "mode"), [(name, mode) for name, modes in MODES.items() for mode in modes]
+)
+def test_damaged_files_give_an_image_or_an_image_read_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_format: str, mode: str
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {} if file_format in ("BMP", "GIF", "PPM") else {"exif": exif}
+    stream = io.BytesIO()
+    Image.fromarray(gradient()).convert(mode).save(stream, file_format, **options)
+    intact = np.frombuffer(stream.getvalue(), dtype=np.uint8)
+    generator = np.random.default_rng(20)
+    n_read = n_refused = 0
+    for round_number in range(60):
+        damaged = intact.copy()
+        # Headers are where the interesting damage is.
+        reach = damaged.size if round_number % 2 else min(damaged.size, 150)
+        for place in generator.integers(0, reach, generator.integers(0, 6)):
+            damaged[place] = generator.integers(0, 256)
+        if round_number % 3 == 0:
+            damaged = damaged[: generator.integers(1, damaged.size)]
+        path = tmp_path / f"{round_number}.png"
+        path.write_bytes(damaged.tobytes())
+        for read in (read_image, read_mask):
+            try:
+                n_read += read(path).size > 0
+            except ImageReadError:
+                n_refused += 1
+    assert n_read
+    assert n_refused
+
+
+def test_pillow_prints_nothing_about_a_damaged_file(tmp_path: Path) -> None:
+    path = written(tmp_path, Image.new("RGB", (4, 4)), "a.tif")
+    content = path.read_bytes()
+    samples_per_pixel = struct.pack("<HHIH", 277, 3, 1, 3)
+    assert content.count(samples_per_pixel) == 1
+    path.write_bytes(content.replace(samples_per_pixel, struct.pack("<HHIH", 277, 3, 1, 2048)))
+    code = (
+        "import sys, pathlib, padim.errors, padim.images\n"
+        "try: padim.images.read_image(pathlib.Path(sys.argv[1]))\n"
+        "except padim.errors.ImageReadError: print('refused')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("refused\n", "")
+
+
+def test_readers_in_threads_leave_the_warning_filters_as_they_were(tmp_path: Path) -> None:
+    path = written(tmp_path, Image.fromarray(gradient()), "a.png")
+    before = list(warnings.filters)
+    threads = [
+        threading.Thread(target=lambda: [read_image(path) for _ in range(40)]) for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(warnings.filters) == before
+
+
+def test_mask_is_any_colour_channel_above_zero(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 3, 4), dtype=np.uint8)
+    pixels[..., 3] = [[0, 128, 255], [255, 255, 0]]
+    pixels[0, 0, 0] = 1
+    pixels[0, 1, 1] = 255
+    pixels[1, 0, 2] = 7
+    mask = read_mask(written(tmp_path, Image.fromarray(pixels), "a.png"))
+    assert mask.dtype == np.bool_
+    assert mask.tolist() == [[True, True, False], [True, False, False]]
+
+
+def test_mask_of_a_palette_follows_the_palette(tmp_path: Path) -> None:
+    palette = Image.fromarray(np.array([[0, 1, 2, 3]], dtype=np.uint8)).convert("P")
+    palette.putpalette([255, 255, 255, 0, 0, 0, 128, 0, 0, 0, 0, 1])
+    path = written(tmp_path, palette, "a.png", transparency=b"\x00\xff\x00\xff")
+    assert read_mask(path).tolist() == [[True, False, True, True]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "I"])
+def test_mask_of_every_grey_mode_is_above_zero(tmp_path: Path, mode: str) -> None:
+    source = Image.fromarray(np.array([[0, 255, 255, 0]], dtype=np.uint8)).convert(mode)
+    path = written(tmp_path, source, "a.tif")
+    assert read_mask(path).tolist() == [[False, True, True, False]]
