@@ -6,6 +6,7 @@ import sys
 import threading
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -126,7 +127,10 @@ def test_palette_with_transparency_is_read_without_a_warning(
     with Image.open(path) as stored:
         assert stored.info["transparency"] == transparency
 
-    assert read_image(path).tolist() == [[[9, 8, 7], [200, 60, 30], [1, 2, 3]]]
+    expected = [[[9, 8, 7], [200, 60, 30], [1, 2, 3]]]
+    assert read_image(path).tolist() == expected
+    with Image.open(path) as stored:
+        assert to_rgb(stored).tolist() == expected
 
 
 def test_grey_with_a_transparent_value_keeps_its_colour(tmp_path: Path) -> None:
@@ -241,6 +245,12 @@ def test_other_content_is_no_image(tmp_path: Path, content: bytes) -> None:
     refuses(path, "not an image of a known format")
 
 
+@pytest.mark.parametrize("name", ["a.pcx", "a.ico", "a.eps"])
+def test_formats_beyond_the_list_stay_closed(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, Image.fromarray(gradient()), name)
+    refuses(path, "not an image of a known format")
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp", "a.tif", "a.webp"])
 def test_truncated_file_is_cut_short(tmp_path: Path, name: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -339,16 +349,32 @@ def test_pillow_prints_nothing_about_a_damaged_file(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("refused\n", "")
 
 
-def test_readers_in_threads_leave_the_warning_filters_as_they_were(tmp_path: Path) -> None:
-    path = written(tmp_path, Image.fromarray(gradient()), "a.png")
+def test_readers_in_threads_mute_pillow_until_the_last_has_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = written(tmp_path, Image.new("L", (1, 1)), "first.png")
+    second = written(tmp_path, Image.new("L", (2, 2)), "second.png")
+    second_has_begun, first_has_finished = threading.Event(), threading.Event()
+    shapes = []
+    other = threading.Thread(target=lambda: shapes.append(read_image(second).shape))
+    open_now = Image.open
+
+    def open_in_turn(stream: BinaryIO, formats: tuple[str, ...]) -> Image.Image:
+        if stream.name == str(first):
+            other.start()
+            assert second_has_begun.wait(10)
+        else:
+            second_has_begun.set()
+            assert first_has_finished.wait(10)
+            warnings.warn_explicit("odd", UserWarning, "PIL/Image.py", 1, module="PIL.Image")
+        return open_now(stream, formats=formats)
+
+    monkeypatch.setattr(Image, "open", open_in_turn)
     before = list(warnings.filters)
-    threads = [
-        threading.Thread(target=lambda: [read_image(path) for _ in range(40)]) for _ in range(6)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    shapes.append(read_image(first).shape)
+    first_has_finished.set()
+    other.join()
+    assert shapes == [(1, 1, 3), (2, 2, 3)]
     assert list(warnings.filters) == before
 
 

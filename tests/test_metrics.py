@@ -91,9 +91,15 @@ def test_thinned_roc_is_part_of_the_full_one(case: Labelled, n_points: int) -> N
     assert (np.diff(tpr) >= 0).all()
 
 
-def many(n_scores: int) -> Labelled:
+def test_roc_of_many_scores_but_few_values_has_every_vertex() -> None:
+    scores = np.repeat(np.arange(8.0), [50_000, 1, 2, 50_000, 3, 50_000, 1, 50_000])
+    labels = np.arange(scores.size) % 3 == 0
+    assert len(Ranking.of(labels, scores).roc()[0]) == 1 + 8
+
+
+def many(n_scores: int, anomalous_fraction: float = 0.03) -> Labelled:
     generator = np.random.default_rng(0)
-    labels = generator.random(n_scores) < 0.03
+    labels = generator.random(n_scores) < anomalous_fraction
     scores = generator.standard_normal(n_scores, dtype=np.float32) + 2 * labels
     return labels, scores.astype(np.float32)
 
@@ -111,9 +117,13 @@ def test_five_million_scores_are_counted_exactly() -> None:
     assert np.trapezoid(tpr, fpr) == pytest.approx(ranking.auroc(), abs=1e-5)
 
 
-@pytest.mark.parametrize("n_values", [2, 1000, 5_000_000])
-def test_memory_stays_within_sixteen_bytes_a_pixel(n_values: int) -> None:
-    labels, scores = many(5_000_000)
+@pytest.mark.parametrize(
+    ("n_values", "anomalous_fraction"), [(1000, 0.03), (5_000_000, 0.03), (5_000_000, 0.97)]
+)
+def test_memory_stays_within_sixteen_bytes_a_pixel(
+    n_values: int, anomalous_fraction: float
+) -> None:
+    labels, scores = many(5_000_000, anomalous_fraction)
     scores = (np.argsort(scores) % n_values).astype(np.float32)
     n_input_bytes = labels.nbytes + scores.nbytes
     tracemalloc.start()

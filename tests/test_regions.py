@@ -135,6 +135,12 @@ def test_peak_region_equals_its_definition(
     )
 
 
+@pytest.mark.parametrize(("fraction", "n_hot"), [(0.01, 1), (0.24, 2), (0.26, 3), (1, 10)])
+def test_share_of_hot_pixels_is_rounded(fraction: float, n_hot: int) -> None:
+    anomaly_map = np.arange(10, dtype=np.float32)[np.newaxis]
+    assert peak_region(anomaly_map, fraction).area_px == n_hot
+
+
 def test_constant_map_is_one_region_with_its_peak_at_the_first_pixel() -> None:
     anomaly_map = np.full((3, 4), 7, dtype=np.float32)
     anomaly_map[0, 0] = np.nan

@@ -121,7 +121,6 @@ def _read(path: Path, convert: Callable[[Image.Image], NDArray[_Scalar]]) -> NDA
         with path.open("rb") as stream, _muted_pillow:
             if not stream.read(1):
                 raise ImageReadError(path, "it is empty")
-            stream.seek(0)
             image = Image.open(stream, formats=_FORMATS)
             # Pillow only warns up to twice its limit; one limit, whatever the warning filters.
             limit = Image.MAX_IMAGE_PIXELS

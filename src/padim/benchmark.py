@@ -1,0 +1,377 @@
+"""Fit and evaluate every category of a dataset, and write down what came out.
+
+Each finished category leaves a record and is not done again while nothing it rests on has changed;
+an unfinished one leaves nothing.
+"""
+
+import csv
+import io
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES, Category, Sample
+from padim.errors import ImageReadError, PadimError
+from padim.evaluation import Evaluation, evaluate
+from padim.files import write_text, written_whole
+from padim.fitting import Fitter
+from padim.images import read_image, read_mask
+from padim.memory import peak_bytes, reset_peak
+from padim.model import from_fitted
+from padim.preprocess import Preprocess
+from padim.state import installed_versions
+
+SCHEMA_VERSION = 1
+METRICS = ("image_auroc", "pixel_auroc", "image_f1_max", "pixel_f1_max")
+COLUMNS = (
+    "category",
+    "n_train",
+    "n_test",
+    *METRICS,
+    "fit_s",
+    "score_s",
+    "fit_peak_bytes",
+    "model_bytes",
+)
+_CURVE_POINTS = 500
+
+
+class Watcher:
+    """What a benchmark tells while it runs. This one keeps silent."""
+
+    def say(self, text: str) -> None:
+        """Hear a line."""
+
+    def progress(self, description: str, n_images: int) -> Callable[[int], None]:
+        """Hear that work on so many images begins; return what is told of each step."""
+        return lambda n_done: None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a benchmark gives.
+
+    Attributes:
+        settings: What everything was done with.
+        records: One per finished category, in order.
+        failed: Category, type and message of what went wrong, one per failed category.
+    """
+
+    settings: dict[str, Any]
+    records: list[dict[str, Any]]
+    failed: list[dict[str, str]]
+
+    def document(self) -> dict[str, Any]:
+        """The contents of ``results.json``."""
+        rows = [record["row"] for record in self.records]
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "settings": self.settings,
+            "rows": rows,
+            "means": {
+                "texture": _means([row for row in rows if row["category"] in MVTEC_TEXTURES]),
+                "object": _means([row for row in rows if row["category"] in MVTEC_OBJECTS]),
+                "all": _means(rows),
+            },
+            "failed": self.failed,
+        }
+
+
+def run(
+    categories: Sequence[Category],
+    fitter: Fitter,
+    out: Path,
+    watcher: Watcher,
+    unreadable: Callable[[ImageReadError], None] | None = None,
+) -> Result:
+    """Fit and evaluate categories one after the other.
+
+    Args:
+        categories: What to do.
+        fitter: How to do it.
+        out: Folder for the results.
+        watcher: Told of what happens.
+        unreadable: Told of an image that cannot be read, which is then left out; when None its
+            category fails.
+
+    Returns:
+        What came out; a category that fails does not stop the others.
+    """
+    settings = settings_of(fitter)
+    records, failed = [], []
+    for category in categories:
+        record_path = out / "records" / f"{category.name}.json"
+        fingerprint = {"settings": settings, "images": _fingerprint(category)}
+        known = _read_record(record_path)
+        if known is not None and known["fingerprint"] == fingerprint:
+            watcher.say(f"{category.name}: finished before, nothing changed.")
+            records.append(known)
+            continue
+        if known is not None:
+            changed = _changed(known["fingerprint"], fingerprint)
+            watcher.say(f"{category.name}: done again, because of {changed}.")
+        record_path.unlink(missing_ok=True)
+        try:
+            record = _run_category(category, fitter, out, watcher, unreadable)
+        except PadimError as error:
+            watcher.say(f"{category.name} failed: {error}")
+            failed.append(
+                {"category": category.name, "type": type(error).__name__, "message": str(error)}
+            )
+            continue
+        record["fingerprint"] = fingerprint
+        write_text(record_path, json.dumps(record))
+        records.append(record)
+    result = Result(settings, records, failed)
+    _write_results(result, out)
+    return result
+
+
+def settings_of(fitter: Fitter) -> dict[str, Any]:
+    """Everything that decides the numbers, as plain data."""
+    settings = asdict(fitter.settings)
+    return json.loads(  # type: ignore[no-any-return]  # what comes back is what went in
+        json.dumps(
+            {
+                "recipe": settings.pop("name"),
+                "backbone": fitter.spec.name,
+                **settings,
+                "taps": fitter.spec.taps,
+                "n_dims": fitter.pyramid.n_dims,
+                "precision": fitter.precision,
+                "store": fitter.store,
+                "weights_sha256": fitter.weights_sha256,
+                "versions": installed_versions(),
+            }
+        )
+    )
+
+
+def _run_category(
+    category: Category,
+    fitter: Fitter,
+    out: Path,
+    watcher: Watcher,
+    unreadable: Callable[[ImageReadError], None] | None,
+) -> dict[str, Any]:
+    watcher.say(category.describe())
+    can_measure = reset_peak()
+    start = time.perf_counter()
+    advance = watcher.progress(f"{category.name}: fit", len(category.train))
+    fitted = fitter.fit(category.train, advance, unreadable)
+    fit_s = time.perf_counter() - start
+    fit_peak = peak_bytes() if can_measure else None
+    model = from_fitted(fitted, device=fitter.device.type)
+    model_path = out / "models" / f"{category.name}.safetensors"
+    model.save(model_path)
+    advance = watcher.progress(f"{category.name}: score", len(category.test))
+    evaluation = evaluate(model, category, advance, unreadable)
+    advance = watcher.progress(f"{category.name}: draw", len(evaluation.samples))
+    _draw(evaluation, fitter.preprocess, out / "pictures" / category.name, advance)
+    row = {
+        "category": category.name,
+        "n_train": fitted.state.count,
+        "n_test": len(evaluation.samples),
+        **evaluation.metrics(),
+        "fit_s": round(fit_s, 3),
+        "score_s": round(evaluation.score_s, 3),
+        "fit_peak_bytes": fit_peak,
+        "model_bytes": model_path.stat().st_size,
+    }
+    return {
+        "row": row,
+        "images": [
+            {
+                "category": category.name,
+                "path": sample.path.relative_to(category.root).as_posix(),
+                "label": "anomalous" if sample.is_anomalous else "normal",
+                "defect": sample.defect,
+                "score": float(score),
+            }
+            for sample, score in zip(evaluation.samples, evaluation.image_score, strict=True)
+        ],
+        "curves": {
+            "image": [axis.tolist() for axis in evaluation.image_ranking.roc(_CURVE_POINTS)],
+            "pixel": [axis.tolist() for axis in evaluation.pixel_ranking.roc(_CURVE_POINTS)],
+        },
+    }
+
+
+def _draw(
+    evaluation: Evaluation, preprocess: Preprocess, folder: Path, advance: Callable[[int], None]
+) -> None:
+    from padim.figures import PictureFrame
+
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        if evaluation.samples:
+            threshold, note = oracle_threshold(evaluation)
+            low, high = map_range(evaluation)
+            frame = PictureFrame(low, high, threshold, note)
+            for i, sample in enumerate(evaluation.samples):
+                picture = picture_of(frame, evaluation, i, preprocess)
+                picture.save(partial / f"{sample.defect}_{sample.path.stem}.png", compress_level=1)
+                advance(1)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def picture_of(frame: Any, evaluation: Evaluation, index: int, preprocess: Preprocess) -> Any:
+    """Fill a frame with one test image.
+
+    Args:
+        frame: A ``figures.PictureFrame``.
+        evaluation: Where the image was scored.
+        index: Which of its images.
+        preprocess: The way from the source image to the map.
+    """
+    from PIL import Image
+
+    from padim.figures import panel_px
+
+    sample: Sample = evaluation.samples[index]
+    image = read_image(sample.path)
+    shown_px = panel_px((image.shape[0], image.shape[1]))
+    if sample.mask_path is not None:
+        grey = Image.fromarray(read_mask(sample.mask_path).astype(np.uint8) * 255)
+        mask = np.asarray(grey.resize(shown_px[::-1], Image.Resampling.NEAREST)) > 0
+    else:
+        mask = None if sample.is_anomalous else np.zeros(shown_px, np.bool_)
+    return frame.fill(
+        f"{evaluation.category}   {sample.defect}   {sample.path.name}   "
+        f"score {evaluation.image_score[index]:.2f}",
+        np.asarray(Image.fromarray(image).resize(shown_px[::-1], Image.Resampling.BILINEAR)),
+        mask,
+        preprocess.to_source(evaluation.anomaly_map[index], shown_px),
+    )
+
+
+def oracle_threshold(evaluation: Evaluation) -> tuple[float | None, str]:
+    """The threshold of the best F1 on the test set itself, and the words that say so.
+
+    Pixels where there are masks, else images.
+    """
+    for ranking, kind in ((evaluation.pixel_ranking, "pixel"), (evaluation.image_ranking, "image")):
+        threshold = ranking.f1_max()[1]
+        if threshold is not None:
+            words = f"oracle threshold: uses test labels\n({kind} F1-max at {threshold:.2f})"
+            return threshold, words
+    return None, "no threshold: one class only"
+
+
+def map_range(evaluation: Evaluation) -> tuple[float, float]:
+    """Scores of the darkest and the brightest colour, the same for all images of a category."""
+    normal = [not sample.is_anomalous for sample in evaluation.samples]
+    shown = evaluation.anomaly_map[normal] if any(normal) else evaluation.anomaly_map
+    thinned = shown[:, ::4, ::4], evaluation.anomaly_map[:, ::4, ::4]
+    return float(np.median(thinned[0])), float(np.quantile(thinned[1], 0.999))
+
+
+def _means(rows: list[dict[str, Any]]) -> dict[str, float | None] | None:
+    if not rows:
+        return None
+    means: dict[str, float | None] = {}
+    for metric in METRICS:
+        values = [row[metric] for row in rows if row[metric] is not None]
+        means[metric] = sum(values) / len(values) if values else None
+    return means
+
+
+def _fingerprint(category: Category) -> list[list[str | int]]:
+    files = [*category.train, *(sample.path for sample in category.test)]
+    files += [sample.mask_path for sample in category.test if sample.mask_path is not None]
+    found: list[list[str | int]] = []
+    for path in files:
+        status = path.stat()
+        name = path.relative_to(category.root).as_posix()
+        found.append([name, status.st_size, status.st_mtime_ns])
+    return found
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return record if {"fingerprint", "row", "images", "curves"} <= record.keys() else None
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
+    settings = [
+        key for key in now["settings"] if before["settings"].get(key) != now["settings"][key]
+    ]
+    images = ["its images"] if before["images"] != now["images"] else []
+    return ", ".join(settings + images)
+
+
+def _write_results(result: Result, out: Path) -> None:
+    document = result.document()
+    write_text(out / "results.json", json.dumps(document, indent=2) + "\n")
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(document["rows"])
+    write_text(out / "results.csv", table.getvalue())
+    write_text(out / "results.md", markdown(document))
+    lines = [json.dumps(image) for record in result.records for image in record["images"]]
+    write_text(out / "images.jsonl", "".join(line + "\n" for line in lines))
+    write_roc(result, out / "roc_curve.png")
+
+
+def write_roc(result: Result, path: Path) -> None:
+    """Draw the ROC curves of a benchmark into a file."""
+    from padim.figures import Curve, png, roc_figure
+
+    curves: dict[str, dict[str, Curve]] = {"image": {}, "pixel": {}}
+    for record in result.records:
+        for kind, (fpr, tpr) in record["curves"].items():
+            auroc = record["row"][f"{kind}_auroc"]
+            if auroc is not None:
+                curves[kind][record["row"]["category"]] = (fpr, tpr, auroc)
+    with written_whole(path) as partial:
+        partial.write_bytes(png(roc_figure(curves["image"], curves["pixel"])))
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """Two tables, image and pixel level, with the means of the groups that are there."""
+    settings = document["settings"]
+    column = f"{settings['backbone']} ({settings['recipe']})"
+    groups = (
+        ("texture", "All texture classes"),
+        ("object", "All object classes"),
+        ("all", "All classes"),
+    )
+    tables = []
+    for kind in ("image", "pixel"):
+        lines = [
+            f"### {kind.capitalize()}-level ROC AUC",
+            "",
+            f"| category | {column} |",
+            "|---|---|",
+        ]
+        lines += [
+            f"| {row['category']} | {shown(row[f'{kind}_auroc'])} |" for row in document["rows"]
+        ]
+        lines += [
+            f"| {title} | {shown(document['means'][group][f'{kind}_auroc'])} |"
+            for group, title in groups
+            if document["means"][group] is not None
+        ]
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables) + "\n"
+
+
+def shown(metric: float | None) -> str:
+    """A metric with three digits, or ``n/a`` where it cannot be had."""
+    return "n/a" if metric is None else f"{metric:.3f}"

@@ -1,0 +1,165 @@
+"""ROC curves and pictures of where the defects are."""
+
+from collections.abc import Mapping
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from padim.errors import MissingExtraError
+from padim.heatmap import COLOURS, OUTLINE, heatmap, outline
+
+try:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+    from matplotlib.figure import Figure
+except ImportError:
+    raise MissingExtraError("matplotlib", "report") from None
+
+Curve = tuple[list[float], list[float], float]  # false and true positive rates, AUROC
+
+_DPI = 100
+_PANEL_PX = 256
+_TITLES = ("image", "ground truth", "anomaly map", "predicted mask", "outline")
+
+
+def roc_figure(image_curves: Mapping[str, Curve], pixel_curves: Mapping[str, Curve]) -> Figure:
+    """Draw the ROC curves of images and of pixels side by side.
+
+    Args:
+        image_curves: One per category that has one.
+        pixel_curves: Likewise.
+    """
+    figure = Figure(figsize=(15, 7), dpi=_DPI, layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, kind, curves in zip(
+        panels, ("Image", "Pixel"), (image_curves, pixel_curves), strict=True
+    ):
+        axes.plot([0, 1], [0, 1], color="0.8", linewidth=1)
+        for name, (fpr, tpr, auroc) in curves.items():
+            axes.plot(fpr, tpr, label=f"{name}: {auroc:.3f}")
+        if curves:
+            mean = sum(auroc for _, _, auroc in curves.values()) / len(curves)
+            axes.legend(loc="lower right", fontsize="small")
+            axes.set_title(f"{kind} AUROC, mean {mean:.3f}")
+        else:
+            axes.set_title(f"{kind} AUROC: no category has both classes")
+        axes.set_xlabel("false positive rate")
+        axes.set_ylabel("true positive rate")
+        axes.set_xlim(-0.01, 1.01)
+        axes.set_ylim(-0.01, 1.01)
+        axes.set_aspect("equal")
+    return figure
+
+
+class PictureFrame:
+    """Five panels with a colour bar; drawn once for a category and filled for each image.
+
+    Args:
+        low: Score of the darkest colour.
+        high: Score of the brightest.
+        threshold: Score at and above which a pixel is predicted defective, or None.
+        threshold_note: Where the threshold comes from.
+    """
+
+    def __init__(
+        self, low: float, high: float, threshold: float | None, threshold_note: str
+    ) -> None:
+        self.low = low
+        self.high = high
+        self.threshold = threshold
+        self._frame, self._boxes = _draw_frame(low, high, threshold_note)
+        self._font = ImageFont.load_default(15)
+
+    def fill(
+        self,
+        title: str,
+        image: NDArray[np.uint8],
+        mask: NDArray[np.bool_] | None,
+        anomaly_map: NDArray[np.float32],
+    ) -> Image.Image:
+        """Make the picture of one image.
+
+        Args:
+            title: Written above.
+            image: RGB, shape ``(h, w, 3)``, no larger than a panel.
+            mask: Ground truth, shape ``(h, w)``, or None when unknown.
+            anomaly_map: Shape ``(h, w)``; NaN where nothing was looked at.
+        """
+        if self.threshold is None:
+            predicted = np.zeros(anomaly_map.shape, np.bool_)
+        else:
+            predicted = np.nan_to_num(anomaly_map, nan=-np.inf) >= self.threshold
+        outlined = image.copy()
+        outlined[outline(predicted, 2)] = OUTLINE
+        panels = (
+            image,
+            None if mask is None else _grey(mask),
+            heatmap(anomaly_map, self.low, self.high),
+            _grey(predicted),
+            outlined,
+        )
+        picture = self._frame.copy()
+        draw = ImageDraw.Draw(picture)
+        draw.text((12, 8), title, fill="black", font=self._font)
+        for panel, (left, top, width, height) in zip(panels, self._boxes, strict=True):
+            if panel is None:
+                middle = (left + width / 2, top + height / 2)
+                draw.text(middle, "no mask", fill="gray", font=self._font, anchor="mm")
+                continue
+            rows, columns = panel.shape[:2]
+            place = (left + (width - columns) // 2, top + (height - rows) // 2)
+            picture.paste(Image.fromarray(panel), place)
+        return picture
+
+
+def panel_px(source_px: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of an image scaled to fill a panel.
+
+    Args:
+        source_px: (height, width) of the image.
+    """
+    scale = _PANEL_PX / max(source_px)
+    return max(1, round(source_px[0] * scale)), max(1, round(source_px[1] * scale))
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _draw_frame(
+    low: float, high: float, note: str
+) -> tuple[Image.Image, list[tuple[int, int, int, int]]]:
+    gap, left, top, bottom, bar = 16, 12, 58, 34, 92
+    width = left + 5 * (_PANEL_PX + gap) + bar
+    height = top + _PANEL_PX + bottom
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+    boxes = []
+    x = left
+    for title in _TITLES:
+        axes = figure.add_axes((x / width, bottom / height, _PANEL_PX / width, _PANEL_PX / height))
+        axes.set_title(title, fontsize=10)
+        axes.set_axis_off()
+        boxes.append((x, top, _PANEL_PX, _PANEL_PX))
+        if title == "anomaly map":
+            bar_axes = figure.add_axes(
+                ((x + _PANEL_PX + 8) / width, bottom / height, 12 / width, _PANEL_PX / height)
+            )
+            colours = ListedColormap(COLOURS / 255)
+            figure.colorbar(ScalarMappable(Normalize(low, high), colours), cax=bar_axes)
+            bar_axes.tick_params(labelsize=8)
+            x += bar
+        if title == "predicted mask":
+            figure.text(
+                (x + _PANEL_PX + gap / 2) / width, 0.03, note, fontsize=8, ha="center", va="bottom"
+            )
+        x += _PANEL_PX + gap
+    return Image.open(BytesIO(png(figure))).convert("RGB"), boxes
+
+
+def _grey(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return np.repeat(mask.astype(np.uint8)[..., None] * 255, 3, axis=2)

@@ -1,0 +1,77 @@
+"""Maps as colours, with Pillow alone: what a machine that only scores can draw."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+OUTLINE = (0, 255, 255)
+# Every 32nd entry of matplotlib's inferno, readable for colour-blind eyes and in print.
+_INFERNO = np.array(
+    [
+        (0, 0, 4),
+        (31, 12, 72),
+        (85, 15, 109),
+        (136, 34, 106),
+        (186, 54, 85),
+        (227, 89, 51),
+        (249, 140, 10),
+        (249, 201, 50),
+        (252, 255, 164),
+    ],
+    np.float64,
+)
+COLOURS: NDArray[np.uint8] = np.stack(
+    [np.interp(np.arange(256), np.linspace(0, 255, 9), channel) for channel in _INFERNO.T], axis=1
+).astype(np.uint8)
+
+
+def heatmap(anomaly_map: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
+    """Colour a map.
+
+    Args:
+        anomaly_map: Shape ``(H, W)``; NaN becomes black.
+        low: Score of the darkest colour.
+        high: Score of the brightest.
+
+    Returns:
+        RGB, shape ``(H, W, 3)``.
+    """
+    scaled = (np.nan_to_num(anomaly_map, nan=low) - low) / max(high - low, 1e-12)
+    return COLOURS[(scaled.clip(0, 1) * 255).astype(np.uint8)]
+
+
+def outline(mask: NDArray[np.bool_], width_px: int = 1) -> NDArray[np.bool_]:
+    """The rim of a mask, on its inside.
+
+    Args:
+        mask: Shape ``(H, W)``.
+        width_px: Thickness of the rim.
+    """
+    inner = np.pad(mask, 1, constant_values=False)
+    for _ in range(width_px):
+        core = inner[1:-1, 1:-1].copy()
+        core &= inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
+        inner[1:-1, 1:-1] = core
+    return mask & ~inner[1:-1, 1:-1]
+
+
+def overlay(
+    image: NDArray[np.uint8], anomaly_map: NDArray[np.float32], region: NDArray[np.bool_]
+) -> Image.Image:
+    """Lay a map over its image and outline a region.
+
+    The colours run from the median of this map to its maximum: they show where this image is most
+    anomalous, not how anomalous it is.
+
+    Args:
+        image: RGB, shape ``(H, W, 3)``.
+        anomaly_map: Shape ``(H, W)``; where it is NaN the image shows through unchanged.
+        region: What to outline, shape ``(H, W)``.
+    """
+    low, high = float(np.nanmedian(anomaly_map)), float(np.nanmax(anomaly_map))
+    scaled = (np.nan_to_num(anomaly_map, nan=low) - low) / max(high - low, 1e-12)
+    alpha = (0.6 * scaled.clip(0, 1))[..., None]
+    blended = image * (1 - alpha) + heatmap(anomaly_map, low, high) * alpha
+    picture = blended.round().astype(np.uint8)
+    picture[outline(region, max(1, min(region.shape) // 256))] = OUTLINE
+    return Image.fromarray(picture)
