@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES, Category, Sample
 from padim.errors import ImageReadError, PadimError
@@ -42,15 +43,14 @@ COLUMNS = (
 _CURVE_POINTS = 500
 
 
-class Watcher:
-    """What a benchmark tells while it runs. This one keeps silent."""
+class Watcher(Protocol):
+    """Who is told what happens while a benchmark runs."""
 
     def say(self, text: str) -> None:
         """Hear a line."""
 
     def progress(self, description: str, n_images: int) -> Callable[[int], None]:
         """Hear that work on so many images begins; return what is told of each step."""
-        return lambda n_done: None
 
 
 @dataclass(frozen=True)
@@ -243,11 +243,12 @@ def picture_of(frame: Any, evaluation: Evaluation, index: int, preprocess: Prepr
     sample: Sample = evaluation.samples[index]
     image = read_image(sample.path)
     shown_px = panel_px((image.shape[0], image.shape[1]))
+    mask: NDArray[np.bool_] | None = None
     if sample.mask_path is not None:
         grey = Image.fromarray(read_mask(sample.mask_path).astype(np.uint8) * 255)
         mask = np.asarray(grey.resize(shown_px[::-1], Image.Resampling.NEAREST)) > 0
-    else:
-        mask = None if sample.is_anomalous else np.zeros(shown_px, np.bool_)
+    elif not sample.is_anomalous:
+        mask = np.zeros(shown_px, np.bool_)
     return frame.fill(
         f"{evaluation.category}   {sample.defect}   {sample.path.name}   "
         f"score {evaluation.image_score[index]:.2f}",

@@ -60,7 +60,7 @@ class Prediction:
 
     def region(self) -> Region:
         """Where the image is most anomalous: the hottest 1% around the peak, in source pixels."""
-        return peak_region(self.source_map())
+        return peak_region(self.source_map())[0]
 
 
 class PaDiM:
@@ -159,10 +159,9 @@ class PaDiM:
             path: The file, by custom ``*.safetensors``.
             moments: Whether to write the float64 moments beside it, as ``*.moments.safetensors``.
         """
-        path = Path(path)
         if moments and self.moments is not None:
-            save_moments(self.moments, self.state, moments_path(path))
-        save_state(self.state, path)
+            save_moments(self.moments, self.state, moments_path(Path(path)))
+        save_state(self.state, Path(path))
 
 
 def moments_path(path: Path) -> Path:

@@ -85,7 +85,9 @@ def label_regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
     return labels, int(np.count_nonzero(is_first))
 
 
-def peak_region(anomaly_map: NDArray[np.float32], fraction: float = 0.01) -> Region:
+def peak_region(
+    anomaly_map: NDArray[np.float32], fraction: float = 0.01
+) -> tuple[Region, NDArray[np.bool_]]:
     """Box the part of the hottest pixels that holds the highest one.
 
     Hot are the pixels at or above the k-th largest value, k = max(1, round(fraction n)) of the n
@@ -97,8 +99,8 @@ def peak_region(anomaly_map: NDArray[np.float32], fraction: float = 0.01) -> Reg
         fraction: Share of the pixels that is hot, above 0, at most 1.
 
     Returns:
-        The part that hangs together over edges or corners. Its peak is the first of the highest
-        pixels, line by line.
+        The part that hangs together over edges or corners, and its pixels, shape ``(H, W)``. Its
+        peak is the first of the highest pixels, line by line.
 
     Raises:
         ShapeError: The map has not two axes, or no pixel but NaN.
@@ -121,9 +123,10 @@ def peak_region(anomaly_map: NDArray[np.float32], fraction: float = 0.01) -> Reg
     hot = anomaly_map >= values[values.size - n_hot]
     peak_y, peak_x = divmod(int((anomaly_map == values.max()).argmax()), anomaly_map.shape[1])
     labels, _ = label_regions(hot)
-    rows, columns = np.nonzero(labels == labels[peak_y, peak_x])
+    inside = labels == labels[peak_y, peak_x]
+    rows, columns = np.nonzero(inside)
     x, y = int(columns.min()), int(rows.min())
-    return Region(
+    region = Region(
         x=x,
         y=y,
         width=int(columns.max()) - x + 1,
@@ -132,6 +135,7 @@ def peak_region(anomaly_map: NDArray[np.float32], fraction: float = 0.01) -> Reg
         peak_x=peak_x,
         peak_y=peak_y,
     )
+    return region, inside
 
 
 def _check_axes(name: str, array: NDArray[Any]) -> None:

@@ -1,0 +1,88 @@
+"""The commands. Only this package prints and exits."""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+import padim
+from padim.cli import (
+    backbones_command,
+    benchmark_command,
+    demo_command,
+    fit_command,
+    info_command,
+    predict_command,
+    weights_command,
+)
+from padim.cli.console import Output, fail
+from padim.errors import PadimError
+
+app = typer.Typer(
+    name="padim",
+    help="Find and localise defects in images after seeing only good ones.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        sys.stdout.write(f"padim {padim.__version__}\n")
+    elif context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help() + "\n")
+
+
+app.command("fit")(fit_command.fit)
+app.command("predict")(predict_command.predict)
+app.command("evaluate")(benchmark_command.evaluate)
+app.command("benchmark")(benchmark_command.benchmark)
+app.command("info")(info_command.info)
+app.command("backbones")(backbones_command.backbones)
+app.add_typer(weights_command.app, name="weights")
+app.command("demo")(demo_command.demo)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        arguments: What follows the program's name; the process's own when None.
+
+    Returns:
+        The exit status: 0, 1 for a failure, 2 for wrong usage, 130 when interrupted.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    Output.as_json = "--json" in arguments
+    Output.quiet = Output.verbose = False
+    command = typer.main.get_command(app)
+    try:
+        return command.main(arguments, prog_name="padim", standalone_mode=False) or 0
+    except TyperException as error:
+        message = error.format_message() or "A command is missing. See padim --help."
+        fail(error, message)
+        return error.exit_code
+    except PadimError as error:
+        fail(error, str(error))
+        return error.exit_status
+    except (KeyboardInterrupt, typer.Abort) as error:
+        fail(error, "Interrupted.")
+        return 130
+    except BrokenPipeError:
+        # Whoever read the results has seen enough; keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        fail(error, f"{where}{error.strerror or error}. Free the disk or choose another folder.")
+        return 1

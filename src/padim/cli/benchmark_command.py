@@ -1,0 +1,182 @@
+"""``padim evaluate`` and ``padim benchmark``."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import Progress, TaskID
+
+from padim.backbones import DEFAULT_BACKBONE
+from padim.cli import options
+from padim.cli.console import bars, progress, result, say, table
+from padim.cli.fit_command import prepared
+from padim.cli.images import Unreadable, require_writable
+from padim.datasets import Category, read_category, read_root
+from padim.errors import PadimError, listed
+from padim.recipes import DEFAULT_RECIPE
+
+if TYPE_CHECKING:
+    from padim.benchmark import Result
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A model file.")],
+    category: Annotated[Path, typer.Argument(help="Folder of the category, with test/<defect>.")],
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
+    skip_unreadable: options.SkipUnreadable = False,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Measure a model on the test images of one category."""
+    from padim.benchmark import shown
+    from padim.evaluation import evaluate as evaluate_category
+    from padim.model import load
+
+    found = read_category(category)
+    say(found.describe())
+    if not found.test:
+        raise PadimError(f"{category} has no test images. Put them into test/<defect>.")
+    loaded = load(model, weights=weights, device=device, precision=precision)
+    unreadable = Unreadable(skip_unreadable)
+    with progress("score", len(found.test)) as advance:
+        evaluation = evaluate_category(loaded, found, advance, unreadable.callback)
+    unreadable.report()
+    metrics = evaluation.metrics()
+    document = {
+        "model": str(model),
+        "category": found.name,
+        "n_test": len(evaluation.samples),
+        "unreadable": unreadable.paths,
+        **metrics,
+        "score_s": round(evaluation.score_s, 3),
+    }
+    rows = [(name, shown(value)) for name, value in metrics.items()]
+    result(document, table(("metric", found.name), rows))
+
+
+def benchmark(
+    root: Annotated[Path, typer.Argument(help="Folder of categories, in the layout of MVTec AD.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of the results.")],
+    category: Annotated[
+        list[str] | None, typer.Option("--category", metavar="NAME", help="Only this; repeatable.")
+    ] = None,
+    backbone: options.Backbone = DEFAULT_BACKBONE,
+    recipe: options.Recipe = DEFAULT_RECIPE,
+    size: options.Size = None,
+    taps: options.Taps = None,
+    dims: options.Dims = None,
+    eps: options.Eps = None,
+    eps_rule: options.EpsRule = None,
+    sigma: options.Sigma = None,
+    score_fraction: options.ScoreFraction = None,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
+    store: options.Store = "float16",
+    max_memory: options.MaxMemory = None,
+    skip_unreadable: options.SkipUnreadable = False,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Fit and evaluate every category, and write tables, ROC curves and pictures."""
+    categories = read_root(root, category or ())
+    outcome = run_benchmark(
+        categories,
+        out,
+        backbone,
+        recipe,
+        max_memory,
+        skip_unreadable,
+        size_px=options.parse_size(size),
+        taps=options.parse_taps(taps),
+        dims=dims,
+        eps=eps,
+        eps_rule=eps_rule,
+        sigma_px=sigma,
+        score_fraction=score_fraction,
+        weights=weights,
+        device=device,
+        precision=precision or "float32",
+        store=store,
+    )
+    finish(outcome, out)
+
+
+def run_benchmark(
+    categories: tuple[Category, ...],
+    out: Path,
+    backbone: str,
+    recipe: str,
+    max_memory: str | None,
+    skip_unreadable: bool,
+    **settings: Any,
+) -> "Result":
+    """Prepare a fit and run it over categories, with progress bars.
+
+    Args:
+        categories: What to do.
+        out: Folder of the results.
+        backbone: Short name of the backbone.
+        recipe: Name of the recipe.
+        max_memory: What the user allows.
+        skip_unreadable: Whether to go on without images that cannot be read.
+        **settings: As for ``padim.fitting.prepare``.
+    """
+    from padim.benchmark import run
+
+    require_writable(out)
+    names = listed((found.name for found in categories), 20)
+    say(f"{len(categories)} {'category' if len(categories) == 1 else 'categories'}: {names}.")
+    fitter, _ = prepared(backbone, recipe, max_memory, **settings)
+    unreadable = Unreadable(skip_unreadable)
+    with bars() as bar:
+        outcome = run(categories, fitter, out, _BarWatcher(bar), unreadable.callback)
+    unreadable.report()
+    return outcome
+
+
+def finish(outcome: "Result", out: Path) -> None:
+    """Print the tables and where everything is.
+
+    Raises:
+        PadimError: A category failed.
+    """
+    from padim.benchmark import markdown
+
+    document = outcome.document()
+    places = (
+        f"Tables: {out / 'results.md'}, results.csv, results.json. "
+        f"Scores: {out / 'images.jsonl'}.\n"
+        f"ROC curves: {out / 'roc_curve.png'}. Pictures: {out / 'pictures'}. "
+        f"Models: {out / 'models'}."
+    )
+    if not outcome.failed:
+        result(document, f"{markdown(document)}\n{places}")
+        return
+    if outcome.records:
+        say(f"{markdown(document)}\n{places}")
+    reasons = " ".join(f"{failure['category']}: {failure['message']}" for failure in outcome.failed)
+    raise PadimError(
+        f"{len(outcome.failed)} of {len(outcome.failed) + len(outcome.records)} categories failed. "
+        f"{reasons}"
+    )
+
+
+class _BarWatcher:
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task: TaskID | None = None
+
+    def say(self, text: str) -> None:
+        say(text)
+
+    def progress(self, description: str, n_images: int) -> Callable[[int], None]:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = task = self._bar.add_task(description, total=n_images)
+        return lambda n_done: self._bar.advance(task, n_done)

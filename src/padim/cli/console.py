@@ -1,0 +1,104 @@
+"""What a person or a program reads: results on stdout, everything else on stderr."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class Output:
+    """How this run speaks; the options of a command set it.
+
+    Attributes:
+        as_json: One JSON document on stdout instead of text.
+        quiet: Nothing on stderr but errors.
+        verbose: Details on stderr as well.
+    """
+
+    as_json = False
+    quiet = False
+    verbose = False
+
+
+def say(text: str) -> None:
+    """Tell a person something; kept off stdout."""
+    if not Output.quiet:
+        sys.stderr.write(text + "\n")
+
+
+def detail(text: str) -> None:
+    """Tell a person something only when asked for details."""
+    if Output.verbose:
+        say(text)
+
+
+def result(document: Any, text: str) -> None:
+    """Give the result of a command.
+
+    Args:
+        document: As JSON would have it.
+        text: For a person.
+    """
+    if Output.as_json:
+        text = json.dumps(document, indent=2)
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def fail(error: BaseException, message: str) -> None:
+    """Say what went wrong, in one sentence on stderr and as JSON on stdout when that is wanted."""
+    sys.stderr.write(f"error: {message}\n")
+    if Output.as_json:
+        failure = {"error": {"type": type(error).__name__, "message": message}}
+        sys.stdout.write(json.dumps(failure) + "\n")
+        sys.stdout.flush()
+
+
+@contextmanager
+def progress(description: str, n_items: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on stderr.
+
+    Args:
+        description: What is being done.
+        n_items: How many steps there are.
+
+    Yields:
+        What to call with the number of further steps done.
+    """
+    with bars() as bar:
+        task = bar.add_task(description, total=n_items)
+        yield lambda n_done: bar.advance(task, n_done)
+
+
+def bars() -> Progress:
+    """Progress bars on stderr, without colour where that is not a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True, soft_wrap=True),
+        disable=Output.quiet,
+    )
+
+
+def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """Columns of text, numbers and all, aligned by spaces."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,44 @@
+"""``padim demo``."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from padim.backbones import DEFAULT_BACKBONE
+from padim.cli import options
+from padim.cli.benchmark_command import finish, run_benchmark
+from padim.cli.console import say
+from padim.cli.images import require_writable
+from padim.datasets import read_category
+from padim.demo import LICENCE, lay_out_solar_cells
+from padim.errors import UnknownNameError
+from padim.recipes import DEFAULT_RECIPE
+
+
+def demo(
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for data and results.")
+    ] = Path("demo"),
+    cells: Annotated[
+        str, typer.Option("--cells", metavar="mono|poly", help="Which solar cells.")
+    ] = "mono",
+    recipe: options.Recipe = DEFAULT_RECIPE,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Find defects in real photographs of solar cells, from nothing to pictures."""
+    kinds: dict[str, Literal["mono", "poly"]] = {"mono": "mono", "poly": "poly"}
+    if cells not in kinds:
+        raise UnknownNameError("kind of solar cells", cells, tuple(kinds))
+    require_writable(out)
+    category = read_category(lay_out_solar_cells(out / "data", kinds[cells]))
+    results = out / "results"
+    outcome = run_benchmark((category,), results, DEFAULT_BACKBONE, recipe, None, False)
+    finish(outcome, results)
+    say(
+        f"{LICENCE}\nTry it on an image: padim predict "
+        f"{results / 'models' / category.name}.safetensors {category.root / 'test' / 'anomalous'} "
+        f"-o {out / 'predictions'}"
+    )

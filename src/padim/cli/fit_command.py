@@ -1,0 +1,129 @@
+"""``padim fit``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from padim.backbones import DEFAULT_BACKBONE
+from padim.cli import options
+from padim.cli.console import detail, progress, result, say
+from padim.cli.images import Unreadable, require_writable
+from padim.datasets import normal_images
+from padim.recipes import DEFAULT_RECIPE
+
+if TYPE_CHECKING:
+    from padim.fitting import Fitter
+
+
+def fit(
+    images: Annotated[Path, typer.Argument(help="Folder of good images, or of a category.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The model file.")],
+    backbone: options.Backbone = DEFAULT_BACKBONE,
+    recipe: options.Recipe = DEFAULT_RECIPE,
+    recursive: options.Recursive = False,
+    size: options.Size = None,
+    taps: options.Taps = None,
+    dims: options.Dims = None,
+    eps: options.Eps = None,
+    eps_rule: options.EpsRule = None,
+    sigma: options.Sigma = None,
+    score_fraction: options.ScoreFraction = None,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
+    store: options.Store = "float16",
+    include_backbone: Annotated[
+        bool | None,
+        typer.Option(
+            "--include-backbone/--no-include-backbone",
+            help="The network travels in the model file; by default when under 50 MB.",
+        ),
+    ] = None,
+    keep_moments: Annotated[
+        bool,
+        typer.Option("--keep-moments", help="Write the float64 moments beside the model as well."),
+    ] = False,
+    max_memory: options.MaxMemory = None,
+    skip_unreadable: options.SkipUnreadable = False,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Fit a model on good images."""
+    chosen = normal_images(images, recursive=recursive)
+    require_writable(out.parent)
+    say(f"{len(chosen)} good images in {images}.")
+    fitter, forecast = prepared(
+        backbone,
+        recipe,
+        max_memory,
+        size_px=options.parse_size(size),
+        taps=options.parse_taps(taps),
+        dims=dims,
+        eps=eps,
+        eps_rule=eps_rule,
+        sigma_px=sigma,
+        score_fraction=score_fraction,
+        weights=weights,
+        device=device,
+        precision=precision or "float32",
+        store=store,
+        include_backbone=include_backbone,
+        keep_moments=keep_moments,
+    )
+    from padim.memory import format_bytes, peak_bytes, reset_peak
+    from padim.model import moments_path
+    from padim.state import save_moments, save_state
+
+    detail(
+        f"Backbone {fitter.spec.name}, recipe {fitter.settings.name}, "
+        f"{fitter.pyramid.n_dims} dimensions, device {fitter.device.type}."
+    )
+    unreadable = Unreadable(skip_unreadable)
+    measured = reset_peak()
+    with progress("fit", len(chosen)) as advance:
+        fitted = fitter.fit(chosen, advance, unreadable.callback)
+    if keep_moments:
+        save_moments(fitted.moments, fitted.state, moments_path(out))
+    save_state(fitted.state, out)
+    peak = peak_bytes() if measured else None
+    unreadable.report()
+    document = {
+        "model": str(out),
+        "n_train": fitted.state.count,
+        "unreadable": unreadable.paths,
+        "forecast_peak_bytes": forecast.peak_bytes,
+        "peak_bytes": peak,
+        "forecast_model_bytes": forecast.file_bytes,
+        "model_bytes": out.stat().st_size,
+    }
+    text = f"{out}: fitted on {fitted.state.count} images, {format_bytes(out.stat().st_size)}"
+    if peak is not None:
+        text += f", peak memory {format_bytes(peak)}"
+    result(document, text + ".")
+
+
+def prepared(
+    backbone: str, recipe: str, max_memory: str | None, **settings: Any
+) -> "tuple[Fitter, Any]":
+    """Load what a fit needs, print its forecast and refuse it when it is too large.
+
+    Args:
+        backbone: Short name of the backbone.
+        recipe: Name of the recipe.
+        max_memory: What the user allows.
+        **settings: As for ``padim.fitting.prepare``.
+    """
+    from padim.fitting import prepare
+    from padim.memory import format_bytes, parse_bytes
+
+    limit = parse_bytes(max_memory) if max_memory is not None else None
+    fitter = prepare(backbone, recipe, **settings)
+    forecast = fitter.forecast()
+    say(
+        f"Forecast: peak memory {format_bytes(forecast.peak_bytes)}, model file "
+        f"{format_bytes(forecast.file_bytes)}, whatever the number of images."
+    )
+    forecast.check(limit)
+    return fitter, forecast

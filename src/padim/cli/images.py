@@ -1,0 +1,45 @@
+"""What the commands that read images and write folders have in common."""
+
+import os
+from pathlib import Path
+
+from padim.cli.console import say
+from padim.errors import ImageReadError, PadimError, listed
+
+
+class Unreadable:
+    """Collects images that cannot be read, when the user wants to go on without them.
+
+    Args:
+        skip: Whether to go on.
+    """
+
+    def __init__(self, skip: bool) -> None:
+        self.paths: list[str] = []
+        self.callback = self._collect if skip else None
+
+    def _collect(self, error: ImageReadError) -> None:
+        self.paths.append(str(error.path))
+        say(f"left out: {error}")
+
+    def report(self) -> None:
+        """Say how many there were."""
+        if self.paths:
+            say(f"{len(self.paths)} unreadable images were left out: {listed(self.paths)}.")
+
+
+def require_writable(folder: Path) -> None:
+    """Make sure, before any work, that a folder can be written to; it is made when missing.
+
+    Raises:
+        PadimError: It cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        allowed = os.access(folder, os.W_OK | os.X_OK)
+    except (FileExistsError, NotADirectoryError):
+        raise PadimError(f"{folder} is no folder. Choose another place with -o.") from None
+    except OSError:
+        allowed = False
+    if not allowed:
+        raise PadimError(f"{folder} cannot be written to. Choose another place with -o.")

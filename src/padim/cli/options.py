@@ -1,0 +1,116 @@
+"""Options that several commands share, under one name and with one meaning."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from padim.cli.console import Output
+from padim.errors import UsageError
+
+
+def _set_json(value: bool) -> bool:
+    Output.as_json = Output.as_json or value
+    return value
+
+
+def _set_quiet(value: bool) -> bool:
+    Output.quiet = value
+    return value
+
+
+def _set_verbose(value: bool) -> bool:
+    Output.verbose = value
+    return value
+
+
+Json = Annotated[
+    bool, typer.Option("--json", callback=_set_json, help="One JSON document on stdout.")
+]
+Quiet = Annotated[
+    bool, typer.Option("-q", "--quiet", callback=_set_quiet, help="Errors and results only.")
+]
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", callback=_set_verbose, help="Details as well.")
+]
+Backbone = Annotated[str, typer.Option("--backbone", metavar="NAME", help="See padim backbones.")]
+Recipe = Annotated[str, typer.Option("--recipe", metavar="NAME", help="standard or reference.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option("--weights", metavar="FILE", help="Local weights of the backbone."),
+]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        "--precision", metavar="NAME", help="The network computes in float32 or bfloat16."
+    ),
+]
+Store = Annotated[
+    str, typer.Option("--store", metavar="NAME", help="The file holds float16 or float32.")
+]
+Size = Annotated[
+    str | None,
+    typer.Option("--size", metavar="PX", help="What the network sees: 256, or 256x512 (HxW)."),
+]
+Taps = Annotated[
+    str | None, typer.Option("--taps", metavar="N,N", help="Blocks to tap, such as 1,2,4.")
+]
+Dims = Annotated[
+    str | None,
+    typer.Option("--dims", metavar="N", help="all, or how many dimensions to draw at random."),
+]
+Eps = Annotated[
+    float | None, typer.Option("--eps", metavar="X", help="Added to the covariances' diagonal.")
+]
+EpsRule = Annotated[
+    str | None,
+    typer.Option("--eps-rule", metavar="NAME", help="absolute, or relative to the variance."),
+]
+Sigma = Annotated[
+    float | None, typer.Option("--sigma", metavar="PX", help="Blur of the map; 0 for none.")
+]
+ScoreFraction = Annotated[
+    float | None,
+    typer.Option(
+        "--score-fraction",
+        metavar="X",
+        help="The image score is the mean of this fraction of the hottest pixels; 0: the maximum.",
+    ),
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option("--max-memory", metavar="BYTES", help="Refuse a fit that needs more: 2GiB."),
+]
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Leave unreadable images out and list them.")
+]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Look into folders inside folders.")]
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Read ``256`` or ``256x512`` as (height, width).
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise UsageError(f"The size is {text!r}, but needs to be such as 256 or 256x512.")
+    return int(sides[0]), int(sides[-1])
+
+
+def parse_taps(text: str | None) -> tuple[int, ...] | None:
+    """Read ``1,2,4``.
+
+    Raises:
+        UsageError: It is no list of whole numbers.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"The taps are {text!r}, but need to be such as 1,2,4.") from None

@@ -1,0 +1,107 @@
+"""``padim weights list|fetch|verify``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from padim.backbones import BACKBONES, backbone
+from padim.cli import options
+from padim.cli.console import result, table
+from padim.cli.images import require_writable
+from padim.errors import WeightsError
+
+app = typer.Typer(
+    help="List, fetch and verify pretrained weights.", rich_markup_mode=None, no_args_is_help=True
+)
+Names = Annotated[list[str] | None, typer.Argument(help="Backbones; all when none is named.")]
+
+
+@app.command("list")
+def list_weights(
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Say which weights are here and where the others come from."""
+    from padim.weights import locate
+
+    found = {spec.name: locate(spec) for spec in BACKBONES.values()}
+    document = [
+        {
+            "name": spec.name,
+            "file": spec.weights_file,
+            "path": str(found[spec.name]) if found[spec.name] else None,
+            "source": spec.package or spec.url,
+            "weights_bytes": spec.weights_bytes,
+            "licence": spec.licence,
+        }
+        for spec in BACKBONES.values()
+    ]
+    rows = [
+        (spec.name, spec.weights_file, str(found[spec.name] or f"to fetch from {spec.url}"))
+        for spec in BACKBONES.values()
+    ]
+    result(document, table(("name", "file", "where"), rows))
+
+
+@app.command("fetch")
+def fetch_weights(
+    names: Names = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="DIR", help="Folder to carry to a machine without network."),
+    ] = None,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Bring weights here, or into a folder to carry elsewhere."""
+    from padim.weights import fetch
+
+    specs = [backbone(name) for name in names or BACKBONES]
+    if to is not None:
+        require_writable(to)
+    paths = {spec.name: str(fetch(spec, to)) for spec in specs}
+    result(paths, "\n".join(f"{name}: {path}" for name, path in paths.items()))
+
+
+@app.command("verify")
+def verify_weights(
+    names: Names = None,
+    weights: options.Weights = None,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Check that weights are the right ones: tensor names, shapes and sha256."""
+    from padim.weights import locate, verify
+
+    specs = [backbone(name) for name in names or BACKBONES]
+    if weights is not None and len(specs) != 1:
+        raise WeightsError("--weights names one file, but needs one backbone to hold it against.")
+    document = []
+    for spec in specs:
+        path = weights or locate(spec)
+        if path is None and names:
+            raise WeightsError(
+                f"The weights of {spec.name} are not here. Bring them with: "
+                f"padim weights fetch {spec.name}"
+            )
+        if path is not None:
+            found = verify(spec, path)
+            document.append(
+                {
+                    "name": spec.name,
+                    "path": str(path),
+                    "sha256": found.sha256,
+                    "matched": found.matched,
+                    "n_tensors": found.n_tensors,
+                }
+            )
+    text = "\n".join(
+        f"{row['name']}: right, {row['n_tensors']} tensors, sha256 {row['sha256']} checked against "
+        f"{row['matched']}"
+        for row in document
+    )
+    result(document, text or "No weights are here.")
