@@ -1,0 +1,111 @@
+"""The command line of the original PaDiM script, over this package."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from padim.backbones import DEFAULT_BACKBONE, backbone
+from padim.cli import run_guarded
+from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES, read_root
+from padim.errors import UsageError, listed
+
+# What the original drew at random with --reduce_dim; 100 for all others.
+_REDUCED_DIMS = {"wide_resnet50_2": 550, "efficientnet_l2_ns_475": 550}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message[:1].upper()}{message[1:]}. See python main.py --help.")
+
+
+def _arguments(given: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser("main.py", description="Fit and evaluate PaDiM on MVTec AD.")
+    parser.add_argument("-d", "--data_path", type=Path, required=True, help="folder of categories")
+    parser.add_argument("-s", "--save_path", type=Path, default=Path("mvtec_result"))
+    parser.add_argument("-a", "--arch", default=DEFAULT_BACKBONE, help="see padim backbones")
+    parser.add_argument("-r", "--reduce_dim", action="store_true", help="random dimensions")
+    parser.add_argument("-b", "--batch_size", type=int, default=8, help="images in a forward pass")
+    parser.add_argument(
+        "--use_gpu", action="store_true", help="compute on a GPU where there is one"
+    )
+    parser.add_argument("--save_gpu_memory", action="store_true", help="accepted and unneeded")
+    parser.add_argument("--pca", action="store_true", help="not supported")
+    parser.add_argument("--npca", action="store_true", help="not supported")
+    return parser.parse_args(given)
+
+
+def _run(given: Sequence[str]) -> None:
+    arguments = _arguments(given)
+    if arguments.pca or arguments.npca:
+        raise UsageError(
+            "--pca and --npca are not supported: the covariance is factored exactly in their "
+            "place. Leave them out, or use --reduce_dim for a smaller model."
+        )
+    spec = backbone(arguments.arch)
+    categories = read_root(arguments.data_path)
+    known = (*MVTEC_TEXTURES, *MVTEC_OBJECTS)
+    names = [category.name for category in categories]
+    if absent := [name for name in known if name not in names]:
+        print(f"not in {arguments.data_path}, skipped: {', '.join(absent)}")
+    rank = {name: i for i, name in enumerate(known)}
+    categories = tuple(sorted(categories, key=lambda c: (rank.get(c.name, len(rank)), c.name)))
+
+    import torch
+
+    from padim.benchmark import Result, markdown, pictures, record_of, settings_of, write_roc
+    from padim.evaluation import evaluate
+    from padim.fitting import prepare
+    from padim.model import fit_or_reuse
+
+    if arguments.use_gpu and not torch.cuda.is_available():
+        print("no GPU here, computing on the CPU")
+    fitter = prepare(
+        spec.name,
+        "reference",
+        dims=_REDUCED_DIMS.get(spec.name, 100) if arguments.reduce_dim else "all",
+        device="auto" if arguments.use_gpu else "cpu",
+        n_batch=arguments.batch_size,
+    )
+    temp = arguments.save_path / f"temp_{spec.name}"
+    drawn = arguments.save_path / f"pictures_{spec.name}"
+    drawn.mkdir(parents=True, exist_ok=True)
+    records = []
+    for category in categories:
+        print(category.describe())
+        model_path = temp / f"train_{category.name}.safetensors"
+        model, reused = fit_or_reuse(fitter, category.train, model_path)
+        print(f"{'reused' if reused else 'fitted'} {model_path}")
+        evaluation = evaluate(model, category)
+        record = record_of(
+            category,
+            evaluation,
+            n_train=model.state.count,
+            fit_s=None,
+            fit_peak_bytes=None,
+            model_bytes=model_path.stat().st_size,
+        )
+        records.append(record)
+        for kind in ("image", "pixel"):
+            print(f"{kind} ROCAUC: {_digits(record['row'][f'{kind}_auroc'])}")
+        for i, (_, picture) in enumerate(pictures(evaluation, fitter.preprocess)):
+            picture.save(drawn / f"{category.name}_{i}.png", compress_level=1)
+    result = Result(settings_of(fitter), records, [])
+    write_roc(result, arguments.save_path / "roc_curve.png")
+    document = result.document()
+    for kind in ("image", "pixel"):
+        print(f"Average {kind} ROCAUC: {_digits(document['means']['all'][f'{kind}_auroc'])}")
+    print(f"\n{markdown(document)}")
+    print(
+        f"ROC curves: {arguments.save_path / 'roc_curve.png'}. "
+        f"Pictures of {listed(names, 15)}: {drawn}."
+    )
+
+
+def _digits(auroc: float | None) -> str:
+    return "n/a, one class only" if auroc is None else f"{auroc:.3f}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_guarded(lambda: _run(sys.argv[1:])))

@@ -9,13 +9,14 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES, Category, Sample
 from padim.errors import ImageReadError, PadimError
@@ -174,18 +175,33 @@ def _run_category(
     evaluation = evaluate(model, category, advance, unreadable)
     advance = watcher.progress(f"{category.name}: draw", len(evaluation.samples))
     _draw(evaluation, fitter.preprocess, out / "pictures" / category.name, advance)
-    row = {
+    return record_of(
+        category,
+        evaluation,
+        n_train=fitted.state.count,
+        fit_s=round(fit_s, 3),
+        fit_peak_bytes=fit_peak,
+        model_bytes=model_path.stat().st_size,
+    )
+
+
+def record_of(category: Category, evaluation: Evaluation, **fit_facts: Any) -> dict[str, Any]:
+    """What is kept of a finished category: its row, its images and its ROC curves.
+
+    Args:
+        category: The category.
+        evaluation: What its model made of its test images.
+        **fit_facts: ``n_train``, ``fit_s``, ``fit_peak_bytes`` and ``model_bytes``.
+    """
+    facts = {
         "category": category.name,
-        "n_train": fitted.state.count,
         "n_test": len(evaluation.samples),
         **evaluation.metrics(),
-        "fit_s": round(fit_s, 3),
         "score_s": round(evaluation.score_s, 3),
-        "fit_peak_bytes": fit_peak,
-        "model_bytes": model_path.stat().st_size,
+        **fit_facts,
     }
     return {
-        "row": row,
+        "row": {column: facts[column] for column in COLUMNS},
         "images": [
             {
                 "category": category.name,
@@ -206,20 +222,13 @@ def _run_category(
 def _draw(
     evaluation: Evaluation, preprocess: Preprocess, folder: Path, advance: Callable[[int], None]
 ) -> None:
-    from padim.figures import PictureFrame
-
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        if evaluation.samples:
-            threshold, note = oracle_threshold(evaluation)
-            low, high = map_range(evaluation)
-            frame = PictureFrame(low, high, threshold, note)
-            for i, sample in enumerate(evaluation.samples):
-                picture = picture_of(frame, evaluation, i, preprocess)
-                picture.save(partial / f"{sample.defect}_{sample.path.stem}.png", compress_level=1)
-                advance(1)
+        for sample, picture in pictures(evaluation, preprocess):
+            picture.save(partial / f"{sample.defect}_{sample.path.stem}.png", compress_level=1)
+            advance(1)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except BaseException:
@@ -227,35 +236,36 @@ def _draw(
         raise
 
 
-def picture_of(frame: Any, evaluation: Evaluation, index: int, preprocess: Preprocess) -> Any:
-    """Fill a frame with one test image.
+def pictures(
+    evaluation: Evaluation, preprocess: Preprocess
+) -> Iterator[tuple[Sample, Image.Image]]:
+    """Draw each test image of a category: image, truth, map, predicted mask and outline.
 
     Args:
-        frame: A ``figures.PictureFrame``.
-        evaluation: Where the image was scored.
-        index: Which of its images.
-        preprocess: The way from the source image to the map.
+        evaluation: What a model made of them.
+        preprocess: The way from a source image to its map.
     """
-    from PIL import Image
+    from padim.figures import PictureFrame, panel_px
 
-    from padim.figures import panel_px
-
-    sample: Sample = evaluation.samples[index]
-    image = read_image(sample.path)
-    shown_px = panel_px((image.shape[0], image.shape[1]))
-    mask: NDArray[np.bool_] | None = None
-    if sample.mask_path is not None:
-        grey = Image.fromarray(read_mask(sample.mask_path).astype(np.uint8) * 255)
-        mask = np.asarray(grey.resize(shown_px[::-1], Image.Resampling.NEAREST)) > 0
-    elif not sample.is_anomalous:
-        mask = np.zeros(shown_px, np.bool_)
-    return frame.fill(
-        f"{evaluation.category}   {sample.defect}   {sample.path.name}   "
-        f"score {evaluation.image_score[index]:.2f}",
-        np.asarray(Image.fromarray(image).resize(shown_px[::-1], Image.Resampling.BILINEAR)),
-        mask,
-        preprocess.to_source(evaluation.anomaly_map[index], shown_px),
-    )
+    if not evaluation.samples:
+        return
+    threshold, note = oracle_threshold(evaluation)
+    frame = PictureFrame(*map_range(evaluation), threshold, note)
+    for sample, score, anomaly_map in zip(
+        evaluation.samples, evaluation.image_score, evaluation.anomaly_map, strict=True
+    ):
+        image = read_image(sample.path)
+        shown_px = panel_px((image.shape[0], image.shape[1]))
+        mask: NDArray[np.bool_] | None = None
+        if sample.mask_path is not None:
+            grey = Image.fromarray(read_mask(sample.mask_path).astype(np.uint8) * 255)
+            mask = np.asarray(grey.resize(shown_px[::-1], Image.Resampling.NEAREST)) > 0
+        elif not sample.is_anomalous:
+            mask = np.zeros(shown_px, np.bool_)
+        resized = Image.fromarray(image).resize(shown_px[::-1], Image.Resampling.BILINEAR)
+        title = f"{evaluation.category}   {sample.defect}   {sample.path.name}   score {score:.2f}"
+        on_panel = preprocess.to_source(anomaly_map, shown_px)
+        yield sample, frame.fill(title, np.asarray(resized), mask, on_panel)
 
 
 def oracle_threshold(evaluation: Evaluation) -> tuple[float | None, str]:

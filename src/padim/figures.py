@@ -134,7 +134,7 @@ def png(figure: Figure) -> bytes:
 def _draw_frame(
     low: float, high: float, note: str
 ) -> tuple[Image.Image, list[tuple[int, int, int, int]]]:
-    gap, left, top, bottom, bar = 16, 12, 58, 34, 92
+    gap, left, top, bottom, bar = 16, 12, 58, 46, 64
     width = left + 5 * (_PANEL_PX + gap) + bar
     height = top + _PANEL_PX + bottom
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
@@ -155,7 +155,12 @@ def _draw_frame(
             x += bar
         if title == "predicted mask":
             figure.text(
-                (x + _PANEL_PX + gap / 2) / width, 0.03, note, fontsize=8, ha="center", va="bottom"
+                (x + _PANEL_PX + gap / 2) / width,
+                6 / height,
+                note,
+                fontsize=8,
+                ha="center",
+                va="bottom",
             )
         x += _PANEL_PX + gap
     return Image.open(BytesIO(png(figure))).convert("RGB"), boxes

@@ -64,6 +64,7 @@ class Fitter:
         trunk_tensors: The trunk's tensors, when they travel with the model.
         device: Where it computes.
         keep_moments: Whether the moments are to be written as well.
+        n_batch: Images in one forward pass.
     """
 
     spec: BackboneSpec
@@ -77,6 +78,7 @@ class Fitter:
     trunk_tensors: Mapping[str, Tensor]
     device: torch.device
     keep_moments: bool
+    n_batch: int = TRUNK_BATCH
 
     def forecast(self) -> Forecast:
         """Memory and file size of a fit, whatever the number of images."""
@@ -84,8 +86,8 @@ class Fitter:
             build_trunk(self.spec),
             self.pyramid,
             self.preprocess.size_px,
-            n_batch=TRUNK_BATCH,
-            n_group=MOMENTS_BATCH,
+            n_batch=self.n_batch,
+            n_group=max(MOMENTS_BATCH, self.n_batch),
             store_bytes=STORES[self.store].itemsize,
             trunk_bytes=_n_bytes(self.trunk_tensors),
             block_bytes=BLOCK_BYTES,
@@ -115,7 +117,8 @@ class Fitter:
         hashes: list[str] = []
         try:
             loaded = load_ahead(images, self.preprocess, unreadable)
-            for group in batched(batched(loaded, TRUNK_BATCH), MOMENTS_BATCH // TRUNK_BATCH):
+            n_batches = max(1, MOMENTS_BATCH // self.n_batch)
+            for group in batched(batched(loaded, self.n_batch), n_batches):
                 parts: list[list[Tensor]] = []
                 for batch in group:
                     pixels = torch.stack([torch.from_numpy(image.pixels) for image in batch])
@@ -133,6 +136,19 @@ class Fitter:
                 "The memory ran out. Take a smaller --size, fewer --dims or a smaller --backbone."
             ) from error
         return Fitted(state, moments)
+
+    def would_give(self, state: ModelState) -> bool:
+        """Whether a fit on the same images would give this model."""
+        return (
+            state.spec == self.spec
+            and state.recipe == self.settings
+            and state.preprocess == self.preprocess
+            and state.pyramid == self.pyramid
+            and state.precision == self.precision
+            and state.whitening[0].dtype == STORES[self.store]
+            and state.weights_sha256 == self.weights_sha256
+            and state.versions == installed_versions()
+        )
 
     def _solve(self, moments: Moments, hashes: list[str]) -> ModelState:
         if self.settings.eps_rule == "relative":
@@ -174,6 +190,7 @@ def prepare(
     store: str = "float16",
     include_backbone: bool | None = None,
     keep_moments: bool = False,
+    n_batch: int = TRUNK_BATCH,
 ) -> Fitter:
     """Find and load everything a fit needs, and refuse what cannot be, before any work.
 
@@ -193,6 +210,7 @@ def prepare(
         store: What the whitening rows are stored in, ``float16`` or ``float32``.
         include_backbone: Whether the trunk travels with the model; under 50 MB when None.
         keep_moments: Whether the moments are to be written as well.
+        n_batch: Images in one forward pass.
 
     Raises:
         UsageError: A name or a value is impossible.
@@ -206,6 +224,10 @@ def prepare(
         sigma_px=sigma_px,
         score_fraction=score_fraction,
     )
+    if n_batch < 1:
+        raise UsageError(
+            f"The batch size is {n_batch}, but needs to be 1 or more. Try {TRUNK_BATCH}."
+        )
     spec = backbone(backbone_name)
     if taps is not None:
         spec = with_taps(spec, taps)
@@ -241,6 +263,7 @@ def prepare(
         trunk_tensors=tensors if include_backbone else {},
         device=chosen_device,
         keep_moments=keep_moments,
+        n_batch=n_batch,
     )
 
 

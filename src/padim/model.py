@@ -12,8 +12,8 @@ from PIL import Image
 
 from padim.backbones import DEFAULT_BACKBONE
 from padim.datasets import normal_images
-from padim.errors import ImageReadError, WeightsError
-from padim.fitting import PRECISIONS, Fitted, choose_device, prepare
+from padim.errors import ImageReadError, ModelFileError, PathMissingError, WeightsError
+from padim.fitting import PRECISIONS, TRUNK_BATCH, Fitted, Fitter, choose_device, prepare
 from padim.loading import ImageInput, batched, load_ahead
 from padim.memory import parse_bytes
 from padim.moments import Moments
@@ -24,8 +24,6 @@ from padim.scorer import Features, Head, Scorer
 from padim.state import ModelState, load_state, save_moments, save_state
 from padim.trunk import load_trunk, optimise
 from padim.weights import fetch, read_weights, sha256
-
-PREDICT_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,7 @@ class PaDiM:
         weights: Local weights file of the backbone, when the model does not bring it.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: What the trunk computes in; what it was fitted with when None.
+        n_batch: Images in one forward pass.
 
     Source:
         Defard et al. 2021, PaDiM: a patch distribution modeling framework for anomaly detection
@@ -88,7 +87,9 @@ class PaDiM:
         weights: Path | None = None,
         device: str = "auto",
         precision: str | None = None,
+        n_batch: int = TRUNK_BATCH,
     ) -> None:
+        self.n_batch = n_batch
         self.state = state
         self.moments = moments
         self.device = choose_device(device)
@@ -144,7 +145,7 @@ class PaDiM:
             ImageReadError: An image cannot be read and nobody is told.
         """
         preprocess = self.state.preprocess
-        for batch in batched(load_ahead(images, preprocess, unreadable), PREDICT_BATCH):
+        for batch in batched(load_ahead(images, preprocess, unreadable), self.n_batch):
             pixels = torch.stack([torch.from_numpy(image.pixels) for image in batch])
             with torch.inference_mode():
                 anomaly_map, score = self._scorer(pixels.to(self.device))
@@ -216,6 +217,36 @@ def from_fitted(fitted: Fitted, keep_moments: bool = False, **placement: Any) ->
         **placement: ``weights``, ``device`` and ``precision``, as for ``PaDiM``.
     """
     return PaDiM(fitted.state, fitted.moments if keep_moments else None, **placement)
+
+
+def fit_or_reuse(
+    fitter: Fitter, images: Sequence[Path], path: Path, advance: Callable[[int], None] | None = None
+) -> tuple[PaDiM, bool]:
+    """Load a model file when it is what this fit would give, else fit and write it.
+
+    Args:
+        fitter: How to fit.
+        images: Good images.
+        path: The model file.
+        advance: Told how many more images have been seen.
+
+    Returns:
+        The model, and whether it was reused.
+
+    Raises:
+        PadimError: As for ``Fitter.fit``.
+    """
+    try:
+        state = load_state(path)
+    except (PathMissingError, ModelFileError):
+        pass
+    else:
+        hashes = sorted(sha256(image) for image in images)
+        if fitter.would_give(state) and list(state.image_sha256) == hashes:
+            return PaDiM(state, device=fitter.device.type, n_batch=fitter.n_batch), True
+    fitted = fitter.fit(images, advance or (lambda n_images: None))
+    save_state(fitted.state, path)
+    return PaDiM(fitted.state, device=fitter.device.type, n_batch=fitter.n_batch), False
 
 
 def load(

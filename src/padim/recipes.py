@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from padim.errors import UnknownNameError, UsageError
 
+EPS_RULES = ("absolute", "relative")
 EPS_FLOOR = 1e-4  # a level of dead channels would otherwise have no covariance at all
 
 
@@ -78,6 +79,8 @@ def recipe(name: str, **overrides: Any) -> Recipe:
         raise UnknownNameError("recipe", name, tuple(RECIPES))
     given = {key: value for key, value in overrides.items() if value is not None}
     changed = replace(RECIPES[name], **given)
+    if changed.eps_rule not in EPS_RULES:
+        raise UnknownNameError("eps rule", changed.eps_rule, EPS_RULES)
     if not 0 < changed.eps < float("inf"):
         raise UsageError(f"eps is {changed.eps:g}, but needs to be above 0. Try 0.01.")
     if not 0 <= changed.sigma_px <= min(changed.size_px):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from padim.backbones import BackboneSpec
 from padim.errors import (
+    ModelFileError,
     ModelFileHashError,
     ModelFileTensorError,
     ModelFileTruncatedError,
@@ -191,7 +192,12 @@ def _write(tensors: dict[str, Tensor], metadata: dict[str, Any], path: Path) -> 
     hashes = {name: _sha256(tensor) for name, tensor in sorted(tensors.items())}
     text = json.dumps(metadata | {"tensor_sha256": hashes}, sort_keys=True)
     with written_whole(path) as partial:
-        save_file(tensors, partial, metadata={"padim": text})
+        try:
+            save_file(tensors, partial, metadata={"padim": text})
+        except SafetensorError as error:
+            raise ModelFileError(
+                f"{path} cannot be written ({error}). Free the disk or choose another folder."
+            ) from error
 
 
 def _read(path: Path, holds: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

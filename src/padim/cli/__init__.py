@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -21,6 +21,8 @@ from padim.cli import (
 )
 from padim.cli.console import Output, fail
 from padim.errors import PadimError
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="padim",
@@ -66,8 +68,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Output.as_json = "--json" in arguments
     Output.quiet = Output.verbose = False
     command = typer.main.get_command(app)
+
+    def work() -> int:
+        status: int | None = command.main(arguments, prog_name="padim", standalone_mode=False)
+        if status == INTERRUPTED:
+            raise KeyboardInterrupt  # Typer makes it a status and says nothing
+        return status or 0
+
+    return run_guarded(work)
+
+
+def run_guarded(work: Callable[[], int | None]) -> int:
+    """Do the work of a command line; turn what goes wrong into one sentence and an exit status.
+
+    Args:
+        work: Returns an exit status, or None for 0.
+    """
     try:
-        return command.main(arguments, prog_name="padim", standalone_mode=False) or 0
+        return work() or 0
     except TyperException as error:
         message = error.format_message() or "A command is missing. See padim --help."
         fail(error, message)
@@ -77,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_status
     except (KeyboardInterrupt, typer.Abort) as error:
         fail(error, "Interrupted.")
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         # Whoever read the results has seen enough; keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,8 @@
-"""What a person or a program reads: results on stdout, everything else on stderr."""
+"""What a person or a program reads.
+
+Text goes to stdout, and stderr is for errors and for progress on a terminal, so that the first line
+there is the error. With ``--json`` stdout is the document alone, and other text moves to stderr.
+"""
 
 import json
 import sys
@@ -22,8 +26,8 @@ class Output:
 
     Attributes:
         as_json: One JSON document on stdout instead of text.
-        quiet: Nothing on stderr but errors.
-        verbose: Details on stderr as well.
+        quiet: Results and errors only.
+        verbose: Details as well.
     """
 
     as_json = False
@@ -32,9 +36,11 @@ class Output:
 
 
 def say(text: str) -> None:
-    """Tell a person something; kept off stdout."""
+    """Tell a person something."""
     if not Output.quiet:
-        sys.stderr.write(text + "\n")
+        stream = sys.stderr if Output.as_json else sys.stdout
+        stream.write(text + "\n")
+        stream.flush()
 
 
 def detail(text: str) -> None:
@@ -82,15 +88,16 @@ def progress(description: str, n_items: int) -> Iterator[Callable[[int], None]]:
 
 
 def bars() -> Progress:
-    """Progress bars on stderr, without colour where that is not a terminal."""
+    """Progress bars on stderr, where that is a terminal."""
+    console = Console(stderr=True, soft_wrap=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True, soft_wrap=True),
-        disable=Output.quiet,
+        console=console,
+        disable=Output.quiet or not console.is_terminal,
     )
 
 

@@ -124,13 +124,14 @@ def _write_pictures(
                 np.save(partial, source_map)
             else:
                 Image.fromarray(source_map).save(partial)
-    return {
+    row = {
         "path": str(prediction.path),
         "score": prediction.score,
         "label": prediction.label,
         "p_value": prediction.p_value,
         **asdict(region),
     }
+    return {column: row[column] for column in COLUMNS}
 
 
 def _output_names(chosen: Sequence[Path], given: Sequence[Path]) -> dict[Path, Path]:

@@ -1,0 +1,392 @@
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from trees import make_category, striped
+
+from padim.cli import main
+
+COLUMNS = [
+    *("path", "score", "label", "p_value", "peak_x", "peak_y"),
+    *("x", "y", "width", "height", "area_px"),
+]
+
+SMALL = ["--size", "64", "-q"]
+
+
+@pytest.fixture(scope="module")
+def category(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_category(tmp_path_factory.mktemp("data") / "stripes")
+
+
+@pytest.fixture(scope="module")
+def model(category: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "stripes.safetensors"
+    assert main(["fit", str(category), "-o", str(path), *SMALL]) == 0
+    return path
+
+
+def failure(
+    arguments: list[str | Path], capsys: pytest.CaptureFixture[str], status: int
+) -> tuple[str, str]:
+    """Run a command that must fail; its message and its stdout."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == status
+    captured = capsys.readouterr()
+    first, *_ = captured.err.splitlines()
+    assert first.startswith("error: ")
+    assert "Traceback" not in captured.err
+    return first.removeprefix("error: "), captured.out
+
+
+def test_import_and_help_load_no_torch() -> None:
+    code = (
+        "import sys, padim, padim.cli\n"
+        "assert padim.cli.main(['--help']) == 0\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'matplotlib', 'onnxruntime'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_public_names_are_these() -> None:
+    import padim
+
+    assert padim.__all__ == ["PaDiM", "PadimError", "Prediction", "__version__", "fit", "load"]
+    assert all(hasattr(padim, name) for name in padim.__all__)
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    import padim
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"padim {padim.__version__}\n"
+
+
+def test_fit_says_first_what_it_will_take(
+    category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "m.safetensors"
+    assert main(["fit", str(category), "-o", str(out), "--size", "64", "--keep-moments"]) == 0
+    said = capsys.readouterr().out
+    assert said.index("6 good images") < said.index("Forecast: peak memory")
+    assert said.index("Forecast: peak memory") < said.index("fitted on 6 images")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "m.safetensors",
+        "m.moments.safetensors",
+    }
+
+
+def test_fit_forecasts_the_file_it_writes(
+    category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "m.safetensors"
+    assert main(["fit", str(category), "-o", str(out), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["n_train"] == 6
+    assert document["model_bytes"] == out.stat().st_size
+    assert abs(document["forecast_model_bytes"] / document["model_bytes"] - 1) < 0.02
+
+
+def test_fit_beyond_the_memory_limit_is_refused(
+    category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments: list[str | Path] = ["fit", category, "-o", tmp_path / "m", "--max-memory", "100MB"]
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: This fit needs about")
+    assert "may have 100 MB" in last
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--backbone", "efficientnet_b7"], "Did you mean 'efficientnet_b7_ns'"),
+        (["--recipe", "standart"], "Did you mean 'standard'"),
+        (["--size", "100"], "Try 96x96"),
+        (["--size", "big"], "such as 256 or 256x512"),
+        (["--taps", "1,2,9"], "has the blocks 0 to 6"),
+        (["--taps", "4,2"], "in order"),
+        (["--dims", "900"], "Try 176"),
+        (["--dims", "some"], "all or a whole number"),
+        (["--eps", "0"], "needs to be above 0"),
+        (["--eps-rule", "wild"], "eps rule"),
+        (["--sigma", "-1"], "Try 0"),
+        (["--score-fraction", "2"], "Try 1"),
+        (["--device", "gpu"], "Known: auto, cpu, cuda"),
+        (["--precision", "float16"], "Known: float32, bfloat16"),
+        (["--store", "int8"], "Known: float16, float32"),
+        (["--max-memory", "lots"], "no amount of memory"),
+        (["--weights", "nowhere.pth"], "nowhere.pth does not exist"),
+        (["--recipe", "reference", "--size", "64x96"], "crops a square"),
+        (["--bogus"], "No such option"),
+    ],
+)
+def test_impossible_options_are_wrong_usage(
+    options: list[str],
+    message: str,
+    category: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said, _ = failure(["fit", category, "-o", tmp_path / "m", "-q", *options], capsys, 2)
+    assert message in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_failure_in_json_keeps_the_status(capsys: pytest.CaptureFixture[str]) -> None:
+    said, out = failure(["fit", "nowhere", "-o", "m", "--json"], capsys, 2)
+    assert json.loads(out) == {"error": {"type": "PathMissingError", "message": said}}
+    said, out = failure(["fit", "--json", "--bogus"], capsys, 2)
+    assert json.loads(out)["error"]["message"] == said
+
+
+def test_predict_writes_what_it_promises(
+    model: Path, category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = tmp_path / "in" / "wide.bmp"
+    wide.parent.mkdir()
+    striped(7, 120, spot=True).crop((0, 0, 120, 80)).save(wide)
+    arguments = ["predict", model, category / "test", wide, "-o", tmp_path / "out", "--recursive"]
+    assert main([*map(str, arguments), "--maps", "npy", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+
+    with (tmp_path / "out/predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = (tmp_path / "out/predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == document["predictions"]
+    assert list(rows[0]) == (
+        [
+            "path",
+            "score",
+            "label",
+            "p_value",
+            "peak_x",
+            "peak_y",
+            "x",
+            "y",
+            "width",
+            "height",
+            "area_px",
+        ]
+    )
+    assert len(rows) == 7
+    assert {row["label"] for row in rows} == {""}
+    assert document["predictions"][0]["label"] is None
+    overlays = sorted((tmp_path / "out/overlays").rglob("*.png"))
+    assert len(overlays) == 7
+    last = document["predictions"][-1]
+    assert last["path"] == str(wide)
+    assert 0 <= last["x"] <= last["peak_x"] < last["x"] + last["width"] <= 120
+    assert 0 <= last["y"] <= last["peak_y"] < last["y"] + last["height"] <= 80
+    maps = list((tmp_path / "out/maps").rglob("wide.npy"))
+    assert np.load(maps[0]).shape == (80, 120)
+    assert np.load(maps[0]).dtype == np.float32
+    for row in rows:
+        if "/spot/" in row["path"]:
+            pixels = np.asarray(Image.open(row["path"]).convert("L"))
+            ys, xs = np.nonzero(pixels < 20)
+            assert abs(int(row["peak_x"]) - xs.mean()) < 12
+            assert abs(int(row["peak_y"]) - ys.mean()) < 12
+
+
+def test_tiff_maps_hold_the_same_numbers(model: Path, category: Path, tmp_path: Path) -> None:
+    for kind in ("npy", "tiff"):
+        arguments = ["predict", model, category / "test/good", "-o", tmp_path, "-q"]
+        assert main([*map(str, arguments), "--maps", kind]) == 0
+    tiff = np.asarray(Image.open(tmp_path / "maps/0.tiff"))
+    np.testing.assert_array_equal(tiff, np.load(tmp_path / "maps/0.npy"))
+
+
+def test_images_of_one_stem_keep_apart(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    striped(1).save(folder / "a.png")
+    striped(2).save(folder / "a.bmp")
+    striped(3).save(folder / "b.png")
+    assert main(["predict", str(model), str(folder), "-o", str(tmp_path / "out"), "-q"]) == 0
+    names = sorted(path.name for path in (tmp_path / "out/overlays").iterdir())
+    assert names == ["a.bmp.png", "a.png.png", "b.png"]
+
+
+def test_unreadable_images_are_named_or_left_out(
+    model: Path, category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    shutil.copytree(category / "test/good", folder)
+    (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:300])
+    (folder / "empty.png").touch()
+    said, _ = failure(["predict", model, folder, "-o", tmp_path / "out", "-q"], capsys, 1)
+    assert "1.png cannot be read as an image" in said
+    assert not list((tmp_path / "out").glob("*predictions*"))
+    arguments = ["predict", model, folder, "-o", tmp_path / "out", "--skip-unreadable", "--json"]
+    assert main(list(map(str, arguments))) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["n_images"] == 2
+    assert document["unreadable"] == [str(folder / "1.png"), str(folder / "empty.png")]
+
+
+def test_an_anomaly_cannot_fail_a_script_without_a_threshold(
+    model: Path, category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["predict", model, category / "test/good", "-o", tmp_path, "--fail-on-anomaly"]
+    said, _ = failure([*arguments, "-q"], capsys, 2)
+    assert "has no threshold" in said
+
+
+@pytest.mark.parametrize(
+    ("make", "message", "status"),
+    [
+        (lambda folder: None, "holds no image|no images", 1),
+        (lambda folder: (folder / "a.txt").write_text("x"), "no image", 1),
+        (lambda folder: (folder / "a.png").write_text("x"), "a.png cannot be read as an image", 1),
+        (lambda folder: (folder / "a.png").touch(), "is empty", 1),
+    ],
+)
+def test_folders_that_cannot_be_fitted_on(
+    make: object, message: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import re
+
+    folder = tmp_path / "in"
+    folder.mkdir()
+    make(folder)  # type: ignore[operator]
+    said, _ = failure(["fit", folder, "-o", tmp_path / "m", *SMALL], capsys, status)
+    assert re.search(message, said)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_evaluate_measures_one_category(
+    model: Path, category: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(model), str(category), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["n_test"] == 6
+    assert document["image_auroc"] == 1.0
+    assert document["pixel_auroc"] > 0.9
+
+
+def test_one_class_only_has_no_auroc(
+    model: Path, category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = tmp_path / "one"
+    shutil.copytree(category, one)
+    shutil.rmtree(one / "test/spot")
+    assert main(["evaluate", str(model), str(one), "--json", "-q"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["image_auroc"] is None
+    assert document["pixel_auroc"] is None
+    shutil.rmtree(one / "test")
+    said, _ = failure(["evaluate", model, one, "-q"], capsys, 1)
+    assert "has no test images" in said
+
+
+def test_info_prints_what_is_inside(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(model)]) == 0
+    text = capsys.readouterr().out
+    assert "efficientnet_lite0" in text
+    assert "6 images" in text
+    assert main(["info", str(model), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["count"] == 6
+    assert document["store"] == "float16"
+    assert document["backbone"]["name"] == "efficientnet_lite0"
+
+
+def test_a_model_file_cut_short_is_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(model.read_bytes()[:-10])
+    said, _ = failure(["info", cut], capsys, 1)
+    assert "no whole model file" in said
+    said, _ = failure(["info", tmp_path / "none.safetensors"], capsys, 2)
+    assert "does not exist" in said
+
+
+def test_backbones_and_weights_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["backbones", "--json"]) == 0
+    document = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert document["efficientnet_lite0"]["weights_path"].endswith(".pth")
+    assert document["wide_resnet50_2"]["default_dims"] == 550
+    assert main(["weights", "list"]) == 0
+    assert "tf_efficientnet_b7_ns-1dbc32de.pth" in capsys.readouterr().out
+    assert main(["weights", "verify", "efficientnet_lite0"]) == 0
+    assert "the hash in its name" in capsys.readouterr().out
+
+
+def test_weights_are_fetched_into_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["weights", "fetch", "efficientnet_lite1", "--to", str(tmp_path)]) == 0
+    assert (tmp_path / "efficientnet-lite1-77cc7160.pth").stat().st_size > 20e6
+    capsys.readouterr()
+    path = tmp_path / "efficientnet-lite1-77cc7160.pth"
+    arguments = ["weights", "verify", "efficientnet_lite0", "--weights", path]
+    said, _ = failure(arguments, capsys, 1)
+    assert "efficientnet_lite0 needs" in said
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_first(
+    category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "m.safetensors"
+    said, _ = failure(["fit", category, "-o", out, *SMALL], capsys, 1)
+    assert "is no folder" in said
+    if os.geteuid():
+        closed = tmp_path / "closed"
+        closed.mkdir(mode=0o500)
+        said, _ = failure(["fit", category, "-o", closed / "m", *SMALL], capsys, 1)
+        assert "cannot be written to" in said
+
+
+def test_a_full_disk_leaves_nothing(category: Path, tmp_path: Path) -> None:
+    # A limit on the size of files stands in for a disk that is full.
+    code = (
+        "import resource, sys\n"
+        "from padim.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    out = tmp_path / "m.safetensors"
+    command = [sys.executable, "-c", code, "fit", str(category), "-o", str(out), *SMALL]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Free the disk" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_interrupted_fit_leaves_nothing(category: Path, tmp_path: Path) -> None:
+    many = tmp_path / "many"
+    many.mkdir()
+    for i in range(400):
+        shutil.copyfile(category / "train/good/0.png", many / f"{i}.png")
+    out = tmp_path / "out" / "m.safetensors"
+    command = [sys.executable, "-m", "padim", "fit", str(many), "-o", str(out), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while "Forecast" not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "error: Interrupted." in stderr
+    assert "Traceback" not in stderr
+    assert json.loads(stdout)["error"]["type"] == "KeyboardInterrupt"
+    assert not list(out.parent.iterdir())
