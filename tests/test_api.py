@@ -1,0 +1,104 @@
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from trees import make_category, striped
+
+import padim
+from padim.errors import DatasetError, MemoryLimitError, ShapeError, UnknownNameError
+
+
+@pytest.fixture(scope="module")
+def category(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_category(tmp_path_factory.mktemp("data") / "stripes")
+
+
+@pytest.fixture(scope="module")
+def model(category: Path) -> padim.PaDiM:
+    return padim.fit(category, size_px=(64, 64))
+
+
+def test_one_image_gives_one_prediction_and_a_list_gives_a_list(
+    model: padim.PaDiM, category: Path
+) -> None:
+    path = category / "test/spot/0.png"
+    one = model.predict(path)
+    assert isinstance(one, padim.Prediction)
+    assert one.anomaly_map.shape == (64, 64)
+    assert one.source_px == (72, 72)
+    assert one.label is None
+    assert one.p_value is None
+    image = Image.open(path)
+    several = model.predict([path, str(path), image, np.asarray(image)])
+    assert [round(p.score / one.score, 5) for p in several] == [1, 1, 1, 1]
+    assert [p.path for p in several] == [path, path, None, None]
+    assert model.predict([]) == []
+
+
+def test_the_defect_is_found_and_placed(model: padim.PaDiM, category: Path) -> None:
+    good = model.predict(category / "test/good/0.png")
+    spot = model.predict(category / "test/spot/0.png")
+    assert spot.score > good.score
+    ys, xs = np.nonzero(np.asarray(Image.open(category / "ground_truth/spot/0_mask.png")))
+    region = spot.region()
+    assert abs(region.peak_x - xs.mean()) < 10
+    assert abs(region.peak_y - ys.mean()) < 10
+    assert spot.source_map().shape == (72, 72)
+
+
+def test_a_saved_model_says_the_same(model: padim.PaDiM, category: Path, tmp_path: Path) -> None:
+    model.save(tmp_path / "m.safetensors")
+    loaded = padim.load(tmp_path / "m.safetensors")
+    path = category / "test/spot/1.png"
+    np.testing.assert_array_equal(loaded.predict(path).anomaly_map, model.predict(path).anomaly_map)
+
+
+def test_threads_share_a_model(model: padim.PaDiM, category: Path) -> None:
+    paths = sorted((category / "test/spot").iterdir()) * 4
+    alone = [model.predict(path).score for path in paths]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda path: model.predict(path).score, paths))
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+
+
+def test_fit_takes_paths_and_pixels_alike(category: Path) -> None:
+    paths = sorted((category / "train/good").iterdir())
+    of_paths = padim.fit(paths, size_px=(64, 64))
+    of_pixels = padim.fit([np.asarray(Image.open(path)) for path in paths], size_px=(64, 64))
+    for a, b in zip(of_paths.state.whitening, of_pixels.state.whitening, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+@pytest.mark.parametrize("n_images", [1, 2])
+def test_one_or_two_good_images_are_enough(n_images: int) -> None:
+    model = padim.fit([striped(i) for i in range(n_images)], size_px=(64, 64))
+    assert model.state.count == n_images
+    assert np.isfinite(model.predict(striped(9, spot=True)).anomaly_map).all()
+
+
+def test_reference_recipe_looks_at_the_centre_only(category: Path) -> None:
+    model = padim.fit(category, recipe="reference", size_px=(64, 64))
+    source_map = model.predict(category / "test/good/0.png").source_map()
+    assert np.isnan(source_map[0]).all()
+    assert np.isfinite(source_map[36, 36])
+
+
+def test_bfloat16_scores_stay_close(category: Path) -> None:
+    path = category / "test/spot/0.png"
+    exact = padim.fit(category, size_px=(64, 64)).predict(path)
+    rough = padim.fit(category, size_px=(64, 64), precision="bfloat16").predict(path)
+    assert rough.score == pytest.approx(exact.score, rel=0.2)
+    assert rough.score != exact.score
+
+
+def test_wrong_input_is_refused_with_a_reason(model: padim.PaDiM, category: Path) -> None:
+    with pytest.raises(ShapeError, match=r"needs \(height, width, 3\)"):
+        model.predict(np.zeros((8, 8), np.uint8))
+    with pytest.raises(DatasetError, match="no image to fit on"):
+        padim.fit([])
+    with pytest.raises(UnknownNameError, match="Did you mean 'resnet18'"):
+        padim.fit(category, backbone="resnet")
+    with pytest.raises(MemoryLimitError, match=r"may have 1\.00 MB"):
+        padim.fit(category, max_memory="1MB")

@@ -1,0 +1,114 @@
+import numpy as np
+import oracle
+import pytest
+import torch
+from torch import Tensor
+
+from padim.fitting import Fitter, prepare
+from padim.gaussian import factor
+from padim.moments import Moments
+from padim.pyramid import Level, nested
+from padim.scorer import Features, Head, Scorer
+
+N_TRAIN = 6
+
+
+@pytest.fixture(scope="module", params=[(64, 64), (64, 96)], ids=["square", "wide"])
+def fitter(request: pytest.FixtureRequest) -> Fitter:
+    return prepare(size_px=request.param, device="cpu", store="float32")
+
+
+@pytest.fixture(scope="module")
+def scorer(fitter: Fitter) -> Scorer:
+    state = fitter.fit(list(oracle.random_images(N_TRAIN, fitter.preprocess.size_px))).state
+    head = Head(state.pyramid, state.mean, state.whitening)
+    return Scorer(fitter.features, head, fitter.preprocess.size_px, 4.0, 0.01).eval()
+
+
+def images(fitter: Fitter, n: int) -> Tensor:
+    return torch.from_numpy(oracle.random_images(n, fitter.preprocess.size_px, seed=7))
+
+
+def test_an_image_scores_the_same_in_batches_of_any_size(fitter: Fitter, scorer: Scorer) -> None:
+    pixels = images(fitter, 7)
+    with torch.inference_mode():
+        whole_map, whole_score = scorer(pixels)
+        for n in (1, 2):
+            parts = [scorer(part) for part in pixels.split(n)]
+            torch.testing.assert_close(
+                torch.cat([part[0] for part in parts]), whole_map, rtol=1e-5, atol=0
+            )
+            torch.testing.assert_close(
+                torch.cat([part[1] for part in parts]), whole_score, rtol=1e-5, atol=0
+            )
+
+
+def test_map_and_score_have_the_shapes_they_say(fitter: Fitter, scorer: Scorer) -> None:
+    with torch.inference_mode():
+        anomaly_map, score = scorer(images(fitter, 3))
+    assert anomaly_map.shape == (3, *fitter.preprocess.size_px)
+    assert score.shape == (3,)
+    assert anomaly_map.dtype == score.dtype == torch.float32
+    assert bool((anomaly_map > 0).all())
+
+
+def test_images_that_were_fitted_score_lower_than_others(fitter: Fitter, scorer: Scorer) -> None:
+    seen = torch.from_numpy(oracle.random_images(N_TRAIN, fitter.preprocess.size_px))
+    with torch.inference_mode():
+        assert float(scorer(seen)[1].max()) < float(scorer(images(fitter, 3))[1].min())
+
+
+def test_a_defect_is_hot_where_it_is(fitter: Fitter, scorer: Scorer) -> None:
+    height, width = fitter.preprocess.size_px
+    flat = np.stack([oracle.random_images(N_TRAIN, (height, width))[0]] * 2)
+    flat[1, 40:56, 8:24] = (255, 0, 0)
+    with torch.inference_mode():
+        good, bad = scorer(torch.from_numpy(flat))[0]
+    y, x = divmod(int((bad - good).argmax()), width)
+    assert 36 <= y < 60
+    assert 4 <= x < 28
+
+
+def test_every_level_adds_to_the_distance() -> None:
+    pyramid = nested(
+        [
+            Level((1, 2), (2,), (tuple(range(5)),)),
+            Level((2, 2), (1,), (tuple(range(3)),)),
+            Level((6, 4), (0,), (tuple(range(4)),)),
+        ]
+    )
+    generator = np.random.default_rng(0)
+    shapes = [(4, 6, 4), (3, 2, 2), (5, 1, 2)]
+    train = [generator.standard_normal((9, *shape)) for shape in shapes]
+    test = [generator.standard_normal((3, *shape)) for shape in shapes]
+    moments = Moments.of(pyramid.split([torch.from_numpy(m) for m in train]))
+    rows = factor(moments, [0.1] * 3, 8)
+    exact = oracle.distances(oracle.embeddings(train), oracle.embeddings(test), 0.1)
+
+    head = Head(pyramid, moments.mean, rows)
+    distance = head(pyramid.split([torch.from_numpy(m).float() for m in test]))
+
+    assert distance.dtype == torch.float32
+    np.testing.assert_allclose(distance.numpy(), exact, rtol=1e-5)
+
+
+def test_pixels_are_normalised_with_what_the_weights_want(fitter: Fitter) -> None:
+    seen: list[Tensor] = []
+    hook = fitter.features.trunk.register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0])
+    )
+    pixels = images(fitter, 2)
+    with torch.inference_mode():
+        fitter.features(pixels)
+    hook.remove()
+    expected = oracle.normalised(pixels.numpy(), *oracle.MEAN_STD["half"])
+    torch.testing.assert_close(seen[0], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_trunk_in_bfloat16_gives_features_in_float32_nearby(fitter: Fitter) -> None:
+    low = Features(fitter.features.trunk, fitter.pyramid, fitter.preprocess, torch.bfloat16).eval()
+    pixels = images(fitter, 2)
+    with torch.inference_mode():
+        for ours, exact in zip(low(pixels), fitter.features(pixels), strict=True):
+            assert ours.dtype == torch.float32
+            assert 0 < float((ours - exact).norm()) < 0.05 * float(exact.norm())
