@@ -1,6 +1,6 @@
 """Fit: good images in, a model out, in one pass and one closed form."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,8 @@ from padim.state import ModelState, installed_versions
 from padim.trunk import build_trunk, load_trunk, optimise, with_taps
 from padim.weights import fetch, read_weights, sha256
 
-TRUNK_BATCH = 8  # larger batches are slower on a CPU: their feature maps leave the cache
+# Larger batches are slower on a CPU: their feature maps are fresh memory each time.
+TRUNK_BATCH = {"cpu": 4, "cuda": 32}
 MOMENTS_BATCH = 64  # one pass over the moments for so many images
 INCLUDE_BACKBONE_BYTES = 50_000_000
 
@@ -78,7 +79,7 @@ class Fitter:
     trunk_tensors: Mapping[str, Tensor]
     device: torch.device
     keep_moments: bool
-    n_batch: int = TRUNK_BATCH
+    n_batch: int
 
     def forecast(self) -> Forecast:
         """Memory and file size of a fit, whatever the number of images."""
@@ -126,7 +127,7 @@ class Fitter:
                         parts.append(self.features(pixels.to(self.device)))
                     hashes += [image.sha256 for image in batch]
                     advance(len(batch))
-                accumulator.add([torch.cat(level, dim=1) for level in zip(*parts, strict=True)])
+                accumulator.add([_joined(level) for level in zip(*parts, strict=True)])
             if not hashes:
                 raise DatasetError("There is no image to fit on. Name a folder of good images.")
             moments = accumulator.moments()
@@ -184,13 +185,13 @@ def prepare(
     eps_rule: str | None = None,
     sigma_px: float | None = None,
     score_fraction: float | None = None,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     device: str = "auto",
     precision: str = "float32",
     store: str = "float16",
     include_backbone: bool | None = None,
     keep_moments: bool = False,
-    n_batch: int = TRUNK_BATCH,
+    n_batch: int | None = None,
 ) -> Fitter:
     """Find and load everything a fit needs, and refuse what cannot be, before any work.
 
@@ -210,7 +211,7 @@ def prepare(
         store: What the whitening rows are stored in, ``float16`` or ``float32``.
         include_backbone: Whether the trunk travels with the model; under 50 MB when None.
         keep_moments: Whether the moments are to be written as well.
-        n_batch: Images in one forward pass.
+        n_batch: Images in one forward pass; what suits the device when None.
 
     Raises:
         UsageError: A name or a value is impossible.
@@ -224,10 +225,6 @@ def prepare(
         sigma_px=sigma_px,
         score_fraction=score_fraction,
     )
-    if n_batch < 1:
-        raise UsageError(
-            f"The batch size is {n_batch}, but needs to be 1 or more. Try {TRUNK_BATCH}."
-        )
     spec = backbone(backbone_name)
     if taps is not None:
         spec = with_taps(spec, taps)
@@ -245,7 +242,7 @@ def prepare(
     preprocess = Preprocess(
         settings.size_px, settings.crop_fraction, settings.resample, spec.mean, spec.std
     )
-    path = weights or fetch(spec)
+    path = fetch(spec) if weights is None else Path(weights)
     trunk = load_trunk(spec, read_weights(path), path)
     tensors = dict(trunk.network.state_dict())
     if include_backbone is None:
@@ -263,7 +260,7 @@ def prepare(
         trunk_tensors=tensors if include_backbone else {},
         device=chosen_device,
         keep_moments=keep_moments,
-        n_batch=n_batch,
+        n_batch=choose_batch(n_batch, chosen_device),
     )
 
 
@@ -283,8 +280,26 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Join batches ``(cells, N, d)`` along N; in memory image by image, so nothing is shuffled."""
+    return torch.cat([part.transpose(0, 1) for part in parts]).transpose(0, 1)
+
+
 def _n_bytes(tensors: Mapping[str, Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def choose_batch(n_batch: int | None, device: torch.device) -> int:
+    """Images in one forward pass; what suits the device when None.
+
+    Raises:
+        UsageError: Fewer than one.
+    """
+    if n_batch is None:
+        return TRUNK_BATCH[device.type]
+    if n_batch < 1:
+        raise UsageError(f"The batch size is {n_batch}, but needs to be 1 or more. Try 1.")
+    return n_batch
 
 
 def _whole_number(text: int | str) -> int:

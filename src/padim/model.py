@@ -12,8 +12,14 @@ from PIL import Image
 
 from padim.backbones import DEFAULT_BACKBONE
 from padim.datasets import normal_images
-from padim.errors import ImageReadError, ModelFileError, PathMissingError, WeightsError
-from padim.fitting import PRECISIONS, TRUNK_BATCH, Fitted, Fitter, choose_device, prepare
+from padim.errors import (
+    ImageReadError,
+    ModelFileError,
+    PathMissingError,
+    UnknownNameError,
+    WeightsError,
+)
+from padim.fitting import PRECISIONS, Fitted, Fitter, choose_batch, choose_device, prepare
 from padim.loading import ImageInput, batched, load_ahead
 from padim.memory import parse_bytes
 from padim.moments import Moments
@@ -72,7 +78,7 @@ class PaDiM:
         weights: Local weights file of the backbone, when the model does not bring it.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: What the trunk computes in; what it was fitted with when None.
-        n_batch: Images in one forward pass.
+        n_batch: Images in one forward pass; what suits the device when None.
 
     Source:
         Defard et al. 2021, PaDiM: a patch distribution modeling framework for anomaly detection
@@ -84,20 +90,23 @@ class PaDiM:
         state: ModelState,
         moments: Moments | None = None,
         *,
-        weights: Path | None = None,
+        weights: str | Path | None = None,
         device: str = "auto",
         precision: str | None = None,
-        n_batch: int = TRUNK_BATCH,
+        n_batch: int | None = None,
     ) -> None:
-        self.n_batch = n_batch
         self.state = state
         self.moments = moments
         self.device = choose_device(device)
+        self.n_batch = choose_batch(n_batch, self.device)
+        precision = precision or state.precision
+        if precision not in PRECISIONS:
+            raise UnknownNameError("precision", precision, tuple(PRECISIONS))
         features = Features(
             optimise(load_trunk(state.spec, _trunk_tensors(state, weights), "the model file")),
             state.pyramid,
             state.preprocess,
-            PRECISIONS[precision or state.precision],
+            PRECISIONS[precision],
         )
         self._scorer = Scorer(
             features,
@@ -269,18 +278,17 @@ def load(
         WeightsError: The model does not bring its backbone, and it is not here.
     """
     state = load_state(Path(path))
-    brought = Path(weights) if weights is not None else None
-    return PaDiM(state, weights=brought, device=device, precision=precision)
+    return PaDiM(state, weights=weights, device=device, precision=precision)
 
 
 def _placement(options: dict[str, Any]) -> dict[str, Any]:
     return {key: options[key] for key in ("weights", "device", "precision") if key in options}
 
 
-def _trunk_tensors(state: ModelState, weights: Path | None) -> Any:
+def _trunk_tensors(state: ModelState, weights: str | Path | None) -> Any:
     if state.trunk:
         return state.trunk
-    path = weights or fetch(state.spec)
+    path = fetch(state.spec) if weights is None else Path(weights)
     if sha256(path) != state.weights_sha256:
         raise WeightsError(
             f"{path} has the sha256 {sha256(path)[:8]}..., but the model was fitted with "

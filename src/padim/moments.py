@@ -69,6 +69,7 @@ class Accumulator:
         self._pilot: list[Tensor] = []
         self._sum: list[Tensor] = []
         self._products: list[list[Tensor]] = []
+        self._buffer: list[Tensor] = []
 
     def add(self, embeddings: Sequence[Tensor]) -> None:
         """Add a batch.
@@ -86,16 +87,23 @@ class Accumulator:
                 ]
                 for level, own in enumerate(embeddings)
             ]
-        # (cells, d, N): one copy in float64, read by every product below
         centred = [
-            (e.transpose(1, 2) - p[:, :, None]).contiguous()
-            for e, p in zip(embeddings, self._pilot, strict=True)
+            _centred(embedding, pilot, buffer)
+            for embedding, pilot, buffer in zip(
+                embeddings, self._pilot, self._buffers(embeddings), strict=True
+            )
         ]
         for level, own in enumerate(centred):
             self._sum[level] += own.sum(dim=2)
             for above, block in enumerate(self._products[level]):
                 _add_products(block, own, centred[above], 1.0)
         self._count += embeddings[0].shape[1]
+
+    def _buffers(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
+        # Fresh memory of this size costs more than what is computed in it.
+        if not self._buffer or self._buffer[0].numel() < embeddings[0].numel():
+            self._buffer = [e.new_empty(e.numel(), dtype=torch.float64) for e in embeddings]
+        return [b[: e.numel()] for b, e in zip(self._buffer, embeddings, strict=True)]
 
     def moments(self) -> Moments:
         """Finish; the accumulator's memory becomes the moments', so nothing can be added after."""
@@ -106,7 +114,16 @@ class Accumulator:
         mean = tuple(p + s / count for p, s in zip(self._pilot, self._sum, strict=True))
         scatter = tuple(map(tuple, self._products))
         self._products = []
+        self._buffer = []
         return Moments(count, mean, scatter)
+
+
+def _centred(embedding: Tensor, pilot: Tensor, buffer: Tensor) -> Tensor:
+    """Features about the pilot mean, shape ``(cells, d, N)``, float64, in the buffer."""
+    cells, n, dims = embedding.shape
+    by_image = embedding.transpose(0, 1).reshape(n, cells * dims)
+    centred = buffer.view(cells * dims, n).copy_(by_image.t().contiguous())
+    return centred.sub_(pilot.view(-1, 1)).view(cells, dims, n)
 
 
 def _add_products(block: Tensor, own: Tensor, above: Tensor, weight: float) -> None:

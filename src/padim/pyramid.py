@@ -99,18 +99,19 @@ class Pyramid:
             feature_maps: One per tap, shape ``(N, C, h, w)``.
 
         Returns:
-            One per level, shape ``(cells, N, d)``.
+            One per level, shape ``(cells, N, d)``; in memory image by image.
         """
         embeddings = []
         for level, order in zip(self.levels, self.order, strict=True):
             parts = []
             for tap, channels in zip(level.taps, level.channels, strict=True):
-                cells = feature_maps[tap].flatten(2).permute(2, 0, 1)  # (h w, N, C)
+                cells = feature_maps[tap].permute(0, 2, 3, 1).flatten(1, 2)  # (N, h w, C)
                 if len(channels) < cells.shape[2]:
                     cells = cells[:, :, torch.as_tensor(channels, device=cells.device)]
                 parts.append(cells)
             joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-            embeddings.append(joined[torch.as_tensor(order, device=joined.device)])
+            nested_cells = joined[:, torch.as_tensor(order, device=joined.device)]
+            embeddings.append(nested_cells.transpose(0, 1))
         return embeddings
 
     def to_json(self) -> list[dict[str, Any]]:

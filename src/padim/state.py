@@ -109,7 +109,7 @@ def load_state(path: Path) -> ModelState:
         ModelFileTruncatedError: It is cut short, or no model file.
         ModelFileVersionError: It is of a newer format.
         ModelFileTensorError: A tensor is missing, superfluous or of another shape.
-        ModelFileHashError: A tensor is not what was written.
+        ModelFileHashError: A tensor, or what the file says of itself, is not what was written.
     """
     tensors, data = _read(path, "model")
     pyramid = Pyramid.from_json(data["levels"])
@@ -148,6 +148,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         PathMissingError: There is no such file.
         ModelFileTruncatedError: It is cut short, or no model file.
         ModelFileVersionError: It is of a newer format.
+        ModelFileHashError: What it says of itself is not what was written.
     """
     with _open(path) as file:
         return _metadata(file, path)
@@ -190,7 +191,8 @@ def load_moments(path: Path) -> Moments:
 def _write(tensors: dict[str, Tensor], metadata: dict[str, Any], path: Path) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     hashes = {name: _sha256(tensor) for name, tensor in sorted(tensors.items())}
-    text = json.dumps(metadata | {"tensor_sha256": hashes}, sort_keys=True)
+    metadata = metadata | {"tensor_sha256": hashes}
+    text = _json(metadata | {"metadata_sha256": _text_sha256(_json(metadata))})
     with written_whole(path) as partial:
         try:
             save_file(tensors, partial, metadata={"padim": text})
@@ -244,12 +246,22 @@ def _metadata(file: Any, path: Path) -> dict[str, Any]:
         raise ModelFileTruncatedError(
             f"{path} is a safetensors file, but no model. Name one that padim fit wrote."
         )
-    data: dict[str, Any] = json.loads(text)
-    if data["format_version"] > FORMAT_VERSION:
+    try:
+        data: dict[str, Any] = json.loads(text)
+        format_version = int(data["format_version"])
+        recorded = data.pop("metadata_sha256", None)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelFileHashError(
+            f"{path} describes itself in a way that cannot be read. Copy the file again."
+        ) from error
+    if format_version > FORMAT_VERSION:
         raise ModelFileVersionError(
-            f"{path} has the format version {data['format_version']}, but this release reads up to "
-            f"{FORMAT_VERSION}. Install the release that wrote it: padim-efficientnet "
-            f"{data.get('versions', {}).get('padim-efficientnet', '(newer)')}."
+            f"{path} has the format version {format_version}, but this release reads up to "
+            f"{FORMAT_VERSION}. Install the release that wrote it, or a newer one."
+        )
+    if _text_sha256(_json(data)) != recorded:
+        raise ModelFileHashError(
+            f"{path} describes itself otherwise than was written. Copy the file again."
         )
     return data
 
@@ -265,6 +277,14 @@ def _check_shapes(
                 f"{path} has {name} of shape {tuple(tensors[name].shape)}, but needs {shape}. "
                 "Copy it again."
             )
+
+
+def _json(data: dict[str, Any]) -> str:
+    return json.dumps(data, sort_keys=True)
+
+
+def _text_sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _sha256(tensor: Tensor) -> str:

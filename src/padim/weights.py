@@ -159,11 +159,11 @@ def verify(spec: BackboneSpec, path: Path) -> Verification:
     if named_hash(path.name):
         matched = "the hash in its name"
     elif record.is_file():
-        recorded = record.read_text(encoding="ascii").split()[0]
+        recorded = record.read_text(encoding="ascii", errors="replace").partition(" ")[0].strip()
         if recorded != digest:
             raise WeightsError(
                 f"{path} has the sha256 {digest[:8]}..., but {record.name} records "
-                f"{recorded[:8]}.... Fetch it again, or remove the record if the change is wanted."
+                f"{recorded[:8]!r}. Fetch it again, or remove the record if the change is wanted."
             )
         matched = f"its record {record.name}"
     else:
