@@ -1,0 +1,94 @@
+"""What a fit takes, measured in a process of its own, against what was forecast."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import oracle
+import pytest
+from safetensors.torch import save_file
+
+from padim.memory import reset_peak
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not reset_peak(), reason="the system does not tell the peak since a moment"),
+]
+
+MEASURE = """
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from padim.fitting import prepare
+from padim.memory import peak_bytes, reset_peak, resident_bytes
+from padim.state import save_moments, save_state
+
+options = json.loads(sys.argv[1])
+n_images = options.pop("n_images")
+backbone = options.pop("backbone")
+fitter = prepare(backbone, device="cpu", **options)
+generator = np.random.default_rng(0)
+forecast = fitter.forecast()
+reset_peak()
+before = resident_bytes()
+images = (generator.integers(0, 256, (90, 120, 3), dtype=np.uint8) for _ in range(n_images))
+fitted = fitter.fit(images)
+folder = Path(sys.argv[2])
+if fitter.keep_moments:
+    save_moments(fitted.moments, fitted.state, folder / "moments")
+save_state(fitted.state, folder / "model")
+print(json.dumps({
+    "forecast": forecast.peak_bytes,
+    "file": forecast.file_bytes,
+    "written": (folder / "model").stat().st_size,
+    "before": before,
+    "peak": peak_bytes(),
+}))
+"""
+
+
+def measured(tmp_path: Path, n_images: int, backbone: str, **options: object) -> dict[str, int]:
+    settings = json.dumps({"n_images": n_images, "backbone": backbone, **options})
+    process = subprocess.run(
+        [sys.executable, "-c", MEASURE, settings, str(tmp_path)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    result: dict[str, int] = json.loads(process.stdout)
+    return result
+
+
+@pytest.mark.parametrize("keep_moments", [False, True])
+def test_the_peak_of_the_default_is_forecast_within_a_quarter(
+    tmp_path: Path, keep_moments: bool
+) -> None:
+    figures = measured(tmp_path, 70, "efficientnet_lite0", keep_moments=keep_moments)
+    assert figures["forecast"] == pytest.approx(figures["peak"], rel=0.25), figures
+    assert figures["file"] == pytest.approx(figures["written"], rel=0.01)
+
+
+@pytest.mark.parametrize(("size_px", "dims"), [((224, 224), None), ((128, 192), "all")])
+def test_the_peak_of_a_resnet_is_forecast_within_a_quarter(
+    tmp_path: Path, size_px: tuple[int, int], dims: str | None
+) -> None:
+    pixels = oracle.random_images(4, (64, 64))
+    network = oracle.random_network(
+        "resnet18", oracle.normalised(pixels, *oracle.MEAN_STD["imagenet"])
+    )
+    weights = tmp_path / "own.safetensors"
+    save_file(oracle.tensors_of(network), weights)
+    figures = measured(tmp_path, 70, "resnet18", size_px=size_px, dims=dims, weights=str(weights))
+    assert figures["forecast"] == pytest.approx(figures["peak"], rel=0.25), figures
+    assert figures["file"] == pytest.approx(figures["written"], rel=0.01)
+
+
+def test_the_peak_does_not_depend_on_the_number_of_images(tmp_path: Path) -> None:
+    few, many = (
+        measured(tmp_path, n, "efficientnet_lite0", size_px=(128, 128))["peak"] for n in (40, 160)
+    )
+    assert many == pytest.approx(few, rel=0.05)

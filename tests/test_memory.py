@@ -1,0 +1,144 @@
+import numpy as np
+import oracle
+import pytest
+import torch
+from torch import nn
+
+from padim import memory
+from padim.errors import MemoryLimitError, UsageError
+from padim.fitting import prepare
+from padim.memory import (
+    Forecast,
+    activation_bytes,
+    format_bytes,
+    parse_bytes,
+    peak_bytes,
+    reset_peak,
+    resident_bytes,
+)
+from padim.model import fit
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [
+        ("1500000000", 1_500_000_000),
+        ("800MB", 800_000_000),
+        ("2GiB", 2 * 2**30),
+        ("1.5 GiB", 3 * 2**29),
+        (" 512 kib ", 512 * 1024),
+        ("0.5TB", 500_000_000_000),
+        ("3kB", 3000),
+        ("7 B", 7),
+        ("0", 0),
+        ("1TiB", 2**40),
+        ("4MiB", 4 * 2**20),
+    ],
+)
+def test_an_amount_of_memory_is_read(text: str, n_bytes: int) -> None:
+    assert parse_bytes(text) == n_bytes
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1GB", "1 GB 2", "1e9", "2Gb/s", "GB", "1,5GB"])
+def test_what_is_no_amount_of_memory_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"is no amount of memory\. Try 800MB, 2GiB or"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1500, "1.50 kB"),
+        (812_000_000, "812 MB"),
+        (2_345_000_000, "2.35 GB"),
+        (45_000_000_000, "45 GB"),
+        (18_776_488, "19 MB"),
+    ],
+)
+def test_an_amount_of_memory_is_written_for_a_person(n_bytes: int, text: str) -> None:
+    assert format_bytes(n_bytes) == text
+
+
+def test_a_fit_that_would_not_fit_is_refused() -> None:
+    forecast = Forecast(peak_bytes=2_000_000_000, file_bytes=1)
+    forecast.check(None)
+    forecast.check(2_000_000_000)
+    with pytest.raises(
+        MemoryLimitError,
+        match=r"needs about 2\.00 GB of memory, but may have 2\.00 GB\. Raise --max-memory, or",
+    ):
+        forecast.check(1_999_999_999)
+
+
+@pytest.mark.parametrize("max_memory", ["100MB", 100_000_000])
+def test_a_fit_is_refused_before_an_image_is_read(max_memory: int | str) -> None:
+    with pytest.raises(MemoryLimitError, match="but may have 100 MB"):
+        fit(["no such image.png"], max_memory=max_memory)
+
+
+def test_the_file_is_forecast_as_it_will_be(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("sizes")
+    for store in ("float16", "float32"):
+        for include_backbone in (True, False):
+            fitter = prepare(size_px=(64, 64), store=store, include_backbone=include_backbone)
+            path = folder / f"{store}{include_backbone}"
+            model = fit(
+                list(oracle.random_images(2, (64, 64))),
+                size_px=(64, 64),
+                store=store,
+                include_backbone=include_backbone,
+            )
+            model.save(path)
+            # Names, shapes and hashes are not forecast.
+            difference = path.stat().st_size - fitter.forecast().file_bytes
+            assert 0 < difference < 60_000
+
+
+def test_the_forecast_grows_with_what_is_asked_for() -> None:
+    small = prepare(size_px=(64, 64)).forecast()
+    large = prepare(size_px=(256, 256)).forecast()
+    double = prepare(size_px=(256, 256), store="float32").forecast()
+    batch = prepare(size_px=(256, 256), n_batch=64).forecast()
+    moments = prepare(size_px=(256, 256), store="float32", keep_moments=True).forecast()
+    assert small.peak_bytes < large.peak_bytes
+    assert large.file_bytes < double.file_bytes
+    assert large.peak_bytes < batch.peak_bytes
+    assert double.peak_bytes < moments.peak_bytes
+
+
+def test_activations_are_counted_on_their_way_through() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Conv2d(3, 8, 1)
+            self.two = nn.Conv2d(8, 2, 1)
+
+        def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+            return [self.two(self.one(images))]
+
+    with torch.device("meta"):
+        network = Two()
+    pixels = 2 * 10 * 20
+    widest, tap = 3 + 8, 2  # channels in and out of the first convolution; of the feature map
+    assert activation_bytes(network, (10, 20), 2) == 4 * pixels * (widest + tap)
+
+
+@pytest.mark.skipif(not reset_peak(), reason="the system does not tell the peak since a moment")
+def test_the_peak_is_the_most_since_it_was_reset() -> None:
+    assert reset_peak()
+    before = resident_bytes()
+    large = np.ones(100_000_000, np.uint8)
+    assert resident_bytes() - before == pytest.approx(large.nbytes, rel=0.05)
+    del large
+    assert peak_bytes() - before == pytest.approx(100_000_000, rel=0.1)
+    assert reset_peak()
+    assert peak_bytes() - before < 50_000_000
+
+
+def test_without_proc_the_most_ever_held_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that is not there stands in for a system without /proc."""
+    monkeypatch.setattr(memory, "Path", lambda path: oracle.Path("/no/such/folder") / path[1:])
+    assert not reset_peak()
+    assert peak_bytes() == resident_bytes() > 10_000_000
