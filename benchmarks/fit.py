@@ -1,0 +1,163 @@
+"""A whole fit, against the forward pass of the network that no fit can do without.
+
+Measures, on the solar cells without a defect (588 monocrystalline ones), with the default backbone
+and recipe:
+
+- *fit*: ``Fitter.fit`` on the image files, decode included, and writing the model file. Not the
+  imports and not loading the network, which happen once for any number of categories.
+- *trunk* (the alternative): the same truncated network over the same images, decoded, normalised
+  and batched beforehand, in the batches of the fit; nothing is done with what it returns.
+
+The aim is a ratio of at most 1.35. The stages of a fit are timed one by one in the same rounds;
+decoding runs beside the network in a fit, so they need not add up to the whole.
+"""
+
+import tempfile
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import measure
+import torch
+from torch import Tensor
+
+from padim.datasets import list_images
+from padim.demo import lay_out_solar_cells
+from padim.fitting import MOMENTS_BATCH, STORES, Fitter, prepare
+from padim.gaussian import factor, relative_eps
+from padim.loading import batched, load_ahead
+from padim.moments import Accumulator, Moments
+from padim.state import save_state
+
+AIM = 1.35
+N_ROUNDS = 7
+N_QUICK = 70  # images: one full group for the moments and one that is not
+
+
+def candidates_of(
+    fitter: Fitter, paths: list[Path], folder: Path
+) -> dict[str, Callable[[], object]]:
+    """What is timed: the fit, the trunk alone, and each stage on the results of the one before."""
+    features, target = fitter.features, folder / "model.safetensors"
+    loaded = list(load_ahead(paths, fitter.preprocess))
+    uint8 = [
+        torch.stack([torch.from_numpy(image.pixels) for image in batch]).to(fitter.device)
+        for batch in batched(loaded, fitter.n_batch)
+    ]
+    # channels_last, as the features hand them on
+    normalised = [
+        (batch.permute(0, 3, 1, 2).float() - features.mean) / features.std for batch in uint8
+    ]
+    with torch.inference_mode():
+        groups = [_joined(group) for group in _groups(fitter, uint8)]
+    fitted = fitter.fit(paths)
+
+    def fit() -> None:
+        save_state(fitter.fit(paths).state, target)
+
+    def decode() -> None:
+        for _ in load_ahead(paths, fitter.preprocess):
+            pass
+
+    def trunk() -> None:
+        with torch.inference_mode():
+            for batch in normalised:
+                features.trunk(batch)
+
+    def trunk_and_levels() -> None:
+        with torch.inference_mode():
+            for batch in uint8:
+                features(batch)
+
+    def accumulate() -> Moments:
+        accumulator = Accumulator()
+        for group in groups:
+            accumulator.add(group)
+        return accumulator.moments()
+
+    def solve() -> None:
+        moments = fitted.moments
+        eps = relative_eps(moments, fitter.settings.eps)
+        factor(moments, eps, moments.count - 1, STORES[fitter.store])
+
+    def save() -> None:
+        save_state(fitted.state, target)
+
+    return {
+        "trunk": trunk,
+        "fit": fit,
+        "decode": decode,
+        "normalise, trunk, levels": trunk_and_levels,
+        "accumulate": accumulate,
+        "factor": solve,
+        "save": save,
+    }
+
+
+def _groups(fitter: Fitter, batches: list[Tensor]) -> Any:
+    rest = map(fitter.features, batches)
+    while group := list(islice(rest, max(1, MOMENTS_BATCH // fitter.n_batch))):
+        yield group
+
+
+def _joined(parts: list[list[Tensor]]) -> list[Tensor]:
+    """The features of several batches as of one, in memory image by image as they came."""
+    return [
+        torch.cat([part.transpose(0, 1) for part in level]).transpose(0, 1)
+        for level in zip(*parts, strict=True)
+    ]
+
+
+def main() -> None:
+    """Run the benchmark."""
+    quick = measure.arguments(__doc__).quick
+    about = measure.facts(["elpv-dataset"])
+    fitter = prepare(device="cpu")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cells = lay_out_solar_cells(folder, "mono")
+        paths = [*list_images(cells / "train" / "good"), *list_images(cells / "test" / "good")]
+        if quick:
+            paths = paths[:N_QUICK]
+        measure.say(f"{len(paths)} images")
+        candidates = candidates_of(fitter, paths, folder)
+        taken = measure.interleaved(candidates, 2 if quick else N_ROUNDS)
+        model_bytes = (folder / "model.safetensors").stat().st_size
+    ratios = {stage: spread.over(taken["trunk"]) for stage, spread in taken.items()}
+    ratio = ratios["fit"]
+    measure.print_table(
+        ("", "seconds", "ms an image", "over trunk"),
+        [
+            (
+                stage,
+                spread.shown(digits=2),
+                f"{spread.median / len(paths) * 1e3:.2f}",
+                ratios[stage].shown(digits=3),
+            )
+            for stage, spread in taken.items()
+        ],
+    )
+    outcome = "met" if ratio.median <= AIM else "missed"
+    print(f"\nfit / trunk {ratio.shown(digits=3)}; the aim, at most {AIM}, is {outcome}.")
+    content = {
+        "settings": {
+            "backbone": fitter.spec.name,
+            "recipe": fitter.settings.name,
+            "size_px": fitter.preprocess.size_px,
+            "n_images": len(paths),
+            "trunk_batch": fitter.n_batch,
+            "n_rounds": N_ROUNDS,
+            "n_warm_up": 1,
+        },
+        "seconds": {stage: spread.to_json() for stage, spread in taken.items()},
+        "over_trunk": {stage: spread.to_json() for stage, spread in ratios.items()},
+        "aim": AIM,
+        "aim_is_met": ratio.median <= AIM,
+        "model_bytes": model_bytes,
+    }
+    measure.finish("fit", about, content, quick=quick)
+
+
+if __name__ == "__main__":
+    main()
