@@ -22,10 +22,10 @@ import gc
 from collections.abc import Callable
 from typing import Any
 
+import measure
 import torch
 from torch import Tensor
 
-import measure
 from padim.backbones import backbone
 from padim.gaussian import factor
 from padim.moments import Moments

@@ -58,6 +58,33 @@ def test_import_and_help_load_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.parametrize(
+    ("package", "extra", "arguments"),
+    [
+        ("torch", "fit", ["fit", "CATEGORY", "-o", "OUT/m"]),
+        ("torch", "fit", ["info", "MODEL"]),
+        ("matplotlib", "report", ["benchmark", "CATEGORY", "-o", "OUT"]),
+    ],
+)
+def test_a_missing_extra_is_named_before_any_work(
+    package: str, extra: str, arguments: list[str], category: Path, model: Path, tmp_path: Path
+) -> None:
+    # An import that is blocked stands in for a package that is not installed.
+    code = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "from padim.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    places = {"CATEGORY": str(category), "MODEL": str(model), "OUT": str(tmp_path / "out")}
+    for word, place in places.items():
+        arguments = [argument.replace(word, place) for argument in arguments]
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: This needs {package}, which is not installed.")
+    assert f"padim-efficientnet[{extra}]" in done.stderr
+    assert not list(tmp_path.glob("out/*"))
+
+
 def test_public_names_are_these() -> None:
     import padim
 

@@ -20,7 +20,8 @@ from PIL import Image
 
 from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES, Category, Sample
 from padim.errors import ImageReadError, PadimError
-from padim.evaluation import Evaluation, evaluate
+from padim.evaluation import Evaluation, evaluate, shown
+from padim.figures import Curve, PictureFrame, panel_px, png, roc_figure
 from padim.files import write_text, written_whole
 from padim.fitting import Fitter
 from padim.images import read_image, read_mask
@@ -245,8 +246,6 @@ def pictures(
         evaluation: What a model made of them.
         preprocess: The way from a source image to its map.
     """
-    from padim.figures import PictureFrame, panel_px
-
     if not evaluation.samples:
         return
     threshold, note = oracle_threshold(evaluation)
@@ -342,8 +341,6 @@ def _write_results(result: Result, out: Path) -> None:
 
 def write_roc(result: Result, path: Path) -> None:
     """Draw the ROC curves of a benchmark into a file."""
-    from padim.figures import Curve, png, roc_figure
-
     curves: dict[str, dict[str, Curve]] = {"image": {}, "pixel": {}}
     for record in result.records:
         for kind, (fpr, tpr) in record["curves"].items():
@@ -381,8 +378,3 @@ def markdown(document: dict[str, Any]) -> str:
         ]
         tables.append("\n".join(lines))
     return "\n\n".join(tables) + "\n"
-
-
-def shown(metric: float | None) -> str:
-    """A metric with three digits, or ``n/a`` where it cannot be had."""
-    return "n/a" if metric is None else f"{metric:.3f}"

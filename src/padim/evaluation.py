@@ -103,3 +103,8 @@ def evaluate(
         ),
         score_s=score_s,
     )
+
+
+def shown(metric: float | None) -> str:
+    """A metric with three digits, or ``n/a`` where it cannot be had."""
+    return "n/a" if metric is None else f"{metric:.3f}"

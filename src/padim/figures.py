@@ -4,18 +4,13 @@ from collections.abc import Mapping
 from io import BytesIO
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from padim.errors import MissingExtraError
 from padim.heatmap import COLOURS, OUTLINE, heatmap, outline
-
-try:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import ListedColormap, Normalize
-    from matplotlib.figure import Figure
-except ImportError:
-    raise MissingExtraError("matplotlib", "report") from None
 
 Curve = tuple[list[float], list[float], float]  # false and true positive rates, AUROC
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from padim.backbones import BackboneSpec
-from padim.errors import MissingExtraError, UsageError, WeightsError, listed
+from padim.errors import UsageError, WeightsError, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,11 +57,7 @@ class Trunk(nn.Module):
 
 
 def build_trunk(spec: BackboneSpec) -> Trunk:
-    """Build a trunk on the meta device: all shapes, no numbers, no memory.
-
-    Raises:
-        MissingExtraError: The library that defines the network is not installed.
-    """
+    """Build a trunk on the meta device: all shapes, no numbers, no memory."""
     return Trunk(_build_network(spec), spec).eval().requires_grad_(False)
 
 
@@ -128,16 +124,12 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 def _build_network(spec: BackboneSpec) -> nn.Module:
     with torch.device("meta"):
         if spec.library == "timm":
-            try:
-                import timm
-            except ImportError:
-                raise MissingExtraError("timm", "fit") from None
+            import timm
+
             network: nn.Module = timm.create_model(spec.architecture, pretrained=False)
         else:
-            try:
-                from torchvision.models import get_model
-            except ImportError:
-                raise MissingExtraError("torchvision", "fit") from None
+            from torchvision.models import get_model
+
             network = get_model(spec.architecture, weights=None)
     return network
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from padim.backbones import BackboneSpec
-from padim.errors import MissingExtraError, PathMissingError, WeightsError
+from padim.errors import PathMissingError, WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,8 +64,6 @@ def fetch(spec: BackboneSpec, to: Path | None = None) -> Path:
             from torch.hub import download_url_to_file
 
             download_url_to_file(spec.url, str(target), hash_prefix=named_hash(target.name))
-    except ImportError:
-        raise MissingExtraError("torch", "fit") from None
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash a RuntimeError
         reason = str(error).rstrip(".")
         raise WeightsError(

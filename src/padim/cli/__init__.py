@@ -20,9 +20,10 @@ from padim.cli import (
     weights_command,
 )
 from padim.cli.console import Output, fail
-from padim.errors import PadimError
+from padim.errors import MissingExtraError, PadimError
 
 INTERRUPTED = 130
+_EXTRAS = {"torch": "fit", "torchvision": "fit", "timm": "fit", "matplotlib": "report"}
 
 app = typer.Typer(
     name="padim",
@@ -100,6 +101,13 @@ def run_guarded(work: Callable[[], int | None]) -> int:
         # Whoever read the results has seen enough; keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        missing = MissingExtraError(package, _EXTRAS[package])
+        fail(missing, str(missing))
+        return missing.exit_status
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         fail(error, f"{where}{error.strerror or error}. Free the disk or choose another folder.")

@@ -32,8 +32,8 @@ def evaluate(
     verbose: options.Verbose = False,
 ) -> None:
     """Measure a model on the test images of one category."""
-    from padim.benchmark import shown
     from padim.evaluation import evaluate as evaluate_category
+    from padim.evaluation import shown
     from padim.model import load
 
     found = read_category(category)
