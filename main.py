@@ -4,12 +4,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from padim.backbones import DEFAULT_BACKBONE, backbone
 from padim.cli import run_guarded
-from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES, read_root
-from padim.errors import UsageError, listed
+from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES, Category, read_root
+from padim.errors import PadimError, UsageError, listed
+from padim.files import written_whole
+
+if TYPE_CHECKING:
+    from padim.fitting import Fitter
 
 # What the original drew at random with --reduce_dim; 100 for all others.
 _REDUCED_DIMS = {"wide_resnet50_2": 550, "efficientnet_l2_ns_475": 550}
@@ -54,10 +58,9 @@ def _run(given: Sequence[str]) -> None:
 
     import torch
 
-    from padim.benchmark import Result, markdown, pictures, record_of, settings_of, write_roc
-    from padim.evaluation import evaluate
+    from padim.benchmark import Result, markdown, settings_of, write_roc
     from padim.fitting import prepare
-    from padim.model import fit_or_reuse
+    from padim.memory import format_bytes
 
     if arguments.use_gpu and not torch.cuda.is_available():
         print("no GPU here, computing on the CPU")
@@ -71,26 +74,20 @@ def _run(given: Sequence[str]) -> None:
     temp = arguments.save_path / f"temp_{spec.name}"
     drawn = arguments.save_path / f"pictures_{spec.name}"
     drawn.mkdir(parents=True, exist_ok=True)
-    records = []
+    forecast = fitter.forecast()
+    print(
+        f"forecast: peak memory {format_bytes(forecast.peak_bytes)}, "
+        f"each model {format_bytes(forecast.file_bytes)}"
+    )
+    records: list[dict[str, Any]] = []
+    failed: list[str] = []
     for category in categories:
         print(category.describe())
-        model_path = temp / f"train_{category.name}.safetensors"
-        model, reused = fit_or_reuse(fitter, category.train, model_path)
-        print(f"{'reused' if reused else 'fitted'} {model_path}")
-        evaluation = evaluate(model, category)
-        record = record_of(
-            category,
-            evaluation,
-            n_train=model.state.count,
-            fit_s=None,
-            fit_peak_bytes=None,
-            model_bytes=model_path.stat().st_size,
-        )
-        records.append(record)
-        for kind in ("image", "pixel"):
-            print(f"{kind} ROCAUC: {_digits(record['row'][f'{kind}_auroc'])}")
-        for i, (_, picture) in enumerate(pictures(evaluation, fitter.preprocess)):
-            picture.save(drawn / f"{category.name}_{i}.png", compress_level=1)
+        try:
+            records.append(_category(category, fitter, temp, drawn))
+        except PadimError as error:
+            print(f"{category.name} failed: {error}")
+            failed.append(f"{category.name}: {error}")
     result = Result(settings_of(fitter), records, [])
     write_roc(result, arguments.save_path / "roc_curve.png")
     document = result.document()
@@ -101,6 +98,33 @@ def _run(given: Sequence[str]) -> None:
         f"ROC curves: {arguments.save_path / 'roc_curve.png'}. "
         f"Pictures of {listed(names, 15)}: {drawn}."
     )
+    if failed:
+        raise PadimError(f"{len(failed)} of {len(names)} categories failed. {' '.join(failed)}")
+
+
+def _category(category: Category, fitter: "Fitter", temp: Path, drawn: Path) -> dict[str, Any]:
+    from padim.benchmark import pictures, record_of
+    from padim.evaluation import evaluate
+    from padim.model import fit_or_reuse
+
+    model_path = temp / f"train_{category.name}.safetensors"
+    model, reused = fit_or_reuse(fitter, category.train, model_path)
+    print(f"{'reused' if reused else 'fitted'} {model_path}")
+    evaluation = evaluate(model, category)
+    record = record_of(
+        category,
+        evaluation,
+        n_train=model.state.count,
+        fit_s=None,
+        fit_peak_bytes=None,
+        model_bytes=model_path.stat().st_size,
+    )
+    for kind in ("image", "pixel"):
+        print(f"{kind} ROCAUC: {_digits(record['row'][f'{kind}_auroc'])}")
+    for i, (_, picture) in enumerate(pictures(evaluation, fitter.preprocess)):
+        with written_whole(drawn / f"{category.name}_{i}.png") as partial:
+            picture.save(partial, compress_level=1)
+    return record | {"unreadable": []}
 
 
 def _digits(auroc: float | None) -> str:

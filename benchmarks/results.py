@@ -46,7 +46,7 @@ def find_categories(folder: Path, data: str | None) -> list[Category]:
 def run_category(category: Category, fitter: Fitter) -> dict[str, Any]:
     """Fit and evaluate one category with one recipe."""
     measure.say(f"{category.name}, {fitter.settings.name}")
-    model = from_fitted(fitter.fit(category.train), device=fitter.device.type)
+    model = from_fitted(fitter, fitter.fit(category.train))
     return {
         "category": category.name,
         "recipe": fitter.settings.name,

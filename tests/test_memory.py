@@ -39,7 +39,9 @@ def test_an_amount_of_memory_is_read(text: str, n_bytes: int) -> None:
     assert parse_bytes(text) == n_bytes
 
 
-@pytest.mark.parametrize("text", ["", "much", "-1GB", "1 GB 2", "1e9", "2Gb/s", "GB", "1,5GB"])
+@pytest.mark.parametrize(
+    "text", ["", "much", "-1GB", "1 GB 2", "1e9", "2Gb/s", "GB", "1,5GB", "7iB", "7 K"]
+)
 def test_what_is_no_amount_of_memory_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"is no amount of memory\. Try 800MB, 2GiB or"):
         parse_bytes(text)

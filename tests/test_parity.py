@@ -132,7 +132,7 @@ def test_maps_on_real_images_equal_the_dense_reference(case: Case, fitter: Fitte
     expected = oracle.anomaly_map(case.distance, settings.size_px, sigma_px=4)
     expected_score = oracle.image_score(expected, 0.0 if case.recipe == "reference" else 0.01)
 
-    model = from_fitted(fitter.fit(case.train), device="cpu")
+    model = from_fitted(fitter, fitter.fit(case.train))
     predictions = model.predict(list(case.test))
 
     maps = np.stack([prediction.anomaly_map for prediction in predictions])

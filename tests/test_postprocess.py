@@ -66,7 +66,7 @@ def test_a_mirrored_grid_gives_a_mirrored_map() -> None:
     np.testing.assert_allclose(matrix[::-1, ::-1], matrix, atol=1e-15)
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.01, 0.3, 1.0])
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.0025, 0.01, 0.3, 1.0])
 def test_image_score_is_the_mean_of_the_hottest_pixels(fraction: float) -> None:
     maps = np.random.default_rng(0).uniform(0, 9, (3, 20, 31))
     expected = oracle.image_score(maps, fraction)

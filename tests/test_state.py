@@ -196,7 +196,8 @@ def test_the_same_images_twice_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_loading_and_predicting_do_not_change_a_model(tmp_path: Path) -> None:
-    model = from_fitted(oracle.small_fitter().fit(images(4)))
+    fitter = oracle.small_fitter()
+    model = from_fitted(fitter, fitter.fit(images(4)))
     model.save(tmp_path / "a")
     loaded = padim.load(tmp_path / "a")
     before, after = (m.predict(images(5)) for m in (model, loaded))
@@ -235,7 +236,8 @@ def test_moments_of_two_fits_merge_to_the_fit_on_all(tmp_path: Path) -> None:
     parts = []
     for name, some in (("a", images(12)[:8]), ("b", images(12)[8:])):
         path = tmp_path / f"{name}.safetensors"
-        from_fitted(fitter.fit(some), keep_moments=True).save(path, moments=True)
+        keeping = replace(fitter, keep_moments=True)
+        from_fitted(keeping, keeping.fit(some)).save(path, moments=True)
         parts.append(load_moments(moments_path(path)))
     merged = parts[0].merge(parts[1])
     whole = fitter.fit(images(12)).moments
@@ -249,7 +251,7 @@ def test_moments_of_two_fits_merge_to_the_fit_on_all(tmp_path: Path) -> None:
 
 def test_a_model_without_its_trunk_needs_the_weights_it_was_fitted_with(tmp_path: Path) -> None:
     fitter = oracle.small_fitter(include_backbone=False)
-    from_fitted(fitter.fit(images(4))).save(tmp_path / "model.safetensors")
+    from_fitted(fitter, fitter.fit(images(4))).save(tmp_path / "model.safetensors")
     before = padim.load(tmp_path / "model.safetensors").predict(images(1)[0])
 
     weights = tmp_path / "own.safetensors"
@@ -261,7 +263,8 @@ def test_a_model_without_its_trunk_needs_the_weights_it_was_fitted_with(tmp_path
 
 
 def test_an_unknown_precision_is_refused(tmp_path: Path) -> None:
-    from_fitted(oracle.small_fitter().fit(images(2))).save(tmp_path / "m")
+    fitter = oracle.small_fitter()
+    from_fitted(fitter, fitter.fit(images(2))).save(tmp_path / "m")
     with pytest.raises(UnknownNameError, match=r"no precision 'bfloat61'\. Did you mean 'bfloat16"):
         padim.load(tmp_path / "m", precision="bfloat61")
 

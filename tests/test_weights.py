@@ -166,6 +166,12 @@ def test_fetching_to_a_folder_copies_what_is_here(tmp_path: Path) -> None:
     assert fetch(spec, to=path.parent) == path
 
 
+def test_a_damaged_copy_is_fetched_anew(tmp_path: Path) -> None:
+    spec = backbone("efficientnet_lite0")
+    (tmp_path / spec.weights_file).write_bytes(b"cut short")
+    assert verify(spec, fetch(spec, to=tmp_path)).matched == "the hash in its name"
+
+
 def test_a_missing_package_is_said_with_the_line_that_installs_it() -> None:
     spec = replace(backbone("efficientnet_lite0"), package="no_such_package")
     with pytest.raises(WeightsError, match=r"no-such-package, which is not installed.*\[fit\]"):
@@ -366,3 +372,8 @@ def test_a_spec_has_a_file_name_of_its_own() -> None:
 def test_a_path_may_be_given_as_text(resnet18: Path) -> None:
     fitter = prepare("resnet18", weights=str(resnet18), size_px=(64, 64))
     assert fitter.weights_sha256 == sha256(resnet18)
+
+
+def test_fewer_dims_than_are_drawn_by_default_are_all_taken(resnet18: Path) -> None:
+    fitter = prepare("resnet18", weights=resnet18, size_px=(64, 64), taps=(1,))
+    assert fitter.pyramid.n_dims == 64

@@ -41,8 +41,8 @@ class BackboneSpec:
         strides: Input pixels per cell of each tapped feature map.
         mean: Per-channel mean these weights want subtracted, of values in [0, 1].
         std: Per-channel deviation these weights want divided by.
-        url: Where the weights are published; the file name carries the first eight digits of
-            their sha256. Empty when ``package`` brings them.
+        url: Where the weights are published, or their file's name when ``package`` brings them;
+            the file name carries the first eight digits of their sha256.
         package: Python package that contains the weights, or empty.
         weights_bytes: Bytes of all tensors of the whole network.
         licence: Licence of the weights, as their publisher states it.

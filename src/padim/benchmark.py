@@ -82,6 +82,7 @@ class Result:
                 "all": _means(rows),
             },
             "failed": self.failed,
+            "unreadable": [path for record in self.records for path in record["unreadable"]],
         }
 
 
@@ -90,7 +91,8 @@ def run(
     fitter: Fitter,
     out: Path,
     watcher: Watcher,
-    unreadable: Callable[[ImageReadError], None] | None = None,
+    *,
+    skip_unreadable: bool = False,
 ) -> Result:
     """Fit and evaluate categories one after the other.
 
@@ -99,7 +101,7 @@ def run(
         fitter: How to do it.
         out: Folder for the results.
         watcher: Told of what happens.
-        unreadable: Told of an image that cannot be read, which is then left out; when None its
+        skip_unreadable: Whether images that cannot be read are left out and listed; else their
             category fails.
 
     Returns:
@@ -111,7 +113,8 @@ def run(
         record_path = out / "records" / f"{category.name}.json"
         fingerprint = {"settings": settings, "images": _fingerprint(category)}
         known = _read_record(record_path)
-        if known is not None and known["fingerprint"] == fingerprint:
+        is_whole = known is not None and (skip_unreadable or not known["unreadable"])
+        if known is not None and is_whole and known["fingerprint"] == fingerprint:
             watcher.say(f"{category.name}: finished before, nothing changed.")
             records.append(known)
             continue
@@ -120,7 +123,7 @@ def run(
             watcher.say(f"{category.name}: done again, because of {changed}.")
         record_path.unlink(missing_ok=True)
         try:
-            record = _run_category(category, fitter, out, watcher, unreadable)
+            record = _run_category(category, fitter, out, watcher, skip_unreadable)
         except PadimError as error:
             watcher.say(f"{category.name} failed: {error}")
             failed.append(
@@ -160,8 +163,19 @@ def _run_category(
     fitter: Fitter,
     out: Path,
     watcher: Watcher,
-    unreadable: Callable[[ImageReadError], None] | None,
+    skip_unreadable: bool,
 ) -> dict[str, Any]:
+    left_out: list[str] = []
+
+    def leave_out(error: ImageReadError) -> None:
+        watcher.say(f"left out: {error}")
+        left_out.append(str(error.path))
+
+    unreadable = leave_out if skip_unreadable else None
+    pictures_folder = out / "pictures" / category.name
+    model_path = out / "models" / f"{category.name}.safetensors"
+    shutil.rmtree(pictures_folder, ignore_errors=True)
+    model_path.unlink(missing_ok=True)
     watcher.say(category.describe())
     can_measure = reset_peak()
     start = time.perf_counter()
@@ -169,14 +183,17 @@ def _run_category(
     fitted = fitter.fit(category.train, advance, unreadable)
     fit_s = time.perf_counter() - start
     fit_peak = peak_bytes() if can_measure else None
-    model = from_fitted(fitted, device=fitter.device.type)
-    model_path = out / "models" / f"{category.name}.safetensors"
-    model.save(model_path)
+    model = from_fitted(fitter, fitted)
     advance = watcher.progress(f"{category.name}: score", len(category.test))
     evaluation = evaluate(model, category, advance, unreadable)
     advance = watcher.progress(f"{category.name}: draw", len(evaluation.samples))
-    _draw(evaluation, fitter.preprocess, out / "pictures" / category.name, advance)
-    return record_of(
+    _draw(evaluation, fitter.preprocess, pictures_folder, advance)
+    try:
+        model.save(model_path)
+    except BaseException:
+        shutil.rmtree(pictures_folder)
+        raise
+    record = record_of(
         category,
         evaluation,
         n_train=fitted.state.count,
@@ -184,6 +201,7 @@ def _run_category(
         fit_peak_bytes=fit_peak,
         model_bytes=model_path.stat().st_size,
     )
+    return record | {"unreadable": left_out}
 
 
 def record_of(category: Category, evaluation: Evaluation, **fit_facts: Any) -> dict[str, Any]:
@@ -228,9 +246,11 @@ def _draw(
     partial.mkdir(parents=True)
     try:
         for sample, picture in pictures(evaluation, preprocess):
-            picture.save(partial / f"{sample.defect}_{sample.path.stem}.png", compress_level=1)
+            name = f"{sample.defect}_{sample.path.stem}.png"
+            if (partial / name).exists():  # images of one stem keep their suffixes
+                name = f"{sample.defect}_{sample.path.name}.png"
+            picture.save(partial / name, compress_level=1)
             advance(1)
-        shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -314,7 +334,11 @@ def _read_record(path: Path) -> dict[str, Any] | None:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return record if {"fingerprint", "row", "images", "curves"} <= record.keys() else None
+    return (
+        record
+        if {"fingerprint", "row", "images", "curves", "unreadable"} <= record.keys()
+        else None
+    )
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -322,7 +346,7 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
         key for key in now["settings"] if before["settings"].get(key) != now["settings"][key]
     ]
     images = ["its images"] if before["images"] != now["images"] else []
-    return ", ".join(settings + images)
+    return ", ".join(settings + images) or "images that were left out"
 
 
 def _write_results(result: Result, out: Path) -> None:

@@ -11,12 +11,17 @@ from padim.backbones import DEFAULT_BACKBONE, BackboneSpec, backbone
 from padim.errors import (
     DatasetError,
     ImageReadError,
-    MemoryLimitError,
     UnknownNameError,
     UsageError,
 )
 from padim.gaussian import BLOCK_BYTES, factor, relative_eps
-from padim.loading import ImageInput, batched, load_ahead
+from padim.loading import (
+    DECODE_BYTES_PER_PX,
+    DECODE_THREADS,
+    ImageInput,
+    batched,
+    load_ahead,
+)
 from padim.memory import Forecast, forecast_fit
 from padim.moments import Accumulator, Moments
 from padim.preprocess import Preprocess
@@ -81,8 +86,12 @@ class Fitter:
     keep_moments: bool
     n_batch: int
 
-    def forecast(self) -> Forecast:
-        """Memory and file size of a fit, whatever the number of images."""
+    def forecast(self, largest_px: tuple[int, int] = (0, 0)) -> Forecast:
+        """Memory and file size of a fit, whatever the number of images.
+
+        Args:
+            largest_px: (height, width) of the largest image.
+        """
         return forecast_fit(
             build_trunk(self.spec),
             self.pyramid,
@@ -93,6 +102,7 @@ class Fitter:
             trunk_bytes=_n_bytes(self.trunk_tensors),
             block_bytes=BLOCK_BYTES,
             keep_moments=self.keep_moments,
+            decode_bytes=DECODE_THREADS * DECODE_BYTES_PER_PX * largest_px[0] * largest_px[1],
         )
 
     def fit(
@@ -112,30 +122,24 @@ class Fitter:
         Raises:
             DatasetError: There is no image.
             ImageReadError: An image cannot be read and nobody is told.
-            MemoryLimitError: The memory ran out all the same.
         """
         accumulator = Accumulator()
         hashes: list[str] = []
-        try:
-            loaded = load_ahead(images, self.preprocess, unreadable)
-            n_batches = max(1, MOMENTS_BATCH // self.n_batch)
-            for group in batched(batched(loaded, self.n_batch), n_batches):
-                parts: list[list[Tensor]] = []
-                for batch in group:
-                    pixels = torch.stack([torch.from_numpy(image.pixels) for image in batch])
-                    with torch.inference_mode():
-                        parts.append(self.features(pixels.to(self.device)))
-                    hashes += [image.sha256 for image in batch]
-                    advance(len(batch))
-                accumulator.add([_joined(level) for level in zip(*parts, strict=True)])
-            if not hashes:
-                raise DatasetError("There is no image to fit on. Name a folder of good images.")
-            moments = accumulator.moments()
-            state = self._solve(moments, hashes)
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            raise MemoryLimitError(
-                "The memory ran out. Take a smaller --size, fewer --dims or a smaller --backbone."
-            ) from error
+        loaded = load_ahead(images, self.preprocess, unreadable)
+        n_batches = max(1, MOMENTS_BATCH // self.n_batch)
+        for group in batched(batched(loaded, self.n_batch), n_batches):
+            parts: list[list[Tensor]] = []
+            for batch in group:
+                pixels = torch.stack([torch.from_numpy(image.pixels) for image in batch])
+                with torch.inference_mode():
+                    parts.append(self.features(pixels.to(self.device)))
+                hashes += [image.sha256 for image in batch]
+                advance(len(batch))
+            accumulator.add([_joined(level) for level in zip(*parts, strict=True)])
+        if not hashes:
+            raise DatasetError("There is no image to fit on. Name a folder of good images.")
+        moments = accumulator.moments()
+        state = self._solve(moments, hashes)
         return Fitted(state, moments)
 
     def would_give(self, state: ModelState) -> bool:
@@ -229,7 +233,7 @@ def prepare(
     if taps is not None:
         spec = with_taps(spec, taps)
     if dims is None:
-        n_random_dims = spec.n_random_dims
+        n_random_dims = spec.n_random_dims and min(spec.n_random_dims, spec.n_dims)
     elif dims == "all":
         n_random_dims = None
     else:

@@ -10,11 +10,11 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from padim.errors import ImageReadError
 
-__all__ = ["IMAGE_SUFFIXES", "read_image", "read_mask", "to_rgb"]
+__all__ = ["IMAGE_SUFFIXES", "read_image", "read_mask", "read_size_px", "to_rgb"]
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
@@ -28,7 +28,7 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _WHITE_16 = 65535
 
-_Scalar = TypeVar("_Scalar", bound=np.generic)
+_Read = TypeVar("_Read")
 
 
 class _MutedPillow:
@@ -82,6 +82,18 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     return _read(path, lambda image: _rgb(image, path))
 
 
+def read_size_px(path: Path) -> tuple[int, int]:
+    """Read the size of an image from its header.
+
+    Returns:
+        (height, width) of the file's pixels, before any EXIF rotation.
+
+    Raises:
+        ImageReadError: The file cannot be read as an image.
+    """
+    return _read(path, lambda image: (image.height, image.width))
+
+
 def read_mask(path: Path) -> NDArray[np.bool_]:
     """Read a ground truth mask: a pixel is defect where any colour channel is above 0.
 
@@ -116,7 +128,7 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     return _rgb(image, "The Pillow image")
 
 
-def _read(path: Path, convert: Callable[[Image.Image], NDArray[_Scalar]]) -> NDArray[_Scalar]:
+def _read(path: Path, convert: Callable[[Image.Image], _Read]) -> _Read:
     try:
         with path.open("rb") as stream, _muted_pillow:
             if not stream.read(1):
@@ -157,7 +169,7 @@ def _reason(error: Exception) -> str:
 
 
 def _rgb(image: Image.Image, name: Path | str) -> NDArray[np.uint8]:
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode == "F":
         raise ImageReadError(
             name,
@@ -179,11 +191,19 @@ def _rgb(image: Image.Image, name: Path | str) -> NDArray[np.uint8]:
 
 
 def _mask(image: Image.Image) -> NDArray[np.bool_]:
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode != "F" and not image.mode.startswith("I"):
         image = _colours(image)
     is_defect: NDArray[np.bool_] = np.atleast_3d(np.asarray(image)).max(axis=2) > 0
     return is_defect
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # exif_transpose copies what is upright already.
+    if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+        image.load()
+        return image
+    return ImageOps.exif_transpose(image)
 
 
 def _colours(image: Image.Image) -> Image.Image:
@@ -191,4 +211,4 @@ def _colours(image: Image.Image) -> Image.Image:
         image = image.convert("LA")
     # Pillow would blend or warn for a transparent colour, and alpha is dropped anyway.
     image.info.pop("transparency", None)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -21,6 +21,7 @@ T = TypeVar("T")
 ImageInput = str | Path | Image.Image | NDArray[np.uint8]
 
 DECODE_THREADS = 2
+DECODE_BYTES_PER_PX = 12  # Pillow's pixels, a copy of them on the way, and the array
 DECODE_AHEAD = 16  # images decoded and not yet taken, at most
 
 

@@ -32,7 +32,7 @@ def parse_bytes(text: str) -> int:
     Raises:
         UsageError: It is none.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B)?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*((?:[KMGT]I?)?B)?\s*", text, re.IGNORECASE)
     if not match:
         raise UsageError(f"{text!r} is no amount of memory. Try 800MB, 2GiB or a number of bytes.")
     return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
@@ -84,6 +84,7 @@ def forecast_fit(
     trunk_bytes: int,
     block_bytes: int,
     keep_moments: bool,
+    decode_bytes: int,
 ) -> Forecast:
     """Forecast a fit from the shapes of its network; it does not depend on the number of images.
 
@@ -97,6 +98,7 @@ def forecast_fit(
         trunk_bytes: Bytes of the trunk's tensors in the file, or 0.
         block_bytes: Working memory of the factorisation.
         keep_moments: Whether the moments are written as well.
+        decode_bytes: What the decoder holds at once.
     """
     features = pyramid.n_features * n_group
     moments = 8 * (pyramid.n_entries + 2 * pyramid.n_features)
@@ -105,6 +107,7 @@ def forecast_fit(
     finest = max(level.n_cells * level.n_dims for level in pyramid.levels) * n_group
     # Float32 features as they arrive and joined; float64 copies of all of them.
     passing = activation_bytes(trunk, size_px, n_batch) + moments + (4 + 4 + 8) * features
+    passing += decode_bytes
     adding = moments + (4 + 8) * features + 8 * finest
     factoring = moments + rows + block_bytes
     saving = rows + file_bytes + (2 * moments if keep_moments else 0)

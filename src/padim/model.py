@@ -75,6 +75,7 @@ class PaDiM:
     Args:
         state: The fitted model.
         moments: What it was made from, when kept.
+        features: The loaded network, when there is one already, on the same device.
         weights: Local weights file of the backbone, when the model does not bring it.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: What the trunk computes in; what it was fitted with when None.
@@ -90,6 +91,7 @@ class PaDiM:
         state: ModelState,
         moments: Moments | None = None,
         *,
+        features: Features | None = None,
         weights: str | Path | None = None,
         device: str = "auto",
         precision: str | None = None,
@@ -102,8 +104,14 @@ class PaDiM:
         precision = precision or state.precision
         if precision not in PRECISIONS:
             raise UnknownNameError("precision", precision, tuple(PRECISIONS))
-        features = Features(
-            optimise(load_trunk(state.spec, _trunk_tensors(state, weights), "the model file")),
+        features = features or Features(
+            optimise(
+                load_trunk(
+                    state.spec,
+                    _trunk_tensors(state, weights),
+                    f"the {state.spec.name} of the model",
+                )
+            ),
             state.pyramid,
             state.preprocess,
             PRECISIONS[precision],
@@ -169,9 +177,9 @@ class PaDiM:
             path: The file, by custom ``*.safetensors``.
             moments: Whether to write the float64 moments beside it, as ``*.moments.safetensors``.
         """
+        save_state(self.state, Path(path))
         if moments and self.moments is not None:
             save_moments(self.moments, self.state, moments_path(Path(path)))
-        save_state(self.state, Path(path))
 
 
 def moments_path(path: Path) -> Path:
@@ -214,18 +222,17 @@ def fit(
     if max_memory is not None:
         limit = parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
         fitter.forecast().check(limit)
-    return from_fitted(fitter.fit(chosen), fitter.keep_moments, **_placement(options))
+    return from_fitted(fitter, fitter.fit(chosen))
 
 
-def from_fitted(fitted: Fitted, keep_moments: bool = False, **placement: Any) -> PaDiM:
-    """Make a model of what a fit gives.
+def from_fitted(fitter: Fitter, fitted: Fitted) -> PaDiM:
+    """Make a model of what a fit gave, with the network that it was fitted with.
 
     Args:
-        fitted: What a fit gives.
-        keep_moments: Whether the model holds on to its moments.
-        **placement: ``weights``, ``device`` and ``precision``, as for ``PaDiM``.
+        fitter: Who fitted.
+        fitted: What it gave.
     """
-    return PaDiM(fitted.state, fitted.moments if keep_moments else None, **placement)
+    return _with_network(fitter, fitted.state, fitted.moments if fitter.keep_moments else None)
 
 
 def fit_or_reuse(
@@ -252,10 +259,10 @@ def fit_or_reuse(
     else:
         hashes = sorted(sha256(image) for image in images)
         if fitter.would_give(state) and list(state.image_sha256) == hashes:
-            return PaDiM(state, device=fitter.device.type, n_batch=fitter.n_batch), True
+            return _with_network(fitter, state), True
     fitted = fitter.fit(images, advance or (lambda n_images: None))
     save_state(fitted.state, path)
-    return PaDiM(fitted.state, device=fitter.device.type, n_batch=fitter.n_batch), False
+    return from_fitted(fitter, fitted), False
 
 
 def load(
@@ -281,14 +288,22 @@ def load(
     return PaDiM(state, weights=weights, device=device, precision=precision)
 
 
-def _placement(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: options[key] for key in ("weights", "device", "precision") if key in options}
+def _with_network(fitter: Fitter, state: ModelState, moments: Moments | None = None) -> PaDiM:
+    return PaDiM(
+        state,
+        moments,
+        features=fitter.features,
+        device=fitter.device.type,
+        n_batch=fitter.n_batch,
+    )
 
 
 def _trunk_tensors(state: ModelState, weights: str | Path | None) -> Any:
     if state.trunk:
         return state.trunk
     path = fetch(state.spec) if weights is None else Path(weights)
+    if not path.is_file():
+        raise PathMissingError(path)
     if sha256(path) != state.weights_sha256:
         raise WeightsError(
             f"{path} has the sha256 {sha256(path)[:8]}..., but the model was fitted with "

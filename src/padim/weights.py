@@ -3,12 +3,14 @@
 import hashlib
 import importlib.util
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from padim.backbones import BackboneSpec
 from padim.errors import PathMissingError, WeightsError
+from padim.files import written_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,14 +48,15 @@ def fetch(spec: BackboneSpec, to: Path | None = None) -> Path:
     folder = weights_folder() if to is None else to
     target = folder / spec.weights_file
     here = locate(spec)
-    if target.is_file() or (here is not None and to is None):
-        return target if target.is_file() else here or target
+    if here is not None and to is None:
+        return here
+    if target.is_file() and sha256(target).startswith(named_hash(target.name)):
+        return target
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if here is not None:
-            partial = target.with_name(target.name + ".partial")
-            partial.write_bytes(here.read_bytes())
-            partial.replace(target)
+            with written_whole(target) as partial:
+                shutil.copyfile(here, partial)
         elif spec.package:
             raise WeightsError(
                 f"The weights of {spec.name} come with the package "
@@ -63,7 +66,9 @@ def fetch(spec: BackboneSpec, to: Path | None = None) -> Path:
         else:
             from torch.hub import download_url_to_file
 
-            download_url_to_file(spec.url, str(target), hash_prefix=named_hash(target.name))
+            download_url_to_file(
+                spec.url, str(target), hash_prefix=named_hash(target.name), progress=False
+            )
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash a RuntimeError
         reason = str(error).rstrip(".")
         raise WeightsError(

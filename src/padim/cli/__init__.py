@@ -1,5 +1,7 @@
 """The commands. Only this package prints and exits."""
 
+import errno
+import io
 import os
 import signal
 import sys
@@ -85,6 +87,9 @@ def run_guarded(work: Callable[[], int | None]) -> int:
     Args:
         work: Returns an exit status, or None for 0.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
         return work() or 0
     except TyperException as error:
@@ -110,5 +115,15 @@ def run_guarded(work: Callable[[], int | None]) -> int:
         return missing.exit_status
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        fail(error, f"{where}{error.strerror or error}. Free the disk or choose another folder.")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+        advice = " Free the disk or choose another folder." if full else ""
+        fail(error, f"{where}{error.strerror or error}.{advice}")
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        # torch has no class of its own for a CPU that ran out of memory.
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        fail(
+            error, "The memory ran out. Take a smaller --size, fewer --dims or another --backbone."
+        )
         return 1

@@ -11,7 +11,7 @@ from padim.backbones import DEFAULT_BACKBONE
 from padim.cli import options
 from padim.cli.console import bars, progress, result, say, table
 from padim.cli.fit_command import prepared
-from padim.cli.images import Unreadable, require_writable
+from padim.cli.images import Unreadable, require_writable, sizes
 from padim.datasets import Category, read_category, read_root
 from padim.errors import PadimError, listed
 from padim.recipes import DEFAULT_RECIPE
@@ -37,7 +37,7 @@ def evaluate(
     from padim.model import load
 
     found = read_category(category)
-    say(found.describe())
+    say(f"{found.describe()}\nImages: {sizes(found.images())[1]}.")
     if not found.test:
         raise PadimError(f"{category} has no test images. Put them into test/<defect>.")
     loaded = load(model, weights=weights, device=device, precision=precision)
@@ -131,13 +131,15 @@ def run_benchmark(
 
     require_writable(out)
     names = listed((found.name for found in categories), 20)
-    say(f"{len(categories)} {'category' if len(categories) == 1 else 'categories'}: {names}.")
-    fitter, _ = prepared(backbone, recipe, max_memory, **settings)
-    unreadable = Unreadable(skip_unreadable)
+    largest_px, words = sizes(path for found in categories for path in found.images())
+    say(
+        f"{len(categories)} {'category' if len(categories) == 1 else 'categories'}: {names}; "
+        f"images {words}."
+    )
+    fitter, _ = prepared(backbone, recipe, max_memory, largest_px, **settings)
     with bars() as bar:
-        outcome = run(categories, fitter, out, _BarWatcher(bar), unreadable.callback)
-    unreadable.report()
-    return outcome
+        watcher = _BarWatcher(bar)
+        return run(categories, fitter, out, watcher, skip_unreadable=skip_unreadable)
 
 
 def finish(outcome: "Result", out: Path) -> None:

@@ -8,8 +8,9 @@ import typer
 from padim.backbones import DEFAULT_BACKBONE
 from padim.cli import options
 from padim.cli.console import detail, progress, result, say
-from padim.cli.images import Unreadable, require_writable
+from padim.cli.images import Unreadable, require_writable, sizes
 from padim.datasets import normal_images
+from padim.errors import UsageError
 from padim.recipes import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
@@ -52,12 +53,18 @@ def fit(
 ) -> None:
     """Fit a model on good images."""
     chosen = normal_images(images, recursive=recursive)
+    if out.is_dir():
+        raise UsageError(
+            f"{out} is a folder, but -o needs to name a file. Try {out / 'model.safetensors'}."
+        )
     require_writable(out.parent)
-    say(f"{len(chosen)} good images in {images}.")
+    largest_px, words = sizes(chosen)
+    say(f"{len(chosen)} good images in {images}, {words}.")
     fitter, forecast = prepared(
         backbone,
         recipe,
         max_memory,
+        largest_px,
         size_px=options.parse_size(size),
         taps=options.parse_taps(taps),
         dims=dims,
@@ -84,9 +91,9 @@ def fit(
     measured = reset_peak()
     with progress("fit", len(chosen)) as advance:
         fitted = fitter.fit(chosen, advance, unreadable.callback)
+    save_state(fitted.state, out)
     if keep_moments:
         save_moments(fitted.moments, fitted.state, moments_path(out))
-    save_state(fitted.state, out)
     peak = peak_bytes() if measured else None
     unreadable.report()
     document = {
@@ -105,7 +112,11 @@ def fit(
 
 
 def prepared(
-    backbone: str, recipe: str, max_memory: str | None, **settings: Any
+    backbone: str,
+    recipe: str,
+    max_memory: str | None,
+    largest_px: tuple[int, int],
+    **settings: Any,
 ) -> "tuple[Fitter, Any]":
     """Load what a fit needs, print its forecast and refuse it when it is too large.
 
@@ -113,6 +124,7 @@ def prepared(
         backbone: Short name of the backbone.
         recipe: Name of the recipe.
         max_memory: What the user allows.
+        largest_px: (height, width) of the largest image.
         **settings: As for ``padim.fitting.prepare``.
     """
     from padim.fitting import prepare
@@ -120,7 +132,7 @@ def prepared(
 
     limit = parse_bytes(max_memory) if max_memory is not None else None
     fitter = prepare(backbone, recipe, **settings)
-    forecast = fitter.forecast()
+    forecast = fitter.forecast(largest_px)
     say(
         f"Forecast: peak memory {format_bytes(forecast.peak_bytes)}, model file "
         f"{format_bytes(forecast.file_bytes)}, whatever the number of images."

@@ -1,10 +1,13 @@
 """What the commands that read images and write folders have in common."""
 
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from padim.cli.console import say
 from padim.errors import ImageReadError, PadimError, listed
+from padim.images import read_size_px
 
 
 class Unreadable:
@@ -28,6 +31,25 @@ class Unreadable:
             say(f"{len(self.paths)} unreadable images were left out: {listed(self.paths)}.")
 
 
+def sizes(paths: Iterable[Path]) -> tuple[tuple[int, int], str]:
+    """The (height, width) that holds every image, and the sizes in words.
+
+    Images that cannot be read are left to whoever reads them.
+    """
+    found = set()
+    for path in paths:
+        with suppress(ImageReadError):
+            found.add(read_size_px(path))
+    if not found:
+        return (0, 0), "of unknown size"
+    heights, widths = zip(*found, strict=True)
+    low, high = (min(heights), min(widths)), (max(heights), max(widths))
+    words = (
+        f"{high[0]}x{high[1]} px" if low == high else f"{low[0]}x{low[1]} to {high[0]}x{high[1]} px"
+    )
+    return high, words
+
+
 def require_writable(folder: Path) -> None:
     """Make sure, before any work, that a folder can be written to; it is made when missing.
 
@@ -38,8 +60,8 @@ def require_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         allowed = os.access(folder, os.W_OK | os.X_OK)
     except (FileExistsError, NotADirectoryError):
-        raise PadimError(f"{folder} is no folder. Choose another place with -o.") from None
+        raise PadimError(f"{folder} is no folder. Choose another place.") from None
     except OSError:
         allowed = False
     if not allowed:
-        raise PadimError(f"{folder} cannot be written to. Choose another place with -o.")
+        raise PadimError(f"{folder} cannot be written to. Choose another place.")

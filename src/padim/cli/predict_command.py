@@ -16,7 +16,7 @@ from PIL import Image
 
 from padim.cli import options
 from padim.cli.console import progress, result, say, table
-from padim.cli.images import Unreadable, require_writable
+from padim.cli.images import Unreadable, require_writable, sizes
 from padim.datasets import expand
 from padim.errors import PathMissingError, UnknownNameError, UsageError
 from padim.files import written_whole
@@ -80,7 +80,7 @@ def predict(
             f"{model} has no threshold, so no image can be labelled anomalous. Leave "
             "--fail-on-anomaly out and compare the scores instead."
         )
-    say(f"{len(chosen)} images to score.")
+    say(f"{len(chosen)} images to score, {sizes(chosen)[1]}.")
     unreadable = Unreadable(skip_unreadable)
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
@@ -88,7 +88,9 @@ def predict(
         lines = stack.enter_context(written_whole(out / "predictions.jsonl"))
         values = stack.enter_context(written_whole(out / "predictions.csv"))
         jsonl = stack.enter_context(lines.open("w", encoding="utf-8", newline="\n"))
-        file = stack.enter_context(values.open("w", encoding="utf-8", newline=""))
+        file = stack.enter_context(
+            values.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+        )
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         for prediction in loaded.stream(chosen, unreadable.callback):
@@ -139,9 +141,9 @@ def _output_names(chosen: Sequence[Path], given: Sequence[Path]) -> dict[Path, P
 
     Images of the same stem keep their suffixes, so that no two get one name.
     """
-    folders = [path if path.is_dir() else path.parent for path in map(Path.absolute, given)]
-    root = os.path.commonpath(folders)
-    names = {path: Path(os.path.relpath(path.absolute(), root)) for path in chosen}
+    plain = [Path(os.path.abspath(path)) for path in given]  # noqa: PTH100  # resolves .., not links
+    root = os.path.commonpath([path if path.is_dir() else path.parent for path in plain])
+    names = {path: Path(os.path.relpath(path, root)) for path in chosen}
     uses = Counter(name.with_suffix("") for name in names.values())
     return {
         path: name.with_suffix("") if uses[name.with_suffix("")] == 1 else name

