@@ -9,8 +9,10 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from trees import make_category
 
+from padim.backbones import backbone
 from padim.benchmark import COLUMNS, markdown
 from padim.cli import main
+from padim.weights import locate
 
 
 @pytest.fixture
@@ -141,3 +143,67 @@ def test_a_category_without_test_images_has_no_figures(root: Path, tmp_path: Pat
     (row,) = json.loads((tmp_path / "out/results.json").read_text())["rows"]
     assert row["n_test"] == 0
     assert row["image_auroc"] is None
+
+
+def test_half_finished_work_leaves_nothing(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert benchmark(root, out, "--category", "carpet", "-q") == 0
+    before = {path for path in out.rglob("*") if path.is_file()}
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("padim.state.save_file", interrupt)  # the last step of a category
+        assert benchmark(root, out, "--category", "bottle", "-q") == 130
+    assert {path for path in out.rglob("*") if path.is_file()} == before
+    assert benchmark(root, out, "-q") == 0
+    assert len(json.loads((out / "results.json").read_text())["rows"]) == 2
+
+
+def test_images_left_out_are_listed_and_their_category_is_not_whole(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    bad = root / "carpet/train/good/1.png"
+    bad.write_bytes(b"")
+    arguments = ("--category", "carpet", "--json")
+    for _ in range(2):
+        capsys.readouterr()
+        assert benchmark(root, out, *arguments, "--skip-unreadable") == 0
+        assert json.loads(capsys.readouterr().out)["unreadable"] == [str(bad)]
+    assert benchmark(root, out, *arguments) == 1
+
+
+def test_images_of_one_stem_have_a_picture_each(root: Path, tmp_path: Path) -> None:
+    spot = root / "carpet/test/good/0.png"
+    Image.open(spot).save(spot.with_suffix(".bmp"))
+    assert benchmark(root, tmp_path / "out", "--category", "carpet", "-q") == 0
+    assert len(list((tmp_path / "out/pictures/carpet").iterdir())) == 7
+
+
+def test_weights_of_a_file_serve_a_network_that_does_not_travel(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "elsewhere" / "efficientnet-lite0-57934424.pth"
+    here = locate(backbone("efficientnet_lite0"))
+    assert here is not None
+    weights.parent.mkdir()
+    shutil.copyfile(here, weights)
+    monkeypatch.setattr("padim.fitting.INCLUDE_BACKBONE_BYTES", 0)
+    monkeypatch.setattr("padim.weights.locate", lambda spec: None)
+    arguments = ("--category", "carpet", "--weights", str(weights), "-q")
+    assert benchmark(root, tmp_path / "out", *arguments) == 0
+    model = tmp_path / "out/models/carpet.safetensors"
+    predict = [
+        "predict",
+        str(model),
+        str(root / "carpet/test/good"),
+        "-o",
+        str(tmp_path / "p"),
+        "-q",
+    ]
+    assert main([*predict, "--weights", str(weights)]) == 0
+    assert main([*predict, "--weights", str(tmp_path / "none.pth")]) == 2

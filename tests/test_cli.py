@@ -417,3 +417,60 @@ def test_interrupted_fit_leaves_nothing(category: Path, tmp_path: Path) -> None:
     assert "Traceback" not in stderr
     assert json.loads(stdout)["error"]["type"] == "KeyboardInterrupt"
     assert not list(out.parent.iterdir())
+
+
+def test_results_stay_inside_their_folder(
+    model: Path, category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(category / "test/good", tmp_path / "a")
+    shutil.copytree(category / "test/spot", tmp_path / "work/b")
+    monkeypatch.chdir(tmp_path / "work")
+    assert main(["predict", str(model), "../a", "b", "-o", "out/deep", "-q"]) == 0
+    names = sorted(p.relative_to("out/deep").as_posix() for p in Path("out/deep").rglob("*.png"))
+    assert names == [
+        *(f"overlays/a/{i}.png" for i in range(3)),
+        *(f"overlays/work/b/{i}.png" for i in range(3)),
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "work"}
+
+
+def test_file_names_need_not_be_text(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    latin_1 = os.fsdecode(b"caf\xe9.png")  # as old cameras write it
+    striped(1).save(tmp_path / "plain.png")
+    (tmp_path / "plain.png").rename(tmp_path / "in" / latin_1)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "padim", "predict", str(model), str(tmp_path / "in")]
+    done = subprocess.run([*command, "-o", str(out)], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"caf\xe9.png" in (out / "predictions.csv").read_bytes()
+
+
+def test_sizes_are_said_first(
+    model: Path, category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(category / "test/good", tmp_path / "in")
+    striped(1, 120).save(tmp_path / "in/large.png")
+    assert main(["predict", str(model), str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.startswith("4 images to score, 72x72 to 120x120 px.")
+
+
+def test_a_folder_in_place_of_a_model_file_is_refused_first(
+    category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said, _ = failure(["fit", category, "-o", tmp_path, *SMALL], capsys, 2)
+    assert "is a folder, but -o needs to name a file" in said
+
+
+def test_large_images_raise_the_forecast(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forecasts = []
+    for side_px in (100, 5000):
+        folder = tmp_path / str(side_px)
+        folder.mkdir()
+        Image.new("RGB", (side_px, side_px)).save(folder / "0.png")
+        arguments = ["fit", str(folder), "-o", str(tmp_path / "m"), "--size", "64", "--json"]
+        assert main(arguments) == 0
+        forecasts.append(json.loads(capsys.readouterr().out)["forecast_peak_bytes"])
+    assert forecasts[1] - forecasts[0] > 2 * 25e6 * 8
