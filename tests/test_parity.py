@@ -68,6 +68,8 @@ def seen(paths: Sequence[Path], recipe: str) -> NDArray[np.uint8]:
 @pytest.fixture(scope="module", params=["reference", "standard"])
 def case(request: pytest.FixtureRequest) -> Case:
     good, bad = oracle.solar_cells()
+    # From panel to panel, so that scores overlap: an AUROC of 1 would hide a difference.
+    good, bad = good[::19], bad[::52]
     train = good[:N_TRAIN]
     test = good[N_TRAIN : N_TRAIN + N_TEST_EACH] + bad[:N_TEST_EACH]
     network, names = lite0(), oracle.tap_names("efficientnet_lite0")
@@ -139,9 +141,9 @@ def test_maps_on_real_images_equal_the_dense_reference(case: Case, fitter: Fitte
     scores = [prediction.score for prediction in predictions]
     np.testing.assert_allclose(maps, expected, rtol=1e-4)
     np.testing.assert_allclose(scores, expected_score, rtol=1e-4)
-    assert roc_auc_score(case.is_defective, scores) == pytest.approx(
-        roc_auc_score(case.is_defective, expected_score), abs=1e-4
-    )
+    expected_auroc = roc_auc_score(case.is_defective, expected_score)
+    assert expected_auroc < 0.95
+    assert roc_auc_score(case.is_defective, scores) == pytest.approx(expected_auroc, abs=1e-4)
 
 
 @pytest.mark.slow
