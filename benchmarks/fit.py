@@ -14,17 +14,14 @@ decoding runs beside the network in a fit, so they need not add up to the whole.
 
 import tempfile
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import measure
 import torch
-from torch import Tensor
 
 from padim.datasets import list_images
 from padim.demo import lay_out_solar_cells
-from padim.fitting import MOMENTS_BATCH, STORES, Fitter, prepare
+from padim.fitting import STORES, Fitter, prepare
 from padim.gaussian import factor, relative_eps
 from padim.loading import batched, load_ahead
 from padim.moments import Accumulator, Moments
@@ -45,12 +42,9 @@ def candidates_of(
         torch.stack([torch.from_numpy(image.pixels) for image in batch]).to(fitter.device)
         for batch in batched(loaded, fitter.n_batch)
     ]
-    # channels_last, as the features hand them on
-    normalised = [
-        (batch.permute(0, 3, 1, 2).float() - features.mean) / features.std for batch in uint8
-    ]
+    normalised = [features.normalise(batch) for batch in uint8]
     with torch.inference_mode():
-        groups = [_joined(group) for group in _groups(fitter, uint8)]
+        embeddings = [features(batch) for batch in uint8]
     fitted = fitter.fit(paths)
 
     def fit() -> None:
@@ -72,8 +66,8 @@ def candidates_of(
 
     def accumulate() -> Moments:
         accumulator = Accumulator()
-        for group in groups:
-            accumulator.add(group)
+        for batch in embeddings:
+            accumulator.add(batch)
         return accumulator.moments()
 
     def solve() -> None:
@@ -93,20 +87,6 @@ def candidates_of(
         "factor": solve,
         "save": save,
     }
-
-
-def _groups(fitter: Fitter, batches: list[Tensor]) -> Any:
-    rest = map(fitter.features, batches)
-    while group := list(islice(rest, max(1, MOMENTS_BATCH // fitter.n_batch))):
-        yield group
-
-
-def _joined(parts: list[list[Tensor]]) -> list[Tensor]:
-    """The features of several batches as of one, in memory image by image as they came."""
-    return [
-        torch.cat([part.transpose(0, 1) for part in level]).transpose(0, 1)
-        for level in zip(*parts, strict=True)
-    ]
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Fit: good images in, a model out, in one pass and one closed form."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,6 @@ from padim.weights import fetch, read_weights, sha256
 
 # Larger batches are slower on a CPU: their feature maps are fresh memory each time.
 TRUNK_BATCH = {"cpu": 4, "cuda": 32}
-MOMENTS_BATCH = 64  # one pass over the moments for so many images
 INCLUDE_BACKBONE_BYTES = 50_000_000
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -97,7 +96,6 @@ class Fitter:
             self.pyramid,
             self.preprocess.size_px,
             n_batch=self.n_batch,
-            n_group=max(MOMENTS_BATCH, self.n_batch),
             store_bytes=STORES[self.store].itemsize,
             trunk_bytes=_n_bytes(self.trunk_tensors),
             block_bytes=BLOCK_BYTES,
@@ -126,16 +124,13 @@ class Fitter:
         accumulator = Accumulator()
         hashes: list[str] = []
         loaded = load_ahead(images, self.preprocess, unreadable)
-        n_batches = max(1, MOMENTS_BATCH // self.n_batch)
-        for group in batched(batched(loaded, self.n_batch), n_batches):
-            parts: list[list[Tensor]] = []
-            for batch in group:
-                pixels = torch.stack([torch.from_numpy(image.pixels) for image in batch])
-                with torch.inference_mode():
-                    parts.append(self.features(pixels.to(self.device)))
-                hashes += [image.sha256 for image in batch]
-                advance(len(batch))
-            accumulator.add([_joined(level) for level in zip(*parts, strict=True)])
+        for batch in batched(loaded, self.n_batch):
+            pixels = torch.stack([torch.from_numpy(image.pixels) for image in batch])
+            with torch.inference_mode():
+                embeddings = self.features(pixels.to(self.device))
+            accumulator.add(embeddings)
+            hashes += [image.sha256 for image in batch]
+            advance(len(batch))
         if not hashes:
             raise DatasetError("There is no image to fit on. Name a folder of good images.")
         moments = accumulator.moments()
@@ -282,11 +277,6 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Join batches ``(cells, N, d)`` along N; in memory image by image, so nothing is shuffled."""
-    return torch.cat([part.transpose(0, 1) for part in parts]).transpose(0, 1)
 
 
 def _n_bytes(tensors: Mapping[str, Tensor]) -> int:

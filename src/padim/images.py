@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from padim.errors import ImageReadError
 
-__all__ = ["IMAGE_SUFFIXES", "read_image", "read_mask", "read_size_px", "to_rgb"]
+__all__ = ["IMAGE_SUFFIXES", "decode", "read_image", "read_mask", "read_size_px", "upright_8_bit"]
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
@@ -66,20 +66,35 @@ class _MutedPillow:
 _muted_pillow = _MutedPillow()
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image file as upright RGB.
+def decode(path: Path) -> Image.Image:
+    """Read an image file as an upright picture of 8 bits.
 
     Args:
         path: A file of any suffix; what counts is what is in it. Of several frames, the first.
 
     Returns:
-        Pixels, shape ``(H, W, 3)``, 0 to 255, contiguous and writable.
+        A picture of mode ``L`` where the file is grey, ``RGB`` otherwise.
 
     Raises:
         ImageReadError: Whatever is wrong: missing, empty, not an image, damaged, cut short, too
-            large (``PIL.Image.MAX_IMAGE_PIXELS``), or of a kind that `to_rgb` refuses.
+            large (``PIL.Image.MAX_IMAGE_PIXELS``), or of a kind that `upright_8_bit` refuses.
     """
-    return _read(path, lambda image: _rgb(image, path))
+    return _read(path, lambda image: _upright_8_bit(image, path))
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read an image file as upright RGB.
+
+    Args:
+        path: As for `decode`.
+
+    Returns:
+        Pixels, shape ``(H, W, 3)``, 0 to 255, contiguous and writable.
+
+    Raises:
+        ImageReadError: As for `decode`.
+    """
+    return np.array(decode(path).convert("RGB"))
 
 
 def read_size_px(path: Path) -> tuple[int, int]:
@@ -110,8 +125,8 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     return _read(path, _mask)
 
 
-def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Turn a Pillow image of any mode into upright RGB.
+def upright_8_bit(image: Image.Image) -> Image.Image:
+    """Turn a Pillow image of any mode into an upright one of mode ``L`` or ``RGB``.
 
     Grey of 16 bits is scaled over its full range (65535 becomes 255, rounded). Transparent pixels
     keep the colour they are stored with. The EXIF orientation is obeyed.
@@ -119,13 +134,10 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     Args:
         image: An image; of several frames, the current one.
 
-    Returns:
-        Pixels, shape ``(H, W, 3)``, 0 to 255, contiguous and writable.
-
     Raises:
         ImageReadError: The pixels are floats, or integers outside 0 to 65535.
     """
-    return _rgb(image, "The Pillow image")
+    return _upright_8_bit(image, "The Pillow image")
 
 
 def _read(path: Path, convert: Callable[[Image.Image], _Read]) -> _Read:
@@ -168,7 +180,7 @@ def _reason(error: Exception) -> str:
     return f"it is damaged or cut short ({str(error).rstrip('.') or type(error).__name__})"
 
 
-def _rgb(image: Image.Image, name: Path | str) -> NDArray[np.uint8]:
+def _upright_8_bit(image: Image.Image, name: Path | str) -> Image.Image:
     image = _upright(image)
     if image.mode == "F":
         raise ImageReadError(
@@ -185,15 +197,14 @@ def _rgb(image: Image.Image, name: Path | str) -> NDArray[np.uint8]:
                 f"{_WHITE_16}; save it with 8 or 16 bits",
             )
         # 65535 = 255 * 257, and 257 is odd: this rounds, and there are no ties.
-        grey_8 = ((grey + 128) // 257).astype(np.uint8)
-        return np.repeat(grey_8[..., np.newaxis], 3, axis=2)
-    return np.array(_colours(image))
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+    return _grey_or_colours(image)
 
 
 def _mask(image: Image.Image) -> NDArray[np.bool_]:
     image = _upright(image)
     if image.mode != "F" and not image.mode.startswith("I"):
-        image = _colours(image)
+        image = _grey_or_colours(image)
     is_defect: NDArray[np.bool_] = np.atleast_3d(np.asarray(image)).max(axis=2) > 0
     return is_defect
 
@@ -206,9 +217,10 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def _colours(image: Image.Image) -> Image.Image:
+def _grey_or_colours(image: Image.Image) -> Image.Image:
     if image.mode == "La":
         image = image.convert("LA")
     # Pillow would blend or warn for a transparent colour, and alpha is dropped anyway.
     image.info.pop("transparency", None)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    return image if image.mode == mode else image.convert(mode)

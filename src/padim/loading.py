@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from padim.errors import ImageReadError
-from padim.images import read_image, to_rgb
+from padim.images import decode, upright_8_bit
 from padim.preprocess import Preprocess
 
 T = TypeVar("T")
 ImageInput = str | Path | Image.Image | NDArray[np.uint8]
 
 DECODE_THREADS = 2
-DECODE_BYTES_PER_PX = 12  # Pillow's pixels, a copy of them on the way, and the array
+DECODE_BYTES_PER_PX = 8  # Pillow's pixels and a copy of them on the way
 DECODE_AHEAD = 16  # images decoded and not yet taken, at most
 
 
@@ -49,15 +49,17 @@ def load_image(image: ImageInput, preprocess: Preprocess) -> Loaded:
         ImageReadError: It cannot be read.
         ShapeError: It is an array, but not RGB of 8 bits.
     """
-    path = Path(image) if isinstance(image, str | Path) else None
-    if path is not None:
-        rgb = read_image(path)
+    if isinstance(image, str | Path):
+        path = Path(image)
+        picture = decode(path)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    else:
-        rgb = to_rgb(image) if isinstance(image, Image.Image) else np.asarray(image)
-        digest = hashlib.sha256(np.ascontiguousarray(rgb).data).hexdigest()
-    return Loaded(path, preprocess(rgb), (rgb.shape[0], rgb.shape[1]), digest)
+        return Loaded(path, preprocess(picture), (picture.height, picture.width), digest)
+    if isinstance(image, Image.Image):
+        image = np.asarray(upright_8_bit(image).convert("RGB"))
+    pixels = preprocess(image)
+    digest = hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
+    return Loaded(None, pixels, (image.shape[0], image.shape[1]), digest)
 
 
 def load_ahead(

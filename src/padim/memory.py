@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from padim.errors import MemoryLimitError, UsageError
+from padim.moments import GROUP
 from padim.pyramid import Pyramid
 
 _UNITS = {
@@ -79,7 +80,6 @@ def forecast_fit(
     size_px: tuple[int, int],
     *,
     n_batch: int,
-    n_group: int,
     store_bytes: int,
     trunk_bytes: int,
     block_bytes: int,
@@ -93,25 +93,20 @@ def forecast_fit(
         pyramid: Its levels.
         size_px: (height, width) of what the network sees.
         n_batch: Images in one forward pass.
-        n_group: Images whose features are gathered before they are added to the moments.
         store_bytes: Bytes of one stored whitening entry.
         trunk_bytes: Bytes of the trunk's tensors in the file, or 0.
         block_bytes: Working memory of the factorisation.
         keep_moments: Whether the moments are written as well.
         decode_bytes: What the decoder holds at once.
     """
-    features = pyramid.n_features * n_group
+    waiting = 8 * GROUP * pyramid.n_features
     moments = 8 * (pyramid.n_entries + 2 * pyramid.n_features)
     rows = store_bytes * pyramid.n_entries
     file_bytes = rows + 4 * pyramid.n_features + trunk_bytes
-    finest = max(level.n_cells * level.n_dims for level in pyramid.levels) * n_group
-    # Float32 features as they arrive and joined; float64 copies of all of them.
-    passing = activation_bytes(trunk, size_px, n_batch) + moments + (4 + 4 + 8) * features
-    passing += decode_bytes
-    adding = moments + (4 + 8) * features + 8 * finest
+    passing = activation_bytes(trunk, size_px, n_batch) + waiting + moments + decode_bytes
     factoring = moments + rows + block_bytes
     saving = rows + file_bytes + (2 * moments if keep_moments else 0)
-    work = max(passing, adding, factoring, saving)
+    work = max(passing, factoring, saving)
     return Forecast(resident_bytes() + work, file_bytes)
 
 

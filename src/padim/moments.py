@@ -11,6 +11,9 @@ from torch import Tensor
 
 from padim.errors import ShapeError
 
+GROUP = 64  # images added in one pass over the products
+_ROW_PADDING = 64  # without it, rows a power of two apart displace each other in the cache
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -55,21 +58,22 @@ class Moments:
             blocks = []
             for above, (a, b) in enumerate(zip(rows, other_rows, strict=True)):
                 block = a + b
-                _add_products(block, delta[level][:, :, None], delta[above][:, :, None], weight)
+                _add_products(block, delta[level][:, None], delta[above][:, None], weight)
                 blocks.append(block)
             scatter.append(tuple(blocks))
         return Moments(count, mean, tuple(scatter))
 
 
 class Accumulator:
-    """Adds batches up about the mean of the first, in float64."""
+    """Adds batches up about the mean of the first, in float64, a group of images at a time."""
 
     def __init__(self) -> None:
         self._count = 0
+        self._n_waiting = 0
         self._pilot: list[Tensor] = []
         self._sum: list[Tensor] = []
         self._products: list[list[Tensor]] = []
-        self._buffer: list[Tensor] = []
+        self._waiting: list[Tensor] = []
 
     def add(self, embeddings: Sequence[Tensor]) -> None:
         """Add a batch.
@@ -78,52 +82,59 @@ class Accumulator:
             embeddings: One per level, coarse to fine, shape ``(cells, N, d)``, cells nested.
         """
         if not self._pilot:
-            self._pilot = [e.mean(dim=1, dtype=torch.float64) for e in embeddings]
-            self._sum = [torch.zeros_like(pilot) for pilot in self._pilot]
-            self._products = [
-                [
-                    own.new_zeros(own.shape[0], own.shape[2], above.shape[2], dtype=torch.float64)
-                    for above in embeddings[: level + 1]
-                ]
-                for level, own in enumerate(embeddings)
-            ]
-        centred = [
-            _centred(embedding, pilot, buffer)
-            for embedding, pilot, buffer in zip(
-                embeddings, self._pilot, self._buffers(embeddings), strict=True
-            )
-        ]
-        for level, own in enumerate(centred):
-            self._sum[level] += own.sum(dim=2)
-            for above, block in enumerate(self._products[level]):
-                _add_products(block, own, centred[above], 1.0)
-        self._count += embeddings[0].shape[1]
-
-    def _buffers(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
-        # Fresh memory of this size costs more than what is computed in it.
-        if not self._buffer or self._buffer[0].numel() < embeddings[0].numel():
-            self._buffer = [e.new_empty(e.numel(), dtype=torch.float64) for e in embeddings]
-        return [b[: e.numel()] for b, e in zip(self._buffer, embeddings, strict=True)]
+            self._start(embeddings)
+        images = [embedding.transpose(0, 1).flatten(1) for embedding in embeddings]
+        n_images, n_taken = len(images[0]), 0
+        while n_taken < n_images:
+            n_new = min(n_images - n_taken, GROUP - self._n_waiting)
+            for waiting, pilot, image in zip(self._waiting, self._pilot, images, strict=True):
+                rows = waiting[self._n_waiting : self._n_waiting + n_new]
+                rows.copy_(image[n_taken : n_taken + n_new]).sub_(pilot.flatten())
+            n_taken += n_new
+            self._n_waiting += n_new
+            if self._n_waiting == GROUP:
+                self._add_up()
 
     def moments(self) -> Moments:
         """Finish; the accumulator's memory becomes the moments', so nothing can be added after."""
+        self._add_up()
+        self._waiting = []
         count = self._count
         for level, own in enumerate(self._sum):
             for above, block in enumerate(self._products[level]):
-                _add_products(block, own[:, :, None], self._sum[above][:, :, None], -1.0 / count)
+                _add_products(block, own[:, None], self._sum[above][:, None], -1.0 / count)
         mean = tuple(p + s / count for p, s in zip(self._pilot, self._sum, strict=True))
         scatter = tuple(map(tuple, self._products))
         self._products = []
-        self._buffer = []
         return Moments(count, mean, scatter)
 
+    def _start(self, embeddings: Sequence[Tensor]) -> None:
+        self._pilot = [e.mean(dim=1, dtype=torch.float64) for e in embeddings]
+        self._sum = [torch.zeros_like(pilot) for pilot in self._pilot]
+        self._products = [
+            [
+                own.new_zeros(own.shape[0], own.shape[1], above.shape[1])
+                for above in self._pilot[: level + 1]
+            ]
+            for level, own in enumerate(self._pilot)
+        ]
+        self._waiting = [
+            pilot.new_empty(GROUP, pilot.numel() + _ROW_PADDING)[:, : pilot.numel()]
+            for pilot in self._pilot
+        ]
 
-def _centred(embedding: Tensor, pilot: Tensor, buffer: Tensor) -> Tensor:
-    """Features about the pilot mean, shape ``(cells, d, N)``, float64, in the buffer."""
-    cells, n, dims = embedding.shape
-    by_image = embedding.transpose(0, 1).reshape(n, cells * dims)
-    centred = buffer.view(cells * dims, n).copy_(by_image.t().contiguous())
-    return centred.sub_(pilot.view(-1, 1)).view(cells, dims, n)
+    def _add_up(self) -> None:
+        """Add the images that wait."""
+        centred = [
+            rows[: self._n_waiting].view(-1, *pilot.shape).transpose(0, 1)
+            for rows, pilot in zip(self._waiting, self._pilot, strict=True)
+        ]
+        for level, own in enumerate(centred):
+            self._sum[level] += own.sum(dim=1)
+            for above, block in enumerate(self._products[level]):
+                _add_products(block, own, centred[above], 1.0)
+        self._count += self._n_waiting
+        self._n_waiting = 0
 
 
 def _add_products(block: Tensor, own: Tensor, above: Tensor, weight: float) -> None:
@@ -134,11 +145,10 @@ def _add_products(block: Tensor, own: Tensor, above: Tensor, weight: float) -> N
 
     Args:
         block: Shape ``(cells, d, d_above)``.
-        own: Shape ``(cells, d, N)``, contiguous.
-        above: Shape ``(cells_above, d_above, N)``.
+        own: Shape ``(cells, N, d)``, in memory image by image.
+        above: Shape ``(cells_above, N, d_above)``, likewise.
         weight: Factor of the products.
     """
-    parents, n_above, n = above.shape
-    block.view(parents, -1, n_above).baddbmm_(
-        own.view(parents, -1, n), above.transpose(1, 2), alpha=weight
-    )
+    parents, n, n_above = above.shape
+    siblings = own.transpose(0, 1).flatten(1).view(n, parents, -1)  # all of a parent side by side
+    block.view(parents, -1, n_above).baddbmm_(siblings.permute(1, 2, 0), above, alpha=weight)

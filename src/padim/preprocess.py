@@ -31,21 +31,27 @@ class Preprocess:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def __call__(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Bring an image to network size.
 
         Args:
-            image: RGB, shape ``(H0, W0, 3)``.
+            image: RGB, shape ``(H0, W0, 3)``, or a Pillow image of mode ``L`` or ``RGB``.
 
         Returns:
             RGB, shape ``(H, W, 3)``, not yet normalised.
+
+        Raises:
+            ShapeError: It is an array, but not RGB of 8 bits.
         """
+        if isinstance(image, Image.Image):
+            # Grey becomes three channels last: a third of the work.
+            return np.array(self._geometry(image, _FILTERS[self.resample]).convert("RGB"))
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ShapeError(
                 f"The image has shape {image.shape} and type {image.dtype}, but needs (height, "
                 "width, 3) and uint8. Convert it to RGB of 8 bits."
             )
-        return self._geometry(image, _FILTERS[self.resample])
+        return np.array(self._geometry(Image.fromarray(image), _FILTERS[self.resample]))
 
     def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Bring a ground-truth mask to network size by nearest neighbour.
@@ -56,8 +62,8 @@ class Preprocess:
         Returns:
             Shape ``(H, W)``.
         """
-        grey = mask.astype(np.uint8) * 255
-        return self._geometry(grey, Image.Resampling.NEAREST) > 0
+        grey = Image.fromarray(mask.astype(np.uint8) * 255)
+        return np.asarray(self._geometry(grey, Image.Resampling.NEAREST)) > 0
 
     def to_source(
         self, anomaly_map: NDArray[np.float32], source_px: tuple[int, int]
@@ -124,9 +130,8 @@ class Preprocess:
             return short, int(short * width / height)
         return int(short * height / width), short
 
-    def _geometry(self, array: NDArray[np.uint8], resample: Image.Resampling) -> NDArray[np.uint8]:
-        height, width = self._resized_px((array.shape[0], array.shape[1]))
-        picture = Image.fromarray(array)
+    def _geometry(self, picture: Image.Image, resample: Image.Resampling) -> Image.Image:
+        height, width = self._resized_px((picture.height, picture.width))
         if picture.size != (width, height):
             picture = picture.resize((width, height), resample)
         if (height, width) != self.size_px:
@@ -134,7 +139,7 @@ class Preprocess:
                 _crop_start(w, c) for w, c in zip((height, width), self.size_px, strict=True)
             )
             picture = picture.crop((left, top, left + self.size_px[1], top + self.size_px[0]))
-        return np.array(picture)  # writable: torch takes no other
+        return picture
 
 
 def _crop_start(whole: int, crop: int) -> int:

@@ -107,10 +107,10 @@ class Pyramid:
             for tap, channels in zip(level.taps, level.channels, strict=True):
                 cells = feature_maps[tap].permute(0, 2, 3, 1).flatten(1, 2)  # (N, h w, C)
                 if len(channels) < cells.shape[2]:
-                    cells = cells[:, :, torch.as_tensor(channels, device=cells.device)]
+                    cells = cells.index_select(2, torch.as_tensor(channels, device=cells.device))
                 parts.append(cells)
             joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-            nested_cells = joined[:, torch.as_tensor(order, device=joined.device)]
+            nested_cells = joined.index_select(1, torch.as_tensor(order, device=joined.device))
             embeddings.append(nested_cells.transpose(0, 1))
         return embeddings
 

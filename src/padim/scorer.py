@@ -34,8 +34,10 @@ class Features(nn.Module):
         self.precision = precision
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.tensor(preprocess.mean).view(3, 1, 1) * 255)
-        self.register_buffer("std", torch.tensor(preprocess.std).view(3, 1, 1) * 255)
+        # A whole row of pixels each: channels alone are too short to be broadcast fast.
+        width = preprocess.size_px[1]
+        self.register_buffer("mean", torch.tensor(preprocess.mean).repeat(width) * 255)
+        self.register_buffer("std", torch.tensor(preprocess.std).repeat(width) * 255)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Compute the features of a batch.
@@ -46,13 +48,24 @@ class Features(nn.Module):
         Returns:
             One per level, coarse to fine, shape ``(cells, N, d)``, float32.
         """
-        pixels = images.permute(0, 3, 1, 2).float()  # channels_last without a copy
-        pixels = (pixels - self.mean) / self.std
+        pixels = self.normalise(images)
         with torch.autocast(
             images.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16
         ):
             feature_maps = self.trunk(pixels)
         return self.pyramid.split([feature_map.float() for feature_map in feature_maps])
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Subtract the mean and divide by the standard deviation of each channel.
+
+        Args:
+            images: RGB, shape ``(N, H, W, 3)``, uint8.
+
+        Returns:
+            What the trunk takes: shape ``(N, 3, H, W)``, float32, in memory channels last.
+        """
+        rows = (images.flatten(2).float() - self.mean) / self.std
+        return rows.view(images.shape).permute(0, 3, 1, 2)
 
 
 class Head(nn.Module):
