@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from padim.errors import ShapeError
-from padim.moments import Accumulator, Moments
+from padim.moments import GROUP, Accumulator, Moments
 
 # Cells per parent and dimensions of each level, coarse to fine.
 LEVELS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=3)
@@ -81,6 +81,15 @@ def test_batches_added_one_by_one_equal_one_pass(
     levels: list[tuple[int, int]], sizes: list[int], seed: int
 ) -> None:
     embeddings = features(levels, sum(sizes), seed)
+    accumulator = Accumulator()
+    for shard in shards(embeddings, sizes):
+        accumulator.add(shard)
+    assert_moments_of(accumulator.moments(), embeddings)
+
+
+@pytest.mark.parametrize("sizes", [[GROUP], [GROUP - 3, 7], [1, 2 * GROUP], [GROUP + 1] * 2])
+def test_batches_that_fill_a_group_or_cross_it_equal_one_pass(sizes: list[int]) -> None:
+    embeddings = features([(2, 2), (2, 3)], sum(sizes), seed=0)
     accumulator = Accumulator()
     for shard in shards(embeddings, sizes):
         accumulator.add(shard)

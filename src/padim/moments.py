@@ -97,7 +97,8 @@ class Accumulator:
 
     def moments(self) -> Moments:
         """Finish; the accumulator's memory becomes the moments', so nothing can be added after."""
-        self._add_up()
+        if self._n_waiting:
+            self._add_up()
         self._waiting = []
         count = self._count
         for level, own in enumerate(self._sum):
