@@ -5,8 +5,11 @@ and recipe:
 
 - *fit*: ``Fitter.fit`` on the image files, decode included, and writing the model file. Not the
   imports and not loading the network, which happen once for any number of categories.
-- *trunk* (the alternative): the same truncated network over the same images, decoded, normalised
-  and batched beforehand, in the batches of the fit; nothing is done with what it returns.
+- *trunk* (the alternative): the truncated network as its library builds it, channels last, over the
+  same images, decoded, normalised and batched beforehand, in the batches of the fit; nothing is
+  done with what it returns.
+- *trunk, optimised* (the stricter alternative): the same as a fit runs it, with its batch norms and
+  its padding folded away (``padim.trunk.optimise``).
 
 The aim is a ratio of at most 1.35. The stages of a fit are timed one by one in the same rounds;
 decoding runs beside the network in a fit, so they need not add up to the whole.
@@ -18,6 +21,7 @@ from pathlib import Path
 
 import measure
 import torch
+from torch import nn
 
 from padim.datasets import list_images
 from padim.demo import lay_out_solar_cells
@@ -26,6 +30,8 @@ from padim.gaussian import factor, relative_eps
 from padim.loading import batched, load_ahead
 from padim.moments import Accumulator, Moments
 from padim.state import save_state
+from padim.trunk import load_trunk
+from padim.weights import fetch, read_weights
 
 AIM = 1.35
 N_ROUNDS = 7
@@ -46,6 +52,9 @@ def candidates_of(
     with torch.inference_mode():
         embeddings = [features(batch) for batch in uint8]
     fitted = fitter.fit(paths)
+    weights = fetch(fitter.spec)
+    published = load_trunk(fitter.spec, read_weights(weights), weights)
+    published.to(memory_format=torch.channels_last)
 
     def fit() -> None:
         save_state(fitter.fit(paths).state, target)
@@ -54,10 +63,10 @@ def candidates_of(
         for _ in load_ahead(paths, fitter.preprocess):
             pass
 
-    def trunk() -> None:
+    def forward(trunk: nn.Module) -> None:
         with torch.inference_mode():
             for batch in normalised:
-                features.trunk(batch)
+                trunk(batch)
 
     def trunk_and_levels() -> None:
         with torch.inference_mode():
@@ -79,7 +88,8 @@ def candidates_of(
         save_state(fitted.state, target)
 
     return {
-        "trunk": trunk,
+        "trunk": lambda: forward(published),
+        "trunk, optimised": lambda: forward(features.trunk),
         "fit": fit,
         "decode": decode,
         "normalise, trunk, levels": trunk_and_levels,
@@ -104,22 +114,23 @@ def main() -> None:
         candidates = candidates_of(fitter, paths, folder)
         taken = measure.interleaved(candidates, 2 if quick else N_ROUNDS)
         model_bytes = (folder / "model.safetensors").stat().st_size
-    ratios = {stage: spread.over(taken["trunk"]) for stage, spread in taken.items()}
-    ratio = ratios["fit"]
+    alternatives = ("trunk", "trunk, optimised")
+    ratios = {name: taken["fit"].over(taken[name]) for name in alternatives}
     measure.print_table(
-        ("", "seconds", "ms an image", "over trunk"),
+        ("", "seconds", "ms an image"),
         [
             (
                 stage,
                 spread.shown(digits=2),
                 f"{spread.median / len(paths) * 1e3:.2f}",
-                ratios[stage].shown(digits=3),
             )
             for stage, spread in taken.items()
         ],
     )
-    outcome = "met" if ratio.median <= AIM else "missed"
-    print(f"\nfit / trunk {ratio.shown(digits=3)}; the aim, at most {AIM}, is {outcome}.")
+    print()
+    for name, ratio in ratios.items():
+        outcome = "met" if ratio.median <= AIM else "missed"
+        print(f"fit / {name} {ratio.shown(digits=3)}; the aim, at most {AIM}, is {outcome}.")
     content = {
         "settings": {
             "backbone": fitter.spec.name,
@@ -131,9 +142,9 @@ def main() -> None:
             "n_warm_up": 1,
         },
         "seconds": {stage: spread.to_json() for stage, spread in taken.items()},
-        "over_trunk": {stage: spread.to_json() for stage, spread in ratios.items()},
+        "fit_over": {name: ratio.to_json() for name, ratio in ratios.items()},
         "aim": AIM,
-        "aim_is_met": ratio.median <= AIM,
+        "aim_is_met": {name: ratio.median <= AIM for name, ratio in ratios.items()},
         "model_bytes": model_bytes,
     }
     measure.finish("fit", about, content, quick=quick)

@@ -91,10 +91,11 @@ def with_taps(spec: BackboneSpec, taps: Sequence[int]) -> BackboneSpec:
 
 
 def optimise(trunk: Trunk) -> Trunk:
-    """Lay a trunk out for speed, in place: batch norms folded away, channels last.
+    """Lay a trunk out for speed, in place: fewer passes over its feature maps, channels last.
 
     A batch norm of fixed statistics is one more pass over memory that the convolution before it can
-    do on its way. What follows it, such as the activation of timm's ``BatchNormAct2d``, stays.
+    do on its way; what follows it, such as the activation of timm's ``BatchNormAct2d``, stays.
+    TensorFlow's padding is a copy of the whole feature map, and a wider kernel does without.
 
     Args:
         trunk: A loaded trunk; its tensors lose the names of the pretrained network.
@@ -105,7 +106,32 @@ def optimise(trunk: Trunk) -> Trunk:
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 _fold(conv, norm)
                 setattr(parent, name, getattr(norm, "act", nn.Identity()))
+        for name, conv in children:
+            if type(conv).__name__ == "Conv2dSame" and conv.stride == (2, 2):
+                setattr(parent, name, _padded_evenly(conv))
     return trunk.to(memory_format=torch.channels_last)
+
+
+def _padded_evenly(conv: nn.Conv2d) -> nn.Conv2d:
+    """The same convolution for maps of even sides, as every stage but the last tap's has them.
+
+    There, TensorFlow pads one row and column more behind than in front. A kernel of one row and
+    column of zeros more in front gives the same sums with as much padding on either side.
+    """
+    side = conv.kernel_size[0]
+    even = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        side + 1,
+        conv.stride,
+        padding=side // 2,
+        groups=conv.groups,
+        device="meta",
+    )
+    weight = nn.functional.pad(conv.weight, (1, 0, 1, 0))
+    even.weight = nn.Parameter(weight, requires_grad=False)
+    even.bias = conv.bias
+    return even
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
