@@ -107,7 +107,8 @@ def optimise(trunk: Trunk) -> Trunk:
                 _fold(conv, norm)
                 setattr(parent, name, getattr(norm, "act", nn.Identity()))
         for name, conv in children:
-            if type(conv).__name__ == "Conv2dSame" and conv.stride == (2, 2):
+            pads_itself = type(conv).__name__ == "Conv2dSame"  # timm's, of TensorFlow's networks
+            if isinstance(conv, nn.Conv2d) and pads_itself and conv.stride == (2, 2):
                 setattr(parent, name, _padded_evenly(conv))
     return trunk.to(memory_format=torch.channels_last)
 
@@ -123,7 +124,7 @@ def _padded_evenly(conv: nn.Conv2d) -> nn.Conv2d:
         conv.in_channels,
         conv.out_channels,
         side + 1,
-        conv.stride,
+        stride=2,
         padding=side // 2,
         groups=conv.groups,
         device="meta",
