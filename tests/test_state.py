@@ -41,7 +41,6 @@ from padim.state import (
     installed_versions,
     load_moments,
     load_state,
-    read_metadata,
     save_moments,
     save_state,
 )
@@ -129,8 +128,8 @@ def test_a_model_without_its_trunk_survives_its_file(tmp_path: Path) -> None:
     assert_same(load_state(tmp_path / "a.safetensors"), before)
 
 
-def test_metadata_is_read_without_the_numbers(file: Path) -> None:
-    data = read_metadata(file)
+def test_the_description_is_one_string_of_json(file: Path) -> None:
+    data = json.loads(header(file)["padim"])
     assert {key: data[key] for key in ("count", "format_version", "precision")} == {
         "count": 3,
         "format_version": 1,
@@ -138,7 +137,8 @@ def test_metadata_is_read_without_the_numbers(file: Path) -> None:
     }
     assert data["backbone"]["name"] == "efficientnet_lite0"
     assert data.keys() == json.loads(json.dumps(small_state().metadata())).keys() | {
-        "tensor_sha256"
+        "tensor_sha256",
+        "metadata_sha256",
     }
 
 
@@ -273,7 +273,7 @@ def test_an_unknown_precision_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
-    for read in (load_state, load_moments, read_metadata):
+    for read in (load_state, load_moments):
         with pytest.raises(PathMissingError, match=r"none does not exist\. Check the path"):
             read(tmp_path / "none")
 
@@ -297,7 +297,7 @@ def test_a_file_with_more_at_its_end_is_refused(file: Path) -> None:
 )
 def test_what_is_no_safetensors_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "odd").write_bytes(content)
-    for read in (load_state, load_moments, read_metadata):
+    for read in (load_state, load_moments):
         with pytest.raises(ModelFileTruncatedError, match="odd is no whole model file"):
             read(tmp_path / "odd")
 
@@ -331,7 +331,7 @@ def test_a_safetensors_file_of_others_is_refused(
 )
 def test_a_description_that_makes_no_sense_is_refused(tmp_path: Path, text: str) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "odd", metadata={"padim": text})
-    for read in (load_state, load_moments, read_metadata):
+    for read in (load_state, load_moments):
         with pytest.raises(ModelFileHashError, match=r"odd describes itself .* Copy the file"):
             read(tmp_path / "odd")
 
@@ -342,7 +342,7 @@ def test_a_newer_version_is_refused_by_name(
     with monkeypatch.context() as newer:
         newer.setattr(state, "FORMAT_VERSION", 2)
         save_state(small_state(), tmp_path / "new")
-    for read in (load_state, load_moments, read_metadata):
+    for read in (load_state, load_moments):
         with pytest.raises(
             ModelFileVersionError, match=r"format version 2, but this release reads up to 1\."
         ):
@@ -455,8 +455,6 @@ def test_a_number_changed_in_the_description_is_refused(file: Path) -> None:
         save_file(load_file(file), file, metadata=changed)
         with pytest.raises(ModelFileHashError, match="describes itself otherwise than was written"):
             load_state(file)
-        with pytest.raises(ModelFileHashError, match="describes itself otherwise than was written"):
-            read_metadata(file)
 
 
 # Writing

@@ -141,19 +141,6 @@ def load_state(path: Path) -> ModelState:
     )
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
-    """Read what a model file says of itself, without its numbers.
-
-    Raises:
-        PathMissingError: There is no such file.
-        ModelFileTruncatedError: It is cut short, or no model file.
-        ModelFileVersionError: It is of a newer format.
-        ModelFileHashError: What it says of itself is not what was written.
-    """
-    with _open(path) as file:
-        return _metadata(file, path)
-
-
 def save_moments(moments: Moments, state: ModelState, path: Path) -> None:
     """Write the float64 moments of a model beside it, for updates and merges."""
     tensors = {}
