@@ -32,30 +32,39 @@ def images(fitter: Fitter, n: int) -> Tensor:
 def test_an_image_scores_the_same_in_batches_of_any_size(fitter: Fitter, scorer: Scorer) -> None:
     pixels = images(fitter, 7)
     with torch.inference_mode():
-        whole_map, whole_score = scorer(pixels)
+        whole = scorer(pixels)
         for n in (1, 2):
             parts = [scorer(part) for part in pixels.split(n)]
-            torch.testing.assert_close(
-                torch.cat([part[0] for part in parts]), whole_map, rtol=1e-5, atol=0
-            )
-            torch.testing.assert_close(
-                torch.cat([part[1] for part in parts]), whole_score, rtol=1e-5, atol=0
-            )
+            for outputs, expected in zip(zip(*parts, strict=True), whole, strict=True):
+                torch.testing.assert_close(torch.cat(outputs), expected, rtol=1e-5, atol=0)
 
 
-def test_map_and_score_have_the_shapes_they_say(fitter: Fitter, scorer: Scorer) -> None:
+def test_maps_and_scores_have_the_shapes_they_say(fitter: Fitter, scorer: Scorer) -> None:
     with torch.inference_mode():
-        anomaly_map, score = scorer(images(fitter, 3))
-    assert anomaly_map.shape == (3, *fitter.preprocess.size_px)
-    assert score.shape == (3,)
-    assert anomaly_map.dtype == score.dtype == torch.float32
-    assert bool((anomaly_map > 0).all())
+        scores = scorer(images(fitter, 3))
+    assert scores.anomaly_map.shape == (3, *fitter.preprocess.size_px)
+    assert scores.image_score.shape == (3,)
+    assert scores.level_scores.shape == (3, len(fitter.pyramid.levels))
+    for output in scores:
+        assert output.dtype == torch.float32
+        assert bool((output > 0).all())
+
+
+def test_level_scores_are_the_hottest_cells_of_each_level(fitter: Fitter, scorer: Scorer) -> None:
+    pixels = images(fitter, 2)
+    with torch.inference_mode():
+        levels = scorer.head.levels(scorer.features(pixels))
+        own = scorer(pixels).level_scores
+    for i, (level, cells) in enumerate(zip(fitter.pyramid.levels, levels, strict=True)):
+        k = max(1, round(scorer.score_fraction * level.n_cells))
+        hottest = np.sort(cells.sqrt().numpy(), axis=0)[-k:]
+        np.testing.assert_allclose(own[:, i], hottest.mean(axis=0), rtol=1e-5)
 
 
 def test_images_that_were_fitted_score_lower_than_others(fitter: Fitter, scorer: Scorer) -> None:
     seen = torch.from_numpy(oracle.random_images(N_TRAIN, fitter.preprocess.size_px))
     with torch.inference_mode():
-        assert float(scorer(seen)[1].max()) < float(scorer(images(fitter, 3))[1].min())
+        assert scorer(seen).image_score.max() < scorer(images(fitter, 3)).image_score.min()
 
 
 def test_a_defect_is_hot_where_it_is(fitter: Fitter, scorer: Scorer) -> None:
@@ -63,7 +72,7 @@ def test_a_defect_is_hot_where_it_is(fitter: Fitter, scorer: Scorer) -> None:
     flat = np.stack([oracle.random_images(N_TRAIN, (height, width))[0]] * 2)
     flat[1, 40:56, 8:24] = (255, 0, 0)
     with torch.inference_mode():
-        good, bad = scorer(torch.from_numpy(flat))[0]
+        good, bad = scorer(torch.from_numpy(flat)).anomaly_map
     y, x = divmod(int((bad - good).argmax()), width)
     assert 36 <= y < 60
     assert 4 <= x < 28

@@ -40,6 +40,7 @@ class Prediction:
         path: Where the image came from; None for one given as pixels.
         score: The image score, in standard deviations of normal patches; higher is more anomalous.
         anomaly_map: The same for each pixel at network size, shape ``(H, W)``, float32.
+        level_scores: What each level of the network adds, coarse to fine: which was surprised.
         source_px: (height, width) of the source image.
         preprocess: The way from the source image to the map.
         label: ``normal`` or ``anomalous``; None until the model is calibrated.
@@ -49,6 +50,7 @@ class Prediction:
     path: Path | None
     score: float
     anomaly_map: NDArray[np.float32]
+    level_scores: tuple[float, ...]
     source_px: tuple[int, int]
     preprocess: Preprocess
     label: str | None = None
@@ -165,10 +167,14 @@ class PaDiM:
         for batch in batched(load_ahead(images, preprocess, unreadable), self.n_batch):
             pixels = torch.stack([torch.from_numpy(image.pixels) for image in batch])
             with torch.inference_mode():
-                anomaly_map, score = self._scorer(pixels.to(self.device))
-            maps, scores = anomaly_map.cpu().numpy(), score.tolist()
-            for image, one_map, one_score in zip(batch, maps, scores, strict=True):
-                yield Prediction(image.path, one_score, one_map, image.source_px, preprocess)
+                scores = self._scorer(pixels.to(self.device))
+            maps, levels = scores.anomaly_map.cpu().numpy(), scores.level_scores.tolist()
+            for image, score, one_map, own in zip(
+                batch, scores.image_score.tolist(), maps, levels, strict=True
+            ):
+                yield Prediction(
+                    image.path, score, one_map, tuple(own), image.source_px, preprocess
+                )
 
     def save(self, path: str | Path, *, moments: bool = False) -> None:
         """Write the model to one file, whole or not at all.

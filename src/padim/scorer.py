@@ -1,6 +1,7 @@
 """The whole way from uint8 images to map and score, as one module."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -116,14 +117,40 @@ class Head(nn.Module):
         Returns:
             Mahalanobis distances, not squared, shape ``(N, h, w)``.
         """
+        return self.joined(self.levels(embeddings))
+
+    def joined(self, levels: Sequence[Tensor]) -> Tensor:
+        """Add the levels up at the finest grid.
+
+        Args:
+            levels: What ``levels`` returned.
+
+        Returns:
+            Mahalanobis distances, not squared, shape ``(N, h, w)``.
+        """
+        distance_sq = levels[0]
+        for own in levels[1:]:
+            siblings = own.view(distance_sq.shape[0], -1, own.shape[1])
+            distance_sq = (siblings + distance_sq[:, None]).view(own.shape)
+        return distance_sq[self.place].t().reshape(-1, *self.grid).sqrt()
+
+    def levels(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
+        """Compute what each level adds to the squared distances, given the coarser ones.
+
+        Args:
+            embeddings: One per level, coarse to fine, shape ``(cells, N, d)``.
+
+        Returns:
+            One per level, coarse to fine, shape ``(cells, N)``.
+        """
         context: Tensor | None = None
-        distance_sq: Tensor | None = None
+        levels: list[Tensor] = []
         for i, embedding in enumerate(embeddings):
             delta = embedding - self.get_buffer(f"mean_{i}")
             cells, n, d = delta.shape
             white = torch.bmm(delta, self.get_buffer(f"own_{i}"))
-            if context is None or distance_sq is None:
-                distance_sq = white.square().sum(dim=2)
+            if context is None:
+                levels.append(white.square().sum(dim=2))
                 context = delta
                 continue
             parents = context.shape[0]
@@ -131,16 +158,30 @@ class Head(nn.Module):
             shared = torch.bmm(context, self.get_buffer(f"context_{i}"))  # (parents, N, siblings d)
             shared = shared.view(parents, n, siblings, d).transpose(1, 2)
             white = white.view(parents, siblings, n, d) + shared
-            distance_sq = (white.square().sum(dim=3) + distance_sq[:, None]).view(cells, n)
+            levels.append(white.square().sum(dim=3).view(cells, n))
             if i + 1 < len(embeddings):
                 replicated = context[:, None].expand(-1, siblings, -1, -1).reshape(cells, n, -1)
                 context = torch.cat((replicated, delta), dim=2)
-        assert distance_sq is not None
-        return distance_sq[self.place].t().reshape(-1, *self.grid).sqrt()
+        return levels
+
+
+class Scores(NamedTuple):
+    """What the graph says of a batch.
+
+    Attributes:
+        anomaly_map: Standard deviations of normal patches, shape ``(N, H, W)``.
+        image_score: Mean of the hottest pixels of the map, shape ``(N,)``.
+        level_scores: The same of what each level adds, coarse to fine, given the coarser ones, over
+            its own cells and without blur, shape ``(N, levels)``: which of them was surprised.
+    """
+
+    anomaly_map: Tensor
+    image_score: Tensor
+    level_scores: Tensor
 
 
 class Scorer(nn.Module):
-    """From uint8 images to map and score: what torch runs.
+    """From uint8 images to map and scores, as one graph: what torch runs and what is exported.
 
     Args:
         features: From images to features.
@@ -166,16 +207,16 @@ class Scorer(nn.Module):
             matrix = torch.as_tensor(resize_blur_matrix(n_out, n_in, sigma_px))
             self.register_buffer(axis, matrix.float())
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> Scores:
         """Score a batch.
 
         Args:
             images: RGB, shape ``(N, H, W, 3)``, uint8.
-
-        Returns:
-            The anomaly map ``(N, H, W)`` in standard deviations of normal patches, and the image
-            score ``(N,)``.
         """
-        distance = self.head(self.features(images))
+        levels = self.head.levels(self.features(images))
+        distance = self.head.joined(levels)
         anomaly_map = self.get_buffer("rows") @ distance @ self.get_buffer("columns").t()
-        return anomaly_map, image_score(anomaly_map, self.score_fraction)
+        own = [image_score(level.t().sqrt(), self.score_fraction) for level in levels]
+        return Scores(
+            anomaly_map, image_score(anomaly_map, self.score_fraction), torch.stack(own, dim=1)
+        )
