@@ -476,3 +476,8 @@ def test_large_images_raise_the_forecast(
         assert main(arguments) == 0
         forecasts.append(json.loads(capsys.readouterr().out)["forecast_peak_bytes"])
     assert forecasts[1] - forecasts[0] > 0.75 * 2 * 25e6 * 8
+
+
+def test_a_missing_command_is_said_to_be_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights"]) == 2
+    assert capsys.readouterr().err == "error: A command is missing. See padim weights --help.\n"

@@ -182,7 +182,7 @@ def test_a_folder_without_images_says_what_it_has(
 ) -> None:
     touch(tmp_path, "a.txt", "b.gif")
     expected = (
-        r"has no images and 2 other files, but needs files that end in "
+        r"has no images but 2 other files; it needs files that end in "
         r"\.bmp, \.jpeg, \.jpg, \.png, \.tif, \.tiff, \.webp\. Check the path"
     )
     with pytest.raises(DatasetError, match=expected):
@@ -213,7 +213,7 @@ def test_recursive_normal_images_never_take_the_test_images_of_a_category(bottle
 def test_a_category_without_normal_images_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "train/good/readme.txt")
     for read in (normal_images, read_category):
-        with pytest.raises(DatasetError, match="good has no images and 1 other file, but"):
+        with pytest.raises(DatasetError, match="good has no images but 1 other file; it"):
             read(tmp_path)
 
 

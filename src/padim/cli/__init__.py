@@ -93,7 +93,12 @@ def run_guarded(work: Callable[[], int | None]) -> int:
     try:
         return work() or 0
     except TyperException as error:
-        message = error.format_message() or "A command is missing. See padim --help."
+        message = error.format_message()
+        if message in ("", "Missing command."):
+            context = getattr(error, "ctx", None)
+            message = (
+                f"A command is missing. See {context.command_path if context else 'padim'} --help."
+            )
         fail(error, message)
         return error.exit_code
     except PadimError as error:

@@ -113,8 +113,9 @@ def _some_images(folder: Path, *, recursive: bool) -> tuple[Path, ...]:
         if deeper
         else "Check the path."
     )
+    others = f" but {_count(n_others, 'other file')}" if n_others else ""
     raise DatasetError(
-        f"{folder} has no images and {_count(n_others, 'other file')}, but needs files that end in "
+        f"{folder} has no images{others}; it needs files that end in "
         f"{', '.join(sorted(IMAGE_SUFFIXES))}. {advice}"
     )
 
