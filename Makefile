@@ -21,7 +21,7 @@ format: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[fit,report,demo]" --group test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" --group test
 	touch $@
 
 clean:

@@ -71,6 +71,10 @@ class ModelFileError(PadimError):
     """A model file that cannot be used."""
 
 
+class ParityError(PadimError):
+    """An exported graph does not score as torch does."""
+
+
 class ModelFileTruncatedError(ModelFileError):
     """A model file that is cut short, or no model file at all."""
 

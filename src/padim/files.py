@@ -34,6 +34,29 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def written_together(path: Path) -> Iterator[Path]:
+    """Let a file and what it refers to be written elsewhere; they move once all are on disk.
+
+    Args:
+        path: The file to be; its folder is made when missing.
+
+    Yields:
+        Where to write it; whatever else is written into that folder moves beside it, and first, so
+        that a file that is there is whole. Nothing is left when the block fails.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as name:
+        partial = Path(name) / path.name
+        yield partial
+        parts = sorted(partial.parent.iterdir(), key=lambda part: part == partial)
+        for part in parts:
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+        for part in parts:
+            part.replace(path.with_name(part.name))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with written_whole(path) as partial:

@@ -118,14 +118,25 @@ class PaDiM:
             state.preprocess,
             PRECISIONS[precision],
         )
-        self._scorer = Scorer(
+        self._scorer = self._built(features, torch.float32).to(self.device).eval()
+
+    def graph(self, store: torch.dtype) -> Scorer:
+        """The graph that scores, with rows of another type: what is exported.
+
+        Args:
+            store: Type the whitening rows are kept in.
+        """
+        return self._built(self._scorer.features, store).to(self.device).eval()
+
+    def _built(self, features: Features, store: torch.dtype) -> Scorer:
+        state = self.state
+        return Scorer(
             features,
-            Head(state.pyramid, state.mean, state.whitening),
+            Head(state.pyramid, state.mean, state.whitening, store=store),
             state.preprocess.size_px,
             state.recipe.sigma_px,
             state.recipe.score_fraction,
         )
-        self._scorer.to(self.device).eval()
 
     @overload
     def predict(self, images: str | Path | Image.Image | NDArray[np.uint8]) -> Prediction: ...

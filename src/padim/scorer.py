@@ -77,6 +77,7 @@ class Head(nn.Module):
         mean: Per level, shape ``(cells, d)``.
         whitening: Per level, shape ``(cells, d, D + d)``, as ``gaussian.factor`` returns it.
         dtype: Type to compute in.
+        store: Type the whitening is kept in, when it is not the same; converted on each call.
     """
 
     def __init__(
@@ -85,20 +86,23 @@ class Head(nn.Module):
         mean: Sequence[Tensor],
         whitening: Sequence[Tensor],
         dtype: torch.dtype = torch.float32,
+        store: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.pyramid = pyramid
+        self.dtype = dtype
+        store = store or dtype
         self.grid = pyramid.levels[-1].grid
         parents = 1
         for i, (level, mu, rows) in enumerate(zip(pyramid.levels, mean, whitening, strict=True)):
             cells, d, width = rows.shape
             # Features times transposed rows: the fastest layout for a few images at a time.
             # Siblings share their context, so one product serves them all.
-            own = rows[:, :, width - d :].to(dtype).transpose(1, 2).contiguous()
+            own = rows[:, :, width - d :].to(store).transpose(1, 2).contiguous()
             self.register_buffer(f"mean_{i}", mu.to(dtype)[:, None])  # (cells, 1, d)
             self.register_buffer(f"own_{i}", own)  # (cells, d, d)
             if i:
-                context = rows[:, :, : width - d].to(dtype)
+                context = rows[:, :, : width - d].to(store)
                 context = context.reshape(parents, cells // parents * d, width - d)
                 context = context.transpose(1, 2).contiguous()  # (parents, D, siblings d)
                 self.register_buffer(f"context_{i}", context)
@@ -148,14 +152,15 @@ class Head(nn.Module):
         for i, embedding in enumerate(embeddings):
             delta = embedding - self.get_buffer(f"mean_{i}")
             cells, n, d = delta.shape
-            white = torch.bmm(delta, self.get_buffer(f"own_{i}"))
+            white = torch.bmm(delta, self.get_buffer(f"own_{i}").to(self.dtype))
             if context is None:
                 levels.append(white.square().sum(dim=2))
                 context = delta
                 continue
             parents = context.shape[0]
             siblings = cells // parents
-            shared = torch.bmm(context, self.get_buffer(f"context_{i}"))  # (parents, N, siblings d)
+            rows = self.get_buffer(f"context_{i}").to(self.dtype)
+            shared = torch.bmm(context, rows)  # (parents, N, siblings d)
             shared = shared.view(parents, n, siblings, d).transpose(1, 2)
             white = white.view(parents, siblings, n, d) + shared
             levels.append(white.square().sum(dim=3).view(cells, n))

@@ -16,6 +16,7 @@ from padim.cli import (
     backbones_command,
     benchmark_command,
     demo_command,
+    export_command,
     fit_command,
     info_command,
     predict_command,
@@ -25,7 +26,14 @@ from padim.cli.console import Output, fail
 from padim.errors import MissingExtraError, PadimError
 
 INTERRUPTED = 130
-_EXTRAS = {"torch": "fit", "torchvision": "fit", "timm": "fit", "matplotlib": "report"}
+_EXTRAS = {
+    "torch": "fit",
+    "torchvision": "fit",
+    "timm": "fit",
+    "matplotlib": "report",
+    "onnxscript": "export",
+    "openvino": "openvino",
+}
 
 app = typer.Typer(
     name="padim",
@@ -52,6 +60,7 @@ app.command("fit")(fit_command.fit)
 app.command("predict")(predict_command.predict)
 app.command("evaluate")(benchmark_command.evaluate)
 app.command("benchmark")(benchmark_command.benchmark)
+app.command("export")(export_command.export)
 app.command("info")(info_command.info)
 app.command("backbones")(backbones_command.backbones)
 app.add_typer(weights_command.app, name="weights")
