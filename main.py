@@ -110,7 +110,7 @@ def _category(category: Category, fitter: "Fitter", temp: Path, drawn: Path) -> 
     model_path = temp / f"train_{category.name}.safetensors"
     model, reused = fit_or_reuse(fitter, category.train, model_path)
     print(f"{'reused' if reused else 'fitted'} {model_path}")
-    evaluation = evaluate(model, category)
+    evaluation = evaluate(model.predictor, category)
     record = record_of(
         category,
         evaluation,

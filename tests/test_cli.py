@@ -466,7 +466,7 @@ def test_large_images_raise_the_forecast(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What the process holds already changes from fit to fit.
-    monkeypatch.setattr("padim.memory.resident_bytes", lambda: 0)
+    monkeypatch.setattr("padim.forecast.resident_bytes", lambda: 0)
     forecasts = []
     for side_px in (100, 5000):
         folder = tmp_path / str(side_px)

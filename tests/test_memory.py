@@ -9,9 +9,8 @@ from torch import nn
 from padim import memory
 from padim.errors import MemoryLimitError, UsageError
 from padim.fitting import prepare
+from padim.forecast import Forecast, activation_bytes
 from padim.memory import (
-    Forecast,
-    activation_bytes,
     format_bytes,
     parse_bytes,
     peak_bytes,

@@ -95,7 +95,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 @pytest.fixture(scope="module")
 def fitter(case: Case) -> Fitter:
-    return prepare("efficientnet_lite0", case.recipe, store="float32", device="cpu")
+    return prepare("efficientnet_lite0", case.recipe, store="float32", engine="torch")
 
 
 def tensors(feature_maps: Sequence[oracle.Floats]) -> list[torch.Tensor]:
@@ -201,7 +201,7 @@ def random_fitter(name: str, case: RandomCase, **options: object) -> Fitter:
         size_px=case.pixels.shape[1:3],
         weights=case.weights,
         include_backbone=False,
-        device="cpu",
+        engine="torch",
         **options,
     )
 

@@ -30,7 +30,7 @@ def test_commands_of_the_readme_work(workplace: Path) -> None:
         program, *arguments = shlex.split(command)
         assert program == "padim"
         assert main(arguments) == 0, command
-    assert (workplace / "out/overlays/0.png").is_file()
+    assert (workplace / "out/overlays/0.jpg").is_file()
     assert (workplace / "results/results.md").is_file()
 
 

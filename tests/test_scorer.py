@@ -15,7 +15,7 @@ N_TRAIN = 6
 
 @pytest.fixture(scope="module", params=[(64, 64), (64, 96)], ids=["square", "wide"])
 def fitter(request: pytest.FixtureRequest) -> Fitter:
-    return prepare(size_px=request.param, device="cpu", store="float32")
+    return prepare(size_px=request.param, engine="torch", store="float32")
 
 
 @pytest.fixture(scope="module")

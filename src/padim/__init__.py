@@ -1,20 +1,30 @@
 """Find and localise defects in images after seeing only good ones."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from padim.errors import PadimError
 
 if TYPE_CHECKING:
-    from padim.model import PaDiM, Prediction, fit, load
+    from padim.model import PaDiM, fit
+    from padim.opening import load
+    from padim.predictor import Prediction, Predictor
 
-__all__ = ["PaDiM", "PadimError", "Prediction", "__version__", "fit", "load"]
+__all__ = ["PaDiM", "PadimError", "Prediction", "Predictor", "__version__", "fit", "load"]
 __version__ = "0.1.0"
+
+
+_MODULES = {
+    "PaDiM": "model",
+    "fit": "model",
+    "load": "opening",
+    "Prediction": "predictor",
+    "Predictor": "predictor",
+}
 
 
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import, and a machine that only scores may not have it.
-    if name in {"PaDiM", "Prediction", "fit", "load"}:
-        from padim import model
-
-        return getattr(model, name)
+    if name in _MODULES:
+        return getattr(import_module(f"padim.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'padim' has no attribute {name!r}")

@@ -149,6 +149,7 @@ def settings_of(fitter: Fitter) -> dict[str, Any]:
                 **settings,
                 "taps": fitter.spec.taps,
                 "n_dims": fitter.pyramid.n_dims,
+                "engine": fitter.engine,
                 "precision": fitter.precision,
                 "store": fitter.store,
                 "weights_sha256": fitter.weights_sha256,
@@ -185,7 +186,7 @@ def _run_category(
     fit_peak = peak_bytes() if can_measure else None
     model = from_fitted(fitter, fitted)
     advance = watcher.progress(f"{category.name}: score", len(category.test))
-    evaluation = evaluate(model, category, advance, unreadable)
+    evaluation = evaluate(model.predictor, category, advance, unreadable)
     advance = watcher.progress(f"{category.name}: draw", len(evaluation.samples))
     _draw(evaluation, fitter.preprocess, pictures_folder, advance)
     try:

@@ -1,101 +1,283 @@
-"""Exported graphs and the runtimes that run them, without torch."""
+"""Graphs in files and the runtimes that run them, without torch."""
 
-from collections.abc import Callable
+import os
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from padim.errors import ModelFileError, PathMissingError, UnknownNameError
+from padim.errors import (
+    MissingExtraError,
+    ModelFileError,
+    PathMissingError,
+    UnknownNameError,
+    UsageError,
+)
 
+ENGINES = ("torch", "onnxruntime", "openvino")
+GRAPH_ENGINES = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",)}
+PRECISIONS = ("float32", "bfloat16")
 INPUT = "image"
-OUTPUTS = ("anomaly_map", "image_score", "level_scores")
-ENGINE_OF_SUFFIX = {".onnx": "onnxruntime", ".xml": "openvino"}
+N_BATCH = 4  # beyond this nothing is gained: features no longer fit the cache
 
-Outputs = tuple[NDArray[np.float32], ...]
-Run = Callable[[NDArray[np.uint8]], Outputs]
+Arrays = tuple[NDArray[np.float32], ...]
 
 
-class Engine:
-    """An exported graph, loaded once; scoring changes nothing, so threads may share it.
+class Runtime(Protocol):
+    """A graph loaded by a runtime; threads may share it.
+
+    Attributes:
+        names: Of the outputs, in order.
+        shape: Of the input; None where any number goes.
+        description: What the graph says of itself under the key ``padim``, or None.
+        any_batch: Whether a batch of any size runs at full speed.
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int | None, ...]
+    description: str | None
+    any_batch: bool
+
+    def run(self, images: NDArray[np.uint8]) -> Arrays:
+        """Run the graph on a batch."""
+
+
+class Graph:
+    """A graph loaded once; running it changes nothing, so threads may share it.
 
     Args:
-        path: An ``.onnx`` file or an OpenVINO ``.xml`` with its ``.bin`` beside it.
-        n_threads: Threads of one call; the runtime's own choice when None.
+        path: An ``.onnx`` file, or an OpenVINO ``.xml`` with its ``.bin`` beside it.
+        engine: Who runs it; when ``auto``, the one it was written for.
+        n_threads: Threads of one call; one for each core when None.
+        precision: ``float32``, or ``bfloat16`` for the products with the whitening rows: half the
+            bytes to read. The trunk stays in float32: what it loses, whitening would magnify.
 
     Raises:
         PathMissingError: There is no such file.
-        UnknownNameError: Its suffix is neither.
-        ModelFileError: The runtime cannot read it.
+        UnknownNameError: There is no such engine or precision.
+        UsageError: The engine does not run such a file, or not in this precision.
+        ModelFileError: The engine cannot read it.
+        MissingExtraError: The engine is not installed.
     """
 
-    def __init__(self, path: Path, n_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        engine: str = "auto",
+        n_threads: int | None = None,
+        precision: str = "float32",
+    ) -> None:
         if not path.is_file():
             raise PathMissingError(path)
-        if path.suffix not in ENGINE_OF_SUFFIX:
-            raise UnknownNameError("exported suffix", path.suffix, tuple(ENGINE_OF_SUFFIX))
-        self.name = ENGINE_OF_SUFFIX[path.suffix]
-        load = _onnxruntime if self.name == "onnxruntime" else _openvino
-        self._run, shape = load(path, n_threads)
-        self.n_batch = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
+        self.engine = graph_engine(path, engine)
+        self.n_threads = choose_threads(n_threads)
+        if precision not in PRECISIONS:
+            raise UnknownNameError("precision", precision, PRECISIONS)
+        if self.engine == "onnxruntime" and precision != "float32":
+            raise UsageError(
+                f"The precision is {precision}, but ONNX Runtime computes in float32 on a CPU. "
+                "Use --engine openvino."
+            )
+        self.runtime: Runtime
+        if self.engine == "onnxruntime":
+            self.runtime = OnnxRuntime(path, self.n_threads)
+        else:
+            self.runtime = OpenVino(path, self.n_threads, precision)
+        n_batch, height, width, _ = self.runtime.shape
+        self.n_batch = n_batch
+        self.size_px = height, width
 
-    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
-        """Score a batch of any size.
+    def __call__(self, images: NDArray[np.uint8]) -> Arrays:
+        """Run a batch of any size.
 
         Args:
-            images: RGB at network size, shape ``(N, H, W, 3)``.
+            images: RGB, shape ``(N, H, W, 3)``.
 
         Returns:
-            Anomaly maps ``(N, H, W)``, image scores ``(N,)`` and level scores ``(N, levels)``.
+            The graph's outputs, the first axis N long.
         """
-        if self.n_batch is None:
-            return self._run(images)
-        parts = []
-        for start in range(0, len(images), self.n_batch):
-            part = images[start : start + self.n_batch]
-            rest = np.repeat(part[-1:], self.n_batch - len(part), axis=0)
-            scored = self._run(np.concatenate((part, rest)))
-            parts.append([output[: len(part)] for output in scored])
+        step = self.n_batch or N_BATCH
+        parts = [self._run(images[i : i + step]) for i in range(0, len(images), step)]
+        if len(parts) == 1:
+            return parts[0]
         return tuple(np.concatenate(outputs) for outputs in zip(*parts, strict=True))
 
+    def _run(self, images: NDArray[np.uint8]) -> Arrays:
+        n_images = len(images)
+        if self.n_batch is not None:
+            n_run = self.n_batch
+        elif self.runtime.any_batch or n_images == 1:
+            n_run = n_images
+        else:
+            n_run = N_BATCH
+        if n_run == n_images:
+            return self.runtime.run(np.ascontiguousarray(images))
+        rest = np.repeat(images[-1:], n_run - n_images, axis=0)
+        outputs = self.runtime.run(np.concatenate((images, rest)))
+        return tuple(output[:n_images] for output in outputs)
 
-def _onnxruntime(path: Path, n_threads: int | None) -> tuple[Run, list[Any]]:
-    import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = n_threads or 0
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the classes of its errors are not public
-        raise ModelFileError(f"{path} is no graph that ONNX Runtime reads. Export it anew.") from (
-            error
+def graph_engine(path: Path, engine: str) -> str:
+    """Who runs a graph.
+
+    Args:
+        path: The file.
+        engine: Name of an engine, or ``auto``: the one the file was written for and compared with.
+
+    Raises:
+        UnknownNameError: There is no such engine, or no graph has such a suffix.
+        UsageError: The engine does not run such a file.
+    """
+    if path.suffix not in GRAPH_ENGINES:
+        raise UnknownNameError("kind of graph", path.suffix, tuple(GRAPH_ENGINES))
+    able = GRAPH_ENGINES[path.suffix]
+    if engine == "auto":
+        return able[0]
+    if engine not in ENGINES:
+        raise UnknownNameError("engine", engine, ("auto", *ENGINES))
+    if engine not in able:
+        raise UsageError(
+            f"{path} is a {path.suffix} file, which {engine} does not run. "
+            f"Use --engine {' or '.join(able)}."
         )
-
-    def run(images: NDArray[np.uint8]) -> Outputs:
-        return tuple(session.run(OUTPUTS, {INPUT: images}))
-
-    return run, session.get_inputs()[0].shape
+    return engine
 
 
-def _openvino(path: Path, n_threads: int | None) -> tuple[Run, list[Any]]:
-    import openvino
+def choose_threads(n_threads: int | None) -> int:
+    """Threads of one call; one for each core that this process may use when None.
 
-    settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": "f32",
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    if n_threads is not None:
-        settings["INFERENCE_NUM_THREADS"] = n_threads
-    try:
-        compiled = openvino.Core().compile_model(path, "CPU", settings)
-    except RuntimeError as error:
-        raise ModelFileError(f"{path} is no graph that OpenVINO reads. Export it anew.") from error
+    Raises:
+        UsageError: Fewer than one.
+    """
+    if n_threads is None:
+        return n_cores()
+    if n_threads < 1:
+        raise UsageError(f"The number of threads is {n_threads}, but needs to be 1 or more. Try 1.")
+    return n_threads
 
-    def run(images: NDArray[np.uint8]) -> Outputs:
-        # A request of its own for each call: threads do not wait for each other's.
-        results = compiled.create_infer_request().infer({INPUT: images})
-        return tuple(results[name] for name in OUTPUTS)
 
-    partial = compiled.input(0).get_partial_shape()
-    return run, [axis.get_length() if axis.is_static else None for axis in partial]
+def n_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class OnnxRuntime:
+    """A graph in ONNX Runtime, on a CPU.
+
+    Args:
+        path: An ``.onnx`` file.
+        n_threads: Threads of one call.
+    """
+
+    any_batch = True
+
+    def __init__(self, path: Path, n_threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = n_threads
+        options.log_severity_level = 3
+        # Threads that wait for long keep the core from other processes; those that do not wait at
+        # all lose a tenth of the speed.
+        options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # the classes of its errors are not public
+            raise _unreadable(path, "ONNX Runtime") from error
+        self.names = tuple(output.name for output in self._session.get_outputs())
+        shape = self._session.get_inputs()[0].shape
+        self.shape = tuple(axis if isinstance(axis, int) else None for axis in shape)
+        self.description = self._session.get_modelmeta().custom_metadata_map.get("padim")
+
+    def run(self, images: NDArray[np.uint8]) -> Arrays:
+        """Run the graph on a batch."""
+        return tuple(self._session.run(None, {INPUT: images}))
+
+
+class OpenVino:
+    """A graph in OpenVINO, on a CPU.
+
+    It is compiled for each size of batch at first use: a batch of unknown size costs a third more.
+
+    Args:
+        path: An ``.onnx`` or ``.xml`` file.
+        n_threads: Threads of one call.
+        precision: As for ``Graph``.
+    """
+
+    any_batch = False
+
+    def __init__(self, path: Path, n_threads: int, precision: str) -> None:
+        try:
+            import openvino
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("openvino", "openvino") from error
+        self._core = openvino.Core()
+        self._path = path
+        self._precision = precision
+        self._settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": n_threads,
+            "ENABLE_CPU_PINNING": False,  # pinned, two processes would share one core
+        }
+        self._compiling = threading.Lock()
+        self._compiled: dict[int, tuple[Any, list[Any]]] = {}
+        model = self._read()
+        self.names = tuple(output.get_any_name() for output in model.outputs)
+        axes = model.input(0).get_partial_shape()
+        self.shape = tuple(axis.get_length() if axis.is_static else None for axis in axes)
+        key = ["framework", "padim"] if path.suffix == ".onnx" else ["padim"]
+        self.description = model.get_rt_info(key).value if model.has_rt_info(key) else None
+
+    def run(self, images: NDArray[np.uint8]) -> Arrays:
+        """Run the graph on a batch."""
+        compiled, idle = self._compiled_for(len(images))
+        try:
+            request = idle.pop()
+        except IndexError:  # other threads have them all
+            request = compiled.create_infer_request()
+        outputs = request.infer([images], share_inputs=True).to_tuple()
+        idle.append(request)
+        return outputs  # type: ignore[no-any-return]  # openvino is not typed
+
+    def _compiled_for(self, n_images: int) -> tuple[Any, list[Any]]:
+        with self._compiling:
+            if n_images not in self._compiled:
+                model = self._read()
+                if self._precision == "bfloat16":
+                    _multiply_in_bfloat16(model)
+                model.reshape([n_images, *self.shape[1:]])
+                compiled = self._core.compile_model(model, "CPU", self._settings)
+                self._compiled[n_images] = compiled, []
+        return self._compiled[n_images]
+
+    def _read(self) -> Any:
+        try:
+            return self._core.read_model(self._path)
+        except RuntimeError as error:
+            raise _unreadable(self._path, "OpenVINO") from error
+
+
+def _multiply_in_bfloat16(model: Any) -> None:
+    from openvino import opset15
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "GroupConvolution":
+            continue
+        picture, kernels = node.input_values()
+        # No trunk has grouped kernels of one pixel: these are the products with whitening rows.
+        if list(kernels.get_shape())[-2:] == [1, 1]:
+            operands = (opset15.convert(operand, "bf16") for operand in (picture, kernels))
+            product = opset15.group_convolution(*operands, [1, 1], [0, 0], [0, 0], [1, 1])
+            node.output(0).replace(opset15.convert(product, "f32").output(0))
+
+
+def _unreadable(path: Path, runtime: str) -> ModelFileError:
+    return ModelFileError(f"{path} is no graph that {runtime} reads. Export it anew.")

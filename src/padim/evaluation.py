@@ -12,7 +12,7 @@ from padim.datasets import Category, Sample
 from padim.errors import ImageReadError
 from padim.images import read_mask
 from padim.metrics import Ranking
-from padim.model import PaDiM
+from padim.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: PaDiM,
+    predictor: Predictor,
     category: Category,
     advance: Callable[[int], None] = lambda n_images: None,
     unreadable: Callable[[ImageReadError], None] | None = None,
@@ -67,7 +67,7 @@ def evaluate(
     """Score the test images of a category.
 
     Args:
-        model: A fitted model.
+        predictor: A fitted model.
         category: Its images.
         advance: Told how many more images have been scored.
         unreadable: Told of an image that cannot be read, which is then left out; raised when None.
@@ -79,7 +79,7 @@ def evaluate(
     scores: list[float] = []
     maps: list[NDArray[np.float32]] = []
     scored = []
-    for prediction in model.stream([sample.path for sample in category.test], unreadable):
+    for prediction in predictor.stream([sample.path for sample in category.test], unreadable):
         scored.append(prediction.path)
         scores.append(prediction.score)
         maps.append(prediction.anomaly_map)
@@ -87,7 +87,7 @@ def evaluate(
     score_s = time.perf_counter() - start
     by_path = {sample.path: sample for sample in category.test}
     samples = tuple(by_path[path] for path in scored if path is not None)
-    preprocess = model.state.preprocess
+    preprocess = predictor.preprocess
     mask = np.zeros((len(samples), *preprocess.size_px), np.bool_)
     for i, sample in enumerate(samples):
         if sample.mask_path is not None:

@@ -1,53 +1,45 @@
 """Export: the scoring graph as a file for a runtime without torch, kept only if it scores alike."""
 
+import hashlib
 import json
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from padim.engines import INPUT, OUTPUTS, Engine
-from padim.errors import ParityError, UnknownNameError, UsageError
+from padim.engines import N_BATCH
+from padim.errors import UnknownNameError, UsageError
 from padim.files import written_together
-from padim.fitting import STORES
+from padim.fitting import STORES, scorer_of
+from padim.graphs import write_onnx
 from padim.loading import load_ahead
-from padim.model import PaDiM
-from padim.scorer import Scorer
+from padim.model import TorchScore, load_features
+from padim.opening import GRAPH_VERSION, load
+from padim.predictor import Camera, Outputs
+from padim.preprocess import Preprocess
+from padim.samples import TOLERANCE, Parity, Samples, compare, resized
+from padim.scorer import CameraScorer
 from padim.state import load_state
 from padim.weights import sha256
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
-TOLERANCE = 1e-3  # relative, of float32 and float16 storage
-_LARGEST_PROTOBUF = 2**31 - 2**27  # a single ONNX file stays below 2 GiB
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How far an exported graph is from torch in float32, on the same images.
-
-    Attributes:
-        n_images: Images compared.
-        map_error: Largest relative difference of a pixel of the anomaly maps.
-        score_error: Largest relative difference of an image score. Scores that are further apart
-            than twice this keep their order.
-    """
-
-    n_images: int
-    map_error: float
-    score_error: float
 
 
 def export(
     model: Path,
     target: Path,
-    images: Sequence[Path],
+    images: Sequence[Path] = (),
     *,
     to: str = "onnx",
-    store: str = "float16",
+    camera_px: tuple[int, int] | None = None,
     n_batch: int | None = None,
+    store: str = "float16",
     weights: Path | None = None,
 ) -> Parity:
     """Write a model as a graph, and keep it only if its own runtime agrees with torch.
@@ -55,10 +47,12 @@ def export(
     Args:
         model: A model file.
         target: The file to be: ``.onnx``, or ``.xml`` with a ``.bin`` beside it.
-        images: Real images to compare on.
+        images: Real images to compare on; the model's own samples when there are none.
         to: ``onnx`` or ``openvino``.
-        store: What the whitening rows are stored in, ``float16`` or ``float32``.
+        camera_px: (height, width) of the images that the graph takes and resizes itself; it takes
+            images of network size when None.
         n_batch: Images that the graph takes at a time; any number when None.
+        store: What the whitening rows are stored in, ``float16`` or ``float32``.
         weights: Local weights file of the backbone, when the model does not bring it.
 
     Raises:
@@ -66,7 +60,50 @@ def export(
         ParityError: The graph scores differently; nothing is left of it.
         ModelFileError: The model file is damaged.
         ImageReadError: An image cannot be read.
+        ShapeError: An image is not of the camera's size.
     """
+    _check(target, to, camera_px, n_batch, store)
+    state = load_state(model)
+    if state.precision != "float32":
+        raise UsageError(
+            f"{model} was fitted in {state.precision}, but its graph would compute in float32. Fit "
+            "it in float32; its graph can multiply in bfloat16 all the same."
+        )
+    if not images and state.samples is None:
+        raise UsageError(f"{model} holds no samples to compare on. Name images with --verify.")
+    preprocess = state.preprocess
+    features = load_features(state, weights, "float32")
+    torch_score = TorchScore(scorer_of(state, features), torch.device("cpu"))
+    kept: list[dict[str, Any]] = []
+    if state.samples is not None:
+        at_input = resized(state.samples.image, camera_px or preprocess.size_px)
+        compared = _scored(torch_score, preprocess, at_input)
+        kept = replace(compared, image=state.samples.image).to_json()
+    if images:
+        bring = preprocess if camera_px is None else Camera(camera_px)
+        loaded = [image.pixels for image in load_ahead(images, bring)]
+        compared = _scored(torch_score, preprocess, np.stack(loaded))
+    description = {
+        **state.metadata(),
+        "graph_version": GRAPH_VERSION,
+        "store": store,
+        "camera_px": camera_px,
+        "model_sha256": sha256(model),
+        "compared_sha256": [hashlib.sha256(image.data).hexdigest() for image in compared.image],
+        "samples": kept,
+    }
+    scorer = scorer_of(state, features, STORES[store], grouped=True)
+    graph = scorer if camera_px is None else CameraScorer(scorer, preprocess, camera_px)
+    with written_together(target) as written:
+        _write(graph, written, camera_px or preprocess.size_px, n_batch, description)
+        parity = compare(load(written).score, compared, TOLERANCE["float32"])
+        parity.check(target)
+    return parity
+
+
+def _check(
+    target: Path, to: str, camera_px: tuple[int, int] | None, n_batch: int | None, store: str
+) -> None:
     if to not in SUFFIXES:
         raise UnknownNameError("format", to, tuple(SUFFIXES))
     if store not in STORES:
@@ -78,79 +115,39 @@ def export(
         )
     if n_batch is not None and n_batch < 1:
         raise UsageError(f"The batch is {n_batch}, but needs to be 1 or more, or dynamic.")
-    if not images:
-        raise UsageError("There is no image to compare on. Name some with --verify.")
-    state = load_state(model)
-    reference = PaDiM(state, weights=weights, device="cpu", precision="float32")
-    loaded = list(load_ahead(images, state.preprocess))
-    pixels = np.stack([image.pixels for image in loaded])
-    description = {
-        **state.metadata(),
-        "store": store,
-        "model_sha256": sha256(model),
-        "compared_sha256": [image.sha256 for image in loaded],
-    }
-    text = json.dumps(description, sort_keys=True)
-    with written_together(target) as written:
-        onnx = written.with_suffix(".onnx")
-        graph = reference.graph(STORES[store])
-        _write_onnx(graph, onnx, state.preprocess.size_px, n_batch, text)
-        if to == "openvino":
-            _write_openvino(onnx, written, text)
-        parity = _compare(reference.graph(torch.float32), Engine(written), pixels)
-        if max(parity.map_error, parity.score_error) > TOLERANCE:
-            raise ParityError(
-                f"The exported graph differs from torch by {parity.map_error:.1e} in the map and "
-                f"{parity.score_error:.1e} in the score, but may by {TOLERANCE:g} (relative). "
-                "Try --store float32."
-            )
-    return parity
+    if camera_px is not None and min(camera_px) < 1:
+        raise UsageError(f"The camera is {camera_px[0]}x{camera_px[1]} px. Try 1024x1280 (HxW).")
 
 
-def _write_onnx(
-    graph: Scorer, path: Path, size_px: tuple[int, int], n_batch: int | None, description: str
+def _scored(score: TorchScore, preprocess: Preprocess, images: NDArray[np.uint8]) -> Samples:
+    """What torch says of images, which Pillow brings to network size where they are of another."""
+    parts = []
+    for first in range(0, len(images), N_BATCH):
+        at_network = [
+            image if image.shape[:2] == preprocess.size_px else preprocess(image)
+            for image in images[first : first + N_BATCH]
+        ]
+        parts.append(score(np.stack(at_network)))
+    outputs = Outputs(*(np.concatenate(output) for output in zip(*parts, strict=True)))
+    return Samples.of(images, outputs.anomaly_map, outputs.image_score)
+
+
+def _write(
+    graph: nn.Module,
+    path: Path,
+    input_px: tuple[int, int],
+    n_batch: int | None,
+    description: dict[str, Any],
 ) -> None:
-    import onnxscript  # noqa: F401  # torch's exporter needs it; say so as a missing extra
-
-    example = torch.zeros(n_batch or 2, *size_px, 3, dtype=torch.uint8)
-    batch = torch.export.Dim("batch") if n_batch is None else None
-    program = torch.onnx.export(
-        graph,
-        (example,),
-        dynamo=True,
-        dynamic_shapes=({0: batch},) if batch is not None else None,
-        input_names=[INPUT],
-        output_names=OUTPUTS,
-        verbose=False,
-    )
-    assert program is not None
-    program.model.metadata_props["padim"] = description
-    n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
-    program.save(path, external_data=n_bytes > _LARGEST_PROTOBUF)
-
-
-def _write_openvino(onnx: Path, path: Path, description: str) -> None:
+    text = json.dumps(description, sort_keys=True)
+    if path.suffix == ".onnx":
+        write_onnx(graph, path, input_px, Outputs._fields, text, n_batch)
+        return
     import openvino
 
-    model = openvino.Core().read_model(onnx)
-    model.set_rt_info(description, ["padim"])
-    openvino.save_model(model, path, compress_to_fp16=False)
-    for part in onnx.parent.glob(f"{onnx.name}*"):
-        part.unlink()
-
-
-def _compare(graph: Scorer, engine: Engine, pixels: NDArray[np.uint8]) -> Parity:
-    map_error = score_error = 0.0
-    for start in range(0, len(pixels), 4):
-        part = pixels[start : start + 4]
-        with torch.inference_mode():
-            expected = graph(torch.from_numpy(part))
-        anomaly_map, image_score, _ = engine(part)
-        map_error = max(map_error, _error(anomaly_map, expected.anomaly_map.numpy()))
-        score_error = max(score_error, _error(image_score, expected.image_score.numpy()))
-    return Parity(len(pixels), map_error, score_error)
-
-
-def _error(ours: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    difference = np.abs(ours.astype(np.float64) - expected) / np.maximum(expected, 1e-12)
-    return float(np.nan_to_num(difference, nan=np.inf).max())
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        onnx = Path(folder) / "graph.onnx"
+        write_onnx(graph, onnx, input_px, Outputs._fields, text, n_batch)
+        model = openvino.Core().read_model(onnx)
+        model.set_rt_info(text, ["padim"])
+        openvino.save_model(model, path, compress_to_fp16=False)

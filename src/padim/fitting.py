@@ -1,33 +1,40 @@
 """Fit: good images in, a model out, in one pass and one closed form."""
 
+import heapq
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from padim.backbones import DEFAULT_BACKBONE, BackboneSpec, backbone
+from padim.engines import ENGINES, choose_threads
 from padim.errors import (
     DatasetError,
     ImageReadError,
     UnknownNameError,
     UsageError,
 )
+from padim.forecast import Forecast, forecast_fit
 from padim.gaussian import BLOCK_BYTES, factor, relative_eps
+from padim.graphs import GraphFeatures
 from padim.loading import (
     DECODE_BYTES_PER_PX,
     DECODE_THREADS,
     ImageInput,
+    Loaded,
     batched,
     load_ahead,
 )
-from padim.memory import Forecast, forecast_fit
 from padim.moments import Accumulator, Moments
 from padim.preprocess import Preprocess
 from padim.pyramid import Pyramid, build_pyramid
 from padim.recipes import DEFAULT_RECIPE, Recipe, recipe
-from padim.scorer import Features
+from padim.samples import N_SAMPLES, Samples
+from padim.scorer import Features, Head, Scorer
 from padim.state import ModelState, installed_versions
 from padim.trunk import build_trunk, load_trunk, optimise, with_taps
 from padim.weights import fetch, read_weights, sha256
@@ -64,11 +71,13 @@ class Fitter:
         pyramid: The levels.
         features: From uint8 images to the features of each level.
         weights_sha256: Of the file the weights came from.
+        engine: Who runs the trunk, with its version where it is not torch.
         precision: What the trunk computes in.
         store: What the whitening rows are stored in.
         trunk_tensors: The trunk's tensors, when they travel with the model.
         device: Where it computes.
         keep_moments: Whether the moments are to be written as well.
+        keep_samples: Whether a few images travel with the model, to compare engines on.
         n_batch: Images in one forward pass.
     """
 
@@ -76,13 +85,15 @@ class Fitter:
     settings: Recipe
     preprocess: Preprocess
     pyramid: Pyramid
-    features: Features
+    features: nn.Module
     weights_sha256: str
+    engine: str
     precision: str
     store: str
     trunk_tensors: Mapping[str, Tensor]
     device: torch.device
     keep_moments: bool
+    keep_samples: bool
     n_batch: int
 
     def forecast(self, largest_px: tuple[int, int] = (0, 0)) -> Forecast:
@@ -123,18 +134,24 @@ class Fitter:
         """
         accumulator = Accumulator()
         hashes: list[str] = []
+        samples: list[Loaded] = []
         loaded = load_ahead(images, self.preprocess, unreadable)
         for batch in batched(loaded, self.n_batch):
-            pixels = torch.stack([torch.from_numpy(image.pixels) for image in batch])
+            pixels = torch.from_numpy(np.stack([image.pixels for image in batch]))
             with torch.inference_mode():
                 embeddings = self.features(pixels.to(self.device))
             accumulator.add(embeddings)
             hashes += [image.sha256 for image in batch]
+            if self.keep_samples:
+                # Any choice would do that depends on nothing but the images.
+                samples = heapq.nsmallest(N_SAMPLES, samples + batch, key=lambda i: i.sha256)
             advance(len(batch))
         if not hashes:
             raise DatasetError("There is no image to fit on. Name a folder of good images.")
         moments = accumulator.moments()
         state = self._solve(moments, hashes)
+        if samples:
+            state = replace(state, samples=self._scored(state, samples))
         return Fitted(state, moments)
 
     def would_give(self, state: ModelState) -> bool:
@@ -144,7 +161,9 @@ class Fitter:
             and state.recipe == self.settings
             and state.preprocess == self.preprocess
             and state.pyramid == self.pyramid
+            and state.engine == self.engine
             and state.precision == self.precision
+            and (state.samples is not None) == self.keep_samples
             and state.whitening[0].dtype == STORES[self.store]
             and state.weights_sha256 == self.weights_sha256
             and state.versions == installed_versions()
@@ -165,12 +184,44 @@ class Fitter:
             count=moments.count,
             mean=tuple(mean.float().cpu() for mean in moments.mean),
             whitening=tuple(rows.cpu() for rows in whitening),
+            engine=self.engine,
             precision=self.precision,
             weights_sha256=self.weights_sha256,
             image_sha256=tuple(sorted(hashes)),
             trunk=self.trunk_tensors,
             versions=installed_versions(),
         )
+
+    def _scored(self, state: ModelState, images: list[Loaded]) -> Samples:
+        # Mirrored, they are new to the model: the distances of images that it knows are small
+        # differences, in which the last digits of an engine weigh more than they will on the line.
+        pixels = np.stack([image.pixels[:, ::-1] for image in images])
+        scorer = scorer_of(state, self.features).to(self.device).eval()
+        with torch.inference_mode():
+            scores = scorer(torch.from_numpy(pixels).to(self.device))
+        return Samples.of(
+            pixels, scores.anomaly_map.cpu().numpy(), scores.image_score.cpu().numpy()
+        )
+
+
+def scorer_of(
+    state: ModelState, features: nn.Module, store: torch.dtype | None = None, grouped: bool = False
+) -> Scorer:
+    """The graph of a model.
+
+    Args:
+        state: The model.
+        features: From uint8 images to its features.
+        store: Type the whitening rows are kept in; float32 when None.
+        grouped: As for ``Head``.
+    """
+    return Scorer(
+        features,
+        Head(state.pyramid, state.mean, state.whitening, store=store, grouped=grouped),
+        state.preprocess.size_px,
+        state.recipe.sigma_px,
+        state.recipe.score_fraction,
+    )
 
 
 def prepare(
@@ -190,7 +241,10 @@ def prepare(
     store: str = "float16",
     include_backbone: bool | None = None,
     keep_moments: bool = False,
+    keep_samples: bool = True,
     n_batch: int | None = None,
+    engine: str = "auto",
+    n_threads: int | None = None,
 ) -> Fitter:
     """Find and load everything a fit needs, and refuse what cannot be, before any work.
 
@@ -210,7 +264,10 @@ def prepare(
         store: What the whitening rows are stored in, ``float16`` or ``float32``.
         include_backbone: Whether the trunk travels with the model; under 50 MB when None.
         keep_moments: Whether the moments are to be written as well.
+        keep_samples: Whether a few images travel with the model, to compare engines on.
         n_batch: Images in one forward pass; what suits the device when None.
+        engine: Who runs the trunk, as for ``choose_engine``.
+        n_threads: Threads of the whole process; one for each core when None.
 
     Raises:
         UsageError: A name or a value is impossible.
@@ -235,9 +292,9 @@ def prepare(
         n_random_dims = _whole_number(dims)
     pyramid = build_pyramid(spec, settings.size_px, n_random_dims)
     chosen_device = choose_device(device)
-    for kind, name, known in (("precision", precision, PRECISIONS), ("store", store, STORES)):
-        if name not in known:
-            raise UnknownNameError(kind, name, tuple(known))
+    if store not in STORES:
+        raise UnknownNameError("store", store, tuple(STORES))
+    engine = choose_engine(engine, chosen_device, precision)
     preprocess = Preprocess(
         settings.size_px, settings.crop_fraction, settings.resample, spec.mean, spec.std
     )
@@ -246,21 +303,73 @@ def prepare(
     tensors = dict(trunk.network.state_dict())
     if include_backbone is None:
         include_backbone = _n_bytes(tensors) < INCLUDE_BACKBONE_BYTES
+    weights_sha256 = sha256(path)
     features = Features(optimise(trunk), pyramid, preprocess, PRECISIONS[precision])
     return Fitter(
         spec=spec,
         settings=settings,
         preprocess=preprocess,
         pyramid=pyramid,
-        features=features.to(chosen_device).eval(),
-        weights_sha256=sha256(path),
+        features=run_by(engine, features, weights_sha256, n_threads).to(chosen_device),
+        weights_sha256=weights_sha256,
+        engine=engine if engine == "torch" else f"{engine} {version(engine)}",
         precision=precision,
         store=store,
         trunk_tensors=tensors if include_backbone else {},
         device=chosen_device,
         keep_moments=keep_moments,
+        keep_samples=keep_samples,
         n_batch=choose_batch(n_batch, chosen_device),
     )
+
+
+def choose_engine(name: str, device: torch.device, precision: str) -> str:
+    """Who runs the trunk.
+
+    Args:
+        name: ``torch``, ``onnxruntime`` or ``openvino``; ``auto`` is ONNX Runtime for float32 on a
+            CPU, where it is about twice as fast as torch, and torch for all else.
+        device: Where torch computes.
+        precision: What the trunk computes in.
+
+    Raises:
+        UnknownNameError: There is no such engine or precision.
+        UsageError: The engine does not compute there, or not in this precision.
+    """
+    if precision not in PRECISIONS:
+        raise UnknownNameError("precision", precision, tuple(PRECISIONS))
+    if name == "auto":
+        name = "onnxruntime" if device.type == "cpu" and precision == "float32" else "torch"
+    if name not in ENGINES:
+        raise UnknownNameError("engine", name, ("auto", *ENGINES))
+    if name != "torch" and precision != "float32":
+        raise UsageError(
+            f"The precision is {precision}, but {name} runs a trunk in float32. Use --engine torch."
+        )
+    if name != "torch" and device.type != "cpu":
+        raise UsageError(
+            f"The device is {device.type}, but {name} computes on the CPU here. Use --engine torch."
+        )
+    return name
+
+
+def run_by(
+    engine: str, features: Features, weights_sha256: str, n_threads: int | None
+) -> nn.Module:
+    """Let an engine run the trunk.
+
+    Args:
+        engine: What ``choose_engine`` gave.
+        features: What torch would run.
+        weights_sha256: Of the file the weights came from.
+        n_threads: Threads of the whole process; as many as there are cores when None.
+    """
+    features.eval()
+    if n_threads is not None:
+        torch.set_num_threads(choose_threads(n_threads))
+    if engine == "torch":
+        return features
+    return GraphFeatures(features, engine, weights_sha256, n_threads)
 
 
 def choose_device(name: str) -> torch.device:

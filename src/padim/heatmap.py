@@ -23,6 +23,7 @@ _INFERNO = np.array(
 COLOURS: NDArray[np.uint8] = np.stack(
     [np.interp(np.arange(256), np.linspace(0, 255, 9), channel) for channel in _INFERNO.T], axis=1
 ).astype(np.uint8)
+_ALPHA = (np.arange(256) * 0.6).round().astype(np.uint8)
 
 
 def heatmap(anomaly_map: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
@@ -36,8 +37,14 @@ def heatmap(anomaly_map: NDArray[np.float32], low: float, high: float) -> NDArra
     Returns:
         RGB, shape ``(H, W, 3)``.
     """
-    scaled = (np.nan_to_num(anomaly_map, nan=low) - low) / max(high - low, 1e-12)
-    return COLOURS[(scaled.clip(0, 1) * 255).astype(np.uint8)]
+    return COLOURS[_levels(anomaly_map, low, high)]
+
+
+def _levels(anomaly_map: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
+    """The entry of the colour table for each pixel, shape ``(H, W)``."""
+    scaled = (anomaly_map - np.float32(low)) * np.float32(255 / max(high - low, 1e-12))
+    levels: NDArray[np.uint8] = np.nan_to_num(scaled, nan=0).clip(0, 255).astype(np.uint8)
+    return levels
 
 
 def outline(mask: NDArray[np.bool_], width_px: int = 1) -> NDArray[np.bool_]:
@@ -69,9 +76,11 @@ def overlay(
         region: What to outline, shape ``(H, W)``.
     """
     low, high = float(np.nanmedian(anomaly_map)), float(np.nanmax(anomaly_map))
-    scaled = (np.nan_to_num(anomaly_map, nan=low) - low) / max(high - low, 1e-12)
-    alpha = (0.6 * scaled.clip(0, 1))[..., None]
-    blended = image * (1 - alpha) + heatmap(anomaly_map, low, high) * alpha
-    picture = blended.round().astype(np.uint8)
-    picture[outline(region, max(1, min(region.shape) // 256))] = OUTLINE
-    return Image.fromarray(picture)
+    level = _levels(anomaly_map, low, high)
+    coloured = Image.fromarray(level, "P")
+    coloured.putpalette(COLOURS.tobytes())
+    alpha = Image.fromarray(_ALPHA[level])
+    picture = Image.composite(coloured.convert("RGB"), Image.fromarray(image), alpha)
+    rim = Image.fromarray(outline(region, max(1, min(region.shape) // 256)))
+    picture.paste(OUTLINE, mask=rim)
+    return picture

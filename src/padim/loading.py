@@ -15,10 +15,11 @@ from PIL import Image
 
 from padim.errors import ImageReadError
 from padim.images import decode, upright_8_bit
-from padim.preprocess import Preprocess
 
 T = TypeVar("T")
+R = TypeVar("R")
 ImageInput = str | Path | Image.Image | NDArray[np.uint8]
+Bring = Callable[[Image.Image | NDArray[np.uint8]], NDArray[np.uint8]]
 
 DECODE_THREADS = 2
 DECODE_BYTES_PER_PX = 8  # Pillow's pixels and a copy of them on the way
@@ -27,7 +28,7 @@ DECODE_AHEAD = 16  # images decoded and not yet taken, at most
 
 @dataclass(frozen=True)
 class Loaded:
-    """An image at network size.
+    """An image of the size that a model takes.
 
     Attributes:
         path: Where it came from; None for one given as pixels.
@@ -42,8 +43,12 @@ class Loaded:
     sha256: str
 
 
-def load_image(image: ImageInput, preprocess: Preprocess) -> Loaded:
-    """Read one image and bring it to network size.
+def load_image(image: ImageInput, bring: Bring) -> Loaded:
+    """Read one image and bring it to the size that a model takes.
+
+    Args:
+        image: What to read.
+        bring: The way to that size, by custom a ``Preprocess``.
 
     Raises:
         ImageReadError: It cannot be read.
@@ -54,24 +59,24 @@ def load_image(image: ImageInput, preprocess: Preprocess) -> Loaded:
         picture = decode(path)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Loaded(path, preprocess(picture), (picture.height, picture.width), digest)
+        return Loaded(path, bring(picture), (picture.height, picture.width), digest)
     if isinstance(image, Image.Image):
         image = np.asarray(upright_8_bit(image).convert("RGB"))
-    pixels = preprocess(image)
+    pixels = bring(image)
     digest = hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
     return Loaded(None, pixels, (image.shape[0], image.shape[1]), digest)
 
 
 def load_ahead(
     images: Iterable[ImageInput],
-    preprocess: Preprocess,
+    bring: Bring,
     unreadable: Callable[[ImageReadError], None] | None = None,
 ) -> Iterator[Loaded]:
     """Read images in order, the next ones in threads while the caller works on these.
 
     Args:
         images: What to read.
-        preprocess: The way to network size.
+        bring: The way to the size that a model takes.
         unreadable: Told of an image that cannot be read, which is then left out; raised when None.
 
     Yields:
@@ -80,23 +85,46 @@ def load_ahead(
     Raises:
         ImageReadError: An image cannot be read and nobody is told.
     """
-    rest = iter(images)
-    with ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="padim-decode") as pool:
-        pending: deque[Future[Loaded]] = deque(
-            pool.submit(load_image, image, preprocess) for image in islice(rest, DECODE_AHEAD)
-        )
+
+    def load(image: ImageInput) -> Loaded | ImageReadError:
         try:
+            return load_image(image, bring)
+        except ImageReadError as error:
+            return error
+
+    for loaded in mapped_ahead(load, images, DECODE_THREADS, DECODE_AHEAD):
+        if isinstance(loaded, Loaded):
+            yield loaded
+        elif unreadable is None:
+            raise loaded
+        else:
+            unreadable(loaded)
+
+
+def mapped_ahead(
+    work: Callable[[T], R], items: Iterable[T], n_threads: int, n_ahead: int
+) -> Iterator[R]:
+    """Do something with each item in threads, in order, while the caller works on what is done.
+
+    Args:
+        work: What to do.
+        items: With what; taken in the caller's thread.
+        n_threads: Threads.
+        n_ahead: Items taken whose results are not, at most.
+
+    Yields:
+        What it gave, in the order of the items. What it raises is raised in its place.
+    """
+    rest = iter(items)
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="padim") as pool:
+        pending: deque[Future[R]] = deque()
+        try:
+            for item in islice(rest, n_ahead):
+                pending.append(pool.submit(work, item))
             while pending:
-                try:
-                    loaded = pending.popleft().result()
-                except ImageReadError as error:
-                    if unreadable is None:
-                        raise
-                    unreadable(error)
-                else:
-                    yield loaded
-                for image in islice(rest, 1):
-                    pending.append(pool.submit(load_image, image, preprocess))
+                yield pending.popleft().result()
+                for item in islice(rest, 1):
+                    pending.append(pool.submit(work, item))
         finally:
             for future in pending:
                 future.cancel()

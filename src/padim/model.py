@@ -1,7 +1,6 @@
 """PaDiM: fit on good images, predict on others, save, load."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -9,70 +8,58 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
 from padim.backbones import DEFAULT_BACKBONE
 from padim.datasets import normal_images
-from padim.errors import (
-    ImageReadError,
-    ModelFileError,
-    PathMissingError,
-    UnknownNameError,
-    WeightsError,
+from padim.errors import ModelFileError, PathMissingError, UsageError, WeightsError
+from padim.fitting import (
+    PRECISIONS,
+    Fitted,
+    Fitter,
+    choose_batch,
+    choose_device,
+    choose_engine,
+    prepare,
+    run_by,
+    scorer_of,
 )
-from padim.fitting import PRECISIONS, Fitted, Fitter, choose_batch, choose_device, prepare
-from padim.loading import ImageInput, batched, load_ahead
+from padim.loading import ImageInput
 from padim.memory import parse_bytes
 from padim.moments import Moments
-from padim.preprocess import Preprocess
+from padim.predictor import Outputs, Prediction, Predictor
 from padim.recipes import DEFAULT_RECIPE
-from padim.regions import Region, peak_region
-from padim.scorer import Features, Head, Scorer
+from padim.scorer import Features, Scorer
 from padim.state import ModelState, load_state, save_moments, save_state
 from padim.trunk import load_trunk, optimise
 from padim.weights import fetch, read_weights, sha256
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says of one image.
+class TorchScore:
+    """Runs a graph in torch.
 
-    Attributes:
-        path: Where the image came from; None for one given as pixels.
-        score: The image score, in standard deviations of normal patches; higher is more anomalous.
-        anomaly_map: The same for each pixel at network size, shape ``(H, W)``, float32.
-        level_scores: What each level of the network adds, coarse to fine: which was surprised.
-        source_px: (height, width) of the source image.
-        preprocess: The way from the source image to the map.
-        label: ``normal`` or ``anomalous``; None until the model is calibrated.
-        p_value: Share of good images that score at least as high; None until it is calibrated.
+    Args:
+        scorer: The graph.
+        device: Where.
     """
 
-    path: Path | None
-    score: float
-    anomaly_map: NDArray[np.float32]
-    level_scores: tuple[float, ...]
-    source_px: tuple[int, int]
-    preprocess: Preprocess
-    label: str | None = None
-    p_value: float | None = None
+    def __init__(self, scorer: Scorer, device: torch.device) -> None:
+        self.scorer = scorer.to(device).eval()
+        self.device = device
 
-    def source_map(self) -> NDArray[np.float32]:
-        """The anomaly map in source pixels.
+    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
+        """Score a batch.
 
-        Returns:
-            Shape ``source_px``; NaN where a centre crop did not look.
+        Args:
+            images: RGB at network size, shape ``(N, H, W, 3)``.
         """
-        return self.preprocess.to_source(self.anomaly_map, self.source_px)
-
-    def region(self) -> Region:
-        """Where the image is most anomalous: the hottest 1% around the peak, in source pixels."""
-        return peak_region(self.source_map())[0]
+        with torch.inference_mode():
+            scores = self.scorer(torch.from_numpy(images).to(self.device))
+        return Outputs(*(output.cpu().numpy() for output in scores))
 
 
 class PaDiM:
     """A Gaussian at each location over features of a pretrained network.
-
-    Safe to share between threads: predicting changes nothing.
 
     Args:
         state: The fitted model.
@@ -82,6 +69,11 @@ class PaDiM:
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: What the trunk computes in; what it was fitted with when None.
         n_batch: Images in one forward pass; what suits the device when None.
+        engine: Who runs the trunk, as for ``fitting.choose_engine``.
+        n_threads: Threads of the whole process; one for each core when None.
+
+    Attributes:
+        predictor: Scores images; safe to share between threads.
 
     Source:
         Defard et al. 2021, PaDiM: a patch distribution modeling framework for anomaly detection
@@ -93,49 +85,35 @@ class PaDiM:
         state: ModelState,
         moments: Moments | None = None,
         *,
-        features: Features | None = None,
+        features: nn.Module | None = None,
         weights: str | Path | None = None,
         device: str = "auto",
         precision: str | None = None,
         n_batch: int | None = None,
+        engine: str = "auto",
+        n_threads: int | None = None,
     ) -> None:
         self.state = state
         self.moments = moments
-        self.device = choose_device(device)
-        self.n_batch = choose_batch(n_batch, self.device)
+        on_device = choose_device(device)
         precision = precision or state.precision
-        if precision not in PRECISIONS:
-            raise UnknownNameError("precision", precision, tuple(PRECISIONS))
-        features = features or Features(
-            optimise(
-                load_trunk(
-                    state.spec,
-                    _trunk_tensors(state, weights),
-                    f"the {state.spec.name} of the model",
-                )
-            ),
-            state.pyramid,
+        if precision in PRECISIONS and precision != state.precision:
+            raise UsageError(
+                f"The precision is {precision}, but the model was fitted in {state.precision}, and "
+                "whitening magnifies the difference. Leave --precision out, or fit it anew."
+            )
+        engine = choose_engine(engine, on_device, precision)
+        if features is None:
+            loaded = load_features(state, weights, precision)
+            features = run_by(engine, loaded, state.weights_sha256, n_threads)
+        else:
+            engine = state.engine.partition(" ")[0]
+        self.predictor = Predictor(
+            TorchScore(scorer_of(state, features), on_device),
             state.preprocess,
-            PRECISIONS[precision],
-        )
-        self._scorer = self._built(features, torch.float32).to(self.device).eval()
-
-    def graph(self, store: torch.dtype) -> Scorer:
-        """The graph that scores, with rows of another type: what is exported.
-
-        Args:
-            store: Type the whitening rows are kept in.
-        """
-        return self._built(self._scorer.features, store).to(self.device).eval()
-
-    def _built(self, features: Features, store: torch.dtype) -> Scorer:
-        state = self.state
-        return Scorer(
-            features,
-            Head(state.pyramid, state.mean, state.whitening, store=store),
-            state.preprocess.size_px,
-            state.recipe.sigma_px,
-            state.recipe.score_fraction,
+            choose_batch(n_batch, on_device),
+            engine,
+            state.metadata(),
         )
 
     @overload
@@ -143,49 +121,8 @@ class PaDiM:
     @overload
     def predict(self, images: list[ImageInput] | tuple[ImageInput, ...]) -> list[Prediction]: ...
     def predict(self, images: Any) -> Prediction | list[Prediction]:
-        """Score images.
-
-        Args:
-            images: A path, a Pillow image, a uint8 array ``(H0, W0, 3)``, or a list of such, of
-                any sizes.
-
-        Returns:
-            One prediction, or one for each.
-
-        Raises:
-            ImageReadError: An image cannot be read.
-        """
-        if isinstance(images, str | Path | Image.Image | np.ndarray):
-            return next(self.stream([images]))
-        return list(self.stream(images))
-
-    def stream(
-        self,
-        images: Iterable[ImageInput],
-        unreadable: Callable[[ImageReadError], None] | None = None,
-    ) -> Iterator[Prediction]:
-        """Score any number of images in bounded memory, in order.
-
-        Args:
-            images: As for ``predict``.
-            unreadable: Told of an image that cannot be read, which is then left out; raised when
-                None.
-
-        Raises:
-            ImageReadError: An image cannot be read and nobody is told.
-        """
-        preprocess = self.state.preprocess
-        for batch in batched(load_ahead(images, preprocess, unreadable), self.n_batch):
-            pixels = torch.stack([torch.from_numpy(image.pixels) for image in batch])
-            with torch.inference_mode():
-                scores = self._scorer(pixels.to(self.device))
-            maps, levels = scores.anomaly_map.cpu().numpy(), scores.level_scores.tolist()
-            for image, score, one_map, own in zip(
-                batch, scores.image_score.tolist(), maps, levels, strict=True
-            ):
-                yield Prediction(
-                    image.path, score, one_map, tuple(own), image.source_px, preprocess
-                )
+        """Score images, as ``Predictor.predict`` does."""
+        return self.predictor.predict(images)  # type: ignore[no-any-return]  # as overloaded
 
     def save(self, path: str | Path, *, moments: bool = False) -> None:
         """Write the model to one file, whole or not at all.
@@ -282,37 +219,31 @@ def fit_or_reuse(
     return from_fitted(fitter, fitted), False
 
 
-def load(
-    path: str | Path,
-    *,
-    weights: str | Path | None = None,
-    device: str = "auto",
-    precision: str | None = None,
-) -> PaDiM:
-    """Load a model.
-
-    Args:
-        path: A file that ``save`` or ``padim fit`` wrote.
-        weights: Local weights file of the backbone, when the model does not bring it.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        precision: What the trunk computes in; what it was fitted with when None.
-
-    Raises:
-        ModelFileError: The file is damaged, or of a newer release.
-        WeightsError: The model does not bring its backbone, and it is not here.
-    """
-    state = load_state(Path(path))
-    return PaDiM(state, weights=weights, device=device, precision=precision)
-
-
 def _with_network(fitter: Fitter, state: ModelState, moments: Moments | None = None) -> PaDiM:
     return PaDiM(
         state,
         moments,
         features=fitter.features,
         device=fitter.device.type,
+        precision=fitter.precision,
         n_batch=fitter.n_batch,
     )
+
+
+def load_features(state: ModelState, weights: str | Path | None, precision: str) -> Features:
+    """Load the network of a model as torch runs it.
+
+    Args:
+        state: The model.
+        weights: Local weights file of the backbone, when the model does not bring it.
+        precision: What it computes in.
+
+    Raises:
+        WeightsError: The model does not bring its backbone, and it is not here.
+    """
+    tensors, name = _trunk_tensors(state, weights), f"the {state.spec.name} of the model"
+    trunk = optimise(load_trunk(state.spec, tensors, name))
+    return Features(trunk, state.pyramid, state.preprocess, PRECISIONS[precision]).eval()
 
 
 def _trunk_tensors(state: ModelState, weights: str | Path | None) -> Any:

@@ -89,7 +89,7 @@ class Accumulator:
             n_new = min(n_images - n_taken, GROUP - self._n_waiting)
             for waiting, pilot, image in zip(self._waiting, self._pilot, images, strict=True):
                 rows = waiting[self._n_waiting : self._n_waiting + n_new]
-                rows.copy_(image[n_taken : n_taken + n_new]).sub_(pilot.flatten())
+                torch.sub(image[n_taken : n_taken + n_new], pilot.flatten(), out=rows)
             n_taken += n_new
             self._n_waiting += n_new
             if self._n_waiting == GROUP:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from padim.errors import ShapeError
 
+_SUPPORT = {"bilinear": 1.0, "lanczos": 3.0}
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
 
 
@@ -52,6 +53,35 @@ class Preprocess:
                 "width, 3) and uint8. Convert it to RGB of 8 bits."
             )
         return np.array(self._geometry(Image.fromarray(image), _FILTERS[self.resample]))
+
+    def matrices(
+        self, source_px: tuple[int, int]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
+        """The way from images of one size to the network as two matrices.
+
+        Args:
+            source_px: (height, width) of the images.
+
+        Returns:
+            Rows ``(H, H0)``, columns ``(W, W0)``, and whether rows come first: then
+            ``round(round(rows @ image) @ columns.T)`` of each channel, halves up and within 0 to
+            255, is what ``__call__`` gives, else ``round(rows @ round(image @ columns.T))``.
+        """
+        matrices = []
+        for n_in, n_resized, n_out in zip(
+            source_px, self._resized_px(source_px), self.size_px, strict=True
+        ):
+            start = _crop_start(n_resized, n_out)
+            matrix = _resize_matrix(n_resized, n_in, self.resample)
+            matrices.append(matrix[start : start + n_out])
+        rows, columns = matrices
+        # Releases of Pillow differ in which they do first, so this one is asked.
+        probe = np.random.default_rng(0).integers(0, 256, source_px, dtype=np.uint8)
+        asked = np.asarray(self._geometry(Image.fromarray(probe), _FILTERS[self.resample]))
+        rows_first = _to_8_bit(_to_8_bit(rows @ probe) @ columns.T)
+        columns_first = _to_8_bit(rows @ _to_8_bit(probe @ columns.T))
+        differing = [np.count_nonzero(found != asked) for found in (rows_first, columns_first)]
+        return rows, columns, differing[0] < differing[1]
 
     def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Bring a ground-truth mask to network size by nearest neighbour.
@@ -140,6 +170,43 @@ class Preprocess:
             )
             picture = picture.crop((left, top, left + self.size_px[1], top + self.size_px[0]))
         return picture
+
+
+def _resize_matrix(
+    n_out: int, n_in: int, resample: Literal["bilinear", "lanczos"]
+) -> NDArray[np.float64]:
+    """Resize along one axis, antialiased, as a matrix.
+
+    Args:
+        n_out: Pixels afterwards.
+        n_in: Pixels before.
+        resample: Filter.
+
+    Returns:
+        Shape ``(n_out, n_in)``, in whole 2^-22, as Pillow computes; rows sum to 1 about.
+
+    Source:
+        Pillow, ``src/libImaging/Resample.c``, for pixels of 8 bits.
+    """
+    scale = n_in / n_out
+    stretch = max(scale, 1.0)
+    support = _SUPPORT[resample] * stretch
+    matrix = np.zeros((n_out, n_in))
+    for i in range(n_out):
+        centre = (i + 0.5) * scale
+        first = max(int(centre - support + 0.5), 0)
+        last = min(int(centre + support + 0.5), n_in)
+        distance = np.abs((np.arange(first, last) - centre + 0.5) / stretch)
+        if resample == "bilinear":
+            weights = np.maximum(1 - distance, 0)
+        else:
+            weights = np.where(distance < 3, np.sinc(distance) * np.sinc(distance / 3), 0)
+        matrix[i, first:last] = weights / weights.sum()
+    return np.round(matrix * 2**22) / 2**22
+
+
+def _to_8_bit(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.floor(pixels + 0.5).clip(0, 255)
 
 
 def _crop_start(whole: int, crop: int) -> int:

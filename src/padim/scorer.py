@@ -32,6 +32,7 @@ class Features(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.pyramid = pyramid
+        self.size_px = preprocess.size_px
         self.precision = precision
         self.mean: Tensor
         self.std: Tensor
@@ -60,7 +61,7 @@ class Features(nn.Module):
         """Subtract the mean and divide by the standard deviation of each channel.
 
         Args:
-            images: RGB, shape ``(N, H, W, 3)``, uint8.
+            images: RGB, shape ``(N, H, W, 3)``, 0 to 255.
 
         Returns:
             What the trunk takes: shape ``(N, 3, H, W)``, float32, in memory channels last.
@@ -72,12 +73,17 @@ class Features(nn.Module):
 class Head(nn.Module):
     """From the features of each level to the Mahalanobis distances of the finest grid.
 
+    Rows are kept by the level whose features they multiply: one product of a cell's features serves
+    the cell itself and all its descendants, and nothing is copied to a finer grid.
+
     Args:
         pyramid: The levels.
         mean: Per level, shape ``(cells, d)``.
         whitening: Per level, shape ``(cells, d, D + d)``, as ``gaussian.factor`` returns it.
         dtype: Type to compute in.
         store: Type the whitening is kept in, when it is not the same; converted on each call.
+        grouped: Whether the products are grouped convolutions, which ONNX Runtime and OpenVINO run
+            at the speed of memory, instead of batched matrix products, which torch does faster.
     """
 
     def __init__(
@@ -87,28 +93,29 @@ class Head(nn.Module):
         whitening: Sequence[Tensor],
         dtype: torch.dtype = torch.float32,
         store: torch.dtype | None = None,
+        grouped: bool = False,
     ) -> None:
         super().__init__()
         self.pyramid = pyramid
         self.dtype = dtype
-        store = store or dtype
+        self.grouped = grouped
         self.grid = pyramid.levels[-1].grid
-        parents = 1
-        for i, (level, mu, rows) in enumerate(zip(pyramid.levels, mean, whitening, strict=True)):
-            cells, d, width = rows.shape
-            # Features times transposed rows: the fastest layout for a few images at a time.
-            # Siblings share their context, so one product serves them all.
-            own = rows[:, :, width - d :].to(store).transpose(1, 2).contiguous()
-            self.register_buffer(f"mean_{i}", mu.to(dtype)[:, None])  # (cells, 1, d)
-            self.register_buffer(f"own_{i}", own)  # (cells, d, d)
-            if i:
-                context = rows[:, :, : width - d].to(store)
-                context = context.reshape(parents, cells // parents * d, width - d)
-                context = context.transpose(1, 2).contiguous()  # (parents, D, siblings d)
-                self.register_buffer(f"context_{i}", context)
-            parents = level.n_cells
-        place = torch.empty(parents, dtype=torch.int64)
-        place[torch.as_tensor(pyramid.order[-1])] = torch.arange(parents)
+        start = 0
+        for k, (level, mu) in enumerate(zip(pyramid.levels, mean, strict=True)):
+            columns = slice(start, start + level.n_dims)
+            start += level.n_dims
+            parts = [
+                rows[:, :, columns].to(store or dtype).reshape(level.n_cells, -1, level.n_dims)
+                for rows in whitening[k:]
+            ]
+            rows = torch.cat(parts, dim=1)  # (cells, its own rows and its descendants', d)
+            if not grouped:
+                # Features times transposed rows: the fastest layout for a few images at a time.
+                rows = rows.transpose(1, 2).contiguous()
+            self.register_buffer(f"mean_{k}", mu.to(dtype)[:, None])  # (cells, 1, d)
+            self.register_buffer(f"rows_{k}", rows)
+        place = torch.empty(pyramid.levels[-1].n_cells, dtype=torch.int64)
+        place[torch.as_tensor(pyramid.order[-1])] = torch.arange(len(place))
         self.place: Tensor
         self.register_buffer("place", place)
 
@@ -147,27 +154,38 @@ class Head(nn.Module):
         Returns:
             One per level, coarse to fine, shape ``(cells, N)``.
         """
-        context: Tensor | None = None
-        levels: list[Tensor] = []
-        for i, embedding in enumerate(embeddings):
-            delta = embedding - self.get_buffer(f"mean_{i}")
-            cells, n, d = delta.shape
-            white = torch.bmm(delta, self.get_buffer(f"own_{i}").to(self.dtype))
-            if context is None:
-                levels.append(white.square().sum(dim=2))
-                context = delta
-                continue
-            parents = context.shape[0]
-            siblings = cells // parents
-            rows = self.get_buffer(f"context_{i}").to(self.dtype)
-            shared = torch.bmm(context, rows)  # (parents, N, siblings d)
-            shared = shared.view(parents, n, siblings, d).transpose(1, 2)
-            white = white.view(parents, siblings, n, d) + shared
-            levels.append(white.square().sum(dim=3).view(cells, n))
-            if i + 1 < len(embeddings):
-                replicated = context[:, None].expand(-1, siblings, -1, -1).reshape(cells, n, -1)
-                context = torch.cat((replicated, delta), dim=2)
+        n = embeddings[0].shape[1]
+        products = [self._products(k, embedding) for k, embedding in enumerate(embeddings)]
+        starts = [0] * len(products)
+        levels = []
+        for i, level in enumerate(self.pyramid.levels):
+            white: Tensor | None = None
+            for k, above in enumerate(self.pyramid.levels[: i + 1]):
+                siblings = level.n_cells // above.n_cells
+                stop = starts[k] + siblings * level.n_dims
+                shape = (above.n_cells, siblings, level.n_dims, n)
+                part = products[k][:, starts[k] : stop].reshape(shape)
+                white = part if white is None else white.reshape(shape) + part
+                starts[k] = stop
+            assert white is not None
+            levels.append(white.square().sum(dim=2).reshape(level.n_cells, n))
         return levels
+
+    def _products(self, k: int, embedding: Tensor) -> Tensor:
+        """Multiply the centred features of a level with all rows that want them.
+
+        Returns:
+            Shape ``(cells, rows, N)``.
+        """
+        delta = embedding - self.get_buffer(f"mean_{k}")
+        rows = self.get_buffer(f"rows_{k}").to(self.dtype)
+        if not self.grouped:
+            return torch.bmm(delta, rows).transpose(1, 2)
+        cells, n, d = delta.shape
+        # The images are pixels of one image whose channels are the cells' features.
+        picture = delta.transpose(1, 2).reshape(1, cells * d, n, 1)
+        kernels = rows.reshape(-1, d, 1, 1)
+        return nn.functional.conv2d(picture, kernels, groups=cells).reshape(cells, -1, n)
 
 
 class Scores(NamedTuple):
@@ -189,7 +207,7 @@ class Scorer(nn.Module):
     """From uint8 images to map and scores, as one graph: what torch runs and what is exported.
 
     Args:
-        features: From images to features.
+        features: From images to features: a ``Features``, or another engine in its place.
         head: From features to distances.
         size_px: (height, width) of the map.
         sigma_px: Standard deviation of the map's blur.
@@ -198,7 +216,7 @@ class Scorer(nn.Module):
 
     def __init__(
         self,
-        features: Features,
+        features: nn.Module,
         head: Head,
         size_px: tuple[int, int],
         sigma_px: float,
@@ -216,7 +234,7 @@ class Scorer(nn.Module):
         """Score a batch.
 
         Args:
-            images: RGB, shape ``(N, H, W, 3)``, uint8.
+            images: RGB, shape ``(N, H, W, 3)``, 0 to 255.
         """
         levels = self.head.levels(self.features(images))
         distance = self.head.joined(levels)
@@ -225,3 +243,39 @@ class Scorer(nn.Module):
         return Scores(
             anomaly_map, image_score(anomaly_map, self.score_fraction), torch.stack(own, dim=1)
         )
+
+
+class CameraScorer(nn.Module):
+    """A scorer that resizes the images of a camera itself.
+
+    Args:
+        scorer: What scores at network size.
+        preprocess: The way from an image to the network.
+        camera_px: (height, width) of the images.
+    """
+
+    def __init__(self, scorer: Scorer, preprocess: Preprocess, camera_px: tuple[int, int]) -> None:
+        super().__init__()
+        self.scorer = scorer
+        rows, columns, self.rows_first = preprocess.matrices(camera_px)
+        self.register_buffer("rows", torch.from_numpy(rows).float())
+        self.register_buffer("columns", torch.from_numpy(columns.T.copy()).float())
+
+    def forward(self, images: Tensor) -> Scores:
+        """Score a batch.
+
+        Args:
+            images: RGB, shape ``(N, camera height, camera width, 3)``, uint8.
+        """
+        rows, columns = self.get_buffer("rows"), self.get_buffer("columns")
+        channels = images.permute(0, 3, 1, 2).float()
+        if self.rows_first:
+            channels = _to_8_bit(_to_8_bit(rows @ channels) @ columns)
+        else:
+            channels = _to_8_bit(rows @ _to_8_bit(channels @ columns))
+        scores: Scores = self.scorer(channels.permute(0, 2, 3, 1))
+        return scores
+
+
+def _to_8_bit(channels: Tensor) -> Tensor:
+    return (channels + 0.5).floor().clamp(0, 255)

@@ -6,7 +6,7 @@ The layout is described in docs/format.md.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from padim.moments import Moments
 from padim.preprocess import Preprocess
 from padim.pyramid import Pyramid
 from padim.recipes import Recipe
+from padim.samples import Samples
 
 FORMAT_VERSION = 1
 _VERSIONED = ("padim-efficientnet", "torch", "torchvision", "timm", "numpy", "pillow")
@@ -49,11 +50,13 @@ class ModelState:
         count: Images it was fitted on.
         mean: Per level, shape ``(cells, d)``, float32.
         whitening: Per level, shape ``(cells, d, D + d)``, float16 or float32.
+        engine: Who ran the trunk: ``torch``, or another engine with its version.
         precision: What the trunk computed in, ``float32`` or ``bfloat16``.
         weights_sha256: Of the file the backbone's weights came from.
         image_sha256: Of each image it was fitted on, sorted.
         trunk: The trunk's tensors, or empty when they are not to travel with the model.
         versions: Packages it was fitted with.
+        samples: A few of the images, mirrored, with their maps; None when they may not travel.
     """
 
     spec: BackboneSpec
@@ -64,11 +67,13 @@ class ModelState:
     count: int
     mean: tuple[Tensor, ...]
     whitening: tuple[Tensor, ...]
+    engine: str
     precision: str
     weights_sha256: str
     image_sha256: tuple[str, ...]
     trunk: Mapping[str, Tensor]
     versions: Mapping[str, str]
+    samples: Samples | None = None
 
     def metadata(self) -> dict[str, Any]:
         """Everything but the tensors, as plain data."""
@@ -81,6 +86,7 @@ class ModelState:
             "levels": self.pyramid.to_json(),
             "eps": self.eps,
             "count": self.count,
+            "engine": self.engine,
             "precision": self.precision,
             "image_sha256": self.image_sha256,
             "versions": dict(self.versions),
@@ -98,6 +104,9 @@ def save_state(state: ModelState, path: Path) -> None:
     for level, (mean, whitening) in enumerate(zip(state.mean, state.whitening, strict=True)):
         tensors[f"levels/{level}/mean"] = mean
         tensors[f"levels/{level}/whitening"] = whitening
+    if state.samples is not None:
+        for name, array in asdict(state.samples).items():
+            tensors[f"samples/{name}"] = torch.from_numpy(array)
     _write(tensors, state.metadata(), path)
 
 
@@ -129,6 +138,7 @@ def load_state(path: Path) -> ModelState:
         count=data["count"],
         mean=tuple(tensors[f"levels/{i}/mean"] for i in range(n_levels)),
         whitening=tuple(tensors[f"levels/{i}/whitening"] for i in range(n_levels)),
+        engine=data.get("engine", "torch"),
         precision=data["precision"],
         weights_sha256=data["weights_sha256"],
         image_sha256=tuple(data["image_sha256"]),
@@ -138,7 +148,25 @@ def load_state(path: Path) -> ModelState:
             if name.startswith("backbone/")
         },
         versions=data["versions"],
+        samples=_samples(tensors, path),
     )
+
+
+def _samples(tensors: Mapping[str, Tensor], path: Path) -> Samples | None:
+    found = {
+        name.removeprefix("samples/"): tensor.numpy()
+        for name, tensor in tensors.items()
+        if name.startswith("samples/")
+    }
+    if not found:
+        return None
+    try:
+        return Samples(**found)
+    except TypeError:
+        raise ModelFileTensorError(
+            f"{path} holds the samples {listed(sorted(found))}, but needs "
+            f"{listed(field.name for field in fields(Samples))}. Copy it again."
+        ) from None
 
 
 def save_moments(moments: Moments, state: ModelState, path: Path) -> None:

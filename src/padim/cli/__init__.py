@@ -16,6 +16,7 @@ from padim.cli import (
     backbones_command,
     benchmark_command,
     demo_command,
+    doctor_command,
     export_command,
     fit_command,
     info_command,
@@ -31,7 +32,8 @@ _EXTRAS = {
     "torchvision": "fit",
     "timm": "fit",
     "matplotlib": "report",
-    "onnxscript": "export",
+    "onnxscript": "fit",
+    "platformdirs": "fit",
     "openvino": "openvino",
 }
 
@@ -61,6 +63,8 @@ app.command("predict")(predict_command.predict)
 app.command("evaluate")(benchmark_command.evaluate)
 app.command("benchmark")(benchmark_command.benchmark)
 app.command("export")(export_command.export)
+app.command("verify")(export_command.verify)
+app.command("doctor")(doctor_command.doctor)
 app.command("info")(info_command.info)
 app.command("backbones")(backbones_command.backbones)
 app.add_typer(weights_command.app, name="weights")

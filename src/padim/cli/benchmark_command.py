@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
+    model: options.Model,
     category: Annotated[Path, typer.Argument(help="Folder of the category, with test/<defect>.")],
     weights: options.Weights = None,
     device: options.Device = "auto",
     precision: options.Precision = None,
+    engine: options.Engine = "auto",
+    threads: options.Threads = None,
     skip_unreadable: options.SkipUnreadable = False,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
@@ -34,13 +36,21 @@ def evaluate(
     """Measure a model on the test images of one category."""
     from padim.evaluation import evaluate as evaluate_category
     from padim.evaluation import shown
-    from padim.model import load
+    from padim.opening import load
 
     found = read_category(category)
     say(f"{found.describe()}\nImages: {sizes(found.images())[1]}.")
     if not found.test:
         raise PadimError(f"{category} has no test images. Put them into test/<defect>.")
-    loaded = load(model, weights=weights, device=device, precision=precision)
+    loaded = load(
+        model,
+        weights=weights,
+        device=device,
+        precision=precision,
+        engine=engine,
+        n_threads=threads,
+    )
+    say(f"Engine: {loaded.engine}.")
     unreadable = Unreadable(skip_unreadable)
     with progress("score", len(found.test)) as advance:
         evaluation = evaluate_category(loaded, found, advance, unreadable.callback)
@@ -51,6 +61,7 @@ def evaluate(
         "category": found.name,
         "n_test": len(evaluation.samples),
         "unreadable": unreadable.paths,
+        "engine": loaded.engine,
         **metrics,
         "score_s": round(evaluation.score_s, 3),
     }
@@ -77,6 +88,8 @@ def benchmark(
     device: options.Device = "auto",
     precision: options.Precision = None,
     store: options.Store = "float16",
+    engine: options.Engine = "auto",
+    threads: options.Threads = None,
     max_memory: options.MaxMemory = None,
     skip_unreadable: options.SkipUnreadable = False,
     json_output: options.Json = False,
@@ -103,6 +116,8 @@ def benchmark(
         device=device,
         precision=precision or "float32",
         store=store,
+        engine=engine,
+        n_threads=threads,
     )
     finish(outcome, out)
 

@@ -1,8 +1,8 @@
-"""``padim export``."""
+"""``padim export`` and ``padim verify``."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,10 @@ from padim.cli.console import result, say
 from padim.cli.images import require_writable
 from padim.datasets import expand
 from padim.errors import UsageError
+from padim.memory import format_bytes
+
+if TYPE_CHECKING:
+    from padim.samples import Parity
 
 
 def export(
@@ -18,43 +22,73 @@ def export(
     out: Annotated[
         Path, typer.Option("-o", "--out", metavar="FILE", help="The .onnx or .xml file to write.")
     ],
-    verify: Annotated[
-        list[Path],
-        typer.Option("--verify", metavar="IMAGES", help="Images to compare with torch on."),
-    ],
     to: Annotated[str, typer.Option("--to", metavar="NAME", help="onnx or openvino.")] = "onnx",
+    camera: Annotated[
+        str | None,
+        typer.Option(
+            "--camera", metavar="HxW", help="It takes images of this size and resizes them itself."
+        ),
+    ] = None,
     batch: Annotated[
         str, typer.Option("--batch", metavar="N", help="Images at a time, or dynamic.")
     ] = "dynamic",
     store: options.Store = "float16",
+    verify: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--verify", metavar="IMAGES", help="Compare on these, not on the model's samples."
+        ),
+    ] = None,
     weights: options.Weights = None,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Write a model as a graph for ONNX Runtime or OpenVINO, compared with torch."""
+    """Write a model as a graph for ONNX Runtime or OpenVINO, if that scores as torch does."""
     if batch != "dynamic" and not batch.isdecimal():
         raise UsageError(f"The batch is {batch!r}, but needs to be dynamic or a whole number.")
-    images = expand(verify, recursive=False)
+    images = expand(verify, recursive=False) if verify else ()
     require_writable(out.parent)
     from padim import export as exporting
-    from padim.memory import format_bytes
 
-    say(f"Comparing on {len(images)} images.")
+    say(f"Compared on {len(images)} images." if images else "Compared on the model's own samples.")
     parity = exporting.export(
         model,
         out,
         images,
         to=to,
-        store=store,
+        camera_px=options.parse_size(camera),
         n_batch=None if batch == "dynamic" else int(batch),
+        store=store,
         weights=weights,
     )
     parts = [out, out.with_suffix(".bin")] if to == "openvino" else [out]
     n_bytes = sum(part.stat().st_size for part in parts)
-    document = {"file": str(out), "file_bytes": n_bytes, **asdict(parity)}
     result(
-        document,
-        f"{' and '.join(map(str, parts))}: {format_bytes(n_bytes)}. Differs from torch by at most "
-        f"{parity.map_error:.0e} in the maps, {parity.score_error:.0e} in the scores (relative).",
+        {"file": str(out), "file_bytes": n_bytes, **asdict(parity)},
+        f"{' and '.join(map(str, parts))}: {format_bytes(n_bytes)}. {_said(parity)}",
+    )
+
+
+def verify(
+    graph: Annotated[Path, typer.Argument(help="An .onnx or .xml file that padim export wrote.")],
+    engine: options.Engine = "auto",
+    precision: options.Precision = None,
+    threads: options.Threads = None,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Compare an exported graph, on this machine, with what torch said of the samples inside."""
+    from padim.opening import verify as verify_graph
+
+    parity = verify_graph(graph, engine=engine, n_threads=threads, precision=precision or "float32")
+    result({"file": str(graph), **asdict(parity)}, f"{graph}: {_said(parity)}")
+
+
+def _said(parity: "Parity") -> str:
+    return (
+        f"On {parity.n_images} images it differs from torch by at most {parity.map_error:.0e} in "
+        f"the map and {parity.score_error:.0e} in the score (relative; {parity.tolerance:g} is "
+        "allowed)."
     )

@@ -11,6 +11,7 @@ from padim.cli.console import detail, progress, result, say
 from padim.cli.images import Unreadable, require_writable, sizes
 from padim.datasets import normal_images
 from padim.errors import UsageError
+from padim.memory import format_bytes, parse_bytes, peak_bytes, reset_peak
 from padim.recipes import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def fit(
     device: options.Device = "auto",
     precision: options.Precision = None,
     store: options.Store = "float16",
+    engine: options.Engine = "auto",
+    threads: options.Threads = None,
     include_backbone: Annotated[
         bool | None,
         typer.Option(
@@ -45,6 +48,13 @@ def fit(
         bool,
         typer.Option("--keep-moments", help="Write the float64 moments beside the model as well."),
     ] = False,
+    samples: Annotated[
+        bool,
+        typer.Option(
+            "--samples/--no-samples",
+            help="A few of the images travel with the model, to compare engines on.",
+        ),
+    ] = True,
     max_memory: options.MaxMemory = None,
     skip_unreadable: options.SkipUnreadable = False,
     json_output: options.Json = False,
@@ -78,14 +88,17 @@ def fit(
         store=store,
         include_backbone=include_backbone,
         keep_moments=keep_moments,
+        keep_samples=samples,
+        engine=engine,
+        n_threads=threads,
     )
-    from padim.memory import format_bytes, peak_bytes, reset_peak
     from padim.model import moments_path
     from padim.state import save_moments, save_state
 
     detail(
         f"Backbone {fitter.spec.name}, recipe {fitter.settings.name}, "
-        f"{fitter.pyramid.n_dims} dimensions, device {fitter.device.type}."
+        f"{fitter.pyramid.n_dims} dimensions, engine {fitter.engine}, "
+        f"device {fitter.device.type}."
     )
     unreadable = Unreadable(skip_unreadable)
     measured = reset_peak()
@@ -99,6 +112,7 @@ def fit(
     document = {
         "model": str(out),
         "n_train": fitted.state.count,
+        "engine": fitter.engine,
         "unreadable": unreadable.paths,
         "forecast_peak_bytes": forecast.peak_bytes,
         "peak_bytes": peak,
@@ -128,7 +142,6 @@ def prepared(
         **settings: As for ``padim.fitting.prepare``.
     """
     from padim.fitting import prepare
-    from padim.memory import format_bytes, parse_bytes
 
     limit = parse_bytes(max_memory) if max_memory is not None else None
     fitter = prepare(backbone, recipe, **settings)

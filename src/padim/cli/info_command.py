@@ -1,60 +1,100 @@
 """``padim info``."""
 
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from padim.cli import options
 from padim.cli.console import result
+from padim.engines import GRAPH_ENGINES
+from padim.memory import format_bytes
 
 
 def info(
-    file: Annotated[Path, typer.Argument(help="A model file.")],
+    file: options.Model,
+    engine: options.Engine = "auto",
     json_output: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Print everything a model file says of itself; its tensors are checked as well."""
-    from padim.memory import format_bytes
+    """Print everything a model says of itself; a model file's tensors are checked as well."""
+    document = _of_graph(file, engine) if file.suffix in GRAPH_ENGINES else _of_model(file)
+    lines = _lines(file, document)
+    width = max(map(len, lines))
+    result(document, "\n".join(f"{key.ljust(width)}  {value}" for key, value in lines.items()))
+
+
+def _of_model(file: Path) -> dict[str, Any]:
     from padim.state import load_state
 
     state = load_state(file)
-    backbone_bytes = sum(t.numel() * t.element_size() for t in state.trunk.values())
-    document: dict[str, Any] = {
+    return {
         **state.metadata(),
         "file_bytes": file.stat().st_size,
         "store": str(state.whitening[0].dtype).removeprefix("torch."),
-        "backbone_bytes": backbone_bytes,
-        "n_dims": state.pyramid.n_dims,
+        "backbone_bytes": sum(t.numel() * t.element_size() for t in state.trunk.values()),
+        "n_samples": len(state.samples.image) if state.samples else 0,
     }
-    recipe, preprocess = state.recipe, state.preprocess
-    cropped = f", centre crop {preprocess.crop_fraction:g}" if preprocess.crop_fraction < 1 else ""
-    score = (
-        f"mean of the hottest {recipe.score_fraction:.2%}" if recipe.score_fraction else "maximum"
-    )
-    grids = " -> ".join(
-        f"{level.n_dims} dims at {level.grid[0]}x{level.grid[1]}" for level in state.pyramid.levels
-    )
+
+
+def _of_graph(file: Path, engine: str) -> dict[str, Any]:
+    from padim.opening import load
+
+    predictor = load(file, engine=engine)
+    document = dict(predictor.description)
+    parts = (file, file.with_suffix(".bin")) if file.suffix == ".xml" else (file,)
+    return document | {
+        "runs_on": predictor.engine,
+        "file_bytes": sum(part.stat().st_size for part in parts),
+        "n_samples": len(document.pop("samples")),
+    }
+
+
+def _lines(file: Path, document: dict[str, Any]) -> dict[str, str]:
+    backbone, recipe, levels = document["backbone"], document["recipe"], document["levels"]
+    preprocess = document["preprocess"]
+    is_graph = "graph_version" in document
+    crop = preprocess["crop_fraction"]
+    fraction = recipe["score_fraction"]
+    if is_graph or document["backbone_bytes"]:
+        inside = "inside" if is_graph else f"inside, {format_bytes(document['backbone_bytes'])}"
+    else:
+        inside = "not inside"
+    image = f"{_px(preprocess['size_px'])}, {preprocess['resample']}"
+    if crop < 1:
+        image += f", centre crop {crop:g}"
+    if is_graph and document["camera_px"]:
+        image = f"{_px(document['camera_px'])} of a camera, in the graph to {image}"
     lines = {
         "file": f"{file}, {format_bytes(document['file_bytes'])}, "
-        f"format {document['format_version']}",
-        "fitted on": f"{state.count} images",
-        "backbone": f"{state.spec.name}, taps {', '.join(map(str, state.spec.taps))}, "
-        + (f"inside, {format_bytes(backbone_bytes)}" if state.trunk else "not inside"),
-        "weights": f"sha256 {state.weights_sha256}",
-        "licence": state.spec.licence,
-        "levels": grids,
-        "recipe": recipe.name,
-        "image": f"{preprocess.size_px[0]}x{preprocess.size_px[1]} px, "
-        f"{preprocess.resample}{cropped}",
-        "eps": ", ".join(f"{eps:.4g}" for eps in state.eps)
-        + f" ({recipe.eps_rule} {recipe.eps:g})",
-        "blur": f"sigma {recipe.sigma_px:g} px",
-        "image score": score,
-        "precision": f"{state.precision}, stored as {document['store']}",
+        + (
+            f"graph {document['graph_version']}, runs on {document['runs_on']}"
+            if is_graph
+            else f"format {document['format_version']}"
+        ),
+        "fitted on": f"{document['count']} images, by {document['engine']}",
+        "backbone": f"{backbone['name']}, taps {', '.join(map(str, backbone['taps']))}, {inside}",
+        "weights": f"sha256 {document['weights_sha256']}",
+        "licence": backbone["licence"],
+        "levels": " -> ".join(
+            f"{sum(map(len, level['channels']))} dims at {level['grid'][0]}x{level['grid'][1]}"
+            for level in levels
+        ),
+        "recipe": recipe["name"],
+        "image": image,
+        "eps": ", ".join(f"{eps:.4g}" for eps in document["eps"])
+        + f" ({recipe['eps_rule']} {recipe['eps']:g})",
+        "blur": f"sigma {recipe['sigma_px']:g} px",
+        "image score": f"mean of the hottest {fraction:.2%}" if fraction else "maximum",
+        "precision": f"{document['precision']}, stored as {document['store']}",
+        "samples": f"{document['n_samples']} images with their maps inside",
         "calibration": "none: scores carry no label yet",
-        "made with": ", ".join(f"{name} {version}" for name, version in state.versions.items()),
     }
-    width = max(map(len, lines))
-    result(document, "\n".join(f"{key.ljust(width)}  {value}" for key, value in lines.items()))
+    if is_graph:
+        lines["exported from"] = f"sha256 {document['model_sha256']}"
+        lines["compared on"] = f"{len(document['compared_sha256'])} images"
+    versions = document["versions"].items()
+    return lines | {"made with": ", ".join(f"{name} {version}" for name, version in versions)}
+
+
+def _px(size_px: tuple[int, int]) -> str:
+    return f"{size_px[0]}x{size_px[1]} px"

@@ -24,6 +24,9 @@ def _set_verbose(value: bool) -> bool:
     return value
 
 
+Model = Annotated[
+    Path, typer.Argument(help="A model file, or a graph (.onnx, .xml) that padim export wrote.")
+]
 Json = Annotated[
     bool, typer.Option("--json", callback=_set_json, help="One JSON document on stdout.")
 ]
@@ -43,8 +46,16 @@ Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu
 Precision = Annotated[
     str | None,
     typer.Option(
-        "--precision", metavar="NAME", help="The network computes in float32 or bfloat16."
+        "--precision", metavar="NAME", help="float32 or bfloat16; for a graph, of its products."
     ),
+]
+Engine = Annotated[
+    str,
+    typer.Option("--engine", metavar="NAME", help="auto, torch, onnxruntime or openvino computes."),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", metavar="N", help="Threads; one for each core by default."),
 ]
 Store = Annotated[
     str, typer.Option("--store", metavar="NAME", help="The file holds float16 or float32.")

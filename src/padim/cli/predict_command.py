@@ -15,17 +15,18 @@ import typer
 from PIL import Image
 
 from padim.cli import options
-from padim.cli.console import progress, result, say, table
+from padim.cli.console import Output, progress, result, say, table
 from padim.cli.images import Unreadable, require_writable, sizes
 from padim.datasets import expand
 from padim.errors import PathMissingError, UnknownNameError, UsageError
 from padim.files import written_whole
 from padim.heatmap import overlay
 from padim.images import read_image
+from padim.loading import mapped_ahead
 from padim.regions import peak_region
 
 if TYPE_CHECKING:
-    from padim.model import Prediction
+    from padim.predictor import Prediction
 
 COLUMNS = (
     "path",
@@ -41,10 +42,12 @@ COLUMNS = (
     "area_px",
 )
 _SHOWN = 10
+WRITE_THREADS = 2
+WRITE_BEHIND = 8  # predictions scored and not yet written, at most
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
+    model: options.Model,
     images: Annotated[list[Path], typer.Argument(help="Images and folders of images.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of the results.")],
     recursive: options.Recursive = False,
@@ -52,6 +55,9 @@ def predict(
         str | None,
         typer.Option("--maps", metavar="npy|tiff", help="Write float32 maps at source size too."),
     ] = None,
+    overlays: Annotated[
+        bool, typer.Option("--overlays/--no-overlays", help="Draw each image with its map.")
+    ] = True,
     fail_on_anomaly: Annotated[
         bool,
         typer.Option("--fail-on-anomaly", help="Exit with 1 when an image is labelled anomalous."),
@@ -59,6 +65,8 @@ def predict(
     weights: options.Weights = None,
     device: options.Device = "auto",
     precision: options.Precision = None,
+    engine: options.Engine = "auto",
+    threads: options.Threads = None,
     skip_unreadable: options.SkipUnreadable = False,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
@@ -72,17 +80,29 @@ def predict(
     chosen = expand(images, recursive=recursive)
     names = _output_names(chosen, images)
     require_writable(out)
-    from padim.model import load
+    from padim.opening import load
 
-    loaded = load(model, weights=weights, device=device, precision=precision)
+    loaded = load(
+        model,
+        weights=weights,
+        device=device,
+        precision=precision,
+        engine=engine,
+        n_threads=threads,
+    )
     if fail_on_anomaly:
         raise UsageError(
             f"{model} has no threshold, so no image can be labelled anomalous. Leave "
             "--fail-on-anomaly out and compare the scores instead."
         )
-    say(f"{len(chosen)} images to score, {sizes(chosen)[1]}.")
+    say(f"{len(chosen)} images to score, {sizes(chosen)[1]}. Engine: {loaded.engine}.")
     unreadable = Unreadable(skip_unreadable)
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []  # all of them for JSON, else the hottest
+    n_images = 0
+
+    def write(prediction: "Prediction") -> dict[str, Any]:
+        return _write_pictures(prediction, names, out, overlays, maps)
+
     with ExitStack() as stack:
         advance = stack.enter_context(progress("predict", len(chosen)))
         lines = stack.enter_context(written_whole(out / "predictions.jsonl"))
@@ -93,33 +113,42 @@ def predict(
         )
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        for prediction in loaded.stream(chosen, unreadable.callback):
-            row = _write_pictures(prediction, names, out, maps)
+        predictions = loaded.stream(chosen, unreadable.callback)
+        for row in mapped_ahead(write, predictions, WRITE_THREADS, WRITE_BEHIND):
             rows.append(row)
+            if len(rows) > 2 * _SHOWN and not Output.as_json:
+                rows = _hottest(rows)
             writer.writerow(row)
             jsonl.write(json.dumps(row) + "\n")
+            n_images += 1
             advance(1)
     unreadable.report()
     document = {
         "model": str(model),
+        "engine": loaded.engine,
         "out": str(out),
-        "n_images": len(rows),
+        "n_images": n_images,
         "unreadable": unreadable.paths,
         "predictions": rows,
     }
-    result(document, _summary(rows, out))
+    result(document, _summary(rows, n_images, out, overlays))
 
 
 def _write_pictures(
-    prediction: "Prediction", names: dict[Path, Path], out: Path, maps: str | None
+    prediction: "Prediction",
+    names: dict[Path, Path],
+    out: Path,
+    overlays: bool,
+    maps: str | None,
 ) -> dict[str, Any]:
     assert prediction.path is not None
     name = names[prediction.path]
     source_map = prediction.source_map()
     region, inside = peak_region(source_map)
-    picture = overlay(read_image(prediction.path), source_map, inside)
-    with written_whole(out / "overlays" / name.with_name(name.name + ".png")) as partial:
-        picture.save(partial, compress_level=1)
+    if overlays:
+        picture = overlay(read_image(prediction.path), source_map, inside)
+        with written_whole(out / "overlays" / name.with_name(name.name + ".jpg")) as partial:
+            picture.save(partial, quality=90)
     if maps is not None:
         with written_whole(out / "maps" / name.with_name(f"{name.name}.{maps}")) as partial:
             if maps == "npy":
@@ -151,14 +180,19 @@ def _output_names(chosen: Sequence[Path], given: Sequence[Path]) -> dict[Path, P
     }
 
 
-def _summary(rows: list[dict[str, Any]], out: Path) -> str:
-    hottest = sorted(rows, key=lambda row: -row["score"])[:_SHOWN]
+def _hottest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(rows, key=lambda row: -row["score"])[:_SHOWN]
+
+
+def _summary(rows: list[dict[str, Any]], n_images: int, out: Path, overlays: bool) -> str:
     cells = [
-        (row["path"], f"{row['score']:.3f}", f"{row['peak_x']},{row['peak_y']}") for row in hottest
+        (row["path"], f"{row['score']:.3f}", f"{row['peak_x']},{row['peak_y']}")
+        for row in _hottest(rows)
     ]
-    heading = "The most anomalous of " if len(rows) > _SHOWN else ""
+    heading = "The most anomalous of " if n_images > _SHOWN else ""
+    pictures = f" Pictures: {out / 'overlays'}." if overlays else ""
     return (
-        f"{heading}{len(rows)} images:\n{table(('path', 'score', 'peak x,y'), cells)}\n"
-        f"Scores and regions: {out / 'predictions.csv'}, {out / 'predictions.jsonl'}. "
-        f"Pictures: {out / 'overlays'}."
+        f"{heading}{n_images} images:\n{table(('path', 'score', 'peak x,y'), cells)}\n"
+        f"Scores and regions: {out / 'predictions.csv'}, {out / 'predictions.jsonl'}."
+        f"{pictures}"
     )

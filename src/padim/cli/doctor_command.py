@@ -1,0 +1,121 @@
+"""``padim doctor``."""
+
+import importlib.util
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from padim.cli import options
+from padim.cli.console import result, say, table
+from padim.doctor import Machine, Timing, examine, time_default, time_graph
+from padim.engines import graph_engine
+from padim.errors import PathMissingError
+from padim.memory import format_bytes
+
+_INSTALL = "pip install 'padim-efficientnet[{extra}]'"
+
+
+def doctor(
+    graph: Annotated[
+        Path | None,
+        typer.Argument(help="An .onnx or .xml file to time instead of the default backbone."),
+    ] = None,
+    threads: options.Threads = None,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Say what this machine has, which engines score on it, and how fast."""
+    if graph is not None:
+        if not graph.is_file():
+            raise PathMissingError(graph)
+        graph_engine(graph, "auto")
+    machine = examine()
+    can_fit = importlib.util.find_spec("timm") is not None and "torch" in machine.engines
+    chosen = _chosen(machine, can_fit)
+    advice = _advice(machine, can_fit)
+    say(_described(machine, chosen))
+    timings: list[Timing] = []
+    if graph is not None:
+        say(f"Timing {graph}, one image at a time.")
+        timings = time_graph(graph, threads)
+    elif can_fit:
+        say("Timing the default backbone and recipe, one image at a time: about 20 seconds.")
+        timings = time_default(threads)
+    else:
+        say("Nothing is timed: name an exported graph, or install the extra fit.")
+    document = {
+        **asdict(machine),
+        "auto": chosen,
+        "timings": [asdict(timing) for timing in timings],
+        "advice": advice,
+    }
+    result(document, "\n".join([*_timed(timings), *advice]))
+
+
+def _chosen(machine: Machine, can_fit: bool) -> dict[str, str]:
+    """What ``--engine auto`` takes for each kind of file, and why."""
+    if not can_fit:
+        model_file = "none: a model file needs the extra fit"
+    elif any(name.endswith("(torch)") for name in machine.accelerators):
+        model_file = "torch: it runs on the accelerator"
+    else:
+        model_file = "onnxruntime for the trunk, torch for the distances: there is no GPU"
+    return {
+        ".safetensors": model_file,
+        ".onnx": "onnxruntime: the graph was written for it and compared with torch in it",
+        ".xml": "openvino: the graph was written for it and compared with torch in it"
+        if "openvino" in machine.engines
+        else "none: the extra openvino is not installed",
+    }
+
+
+def _advice(machine: Machine, can_fit: bool) -> list[str]:
+    advice = []
+    if "openvino" not in machine.engines:
+        advice.append(
+            "OpenVINO is not installed; it can multiply in bfloat16: "
+            + _INSTALL.format(extra="openvino")
+        )
+    if not can_fit:
+        advice.append(f"To fit models here: {_INSTALL.format(extra='fit')}")
+    if not {"avx2", "asimd"} & set(machine.instructions):
+        advice.append("No vector instructions were found: every engine is slow here.")
+    return advice
+
+
+def _described(machine: Machine, chosen: dict[str, str]) -> str:
+    memory = format_bytes(machine.memory_bytes) if machine.memory_bytes else "unknown"
+    engines = ", ".join(f"{name} {version}" for name, version in machine.engines.items())
+    lines = {
+        "processor": machine.cpu,
+        "cores": str(machine.n_cores),
+        "instructions": ", ".join(machine.instructions) or "none of those that matter",
+        "memory": memory,
+        "accelerators": ", ".join(machine.accelerators) or "none",
+        "engines": engines,
+        **{f"auto, {suffix}": engine for suffix, engine in chosen.items()},
+    }
+    width = max(map(len, lines))
+    return "\n".join(f"{key.ljust(width)}  {value}" for key, value in lines.items())
+
+
+def _timed(timings: list[Timing]) -> list[str]:
+    if not timings:
+        return []
+    rows = [
+        (
+            timing.engine,
+            timing.precision,
+            f"{timing.image_ms:.1f}",
+            *(
+                (f"{timing.trunk_ms:.1f}", f"{timing.image_ms - timing.trunk_ms:.1f}")
+                if timing.trunk_ms is not None
+                else ("", "")
+            ),
+        )
+        for timing in timings
+    ]
+    return [table(("engine", "products in", "ms an image", "of it trunk", "head"), rows)]

@@ -1,0 +1,184 @@
+"""What this machine has, what would compute here and why, and how fast that is."""
+
+import importlib.util
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from padim.engines import ENGINES, GRAPH_ENGINES, n_cores
+from padim.opening import load
+
+# What makes a convolution or a product faster, in the words of /proc/cpuinfo.
+_INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve")
+_TIMED_S = 0.5  # each row
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a machine has.
+
+    Attributes:
+        cpu: Its name.
+        n_cores: Cores that this process may use.
+        instructions: Vector instructions that matter here.
+        memory_bytes: Of the whole machine, or None where that cannot be told.
+        accelerators: Names of what else could compute.
+        engines: Version of each installed engine.
+    """
+
+    cpu: str
+    n_cores: int
+    instructions: tuple[str, ...]
+    memory_bytes: int | None
+    accelerators: tuple[str, ...]
+    engines: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long an engine takes for one image.
+
+    Attributes:
+        engine: Its name.
+        precision: What the products with the whitening rows are computed in.
+        image_ms: Milliseconds from pixels to map and score, the median.
+        trunk_ms: The trunk's alone; None where it is not timed.
+    """
+
+    engine: str
+    precision: str
+    image_ms: float
+    trunk_ms: float | None = None
+
+
+def examine() -> Machine:
+    """Look at this machine."""
+    facts = _cpu_facts()
+    flags = set(facts.get("flags", facts.get("Features", "")).split())
+    return Machine(
+        cpu=facts.get("model name") or platform.processor() or platform.machine(),
+        n_cores=n_cores(),
+        instructions=tuple(name for name in _INSTRUCTIONS if name in flags),
+        memory_bytes=_memory_bytes(),
+        accelerators=tuple(_accelerators()),
+        engines={
+            engine: version(engine)
+            for engine in ENGINES
+            if importlib.util.find_spec(engine) is not None
+        },
+    )
+
+
+def time_graph(path: Path, n_threads: int | None) -> list[Timing]:
+    """Time an exported graph on one image of noise, in each engine that is installed and runs it.
+
+    Args:
+        path: An ``.onnx`` or ``.xml`` file that ``padim export`` wrote.
+        n_threads: Threads of one call; one for each core when None.
+    """
+    installed = examine().engines
+    timings = []
+    for engine in GRAPH_ENGINES[path.suffix]:
+        for precision in ("float32", "bfloat16") if engine == "openvino" else ("float32",):
+            if engine in installed:
+                predictor = load(path, engine=engine, n_threads=n_threads, precision=precision)
+                image = _noise(1, predictor.camera_px or predictor.preprocess.size_px)
+                image_ms = _milliseconds(predictor.score, image)
+                timings.append(Timing(engine, precision, image_ms))
+    return timings
+
+
+def time_default(n_threads: int | None) -> list[Timing]:
+    """Time the default backbone and recipe on one image of noise, in each engine.
+
+    The whitening rows are those of two images of noise: time does not depend on them.
+
+    Args:
+        n_threads: Threads of one call; one for each core when None.
+
+    Raises:
+        MissingExtraError: The extra ``fit`` is not installed.
+    """
+    import torch
+
+    from padim.export import export
+    from padim.fitting import prepare, run_by
+    from padim.model import load_features
+    from padim.state import load_state, save_state
+
+    with TemporaryDirectory() as folder:
+        model, graph = Path(folder) / "model.safetensors", Path(folder) / "model.onnx"
+        fitter = prepare(device="cpu", engine="torch", n_threads=n_threads)
+        size_px = fitter.preprocess.size_px
+        save_state(fitter.fit(list(_noise(2, size_px))).state, model)
+        export(model, graph)
+        state = load_state(model)
+        pixels = _noise(1, size_px)
+        in_torch = load(model, engine="torch", n_threads=n_threads, device="cpu")
+        image_ms = _milliseconds(in_torch.score, pixels)
+        timings = [Timing("torch", "float32", image_ms), *time_graph(graph, n_threads)]
+        trunk_ms: dict[str, float] = {}
+        for engine in {timing.engine for timing in timings}:
+            features = load_features(state, None, "float32")
+            trunk = run_by(engine, features, state.weights_sha256, n_threads)
+            with torch.inference_mode():
+                trunk_ms[engine] = _milliseconds(trunk, torch.from_numpy(pixels))
+    return [replace(timing, trunk_ms=trunk_ms[timing.engine]) for timing in timings]
+
+
+def _noise(n_images: int, size_px: tuple[int, int]) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (n_images, *size_px, 3), dtype=np.uint8)
+
+
+def _milliseconds(run: Callable[[Any], object], images: object) -> float:
+    taken: list[float] = []
+    for _ in range(3):
+        run(images)
+    end = time.perf_counter() + _TIMED_S
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        run(images)
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken) * 1e3
+
+
+def _cpu_facts() -> dict[str, str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    first, *_ = text.split("\n\n")
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _accelerators() -> Iterator[str]:
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        for i in range(torch.cuda.device_count()):
+            yield f"{torch.cuda.get_device_name(i)} (torch)"
+    if importlib.util.find_spec("openvino") is not None:
+        import openvino
+
+        core = openvino.Core()
+        for device in core.available_devices:
+            if device != "CPU":
+                yield f"{core.get_property(device, 'FULL_DEVICE_NAME')} (OpenVINO)"

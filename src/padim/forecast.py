@@ -1,0 +1,98 @@
+"""How much memory a fit will take, said before it starts."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from padim.errors import MemoryLimitError
+from padim.memory import format_bytes, resident_bytes
+from padim.moments import GROUP
+from padim.pyramid import Pyramid
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a fit will take.
+
+    Attributes:
+        peak_bytes: Peak resident memory of the process.
+        file_bytes: Size of the model file.
+    """
+
+    peak_bytes: int
+    file_bytes: int
+
+    def check(self, max_bytes: int | None) -> None:
+        """Refuse work that would not fit.
+
+        Raises:
+            MemoryLimitError: The peak exceeds ``max_bytes``.
+        """
+        if max_bytes is not None and self.peak_bytes > max_bytes:
+            raise MemoryLimitError(
+                f"This fit needs about {format_bytes(self.peak_bytes)} of memory, but may have "
+                f"{format_bytes(max_bytes)}. Raise --max-memory, or take a smaller --size, fewer "
+                "--dims or a smaller --backbone."
+            )
+
+
+def forecast_fit(
+    trunk: nn.Module,
+    pyramid: Pyramid,
+    size_px: tuple[int, int],
+    *,
+    n_batch: int,
+    store_bytes: int,
+    trunk_bytes: int,
+    block_bytes: int,
+    keep_moments: bool,
+    decode_bytes: int,
+) -> Forecast:
+    """Forecast a fit from the shapes of its network; it does not depend on the number of images.
+
+    Args:
+        trunk: The trunk, on the meta device.
+        pyramid: Its levels.
+        size_px: (height, width) of what the network sees.
+        n_batch: Images in one forward pass.
+        store_bytes: Bytes of one stored whitening entry.
+        trunk_bytes: Bytes of the trunk's tensors in the file, or 0.
+        block_bytes: Working memory of the factorisation.
+        keep_moments: Whether the moments are written as well.
+        decode_bytes: What the decoder holds at once.
+    """
+    waiting = 8 * GROUP * pyramid.n_features
+    moments = 8 * (pyramid.n_entries + 2 * pyramid.n_features)
+    rows = store_bytes * pyramid.n_entries
+    file_bytes = rows + 4 * pyramid.n_features + trunk_bytes
+    passing = activation_bytes(trunk, size_px, n_batch) + waiting + moments + decode_bytes
+    factoring = moments + rows + block_bytes
+    saving = rows + file_bytes + (2 * moments if keep_moments else 0)
+    work = max(passing, factoring, saving)
+    return Forecast(resident_bytes() + work, file_bytes)
+
+
+def activation_bytes(trunk: nn.Module, size_px: tuple[int, int], n_batch: int) -> int:
+    """Most bytes of feature maps alive at once in a forward pass, plus those of the taps.
+
+    Args:
+        trunk: The trunk, on the meta device.
+        size_px: (height, width) of its input.
+        n_batch: Images in one forward pass.
+    """
+    most = 0
+
+    def see(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        nonlocal most
+        alive = [t for t in (*inputs, output) if isinstance(t, torch.Tensor)]
+        most = max(most, sum(t.numel() * 4 for t in alive))
+
+    leaves = [module for module in trunk.modules() if not list(module.children())]
+    hooks = [leaf.register_forward_hook(see) for leaf in leaves]
+    with torch.inference_mode():
+        taps = trunk(torch.empty(n_batch, 3, *size_px, device="meta"))
+    for hook in hooks:
+        hook.remove()
+    n_taps: int = sum(tap.numel() * 4 for tap in taps)
+    return most + n_taps

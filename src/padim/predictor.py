@@ -1,0 +1,181 @@
+"""Images of any kind in, predictions out, whatever engine scores them; without torch."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from padim.errors import ImageReadError, ShapeError
+from padim.loading import ImageInput, batched, load_ahead
+from padim.preprocess import Preprocess
+from padim.regions import Region, peak_region
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image.
+
+    Attributes:
+        path: Where the image came from; None for one given as pixels.
+        score: The image score, in standard deviations of normal patches; higher is more anomalous.
+        anomaly_map: The same for each pixel at network size, shape ``(H, W)``, float32.
+        level_scores: What each level of the network adds, coarse to fine: which was surprised.
+        source_px: (height, width) of the source image.
+        preprocess: The way from the source image to the map.
+        label: ``normal`` or ``anomalous``; None until the model is calibrated.
+        p_value: Share of good images that score at least as high; None until it is calibrated.
+    """
+
+    path: Path | None
+    score: float
+    anomaly_map: NDArray[np.float32]
+    level_scores: tuple[float, ...]
+    source_px: tuple[int, int]
+    preprocess: Preprocess
+    label: str | None = None
+    p_value: float | None = None
+
+    def source_map(self) -> NDArray[np.float32]:
+        """The anomaly map in source pixels.
+
+        Returns:
+            Shape ``source_px``; NaN where a centre crop did not look.
+        """
+        return self.preprocess.to_source(self.anomaly_map, self.source_px)
+
+    def region(self) -> Region:
+        """Where the image is most anomalous: the hottest 1% around the peak, in source pixels."""
+        return peak_region(self.source_map())[0]
+
+
+class Outputs(NamedTuple):
+    """What an engine says of a batch of N images.
+
+    Attributes:
+        anomaly_map: Standard deviations of normal patches, shape ``(N, H, W)``, float32.
+        image_score: Mean of the hottest pixels of the map, shape ``(N,)``.
+        level_scores: The same of what each level adds, coarse to fine, shape ``(N, levels)``.
+    """
+
+    anomaly_map: NDArray[np.float32]
+    image_score: NDArray[np.float32]
+    level_scores: NDArray[np.float32]
+
+
+Score = Callable[[NDArray[np.uint8]], Outputs]
+
+
+class Predictor:
+    """A fitted model, ready to score.
+
+    Safe to share between threads: predicting changes nothing.
+
+    Args:
+        score: Runs a batch of images of network size, or of the camera's size when there is one.
+        preprocess: The way from an image to the network.
+        n_batch: Images in one call.
+        engine: Name of what computes.
+        description: What the model says of itself, as plain data.
+        camera_px: (height, width) of the only images it takes, when its graph resizes them itself.
+    """
+
+    def __init__(
+        self,
+        score: Score,
+        preprocess: Preprocess,
+        n_batch: int,
+        engine: str,
+        description: dict[str, Any],
+        camera_px: tuple[int, int] | None = None,
+    ) -> None:
+        self.score = score
+        self.preprocess = preprocess
+        self.n_batch = n_batch
+        self.engine = engine
+        self.description = description
+        self.camera_px = camera_px
+
+    @overload
+    def predict(self, images: str | Path | Image.Image | NDArray[np.uint8]) -> Prediction: ...
+    @overload
+    def predict(self, images: list[ImageInput] | tuple[ImageInput, ...]) -> list[Prediction]: ...
+    def predict(self, images: Any) -> Prediction | list[Prediction]:
+        """Score images.
+
+        Args:
+            images: A path, a Pillow image, a uint8 array ``(H0, W0, 3)``, or a list of such, of
+                any sizes.
+
+        Returns:
+            One prediction, or one for each.
+
+        Raises:
+            ImageReadError: An image cannot be read.
+            ShapeError: An image is not of the camera's size.
+        """
+        if isinstance(images, str | Path | Image.Image | np.ndarray):
+            return next(self.stream([images]))
+        return list(self.stream(images))
+
+    def stream(
+        self,
+        images: Iterable[ImageInput],
+        unreadable: Callable[[ImageReadError], None] | None = None,
+    ) -> Iterator[Prediction]:
+        """Score any number of images in bounded memory, in order.
+
+        Args:
+            images: As for ``predict``.
+            unreadable: Told of an image that cannot be read, which is then left out; raised when
+                None.
+
+        Raises:
+            ImageReadError: An image cannot be read and nobody is told.
+            ShapeError: An image is not of the camera's size.
+        """
+        bring = self.preprocess if self.camera_px is None else Camera(self.camera_px)
+        for batch in batched(load_ahead(images, bring, unreadable), self.n_batch):
+            outputs = self.score(np.stack([image.pixels for image in batch]))
+            for image, anomaly_map, score, levels in zip(batch, *outputs, strict=True):
+                yield Prediction(
+                    image.path,
+                    float(score),
+                    anomaly_map,
+                    tuple(levels.tolist()),
+                    image.source_px,
+                    self.preprocess,
+                )
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Takes images of one size as they are.
+
+    Attributes:
+        size_px: (height, width) of the images.
+    """
+
+    size_px: tuple[int, int]
+
+    def __call__(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Bring an image to RGB.
+
+        Args:
+            image: RGB, shape ``(H0, W0, 3)``, or a Pillow image of mode ``L`` or ``RGB``.
+
+        Raises:
+            ShapeError: It is not of the camera's size.
+        """
+        if isinstance(image, Image.Image):
+            image = np.array(image.convert("RGB"))
+        if image.shape != (*self.size_px, 3) or image.dtype != np.uint8:
+            raise ShapeError(
+                f"The image has shape {image.shape} and type {image.dtype}, but the graph was "
+                f"exported for a camera and needs {(*self.size_px, 3)} and uint8. Export it anew "
+                "with another --camera, or without."
+            )
+        return image

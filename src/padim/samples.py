@@ -1,0 +1,153 @@
+"""A few images with their maps, kept with a model to compare engines on; without torch."""
+
+import base64
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from padim.errors import ParityError
+
+N_SAMPLES = 4
+STEP_PX = 4  # between the pixels of the map that are kept: its blur leaves nothing finer
+TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-2}  # relative
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images at network size and what a model says of them.
+
+    Attributes:
+        image: RGB, shape ``(n, H, W, 3)``, uint8.
+        anomaly_map: Every fourth row and column of the maps, shape ``(n, H / 4, W / 4)``, float32.
+        image_score: Shape ``(n,)``, float32.
+    """
+
+    image: NDArray[np.uint8]
+    anomaly_map: NDArray[np.float32]
+    image_score: NDArray[np.float32]
+
+    @classmethod
+    def of(
+        cls,
+        image: NDArray[np.uint8],
+        anomaly_map: NDArray[np.float32],
+        image_score: NDArray[np.float32],
+    ) -> "Samples":
+        """Keep what a model says of images: maps ``(n, H, W)`` and scores ``(n,)``."""
+        few = np.ascontiguousarray(anomaly_map[:, ::STEP_PX, ::STEP_PX])
+        return cls(image, few, image_score)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The samples as plain data: images as PNG, maps as little-endian float32, in base64."""
+        samples = []
+        for image, anomaly_map, score in zip(
+            self.image, self.anomaly_map, self.image_score, strict=True
+        ):
+            png = io.BytesIO()
+            Image.fromarray(image).save(png, "PNG", optimize=True)
+            samples.append(
+                {
+                    "image": base64.b64encode(png.getvalue()).decode("ascii"),
+                    "anomaly_map": base64.b64encode(anomaly_map.astype("<f4").data).decode("ascii"),
+                    "image_score": float(score),
+                }
+            )
+        return samples
+
+    @classmethod
+    def from_json(cls, data: list[dict[str, Any]]) -> "Samples":
+        """The samples from plain data."""
+        images = [
+            np.array(Image.open(io.BytesIO(base64.b64decode(sample["image"])), formats=["PNG"]))
+            for sample in data
+        ]
+        height, width, _ = images[0].shape
+        maps = [
+            np.frombuffer(base64.b64decode(sample["anomaly_map"]), "<f4").reshape(
+                -(-height // STEP_PX), -(-width // STEP_PX)
+            )
+            for sample in data
+        ]
+        scores = np.array([sample["image_score"] for sample in data], np.float32)
+        return cls(np.stack(images), np.stack(maps).astype(np.float32), scores)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far two engines are apart on the same images.
+
+    Attributes:
+        n_images: Images compared.
+        map_error: Largest relative difference of a pixel of the anomaly maps.
+        score_error: Largest relative difference of an image score. Scores that are further apart
+            than twice this keep their order.
+        tolerance: What either may be.
+    """
+
+    n_images: int
+    map_error: float
+    score_error: float
+    tolerance: float
+
+    def check(self, path: Path) -> None:
+        """Make sure that the two say the same.
+
+        Args:
+            path: The graph that was compared, for messages.
+
+        Raises:
+            ParityError: They differ by more than the tolerance.
+        """
+        if max(self.map_error, self.score_error) > self.tolerance:
+            raise ParityError(
+                f"{path} differs from torch by {self.map_error:.1e} in the map and "
+                f"{self.score_error:.1e} in the score, but may by {self.tolerance:g} (relative). "
+                "Export it with --store float32, or run it with another --engine or --precision."
+            )
+
+
+def resized(images: NDArray[np.uint8], size_px: tuple[int, int]) -> NDArray[np.uint8]:
+    """Bring samples to the size that a camera gives, alike on every machine: by nearest pixel.
+
+    Args:
+        images: RGB, shape ``(n, H, W, 3)``.
+        size_px: (height, width) to be.
+    """
+    rows, columns = (
+        np.arange(n_out) * n_in // n_out
+        for n_in, n_out in zip(images.shape[1:3], size_px, strict=True)
+    )
+    return images[:, rows[:, None], columns]
+
+
+def compare(
+    score: Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], ...]],
+    expected: Samples,
+    tolerance: float,
+) -> Parity:
+    """Score samples and compare.
+
+    Args:
+        score: From images ``(N, H, W, 3)`` to maps ``(N, H, W)``, scores ``(N,)`` and more.
+        expected: The samples, with what another engine says of them.
+        tolerance: What the relative differences may be.
+    """
+    map_error = score_error = 0.0
+    for first in range(0, len(expected.image), N_SAMPLES):
+        part = slice(first, first + N_SAMPLES)
+        anomaly_map, image_score, *_ = score(expected.image[part])
+        few = anomaly_map[:, ::STEP_PX, ::STEP_PX]
+        map_error = max(map_error, _error(few, expected.anomaly_map[part]))
+        score_error = max(score_error, _error(image_score, expected.image_score[part]))
+    return Parity(len(expected.image), map_error, score_error, tolerance)
+
+
+def _error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    difference = np.abs(found.astype(np.float64) - expected) / np.maximum(expected, 1e-12)
+    return float(np.nan_to_num(difference, nan=np.inf).max())

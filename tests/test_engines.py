@@ -1,0 +1,211 @@
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnx
+import oracle
+import pytest
+import torch
+from trees import make_category
+
+import padim
+from padim import engines
+from padim.cli import main
+from padim.engines import Graph, choose_threads, n_cores
+from padim.errors import (
+    MissingExtraError,
+    ModelFileError,
+    ModelFileVersionError,
+    PathMissingError,
+    UnknownNameError,
+    UsageError,
+)
+from padim.export import export
+from padim.fitting import prepare
+from padim.samples import TOLERANCE
+
+SIZE_PX = (64, 64)
+COMBINATIONS = [
+    ("m.safetensors", "torch"),
+    ("m.safetensors", "onnxruntime"),
+    ("m.safetensors", "openvino"),
+    ("m.onnx", "onnxruntime"),
+    ("m.onnx", "openvino"),
+    ("m.xml", "openvino"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A category, and a model of it as a file and as both kinds of graph."""
+    folder = tmp_path_factory.mktemp("engines")
+    category = make_category(folder / "stripes")
+    model = padim.fit(category, size_px=SIZE_PX, engine="torch")
+    model.save(folder / "m.safetensors")
+    export(folder / "m.safetensors", folder / "m.onnx")
+    export(folder / "m.safetensors", folder / "m.xml", to="openvino")
+    return folder
+
+
+@pytest.mark.parametrize(("name", "engine"), COMBINATIONS)
+def test_every_engine_says_the_same(folder: Path, name: str, engine: str) -> None:
+    paths = sorted((folder / "stripes/test").rglob("*.png"))
+    expected = padim.load(folder / "m.safetensors", engine="torch").predict(paths)
+    predictor = padim.load(folder / name, engine=engine)
+    assert predictor.engine == engine
+    for ours, theirs in zip(predictor.predict(paths), expected, strict=True):
+        tolerance = TOLERANCE["float32"]
+        np.testing.assert_allclose(ours.anomaly_map, theirs.anomaly_map, rtol=tolerance)
+        np.testing.assert_allclose(ours.score, theirs.score, rtol=tolerance)
+        np.testing.assert_allclose(ours.level_scores, theirs.level_scores, rtol=tolerance)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_what_one_engine_fitted_another_scores(folder: Path, engine: str) -> None:
+    other = padim.fit(folder / "stripes", size_px=SIZE_PX, engine=engine)
+    assert other.state.engine.startswith(f"{engine} ")
+    path = folder / "stripes/test/spot/0.png"
+    expected = padim.load(folder / "m.safetensors", engine="torch").predict(path)
+    found = other.predict(path)
+    np.testing.assert_allclose(found.anomaly_map, expected.anomaly_map, rtol=TOLERANCE["float32"])
+
+
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [("m.safetensors", "onnxruntime"), ("m.onnx", "onnxruntime"), ("m.xml", "openvino")],
+)
+def test_the_engine_follows_from_the_file(folder: Path, name: str, engine: str) -> None:
+    assert padim.load(folder / name, device="cpu").engine == engine
+
+
+@pytest.mark.parametrize(("name", "engine"), COMBINATIONS)
+def test_threads_share_a_predictor(folder: Path, name: str, engine: str) -> None:
+    paths = sorted((folder / "stripes/test").rglob("*.png"))
+    predictor = padim.load(folder / name, engine=engine, n_threads=1)
+    expected = [predictor.predict(path).score for path in paths]
+    found: dict[int, list[float]] = {}
+
+    def work(i: int) -> None:
+        found[i] = [predictor.predict(path).score for path in paths]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for scores in found.values():
+        np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    torch.set_num_threads(n_cores())
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "m.onnx", "m.xml"])
+def test_commands_take_every_kind_of_model(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    model, test = str(folder / name), str(folder / "stripes/test")
+    assert main(["predict", model, test, "-o", str(tmp_path), "--recursive"]) == 0
+    said = capsys.readouterr().out
+    assert "Engine: " in said
+    assert (tmp_path / "predictions.csv").read_text().count("\n") == 7
+    assert main(["evaluate", model, str(folder / "stripes"), "-q", "--threads", "1"]) == 0
+    assert "image_auroc   1.000" in capsys.readouterr().out
+    assert main(["info", model]) == 0
+    assert "4 images with their maps inside" in capsys.readouterr().out
+    torch.set_num_threads(n_cores())
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_a_damaged_graph_is_refused(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"a{suffix}").write_bytes(b"no graph")
+    with pytest.raises(ModelFileError, match=r"is no graph that .* reads\. Export it anew"):
+        padim.load(tmp_path / f"a{suffix}")
+
+
+def test_a_graph_of_others_is_refused(folder: Path, tmp_path: Path) -> None:
+    graph = onnx.load(folder / "m.onnx")
+    del graph.metadata_props[:]
+    onnx.save(graph, tmp_path / "a.onnx")
+    for engine in ("onnxruntime", "openvino"):
+        with pytest.raises(ModelFileError, match="is a graph, but no model"):
+            padim.load(tmp_path / "a.onnx", engine=engine)
+
+
+def test_a_newer_graph_is_refused(folder: Path, tmp_path: Path) -> None:
+    graph = onnx.load(folder / "m.onnx")
+    text = graph.metadata_props[0].value
+    graph.metadata_props[0].value = text.replace('"graph_version": 1', '"graph_version": 2')
+    onnx.save(graph, tmp_path / "a.onnx")
+    with pytest.raises(ModelFileVersionError, match="graph version 2, but this release reads up"):
+        padim.load(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("m.onnx", {"engine": "torch"}, UsageError, "which torch does not run. Use --engine onnx"),
+        ("m.xml", {"engine": "onnxruntime"}, UsageError, "does not run. Use --engine openvino"),
+        ("m.onnx", {"engine": "onnxrt"}, UnknownNameError, "Did you mean 'onnxruntime'"),
+        ("m.onnx", {"precision": "bfloat16"}, UsageError, "computes in float32 on a CPU"),
+        ("m.onnx", {"precision": "int8"}, UnknownNameError, "no precision 'int8'"),
+        ("m.onnx", {"device": "cuda"}, UsageError, "a graph runs on the CPU here"),
+        ("m.onnx", {"weights": "w.pth"}, UsageError, "brings its weights"),
+        ("m.onnx", {"n_threads": 0}, UsageError, "threads is 0"),
+        ("n.onnx", {}, PathMissingError, "does not exist"),
+        ("m.safetensors", {"engine": "tensorrt"}, UnknownNameError, "no engine 'tensorrt'"),
+        ("m.safetensors", {"precision": "bfloat16"}, UsageError, "was fitted in float32"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    folder: Path, name: str, options: dict, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        padim.load(folder / name, **options)
+
+
+def test_a_trunk_in_bfloat16_is_torchs() -> None:
+    with pytest.raises(UsageError, match="onnxruntime runs a trunk in float32"):
+        prepare(engine="onnxruntime", precision="bfloat16")
+
+
+def test_an_engine_that_is_not_installed_says_how_to_get_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtraError, match=r"padim-efficientnet\[openvino\]"):
+        padim.load(folder / "m.xml")
+
+
+def test_openvino_compiles_two_sizes_of_batch_at_most(folder: Path) -> None:
+    graph = Graph(folder / "m.xml")
+    pixels = oracle.random_images(9, SIZE_PX)
+    whole = graph(pixels)
+    for n in (1, 2, 3, 5):
+        for ours, expected in zip(graph(pixels[:n]), whole, strict=True):
+            np.testing.assert_allclose(ours, expected[:n], rtol=1e-4)
+    assert isinstance(graph.runtime, engines.OpenVino)
+    assert set(graph.runtime._compiled) == {1, engines.N_BATCH}
+
+
+def test_threads_are_one_for_each_core_by_default() -> None:
+    assert choose_threads(None) == len(os.sched_getaffinity(0))
+    assert choose_threads(3) == 3
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.xml"])
+def test_scoring_a_graph_loads_no_torch(folder: Path, name: str, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from padim.cli import main\n"
+        f"images = {str(folder / 'stripes/test/spot')!r}\n"
+        f"model, out = {str(folder / name)!r}, {str(tmp_path)!r}\n"
+        "assert main(['predict', model, images, '-o', out]) == 0\n"
+        "assert main(['info', model]) == 0\n"
+        "assert main(['verify', model]) == 0\n"
+        "assert main(['evaluate', model, images + '/../..']) == 0\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
