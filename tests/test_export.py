@@ -133,7 +133,7 @@ def test_a_camera_resizes_as_pillow_does(
     theirs = np.stack([preprocess(image) for image in pixels])
     difference = np.abs(ours - theirs)
     assert difference.max() <= 1
-    assert (difference > 0).mean() < 1e-3
+    assert (difference > 0).mean() < 3e-3
 
 
 @pytest.mark.parametrize("n_batch", [1, 4])

@@ -112,8 +112,8 @@ def time_default(n_threads: int | None) -> list[Timing]:
     import torch
 
     from padim.export import export
-    from padim.fitting import prepare, run_by
-    from padim.model import load_features
+    from padim.fitting import prepare
+    from padim.model import network_of
     from padim.state import load_state, save_state
 
     with TemporaryDirectory() as folder:
@@ -129,8 +129,7 @@ def time_default(n_threads: int | None) -> list[Timing]:
         timings = [Timing("torch", "float32", image_ms), *time_graph(graph, n_threads)]
         trunk_ms: dict[str, float] = {}
         for engine in {timing.engine for timing in timings}:
-            features = load_features(state, None, "float32")
-            trunk = run_by(engine, features, state.weights_sha256, n_threads)
+            trunk = network_of(state).features(engine, "float32", n_threads)
             with torch.inference_mode():
                 trunk_ms[engine] = _milliseconds(trunk, torch.from_numpy(pixels))
     return [replace(timing, trunk_ms=trunk_ms[timing.engine]) for timing in timings]

@@ -19,7 +19,7 @@ from padim.files import written_together
 from padim.fitting import STORES, scorer_of
 from padim.graphs import write_onnx
 from padim.loading import load_ahead
-from padim.model import TorchScore, load_features
+from padim.model import TorchScore, network_of
 from padim.opening import GRAPH_VERSION, load
 from padim.predictor import Camera, Outputs
 from padim.preprocess import Preprocess
@@ -72,7 +72,7 @@ def export(
     if not images and state.samples is None:
         raise UsageError(f"{model} holds no samples to compare on. Name images with --verify.")
     preprocess = state.preprocess
-    features = load_features(state, weights, "float32")
+    features = network_of(state, weights).in_torch()
     torch_score = TorchScore(scorer_of(state, features), torch.device("cpu"))
     kept: list[dict[str, Any]] = []
     if state.samples is not None:

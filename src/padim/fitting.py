@@ -11,16 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from padim.backbones import DEFAULT_BACKBONE, BackboneSpec, backbone
-from padim.engines import ENGINES, choose_threads
 from padim.errors import (
     DatasetError,
     ImageReadError,
+    PathMissingError,
     UnknownNameError,
     UsageError,
 )
 from padim.forecast import Forecast, forecast_fit
 from padim.gaussian import BLOCK_BYTES, factor, relative_eps
-from padim.graphs import GraphFeatures
 from padim.loading import (
     DECODE_BYTES_PER_PX,
     DECODE_THREADS,
@@ -30,20 +29,22 @@ from padim.loading import (
     load_ahead,
 )
 from padim.moments import Accumulator, Moments
+from padim.networks import Network, choose_device, choose_engine
 from padim.preprocess import Preprocess
 from padim.pyramid import Pyramid, build_pyramid
 from padim.recipes import DEFAULT_RECIPE, Recipe, recipe
 from padim.samples import N_SAMPLES, Samples
-from padim.scorer import Features, Head, Scorer
+from padim.scorer import Head, Scorer
 from padim.state import ModelState, installed_versions
-from padim.trunk import build_trunk, load_trunk, optimise, with_taps
+from padim.trunk import with_taps
 from padim.weights import fetch, read_weights, sha256
 
 # Larger batches are slower on a CPU: their feature maps are fresh memory each time.
 TRUNK_BATCH = {"cpu": 4, "cuda": 32}
 INCLUDE_BACKBONE_BYTES = 50_000_000
+_GRAPH_BYTES = 40_000_000  # the library of another engine than torch, loaded
+_WRITER_BYTES = 120_000_000  # what writes a graph, loaded
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 STORES = {"float16": torch.float16, "float32": torch.float32}
 
 
@@ -53,11 +54,11 @@ class Fitted:
 
     Attributes:
         state: The model.
-        moments: What it was made from.
+        moments: What it was made from, when kept.
     """
 
     state: ModelState
-    moments: Moments
+    moments: Moments | None
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Fitter:
         preprocess: The way from an image to the network.
         pyramid: The levels.
         features: From uint8 images to the features of each level.
+        image_bytes: What ``forecast.activation_bytes`` says of one image.
+        engine_bytes: What the engine takes beside the feature maps.
         weights_sha256: Of the file the weights came from.
         engine: Who runs the trunk, with its version where it is not torch.
         precision: What the trunk computes in.
@@ -86,6 +89,8 @@ class Fitter:
     preprocess: Preprocess
     pyramid: Pyramid
     features: nn.Module
+    image_bytes: int
+    engine_bytes: int
     weights_sha256: str
     engine: str
     precision: str
@@ -103,14 +108,16 @@ class Fitter:
             largest_px: (height, width) of the largest image.
         """
         return forecast_fit(
-            build_trunk(self.spec),
+            self.image_bytes,
             self.pyramid,
             self.preprocess.size_px,
             n_batch=self.n_batch,
+            engine_bytes=self.engine_bytes,
             store_bytes=STORES[self.store].itemsize,
             trunk_bytes=_n_bytes(self.trunk_tensors),
             block_bytes=BLOCK_BYTES,
             keep_moments=self.keep_moments,
+            n_samples=N_SAMPLES if self.keep_samples else 0,
             decode_bytes=DECODE_THREADS * DECODE_BYTES_PER_PX * largest_px[0] * largest_px[1],
         )
 
@@ -150,9 +157,11 @@ class Fitter:
             raise DatasetError("There is no image to fit on. Name a folder of good images.")
         moments = accumulator.moments()
         state = self._solve(moments, hashes)
+        kept = moments if self.keep_moments else None
+        del moments
         if samples:
             state = replace(state, samples=self._scored(state, samples))
-        return Fitted(state, moments)
+        return Fitted(state, kept)
 
     def would_give(self, state: ModelState) -> bool:
         """Whether a fit on the same images would give this model."""
@@ -299,19 +308,31 @@ def prepare(
         settings.size_px, settings.crop_fraction, settings.resample, spec.mean, spec.std
     )
     path = fetch(spec) if weights is None else Path(weights)
-    trunk = load_trunk(spec, read_weights(path), path)
-    tensors = dict(trunk.network.state_dict())
+    if not path.is_file():
+        raise PathMissingError(path)
+    network = Network(
+        spec, pyramid, preprocess, lambda: read_weights(path), path, weights_sha256=sha256(path)
+    )
+    known = network.cached.tensors() if engine != "torch" else None
+    tensors, image_bytes = known or network.trunk()
+    n_batch = choose_batch(n_batch, chosen_device)
+    engine_bytes = 0
+    if engine != "torch":
+        # Its memory grows by doubling, so it may hold the feature maps twice.
+        engine_bytes = _GRAPH_BYTES + n_batch * image_bytes
+    if engine != "torch" and known is None:
+        engine_bytes += _WRITER_BYTES + 4 * _n_bytes(tensors)
     if include_backbone is None:
         include_backbone = _n_bytes(tensors) < INCLUDE_BACKBONE_BYTES
-    weights_sha256 = sha256(path)
-    features = Features(optimise(trunk), pyramid, preprocess, PRECISIONS[precision])
     return Fitter(
         spec=spec,
         settings=settings,
         preprocess=preprocess,
         pyramid=pyramid,
-        features=run_by(engine, features, weights_sha256, n_threads).to(chosen_device),
-        weights_sha256=weights_sha256,
+        features=network.features(engine, precision, n_threads).to(chosen_device),
+        image_bytes=image_bytes,
+        engine_bytes=engine_bytes,
+        weights_sha256=network.weights_sha256,
         engine=engine if engine == "torch" else f"{engine} {version(engine)}",
         precision=precision,
         store=store,
@@ -319,73 +340,8 @@ def prepare(
         device=chosen_device,
         keep_moments=keep_moments,
         keep_samples=keep_samples,
-        n_batch=choose_batch(n_batch, chosen_device),
+        n_batch=n_batch,
     )
-
-
-def choose_engine(name: str, device: torch.device, precision: str) -> str:
-    """Who runs the trunk.
-
-    Args:
-        name: ``torch``, ``onnxruntime`` or ``openvino``; ``auto`` is ONNX Runtime for float32 on a
-            CPU, where it is about twice as fast as torch, and torch for all else.
-        device: Where torch computes.
-        precision: What the trunk computes in.
-
-    Raises:
-        UnknownNameError: There is no such engine or precision.
-        UsageError: The engine does not compute there, or not in this precision.
-    """
-    if precision not in PRECISIONS:
-        raise UnknownNameError("precision", precision, tuple(PRECISIONS))
-    if name == "auto":
-        name = "onnxruntime" if device.type == "cpu" and precision == "float32" else "torch"
-    if name not in ENGINES:
-        raise UnknownNameError("engine", name, ("auto", *ENGINES))
-    if name != "torch" and precision != "float32":
-        raise UsageError(
-            f"The precision is {precision}, but {name} runs a trunk in float32. Use --engine torch."
-        )
-    if name != "torch" and device.type != "cpu":
-        raise UsageError(
-            f"The device is {device.type}, but {name} computes on the CPU here. Use --engine torch."
-        )
-    return name
-
-
-def run_by(
-    engine: str, features: Features, weights_sha256: str, n_threads: int | None
-) -> nn.Module:
-    """Let an engine run the trunk.
-
-    Args:
-        engine: What ``choose_engine`` gave.
-        features: What torch would run.
-        weights_sha256: Of the file the weights came from.
-        n_threads: Threads of the whole process; as many as there are cores when None.
-    """
-    features.eval()
-    if n_threads is not None:
-        torch.set_num_threads(choose_threads(n_threads))
-    if engine == "torch":
-        return features
-    return GraphFeatures(features, engine, weights_sha256, n_threads)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a name; ``auto`` is a CUDA device where there is one.
-
-    Raises:
-        UnknownNameError: There is no such device name.
-        UsageError: There is no such device here.
-    """
-    if name not in ("auto", "cpu", "cuda"):
-        raise UnknownNameError("device", name, ("auto", "cpu", "cuda"))
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("The device is cuda, but this machine has none. Use --device cpu.")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def _n_bytes(tensors: Mapping[str, Tensor]) -> int:

@@ -9,6 +9,7 @@ from padim.errors import MemoryLimitError
 from padim.memory import format_bytes, resident_bytes
 from padim.moments import GROUP
 from padim.pyramid import Pyramid
+from padim.samples import STEP_PX
 
 
 @dataclass(frozen=True)
@@ -38,48 +39,52 @@ class Forecast:
 
 
 def forecast_fit(
-    trunk: nn.Module,
+    image_bytes: int,
     pyramid: Pyramid,
     size_px: tuple[int, int],
     *,
     n_batch: int,
+    engine_bytes: int,
     store_bytes: int,
     trunk_bytes: int,
     block_bytes: int,
     keep_moments: bool,
+    n_samples: int,
     decode_bytes: int,
 ) -> Forecast:
     """Forecast a fit from the shapes of its network; it does not depend on the number of images.
 
     Args:
-        trunk: The trunk, on the meta device.
+        image_bytes: What ``activation_bytes`` says of one image.
         pyramid: Its levels.
         size_px: (height, width) of what the network sees.
         n_batch: Images in one forward pass.
+        engine_bytes: What the engine takes beside the feature maps.
         store_bytes: Bytes of one stored whitening entry.
         trunk_bytes: Bytes of the trunk's tensors in the file, or 0.
         block_bytes: Working memory of the factorisation.
         keep_moments: Whether the moments are written as well.
+        n_samples: Images that travel with the model.
         decode_bytes: What the decoder holds at once.
     """
     waiting = 8 * GROUP * pyramid.n_features
     moments = 8 * (pyramid.n_entries + 2 * pyramid.n_features)
     rows = store_bytes * pyramid.n_entries
-    file_bytes = rows + 4 * pyramid.n_features + trunk_bytes
-    passing = activation_bytes(trunk, size_px, n_batch) + waiting + moments + decode_bytes
-    factoring = moments + rows + block_bytes
+    sample_bytes = size_px[0] * size_px[1] * 3 + 4 * (size_px[0] * size_px[1] // STEP_PX**2)
+    file_bytes = rows + 4 * pyramid.n_features + trunk_bytes + n_samples * sample_bytes
+    passing = n_batch * image_bytes + engine_bytes + waiting + moments + decode_bytes
+    factoring = moments + rows + block_bytes + engine_bytes
     saving = rows + file_bytes + (2 * moments if keep_moments else 0)
     work = max(passing, factoring, saving)
     return Forecast(resident_bytes() + work, file_bytes)
 
 
-def activation_bytes(trunk: nn.Module, size_px: tuple[int, int], n_batch: int) -> int:
-    """Most bytes of feature maps alive at once in a forward pass, plus those of the taps.
+def activation_bytes(trunk: nn.Module, size_px: tuple[int, int]) -> int:
+    """Most bytes of feature maps of one image alive at once, plus those of the taps.
 
     Args:
         trunk: The trunk, on the meta device.
         size_px: (height, width) of its input.
-        n_batch: Images in one forward pass.
     """
     most = 0
 
@@ -91,7 +96,7 @@ def activation_bytes(trunk: nn.Module, size_px: tuple[int, int], n_batch: int) -
     leaves = [module for module in trunk.modules() if not list(module.children())]
     hooks = [leaf.register_forward_hook(see) for leaf in leaves]
     with torch.inference_mode():
-        taps = trunk(torch.empty(n_batch, 3, *size_px, device="meta"))
+        taps = trunk(torch.empty(1, 3, *size_px, device="meta"))
     for hook in hooks:
         hook.remove()
     n_taps: int = sum(tap.numel() * 4 for tap in taps)

@@ -6,17 +6,22 @@ import logging
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from padim.backbones import BackboneSpec
 from padim.engines import INPUT, Graph
 from padim.errors import ModelFileError, PathMissingError
 from padim.files import written_together
+from padim.preprocess import Preprocess
+from padim.pyramid import Pyramid
 from padim.scorer import Features
 from padim.state import installed_versions
 
@@ -61,29 +66,89 @@ def write_onnx(
     program.save(path, external_data=n_bytes > _LARGEST_PROTOBUF)
 
 
+@dataclass(frozen=True)
+class CachedTrunk:
+    """Where the user's cache folder keeps a trunk as a graph, with its tensors beside it.
+
+    It is written once for each backbone, size and version; two processes may do so at once. What is
+    there spares a fit from loading the library that builds the network.
+
+    Attributes:
+        path: The graph, from uint8 images to ``level_0``, ``level_1``, ..., each ``(N, cells, d)``.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(
+        cls, spec: BackboneSpec, pyramid: Pyramid, preprocess: Preprocess, weights_sha256: str
+    ) -> "CachedTrunk":
+        """Where the trunk of a backbone belongs, with its weights and for images of one size."""
+        import platformdirs
+
+        facts = {
+            "weights_sha256": weights_sha256,
+            "taps": spec.taps,
+            "levels": pyramid.to_json(),
+            "preprocess": preprocess.to_json(),
+            "versions": installed_versions(),
+        }
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+        folder = platformdirs.user_cache_path("padim-efficientnet") / "trunks"
+        return cls(folder / f"{spec.name}-{key}.onnx")
+
+    def tensors(self) -> tuple[dict[str, Tensor], int] | None:
+        """The trunk's tensors, and what ``forecast.activation_bytes`` says; None when not there."""
+        try:
+            with safe_open(self.path.with_suffix(".safetensors"), framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return tensors, int(file.metadata()["activation_bytes"])
+        except (OSError, SafetensorError):
+            return None
+
+    def write(self, features: Features, tensors: Mapping[str, Tensor], n_bytes: int) -> None:
+        """Write the trunk.
+
+        Args:
+            features: What torch would run.
+            tensors: Under the names of the whole network.
+            n_bytes: What ``forecast.activation_bytes`` says of one image.
+        """
+        with written_together(self.path) as partial:
+            names = [f"level_{i}" for i in range(len(features.pyramid.levels))]
+            write_onnx(_ImageByImage(features), partial, features.size_px, names, "")
+            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            metadata = {"activation_bytes": str(n_bytes)}
+            save_file(contiguous, partial.with_suffix(".safetensors"), metadata)
+
+
 class GraphFeatures(nn.Module):
     """From uint8 images to the features of each level, computed by another engine than torch.
 
-    The graph is written once for each backbone, size and version, into the user's cache folder;
-    two processes may do so at the same time. Where that folder cannot be written to, it is written
-    anew each time. It is loaded at first use, and what torch would run is let go then.
+    The graph is loaded at first use, and written before when it is not there. Where the cache
+    cannot be written to, it is written anew each time.
 
     Args:
-        features: What torch would run.
+        cached: The trunk's place.
+        write: Writes a trunk into the place it is given.
         engine: ``onnxruntime`` or ``openvino``.
-        weights_sha256: Of the file the weights came from.
         n_threads: Threads of one call; one for each core when None.
     """
 
     def __init__(
-        self, features: Features, engine: str, weights_sha256: str, n_threads: int | None
+        self,
+        cached: CachedTrunk,
+        write: Callable[[CachedTrunk], None],
+        engine: str,
+        n_threads: int | None,
     ) -> None:
         super().__init__()
+        self._cached = cached
+        self._write = write
+        self._engine = engine
+        self._n_threads = n_threads
         self._opening = threading.Lock()
         self._graph: Graph | None = None
-        self._open: Callable[[], Graph] | None = lambda: _cached(
-            features, engine, weights_sha256, n_threads
-        )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Compute the features of a batch.
@@ -96,35 +161,25 @@ class GraphFeatures(nn.Module):
         """
         with self._opening:
             if self._graph is None:
-                assert self._open is not None
-                self._graph, self._open = self._open(), None
+                self._graph = self._opened()
         return [torch.from_numpy(level).transpose(0, 1) for level in self._graph(images.numpy())]
 
+    def _opened(self) -> Graph:
+        try:
+            return self._open(self._cached)
+        except (PathMissingError, ModelFileError):
+            pass
+        try:
+            self._write(self._cached)
+        except OSError:
+            with tempfile.TemporaryDirectory() as folder:
+                temporary = CachedTrunk(Path(folder) / "trunk.onnx")
+                self._write(temporary)
+                return self._open(temporary)
+        return self._open(self._cached)
 
-def _cached(features: Features, engine: str, weights_sha256: str, n_threads: int | None) -> Graph:
-    import platformdirs
-
-    key = _key(features, weights_sha256)
-    cached = platformdirs.user_cache_path("padim-efficientnet") / "trunks" / f"{key}.onnx"
-    try:
-        return Graph(cached, engine, n_threads)
-    except (PathMissingError, ModelFileError):
-        pass
-    try:
-        write_features(features, cached)
-    except OSError:
-        with tempfile.TemporaryDirectory() as folder:
-            temporary = Path(folder) / "trunk.onnx"
-            write_features(features, temporary)
-            return Graph(temporary, engine, n_threads)
-    return Graph(cached, engine, n_threads)
-
-
-def write_features(features: Features, path: Path) -> None:
-    """Write the way from images to features as a graph."""
-    names = [f"level_{i}" for i in range(len(features.pyramid.levels))]
-    with written_together(path) as partial:
-        write_onnx(_ImageByImage(features), partial, features.size_px, names, "")
+    def _open(self, trunk: CachedTrunk) -> Graph:
+        return Graph(trunk.path, self._engine, self._n_threads)
 
 
 class _ImageByImage(nn.Module):
@@ -134,20 +189,6 @@ class _ImageByImage(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return [level.transpose(0, 1) for level in self.features(images)]
-
-
-def _key(features: Features, weights_sha256: str) -> str:
-    facts: dict[str, Any] = {
-        "weights": weights_sha256,
-        "stages": features.trunk.stages,
-        "tapped": sorted(features.trunk.tapped),
-        "levels": features.pyramid.to_json(),
-        "size_px": features.size_px,
-        "mean": features.mean[:3].tolist(),
-        "std": features.std[:3].tolist(),
-        "versions": installed_versions(),
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @contextmanager

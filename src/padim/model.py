@@ -14,24 +14,20 @@ from padim.backbones import DEFAULT_BACKBONE
 from padim.datasets import normal_images
 from padim.errors import ModelFileError, PathMissingError, UsageError, WeightsError
 from padim.fitting import (
-    PRECISIONS,
     Fitted,
     Fitter,
     choose_batch,
-    choose_device,
-    choose_engine,
     prepare,
-    run_by,
     scorer_of,
 )
 from padim.loading import ImageInput
 from padim.memory import parse_bytes
 from padim.moments import Moments
+from padim.networks import PRECISIONS, Network, choose_device, choose_engine
 from padim.predictor import Outputs, Prediction, Predictor
 from padim.recipes import DEFAULT_RECIPE
-from padim.scorer import Features, Scorer
+from padim.scorer import Scorer
 from padim.state import ModelState, load_state, save_moments, save_state
-from padim.trunk import load_trunk, optimise
 from padim.weights import fetch, read_weights, sha256
 
 
@@ -104,8 +100,7 @@ class PaDiM:
             )
         engine = choose_engine(engine, on_device, precision)
         if features is None:
-            loaded = load_features(state, weights, precision)
-            features = run_by(engine, loaded, state.weights_sha256, n_threads)
+            features = network_of(state, weights).features(engine, precision, n_threads)
         else:
             engine = state.engine.partition(" ")[0]
         self.predictor = Predictor(
@@ -186,7 +181,7 @@ def from_fitted(fitter: Fitter, fitted: Fitted) -> PaDiM:
         fitter: Who fitted.
         fitted: What it gave.
     """
-    return _with_network(fitter, fitted.state, fitted.moments if fitter.keep_moments else None)
+    return _with_network(fitter, fitted.state, fitted.moments)
 
 
 def fit_or_reuse(
@@ -230,20 +225,21 @@ def _with_network(fitter: Fitter, state: ModelState, moments: Moments | None = N
     )
 
 
-def load_features(state: ModelState, weights: str | Path | None, precision: str) -> Features:
-    """Load the network of a model as torch runs it.
+def network_of(state: ModelState, weights: str | Path | None = None) -> Network:
+    """The network of a model.
 
     Args:
         state: The model.
         weights: Local weights file of the backbone, when the model does not bring it.
-        precision: What it computes in.
-
-    Raises:
-        WeightsError: The model does not bring its backbone, and it is not here.
     """
-    tensors, name = _trunk_tensors(state, weights), f"the {state.spec.name} of the model"
-    trunk = optimise(load_trunk(state.spec, tensors, name))
-    return Features(trunk, state.pyramid, state.preprocess, PRECISIONS[precision]).eval()
+    return Network(
+        state.spec,
+        state.pyramid,
+        state.preprocess,
+        lambda: _trunk_tensors(state, weights),
+        f"the {state.spec.name} of the model",
+        state.weights_sha256,
+    )
 
 
 def _trunk_tensors(state: ModelState, weights: str | Path | None) -> Any:

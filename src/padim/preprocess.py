@@ -81,7 +81,7 @@ class Preprocess:
         rows_first = _to_8_bit(_to_8_bit(rows @ probe) @ columns.T)
         columns_first = _to_8_bit(rows @ _to_8_bit(probe @ columns.T))
         differing = [np.count_nonzero(found != asked) for found in (rows_first, columns_first)]
-        return rows, columns, differing[0] < differing[1]
+        return rows, columns, bool(differing[0] < differing[1])
 
     def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Bring a ground-truth mask to network size by nearest neighbour.

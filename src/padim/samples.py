@@ -123,7 +123,7 @@ def resized(images: NDArray[np.uint8], size_px: tuple[int, int]) -> NDArray[np.u
         np.arange(n_out) * n_in // n_out
         for n_in, n_out in zip(images.shape[1:3], size_px, strict=True)
     )
-    return images[:, rows[:, None], columns]
+    return np.ascontiguousarray(images[:, rows[:, None], columns])
 
 
 def compare(

@@ -105,13 +105,15 @@ class Head(nn.Module):
             columns = slice(start, start + level.n_dims)
             start += level.n_dims
             parts = [
-                rows[:, :, columns].to(store or dtype).reshape(level.n_cells, -1, level.n_dims)
+                rows[:, :, columns].reshape(level.n_cells, -1, level.n_dims)
                 for rows in whitening[k:]
             ]
-            rows = torch.cat(parts, dim=1)  # (cells, its own rows and its descendants', d)
-            if not grouped:
-                # Features times transposed rows: the fastest layout for a few images at a time.
-                rows = rows.transpose(1, 2).contiguous()
+            n_rows = sum(part.shape[1] for part in parts)
+            # In torch, features times transposed rows are the fastest for a few images at a time.
+            shape = (n_rows, level.n_dims) if grouped else (level.n_dims, n_rows)
+            rows = mu.new_empty(level.n_cells, *shape, dtype=store or dtype)
+            by_row = rows if grouped else rows.transpose(1, 2)
+            by_row.copy_(torch.cat(parts, dim=1))
             self.register_buffer(f"mean_{k}", mu.to(dtype)[:, None])  # (cells, 1, d)
             self.register_buffer(f"rows_{k}", rows)
         place = torch.empty(pyramid.levels[-1].n_cells, dtype=torch.int64)

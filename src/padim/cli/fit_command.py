@@ -105,7 +105,7 @@ def fit(
     with progress("fit", len(chosen)) as advance:
         fitted = fitter.fit(chosen, advance, unreadable.callback)
     save_state(fitted.state, out)
-    if keep_moments:
+    if fitted.moments is not None:
         save_moments(fitted.moments, fitted.state, moments_path(out))
     peak = peak_bytes() if measured else None
     unreadable.report()

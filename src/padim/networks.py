@@ -1,0 +1,130 @@
+"""A pretrained network and the engine that runs it: from uint8 images to features."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from padim.backbones import BackboneSpec
+from padim.engines import ENGINES, choose_threads
+from padim.errors import UnknownNameError, UsageError
+from padim.forecast import activation_bytes
+from padim.graphs import CachedTrunk, GraphFeatures
+from padim.preprocess import Preprocess
+from padim.pyramid import Pyramid
+from padim.scorer import Features
+from padim.trunk import build_trunk, load_trunk, optimise
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A pretrained network, not loaded yet.
+
+    Attributes:
+        spec: Facts of the backbone.
+        pyramid: Its levels.
+        preprocess: The way from an image to it.
+        read: Reads its weights, under the names of the whole network.
+        origin: Where they come from, for messages.
+        weights_sha256: Of the file they came from.
+    """
+
+    spec: BackboneSpec
+    pyramid: Pyramid
+    preprocess: Preprocess
+    read: Callable[[], Mapping[str, Tensor]]
+    origin: object
+    weights_sha256: str
+
+    @property
+    def cached(self) -> CachedTrunk:
+        """Its place in the user's cache."""
+        return CachedTrunk.of(self.spec, self.pyramid, self.preprocess, self.weights_sha256)
+
+    def features(self, engine: str, precision: str, n_threads: int | None) -> nn.Module:
+        """Let an engine run it.
+
+        Args:
+            engine: What ``choose_engine`` gave.
+            precision: What it computes in.
+            n_threads: Threads of the whole process; one for each core when None.
+
+        Returns:
+            From uint8 images to the features of each level, as ``Features``.
+        """
+        if n_threads is not None:
+            torch.set_num_threads(choose_threads(n_threads))
+        if engine == "torch":
+            return self.in_torch(precision)
+        return GraphFeatures(self.cached, self._write, engine, n_threads)
+
+    def in_torch(self, precision: str = "float32") -> Features:
+        """Load it as torch runs it.
+
+        Raises:
+            WeightsError: The weights are not its.
+        """
+        trunk = optimise(load_trunk(self.spec, self.read(), self.origin))
+        return Features(trunk, self.pyramid, self.preprocess, PRECISIONS[precision]).eval()
+
+    def trunk(self) -> tuple[dict[str, Tensor], int]:
+        """Its trunk's tensors, and the bytes of feature maps that one image takes.
+
+        Raises:
+            WeightsError: The weights are not its.
+        """
+        tensors = load_trunk(self.spec, self.read(), self.origin).network.state_dict()
+        n_bytes = activation_bytes(build_trunk(self.spec), self.preprocess.size_px)
+        return dict(tensors), n_bytes
+
+    def _write(self, cached: CachedTrunk) -> None:
+        cached.write(self.in_torch(), *self.trunk())
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` is a CUDA device where there is one.
+
+    Raises:
+        UnknownNameError: There is no such device name.
+        UsageError: There is no such device here.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UnknownNameError("device", name, ("auto", "cpu", "cuda"))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("The device is cuda, but this machine has none. Use --device cpu.")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def choose_engine(name: str, device: torch.device, precision: str) -> str:
+    """Who runs the trunk.
+
+    Args:
+        name: ``torch``, ``onnxruntime`` or ``openvino``; ``auto`` is ONNX Runtime for float32 on a
+            CPU, where it is about twice as fast as torch, and torch for all else.
+        device: Where torch computes.
+        precision: What the trunk computes in.
+
+    Raises:
+        UnknownNameError: There is no such engine or precision.
+        UsageError: The engine does not compute there, or not in this precision.
+    """
+    if precision not in PRECISIONS:
+        raise UnknownNameError("precision", precision, tuple(PRECISIONS))
+    if name == "auto":
+        name = "onnxruntime" if device.type == "cpu" and precision == "float32" else "torch"
+    if name not in ENGINES:
+        raise UnknownNameError("engine", name, ("auto", *ENGINES))
+    if name != "torch" and precision != "float32":
+        raise UsageError(
+            f"The precision is {precision}, but {name} runs a trunk in float32. Use --engine torch."
+        )
+    if name != "torch" and device.type != "cpu":
+        raise UsageError(
+            f"The device is {device.type}, but {name} computes on the CPU here. Use --engine torch."
+        )
+    return name
