@@ -88,7 +88,8 @@ def test_a_missing_extra_is_named_before_any_work(
 def test_public_names_are_these() -> None:
     import padim
 
-    assert padim.__all__ == ["PaDiM", "PadimError", "Prediction", "__version__", "fit", "load"]
+    names = ["PaDiM", "PadimError", "Prediction", "Predictor", "__version__", "fit", "load"]
+    assert padim.__all__ == names
     assert all(hasattr(padim, name) for name in padim.__all__)
 
 
@@ -211,7 +212,7 @@ def test_predict_writes_what_it_promises(
     assert len(rows) == 7
     assert {row["label"] for row in rows} == {""}
     assert document["predictions"][0]["label"] is None
-    overlays = sorted((tmp_path / "out/overlays").rglob("*.png"))
+    overlays = sorted((tmp_path / "out/overlays").rglob("*.jpg"))
     assert len(overlays) == 7
     last = document["predictions"][-1]
     assert last["path"] == str(wide)
@@ -244,7 +245,7 @@ def test_images_of_one_stem_keep_apart(model: Path, tmp_path: Path) -> None:
     striped(3).save(folder / "b.png")
     assert main(["predict", str(model), str(folder), "-o", str(tmp_path / "out"), "-q"]) == 0
     names = sorted(path.name for path in (tmp_path / "out/overlays").iterdir())
-    assert names == ["a.bmp.png", "a.png.png", "b.png"]
+    assert names == ["a.bmp.jpg", "a.png.jpg", "b.jpg"]
 
 
 def test_unreadable_images_are_named_or_left_out(
@@ -426,10 +427,10 @@ def test_results_stay_inside_their_folder(
     shutil.copytree(category / "test/spot", tmp_path / "work/b")
     monkeypatch.chdir(tmp_path / "work")
     assert main(["predict", str(model), "../a", "b", "-o", "out/deep", "-q"]) == 0
-    names = sorted(p.relative_to("out/deep").as_posix() for p in Path("out/deep").rglob("*.png"))
+    names = sorted(p.relative_to("out/deep").as_posix() for p in Path("out/deep").rglob("*.jpg"))
     assert names == [
-        *(f"overlays/a/{i}.png" for i in range(3)),
-        *(f"overlays/work/b/{i}.png" for i in range(3)),
+        *(f"overlays/a/{i}.jpg" for i in range(3)),
+        *(f"overlays/work/b/{i}.jpg" for i in range(3)),
     ]
     assert {path.name for path in tmp_path.iterdir()} == {"a", "work"}
 

@@ -88,7 +88,7 @@ def test_the_file_is_forecast_as_it_will_be(tmp_path_factory: pytest.TempPathFac
             fitter = prepare(size_px=(64, 64), store=store, include_backbone=include_backbone)
             path = folder / f"{store}{include_backbone}"
             model = fit(
-                list(oracle.random_images(2, (64, 64))),
+                list(oracle.random_images(4, (64, 64))),
                 size_px=(64, 64),
                 store=store,
                 include_backbone=include_backbone,
@@ -123,9 +123,9 @@ def test_activations_are_counted_on_their_way_through() -> None:
 
     with torch.device("meta"):
         network = Two()
-    pixels = 2 * 10 * 20
+    pixels = 10 * 20
     widest, tap = 3 + 8, 2  # channels in and out of the first convolution; of the feature map
-    assert activation_bytes(network, (10, 20), 2) == 4 * pixels * (widest + tap)
+    assert activation_bytes(network, (10, 20)) == 4 * pixels * (widest + tap)
 
 
 @pytest.mark.skipif(not reset_peak(), reason="the system does not tell the peak since a moment")

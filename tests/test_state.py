@@ -65,6 +65,7 @@ def small_state(dtype: torch.dtype = torch.float16) -> ModelState:
             torch.randn(1, 2, 2, generator=generator).to(dtype),
             torch.randn(6, 1, 3, generator=generator).to(dtype),
         ),
+        engine="onnxruntime 1.32.0",
         precision="float32",
         weights_sha256="5" * 64,
         image_sha256=("a" * 64, "b" * 64, "c" * 64),
