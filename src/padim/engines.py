@@ -271,12 +271,16 @@ def _multiply_in_bfloat16(model: Any) -> None:
     for node in model.get_ordered_ops():
         if node.get_type_name() != "GroupConvolution":
             continue
-        picture, kernels = node.input_values()
-        # No trunk has grouped kernels of one pixel: these are the products with whitening rows.
-        if list(kernels.get_shape())[-2:] == [1, 1]:
-            operands = (opset15.convert(operand, "bf16") for operand in (picture, kernels))
-            product = opset15.group_convolution(*operands, [1, 1], [0, 0], [0, 0], [1, 1])
-            node.output(0).replace(opset15.convert(product, "f32").output(0))
+        line, kernels = node.input_values()
+        # Kernels of one dimension, by group: no trunk has them, only products with whitening rows.
+        if len(kernels.get_shape()) == 4:
+            operands = (opset15.convert(operand, "bf16") for operand in (line, kernels))
+            product = opset15.group_convolution(*operands, [1], [0], [0], [1])
+            # Flat, since a conversion of an axis of one image is not vectorised.
+            flat = opset15.convert(opset15.reshape(product, [-1], False), "f32")
+            n_groups, n_rows, *_ = kernels.get_shape()
+            whole = opset15.reshape(flat, [1, n_groups * n_rows, -1], False)
+            node.output(0).replace(whole.output(0))
 
 
 def _unreadable(path: Path, runtime: str) -> ModelFileError:

@@ -114,6 +114,8 @@ class Head(nn.Module):
             rows = mu.new_empty(level.n_cells, *shape, dtype=store or dtype)
             by_row = rows if grouped else rows.transpose(1, 2)
             by_row.copy_(torch.cat(parts, dim=1))
+            if grouped:
+                rows = rows.view(-1, level.n_dims, 1)  # kernels of one pixel, cell by cell
             self.register_buffer(f"mean_{k}", mu.to(dtype)[:, None])  # (cells, 1, d)
             self.register_buffer(f"rows_{k}", rows)
         place = torch.empty(pyramid.levels[-1].n_cells, dtype=torch.int64)
@@ -185,9 +187,8 @@ class Head(nn.Module):
             return torch.bmm(delta, rows).transpose(1, 2)
         cells, n, d = delta.shape
         # The images are pixels of one image whose channels are the cells' features.
-        picture = delta.transpose(1, 2).reshape(1, cells * d, n, 1)
-        kernels = rows.reshape(-1, d, 1, 1)
-        return nn.functional.conv2d(picture, kernels, groups=cells).reshape(cells, -1, n)
+        line = delta.transpose(1, 2).reshape(1, cells * d, n)
+        return nn.functional.conv1d(line, rows, groups=cells).reshape(cells, -1, n)
 
 
 class Scores(NamedTuple):
