@@ -103,7 +103,7 @@ def main() -> None:
     """Run the benchmark."""
     quick = measure.arguments(__doc__).quick
     about = measure.facts(["elpv-dataset"])
-    fitter = prepare(device="cpu")
+    fitter = prepare(device="cpu", keep_moments=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cells = lay_out_solar_cells(folder, "mono")

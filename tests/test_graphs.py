@@ -15,7 +15,7 @@ SIZE_PX = (64, 64)
 
 
 def trunks(cache: Path) -> list[Path]:
-    return sorted((cache / "padim-efficientnet/trunks").iterdir())
+    return sorted((cache / "padim-efficientnet/trunks").glob("*.onnx"))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """PaDiM: fit on good images, predict on others, save, load."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from padim.backbones import DEFAULT_BACKBONE
 from padim.datasets import normal_images
@@ -231,26 +232,24 @@ def network_of(state: ModelState, weights: str | Path | None = None) -> Network:
     Args:
         state: The model.
         weights: Local weights file of the backbone, when the model does not bring it.
+
+    Raises:
+        PathMissingError: There is no such file.
+        WeightsError: The model does not bring its backbone, and the weights are not here, or not
+            those it was fitted with.
     """
-    return Network(
-        state.spec,
-        state.pyramid,
-        state.preprocess,
-        lambda: _trunk_tensors(state, weights),
-        f"the {state.spec.name} of the model",
-        state.weights_sha256,
-    )
-
-
-def _trunk_tensors(state: ModelState, weights: str | Path | None) -> Any:
     if state.trunk:
-        return state.trunk
-    path = fetch(state.spec) if weights is None else Path(weights)
-    if not path.is_file():
-        raise PathMissingError(path)
-    if sha256(path) != state.weights_sha256:
-        raise WeightsError(
-            f"{path} has the sha256 {sha256(path)[:8]}..., but the model was fitted with "
-            f"weights of {state.weights_sha256[:8]}.... Name that file with --weights."
-        )
-    return read_weights(path)
+        read: Callable[[], Mapping[str, Tensor]] = partial(dict, state.trunk)
+    else:
+        path = fetch(state.spec) if weights is None else Path(weights)
+        if not path.is_file():
+            raise PathMissingError(path)
+        digest = sha256(path)
+        if digest != state.weights_sha256:
+            raise WeightsError(
+                f"{path} has the sha256 {digest[:8]}..., but the model was fitted with weights of "
+                f"{state.weights_sha256[:8]}.... Name that file with --weights."
+            )
+        read = partial(read_weights, path)
+    origin = f"the {state.spec.name} of the model"
+    return Network(state.spec, state.pyramid, state.preprocess, read, origin, state.weights_sha256)
