@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ class Spread:
         pairs = zip(self.values, alternative.values, strict=True)
         return Spread(tuple(own / other for own, other in pairs))
 
+    def minus(self, part: "Spread") -> "Spread":
+        """What is left without a part, each measured in the same round."""
+        pairs = zip(self.values, part.values, strict=True)
+        return Spread(tuple(whole - own for whole, own in pairs))
+
     def shown(self, factor: float = 1.0, digits: int = 1) -> str:
         """The median and, in brackets, the interquartile range."""
         low, high = (f"{value * factor:.{digits}f}" for value in self.quartiles)
@@ -61,10 +67,67 @@ class Spread:
         return {"median": self.median, "iqr": self.quartiles, "values": self.values}
 
 
+@dataclass(frozen=True)
+class Aim:
+    """What a measurement is to reach.
+
+    Attributes:
+        what: What is measured, as a sentence begins.
+        value: What came out.
+        limit: What it is to be.
+        at_least: Whether it is to be that or more; else that or less.
+        digits: Decimals to show.
+    """
+
+    what: str
+    value: float
+    limit: float
+    at_least: bool = False
+    digits: int = 2
+
+    @property
+    def is_met(self) -> bool:
+        """Whether it was reached."""
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def shown(self) -> str:
+        """The outcome in one sentence."""
+        bound = f"at {'least' if self.at_least else 'most'} {self.limit:g}"
+        outcome = "met" if self.is_met else "missed"
+        return f"{self.what}: {self.value:.{self.digits}f}; the aim, {bound}, is {outcome}."
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        bound = "at_least" if self.at_least else "at_most"
+        return {"what": self.what, "value": self.value, bound: self.limit, "is_met": self.is_met}
+
+
+def in_turn(
+    candidates: Mapping[str, Callable[[], float]], n_rounds: int, n_warm_up: int = 1
+) -> dict[str, Spread]:
+    """Measure candidates in turn, A B A B, so that what disturbs the machine disturbs all alike.
+
+    Args:
+        candidates: What measures each, by name.
+        n_rounds: How often each is measured.
+        n_warm_up: How often each runs before, its measurement thrown away.
+
+    Returns:
+        What they returned, by name.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in candidates}
+    for i in range(n_warm_up + n_rounds):
+        for name, measured in candidates.items():
+            value = measured()
+            if i >= n_warm_up:
+                taken[name].append(value)
+    return {name: Spread(tuple(values)) for name, values in taken.items()}
+
+
 def interleaved(
     candidates: Mapping[str, Callable[[], object]], n_rounds: int, n_warm_up: int = 1
 ) -> dict[str, Spread]:
-    """Time candidates in turn, A B A B, so that whatever disturbs the machine disturbs them alike.
+    """Time candidates in turn, as ``in_turn``.
 
     Args:
         candidates: What to run, by name.
@@ -74,15 +137,28 @@ def interleaved(
     Returns:
         Seconds, by name.
     """
-    taken: dict[str, list[float]] = {name: [] for name in candidates}
-    for i in range(n_warm_up + n_rounds):
-        for name, run in candidates.items():
-            start = time.perf_counter()
-            run()
-            elapsed = time.perf_counter() - start
-            if i >= n_warm_up:
-                taken[name].append(elapsed)
-    return {name: Spread(tuple(values)) for name, values in taken.items()}
+    timed = {name: partial(seconds, run) for name, run in candidates.items()}
+    return in_turn(timed, n_rounds, n_warm_up)
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """How long something takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def settled(measured: Callable[[], float], n_calls: int) -> float:
+    """The median of calls in a row, after one that is not counted.
+
+    What ran before leaves cold caches behind, and threads that wait for more by spinning.
+
+    Args:
+        measured: Returns a measurement.
+        n_calls: How many count.
+    """
+    measured()
+    return float(np.median([measured() for _ in range(n_calls)]))
 
 
 def arguments(description: str | None) -> argparse.Namespace:
@@ -167,6 +243,16 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         print("  ".join((first, *others)).rstrip())
+
+
+def judge(aims: Iterable[Aim]) -> list[dict[str, Any]]:
+    """Print which aims are met, and give them as plain data."""
+    print()
+    results = []
+    for aim in aims:
+        print(aim.shown())
+        results.append(aim.to_json())
+    return results
 
 
 def say(text: str) -> None:

@@ -1,10 +1,19 @@
-"""The environment of the peer: anomalib, apart from padim's own packages."""
+"""The peer: anomalib, in an environment apart from padim's own packages, as processes."""
 
+import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import measure
+import process
+
+from padim.engines import n_cores
 
 REQUIREMENTS = (
     "anomalib[openvino]==2.7.0",
@@ -32,3 +41,68 @@ def anomalib_python() -> Path:
     subprocess.run((*install, *REQUIREMENTS), check=True, stdout=sys.stderr)
     marker.write_text(made_from, encoding="utf-8")
     return python
+
+
+def fit_peer(train: Path, out: Path) -> tuple[dict[str, Any], process.Ran]:
+    """Let anomalib fit, save and export, on as many threads as there are cores.
+
+    Args:
+        train: Folder of normal images.
+        out: Folder for the model.
+
+    Returns:
+        What it says of its work, and what its process did.
+    """
+    script = measure.ROOT / "benchmarks" / "anomalib_peer.py"
+    ran = process.run(
+        (anomalib_python(), "-W", "ignore", script, "fit", train, out),
+        {**os.environ, "OMP_NUM_THREADS": str(n_cores())},
+    )
+    return json.loads(ran.stdout), ran
+
+
+@dataclass(frozen=True)
+class Server:
+    """A process that scores images with one of anomalib's runtimes.
+
+    Attributes:
+        runtime: As ``anomalib_peer.py serve`` names it.
+        answers: The process, which has the model loaded.
+    """
+
+    runtime: str
+    answers: subprocess.Popen[str]
+
+    def score(self, image: Path, anomaly_map: Path | None = None) -> float:
+        """Score an image.
+
+        Args:
+            image: A ``.npy`` of uint8 ``(H0, W0, 3)``.
+            anomaly_map: Where to write the map.
+
+        Returns:
+            Seconds from the pixels to map and score, as the process itself has it.
+        """
+        command = {"do": self.runtime, "image": str(image)}
+        if anomaly_map is not None:
+            command["map"] = str(anomaly_map)
+        assert self.answers.stdin is not None
+        assert self.answers.stdout is not None
+        print(json.dumps(command), file=self.answers.stdin, flush=True)
+        return float(json.loads(self.answers.stdout.readline())["seconds"])
+
+
+@contextmanager
+def serving(out: Path, runtime: str) -> Iterator[Server]:
+    """Start a process that scores images, and end it in the end.
+
+    Args:
+        out: Folder that ``fit_peer`` wrote.
+        runtime: As ``anomalib_peer.py serve`` names it.
+    """
+    script = measure.ROOT / "benchmarks" / "anomalib_peer.py"
+    python = (str(anomalib_python()), "-W", "ignore")
+    words = (*python, str(script), "serve", str(out), "--threads", str(n_cores()))
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, encoding="utf-8") as answers:
+        yield Server(runtime, answers)

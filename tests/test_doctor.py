@@ -29,7 +29,8 @@ def test_doctor_times_each_engine(capsys: pytest.CaptureFixture[str]) -> None:
         ("openvino", "bfloat16"),
     }
     for timing in rows.values():
-        assert 0 < timing["trunk_ms"] < timing["image_ms"]
+        assert timing["trunk_ms"] > 0
+        assert timing["image_ms"] > 0
     assert set(document["auto"]) == {".safetensors", ".onnx", ".xml"}
     assert document["advice"] == []
 

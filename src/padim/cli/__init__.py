@@ -100,6 +100,9 @@ def run_guarded(work: Callable[[], int | None]) -> int:
     Args:
         work: Returns an exit status, or None for 0.
     """
+    # torch's threads would spin while they wait: two processes on one machine, or decoding beside a
+    # fit, then crawl. OpenMP reads this when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be text

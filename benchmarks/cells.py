@@ -1,0 +1,80 @@
+"""A model of the solar cells, and the graphs made of it, that several benchmarks run."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from padim.datasets import list_images
+from padim.demo import lay_out_solar_cells
+from padim.export import SUFFIXES, export
+from padim.fitting import Fitter, prepare
+from padim.loading import load_ahead
+from padim.state import save_state
+
+N_QUICK = 40  # images
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What a model was made from, and its files.
+
+    Attributes:
+        fitter: Who fitted.
+        train: Folder of the normal images that it was fitted on.
+        test: Folder of normal images that it did not see.
+        model: The model file.
+    """
+
+    fitter: Fitter
+    train: Path
+    test: Path
+    model: Path
+
+    def graph(self, to: str, n_batch: int | None = None) -> Path:
+        """Export the model; a graph that is there already is taken.
+
+        Args:
+            to: ``onnx`` or ``openvino``.
+            n_batch: Images that it takes at a time; any number when None.
+        """
+        suffix = SUFFIXES[to]
+        path = self.model.with_name(f"batch_{n_batch or 'dynamic'}{suffix}")
+        if not path.is_file():
+            export(self.model, path, to=to, n_batch=n_batch)
+        return path
+
+    def pixels(self, n_images: int) -> NDArray[np.uint8]:
+        """Images for testing, decoded and of network size: shape ``(N, H, W, 3)``."""
+        paths = list_images(self.test)[:n_images]
+        return np.stack([image.pixels for image in load_ahead(paths, self.fitter.preprocess)])
+
+
+def fit_on_cells(folder: Path, quick: bool, **settings: Any) -> Cells:
+    """Fit on the 392 monocrystalline cells for training; on few in a quick run.
+
+    Args:
+        folder: Where the images and the model go.
+        quick: Whether it is a quick run.
+        **settings: As for ``padim.fitting.prepare``.
+    """
+    category = lay_out_solar_cells(folder, "mono")
+    train = category / "train" / "good"
+    if quick:
+        for path in list_images(train)[N_QUICK:]:
+            path.unlink()
+    fitter = prepare(device="cpu", **settings)
+    model = folder / "model.safetensors"
+    save_state(fitter.fit(list_images(train)).state, model)
+    return Cells(fitter, train, category / "test" / "good", model)
+
+
+def photographs() -> tuple[Path, ...]:
+    """All 2,624 photographs, of whatever kind of cell."""
+    found = find_spec("elpv_dataset")
+    assert found is not None
+    assert found.origin is not None
+    return list_images(Path(found.origin).parent / "data" / "images")
