@@ -79,6 +79,13 @@ def test_nothing_but_the_graph_is_left(exported: Path) -> None:
     assert names == ({"a.onnx"} if exported.suffix == ".onnx" else {"a.xml", "a.bin"})
 
 
+def test_a_graph_tells_nothing_of_where_it_was_made(exported: Path, model: Path) -> None:
+    for path in exported.parent.iterdir():
+        content = path.read_bytes()
+        for told in (Path(padim.__file__).parent, model.parent, Path.home()):
+            assert str(told).encode() not in content
+
+
 def test_a_graph_is_verified_on_the_samples_that_it_brings(exported: Path) -> None:
     parity = verify(exported)
     assert parity.n_images == N_SAMPLES

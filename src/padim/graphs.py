@@ -61,6 +61,8 @@ def write_onnx(
             verbose=False,
         )
     assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # where in which file of this machine it came from
     program.model.metadata_props["padim"] = description
     n_bytes = sum(t.numel() * t.element_size() for t in module.state_dict().values())
     program.save(path, external_data=n_bytes > _LARGEST_PROTOBUF)
