@@ -114,7 +114,16 @@ class Head(nn.Module):
             rows = mu.new_empty(level.n_cells, *shape, dtype=store or dtype)
             by_row = rows if grouped else rows.transpose(1, 2)
             by_row.copy_(torch.cat(parts, dim=1))
-            if grouped:
+            if grouped and level is pyramid.levels[-1]:
+                # The finest features meet their own rows only: a lower triangle, kept without its
+                # zeros, which a runtime puts back when it loads the graph.
+                row, column = torch.tril_indices(level.n_dims, level.n_dims)
+                square = torch.full((level.n_dims, level.n_dims), len(row))
+                square[row, column] = torch.arange(len(row))
+                self.square: Tensor
+                self.register_buffer("square", square.flatten())
+                rows = nn.functional.pad(rows[:, row, column], (0, 1))
+            elif grouped:
                 rows = rows.view(-1, level.n_dims, 1)  # kernels of one pixel, cell by cell
             self.register_buffer(f"mean_{k}", mu.to(dtype)[:, None])  # (cells, 1, d)
             self.register_buffer(f"rows_{k}", rows)
@@ -182,13 +191,16 @@ class Head(nn.Module):
             Shape ``(cells, rows, N)``.
         """
         delta = embedding - self.get_buffer(f"mean_{k}")
-        rows = self.get_buffer(f"rows_{k}").to(self.dtype)
+        rows = self.get_buffer(f"rows_{k}")
         if not self.grouped:
-            return torch.bmm(delta, rows).transpose(1, 2)
+            return torch.bmm(delta, rows.to(self.dtype)).transpose(1, 2)
         cells, n, d = delta.shape
         # The images are pixels of one image whose channels are the cells' features.
         line = delta.transpose(1, 2).reshape(1, cells * d, n)
-        return nn.functional.conv1d(line, rows, groups=cells).reshape(cells, -1, n)
+        if k == len(self.pyramid.levels) - 1:
+            rows = rows.index_select(1, self.square).view(-1, d, 1)
+        products = nn.functional.conv1d(line, rows.to(self.dtype), groups=cells)
+        return products.reshape(cells, -1, n)
 
 
 class Scores(NamedTuple):
