@@ -168,3 +168,20 @@ def test_map_without_two_axes_is_refused() -> None:
 def test_fraction_out_of_range_is_refused(fraction: float) -> None:
     with pytest.raises(UsageError, match=r"hot fraction is .* above 0 and at most 1"):
         peak_region(np.zeros((2, 2), dtype=np.float32), fraction)
+
+
+@pytest.mark.parametrize(
+    ("window", "expected"),
+    [
+        ((0, 0, 10, 20), Region(4, 2, 6, 3, 12, 5, 4)),  # as it is
+        ((0, 0, 20, 40), Region(8, 4, 12, 6, 48, 11, 9)),  # twice as large
+        ((3, 7, 10, 20), Region(11, 5, 6, 3, 12, 12, 7)),  # a centre crop
+        ((0, 0, 5, 10), Region(2, 1, 3, 2, 3, 2, 2)),  # half as large: the box covers it
+        ((0, 0, 1, 1), Region(0, 0, 1, 1, 1, 0, 0)),
+    ],
+)
+def test_a_region_is_placed_in_its_source(
+    window: tuple[int, int, int, int], expected: Region
+) -> None:
+    region = Region(x=4, y=2, width=6, height=3, area_px=12, peak_x=5, peak_y=4)
+    assert region.in_source((10, 20), window) == expected

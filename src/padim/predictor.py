@@ -48,8 +48,13 @@ class Prediction:
         return self.preprocess.to_source(self.anomaly_map, self.source_px)
 
     def region(self) -> Region:
-        """Where the image is most anomalous: the hottest 1% around the peak, in source pixels."""
-        return peak_region(self.source_map())[0]
+        """Where the image is most anomalous: the hottest 1% of the map around its peak.
+
+        Returns:
+            That part in source pixels.
+        """
+        window = self.preprocess.window(self.source_px)
+        return peak_region(self.anomaly_map)[0].in_source(self.preprocess.size_px, window)
 
 
 class Outputs(NamedTuple):

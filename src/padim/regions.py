@@ -1,5 +1,6 @@
 """Connected parts of a mask, and the hottest part of an anomaly map."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,26 @@ class Region:
     area_px: int
     peak_x: int
     peak_y: int
+
+    def in_source(self, size_px: tuple[int, int], window: tuple[int, int, int, int]) -> "Region":
+        """The same part in the pixels of the source image.
+
+        Args:
+            size_px: (height, width) of the map it is a part of.
+            window: Top, left, height and width of what the map shows, in source pixels.
+        """
+        top, left, height, width = window
+        down, across = height / size_px[0], width / size_px[1]
+        x, y = left + int(self.x * across), top + int(self.y * down)
+        return Region(
+            x=x,
+            y=y,
+            width=left + math.ceil((self.x + self.width) * across) - x,
+            height=top + math.ceil((self.y + self.height) * down) - y,
+            area_px=max(1, round(self.area_px * across * down)),
+            peak_x=left + int((self.peak_x + 0.5) * across),
+            peak_y=top + int((self.peak_y + 0.5) * down),
+        )
 
 
 def label_regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:

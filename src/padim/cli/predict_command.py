@@ -143,10 +143,12 @@ def _write_pictures(
 ) -> dict[str, Any]:
     assert prediction.path is not None
     name = names[prediction.path]
-    source_map = prediction.source_map()
-    region, inside = peak_region(source_map)
+    if overlays or maps is not None:
+        source_map = prediction.source_map()
     if overlays:
-        picture = overlay(read_image(prediction.path), source_map, inside)
+        inside = peak_region(prediction.anomaly_map)[1].astype(np.float32)
+        rim = np.nan_to_num(prediction.preprocess.to_source(inside, prediction.source_px)) > 0.5
+        picture = overlay(read_image(prediction.path), source_map, rim)
         with written_whole(out / "overlays" / name.with_name(name.name + ".jpg")) as partial:
             picture.save(partial, quality=90)
     if maps is not None:
@@ -160,7 +162,7 @@ def _write_pictures(
         "score": prediction.score,
         "label": prediction.label,
         "p_value": prediction.p_value,
-        **asdict(region),
+        **asdict(prediction.region()),
     }
     return {column: row[column] for column in COLUMNS}
 
