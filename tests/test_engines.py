@@ -133,6 +133,17 @@ def test_a_graph_of_others_is_refused(folder: Path, tmp_path: Path) -> None:
             padim.load(tmp_path / "a.onnx", engine=engine)
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_graph_that_takes_no_images_is_refused(tmp_path: Path, engine: str) -> None:
+    values = [onnx.helper.make_tensor_value_info(name, 1, [1, 10]) for name in "xy"]
+    nodes = [onnx.helper.make_node("Relu", ["x"], ["y"])]
+    graph = onnx.helper.make_graph(nodes, "other", values[:1], values[1:])
+    opset = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "a.onnx")
+    with pytest.raises(ModelFileError, match="none that takes images"):
+        padim.load(tmp_path / "a.onnx", engine=engine)
+
+
 def test_a_newer_graph_is_refused(folder: Path, tmp_path: Path) -> None:
     graph = onnx.load(folder / "m.onnx")
     text = graph.metadata_props[0].value
@@ -154,6 +165,7 @@ def test_a_newer_graph_is_refused(folder: Path, tmp_path: Path) -> None:
         ("m.onnx", {"weights": "w.pth"}, UsageError, "brings its weights"),
         ("m.onnx", {"n_threads": 0}, UsageError, "threads is 0"),
         ("n.onnx", {}, PathMissingError, "does not exist"),
+        ("m.safetensors", {"weights": "w.pth"}, UsageError, "brings its weights"),
         ("m.safetensors", {"engine": "tensorrt"}, UnknownNameError, "no engine 'tensorrt'"),
         ("m.safetensors", {"precision": "bfloat16"}, UsageError, "was fitted in float32"),
     ],
@@ -173,9 +185,15 @@ def test_a_trunk_in_bfloat16_is_torchs() -> None:
 def test_an_engine_that_is_not_installed_says_how_to_get_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(MissingExtraError, match=r"padim-efficientnet\[openvino\]"):
-        padim.load(folder / "m.xml")
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
+    for refused in (
+        lambda: padim.load(folder / "m.xml"),
+        lambda: padim.load(folder / "m.safetensors", engine="openvino"),
+        lambda: export(folder / "m.safetensors", folder / "n.xml", to="openvino"),
+        lambda: prepare(engine="openvino"),
+    ):
+        with pytest.raises(MissingExtraError, match=r"padim-efficientnet\[openvino\]"):
+            refused()
 
 
 def test_openvino_compiles_two_sizes_of_batch_at_most(folder: Path) -> None:

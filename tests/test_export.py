@@ -122,7 +122,7 @@ def test_a_graph_takes_the_images_of_a_camera(model: Path, tmp_path: Path, to: s
         predictor.predict(np.zeros((8, 8, 3), np.uint8))
 
 
-@pytest.mark.parametrize("source_px", [(150, 130), (40, 300), (64, 96), (33, 47), (1, 1)])
+@pytest.mark.parametrize("source_px", [(150, 130), (40, 300), (64, 96), (80, 80), (33, 47), (1, 1)])
 @pytest.mark.parametrize("crop_fraction", [1, 0.875])
 @pytest.mark.parametrize("resample", ["bilinear", "lanczos"])
 def test_a_camera_resizes_as_pillow_does(
@@ -138,9 +138,7 @@ def test_a_camera_resizes_as_pillow_does(
     pixels[1] = np.where(pixels[1] > 127, 255, 0)  # edges that overshoot
     ours = CameraScorer(Seen(), preprocess, source_px)(torch.from_numpy(pixels)).numpy()
     theirs = np.stack([preprocess(image) for image in pixels])
-    difference = np.abs(ours - theirs)
-    assert difference.max() <= 1
-    assert (difference > 0).mean() < 3e-3
+    np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("n_batch", [1, 4])
@@ -190,7 +188,7 @@ def test_a_graph_that_scores_otherwise_is_not_kept(
 
     monkeypatch.setattr(exporting, "write_onnx", write_another)
     (tmp_path / "a.onnx").write_bytes(b"before")
-    with pytest.raises(ParityError, match=r"differs from torch by 2\.\de-03 in the map"):
+    with pytest.raises(ParityError, match=r"would differ from torch by 2\.\de-03 in the map"):
         export(model, tmp_path / "a.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
     assert (tmp_path / "a.onnx").read_bytes() == b"before"

@@ -1,5 +1,6 @@
 """Graphs in files and the runtimes that run them, without torch."""
 
+import importlib.util
 import os
 import threading
 from pathlib import Path
@@ -20,7 +21,7 @@ ENGINES = ("torch", "onnxruntime", "openvino")
 GRAPH_ENGINES = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",)}
 PRECISIONS = ("float32", "bfloat16")
 INPUT = "image"
-N_BATCH = 4  # beyond this nothing is gained: features no longer fit the cache
+N_BATCH = 4  # images in one call on a CPU: with more, feature maps no longer fit its cache
 
 Arrays = tuple[NDArray[np.float32], ...]
 
@@ -85,12 +86,16 @@ class Graph:
             self.runtime = OnnxRuntime(path, self.n_threads)
         else:
             self.runtime = OpenVino(path, self.n_threads, precision)
+        if len(self.runtime.shape) != 4:
+            raise ModelFileError(
+                f"{path} is a graph, but none that takes images. Name one that padim export wrote."
+            )
         n_batch, height, width, _ = self.runtime.shape
         self.n_batch = n_batch
         self.size_px = height, width
 
     def __call__(self, images: NDArray[np.uint8]) -> Arrays:
-        """Run a batch of any size.
+        """Run a batch of one image or more.
 
         Args:
             images: RGB, shape ``(N, H, W, 3)``.
@@ -143,6 +148,22 @@ def graph_engine(path: Path, engine: str) -> str:
             f"Use --engine {' or '.join(able)}."
         )
     return engine
+
+
+def graph_parts(path: Path) -> list[Path]:
+    """The files of a graph that must travel together: itself, and its weights beside it."""
+    beside = path.with_suffix(".bin") if path.suffix == ".xml" else Path(f"{path}.data")
+    return [path, beside] if beside.is_file() else [path]
+
+
+def require_engine(engine: str) -> None:
+    """Make sure, before any work, that an engine is installed.
+
+    Raises:
+        MissingExtraError: It is not.
+    """
+    if importlib.util.find_spec(engine) is None:
+        raise MissingExtraError(engine, {"openvino": "openvino"}.get(engine, "fit"))
 
 
 def choose_threads(n_threads: int | None) -> int:
@@ -214,12 +235,10 @@ class OpenVino:
     any_batch = False
 
     def __init__(self, path: Path, n_threads: int, precision: str) -> None:
-        try:
-            import openvino
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("openvino", "openvino") from error
+        require_engine("openvino")
+        import openvino
+
         self._core = openvino.Core()
-        self._path = path
         self._precision = precision
         self._settings = {
             "INFERENCE_PRECISION_HINT": "f32",
@@ -229,12 +248,20 @@ class OpenVino:
         }
         self._compiling = threading.Lock()
         self._compiled: dict[int, tuple[Any, list[Any]]] = {}
-        model = self._read()
-        self.names = tuple(output.get_any_name() for output in model.outputs)
-        axes = model.input(0).get_partial_shape()
-        self.shape = tuple(axis.get_length() if axis.is_static else None for axis in axes)
+        try:
+            self._model = self._core.read_model(path)
+        except RuntimeError as error:
+            raise _unreadable(path, "OpenVINO") from error
+        self.names = tuple(min(output.names, default="") for output in self._model.outputs)
+        axes = self._model.input(0).get_partial_shape()
+        self.shape = (
+            tuple(axis.get_length() if axis.is_static else None for axis in axes)
+            if axes.rank.is_static
+            else ()
+        )
         key = ["framework", "padim"] if path.suffix == ".onnx" else ["padim"]
-        self.description = model.get_rt_info(key).value if model.has_rt_info(key) else None
+        described = self._model.has_rt_info(key)
+        self.description = self._model.get_rt_info(key).value if described else None
 
     def run(self, images: NDArray[np.uint8]) -> Arrays:
         """Run the graph on a batch."""
@@ -250,19 +277,13 @@ class OpenVino:
     def _compiled_for(self, n_images: int) -> tuple[Any, list[Any]]:
         with self._compiling:
             if n_images not in self._compiled:
-                model = self._read()
+                model = self._model.clone()
                 if self._precision == "bfloat16":
                     _multiply_in_bfloat16(model)
                 model.reshape([n_images, *self.shape[1:]])
                 compiled = self._core.compile_model(model, "CPU", self._settings)
                 self._compiled[n_images] = compiled, []
         return self._compiled[n_images]
-
-    def _read(self) -> Any:
-        try:
-            return self._core.read_model(self._path)
-        except RuntimeError as error:
-            raise _unreadable(self._path, "OpenVINO") from error
 
 
 def _multiply_in_bfloat16(model: Any) -> None:

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from padim.engines import N_BATCH
+from padim.engines import N_BATCH, require_engine
 from padim.errors import UnknownNameError, UsageError
 from padim.files import written_together
 from padim.fitting import STORES, scorer_of
 from padim.graphs import write_onnx
-from padim.loading import load_ahead
+from padim.loading import batched, load_ahead
 from padim.model import TorchScore, network_of
 from padim.opening import GRAPH_VERSION, load
 from padim.predictor import Camera, Outputs
@@ -72,32 +73,54 @@ def export(
     if not images and state.samples is None:
         raise UsageError(f"{model} holds no samples to compare on. Name images with --verify.")
     preprocess = state.preprocess
+    input_px = camera_px or preprocess.size_px
     features = network_of(state, weights).in_torch()
     torch_score = TorchScore(scorer_of(state, features), torch.device("cpu"))
     kept: list[dict[str, Any]] = []
+    own: list[NDArray[np.uint8]] = []
     if state.samples is not None:
-        at_input = resized(state.samples.image, camera_px or preprocess.size_px)
-        compared = _scored(torch_score, preprocess, at_input)
-        kept = replace(compared, image=state.samples.image).to_json()
-    if images:
+        compare(torch_score, state.samples, TOLERANCE["float32"]).check(
+            f"Here torch scores the samples of {model} otherwise than its fit did",
+            "Fit it anew with what is installed now.",
+        )
+        own = [resized(state.samples.image, input_px)]
+        scored = _scored(torch_score, preprocess, own[0])
+        kept = replace(scored, image=state.samples.image).to_json()
+
+    def compared() -> Iterator[NDArray[np.uint8]]:
+        """What is compared on, few at a time; read again rather than kept."""
+        if not images:
+            yield from own
         bring = preprocess if camera_px is None else Camera(camera_px)
-        loaded = [image.pixels for image in load_ahead(images, bring)]
-        compared = _scored(torch_score, preprocess, np.stack(loaded))
+        for batch in batched(load_ahead(images, bring), N_BATCH):
+            yield np.stack([image.pixels for image in batch])
+
+    expected, hashes = [], []
+    for pixels in compared():
+        expected.append(replace(_scored(torch_score, preprocess, pixels), image=pixels[:0]))
+        hashes += [hashlib.sha256(image.data).hexdigest() for image in pixels]
     description = {
         **state.metadata(),
         "graph_version": GRAPH_VERSION,
         "store": store,
         "camera_px": camera_px,
         "model_sha256": sha256(model),
-        "compared_sha256": [hashlib.sha256(image.data).hexdigest() for image in compared.image],
+        "compared_sha256": hashes,
         "samples": kept,
     }
     scorer = scorer_of(state, features, STORES[store], grouped=True)
     graph = scorer if camera_px is None else CameraScorer(scorer, preprocess, camera_px)
     with written_together(target) as written:
-        _write(graph, written, camera_px or preprocess.size_px, n_batch, description)
-        parity = compare(load(written).score, compared, TOLERANCE["float32"])
-        parity.check(target)
+        _write(graph, written, input_px, n_batch, description)
+        score = load(written).score
+        parity = reduce(
+            Parity.merge,
+            (
+                compare(score, replace(scored, image=pixels), TOLERANCE["float32"])
+                for scored, pixels in zip(expected, compared(), strict=True)
+            ),
+        )
+        parity.check(f"{target} would differ from torch", "Try --store float32.")
     return parity
 
 
@@ -113,6 +136,8 @@ def _check(
             f"{target} ends in {target.suffix!r}, but {to} needs {SUFFIXES[to]}. "
             f"Try {target.with_suffix(SUFFIXES[to])}."
         )
+    if to == "openvino":
+        require_engine(to)
     if n_batch is not None and n_batch < 1:
         raise UsageError(f"The batch is {n_batch}, but needs to be 1 or more, or dynamic.")
     if camera_px is not None and min(camera_px) < 1:
@@ -121,15 +146,10 @@ def _check(
 
 def _scored(score: TorchScore, preprocess: Preprocess, images: NDArray[np.uint8]) -> Samples:
     """What torch says of images, which Pillow brings to network size where they are of another."""
-    parts = []
-    for first in range(0, len(images), N_BATCH):
-        at_network = [
-            image if image.shape[:2] == preprocess.size_px else preprocess(image)
-            for image in images[first : first + N_BATCH]
-        ]
-        parts.append(score(np.stack(at_network)))
-    outputs = Outputs(*(np.concatenate(output) for output in zip(*parts, strict=True)))
-    return Samples.of(images, outputs.anomaly_map, outputs.image_score)
+    at_network = [
+        image if image.shape[:2] == preprocess.size_px else preprocess(image) for image in images
+    ]
+    return Samples.of(images, *score(np.stack(at_network)))
 
 
 def _write(

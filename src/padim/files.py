@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# It can only be read by setting it, for all threads at once: so once, here.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
@@ -25,9 +29,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield partial
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o666 & ~umask)
+        partial.chmod(0o666 & ~_UMASK)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -42,8 +44,9 @@ def written_together(path: Path) -> Iterator[Path]:
         path: The file to be; its folder is made when missing.
 
     Yields:
-        Where to write it; whatever else is written into that folder moves beside it, and first, so
-        that a file that is there is whole. Nothing is left when the block fails.
+        Where to write it; whatever else is written into that folder moves beside it, and first. A
+        file of before goes before that, so that one that is there fits what it refers to. Nothing
+        changes when the block fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as name:
@@ -53,6 +56,8 @@ def written_together(path: Path) -> Iterator[Path]:
         for part in parts:
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
+        if len(parts) > 1:
+            path.unlink(missing_ok=True)
         for part in parts:
             part.replace(path.with_name(part.name))
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from padim.backbones import DEFAULT_BACKBONE, BackboneSpec, backbone
+from padim.engines import N_BATCH
 from padim.errors import (
     DatasetError,
     ImageReadError,
@@ -20,6 +21,7 @@ from padim.errors import (
 )
 from padim.forecast import Forecast, forecast_fit
 from padim.gaussian import BLOCK_BYTES, factor, relative_eps
+from padim.graphs import GraphFeatures
 from padim.loading import (
     DECODE_BYTES_PER_PX,
     DECODE_THREADS,
@@ -39,8 +41,7 @@ from padim.state import ModelState, installed_versions
 from padim.trunk import with_taps
 from padim.weights import fetch, read_weights, sha256
 
-# Larger batches are slower on a CPU: their feature maps are fresh memory each time.
-TRUNK_BATCH = {"cpu": 4, "cuda": 32}
+TRUNK_BATCH = {"cpu": N_BATCH, "cuda": 32}
 INCLUDE_BACKBONE_BYTES = 50_000_000
 _GRAPH_BYTES = 40_000_000  # the library of another engine than torch, loaded
 _WRITER_BYTES = 120_000_000  # what writes a graph, loaded
@@ -139,10 +140,12 @@ class Fitter:
             DatasetError: There is no image.
             ImageReadError: An image cannot be read and nobody is told.
         """
+        if isinstance(self.features, GraphFeatures):
+            self.features.open()  # before threads decode, whose warning filters its writer touches
         accumulator = Accumulator()
         hashes: list[str] = []
         samples: list[Loaded] = []
-        loaded = load_ahead(images, self.preprocess, unreadable)
+        loaded = load_ahead(images, self.preprocess, unreadable, hashed=True)
         for batch in batched(loaded, self.n_batch):
             pixels = torch.from_numpy(np.stack([image.pixels for image in batch]))
             with torch.inference_mode():
@@ -175,6 +178,7 @@ class Fitter:
             and (state.samples is not None) == self.keep_samples
             and state.whitening[0].dtype == STORES[self.store]
             and state.weights_sha256 == self.weights_sha256
+            and bool(state.trunk) == bool(self.trunk_tensors)
             and state.versions == installed_versions()
         )
 
@@ -208,9 +212,7 @@ class Fitter:
         scorer = scorer_of(state, self.features).to(self.device).eval()
         with torch.inference_mode():
             scores = scorer(torch.from_numpy(pixels).to(self.device))
-        return Samples.of(
-            pixels, scores.anomaly_map.cpu().numpy(), scores.image_score.cpu().numpy()
-        )
+        return Samples.of(pixels, *(output.cpu().numpy() for output in scores))
 
 
 def scorer_of(
@@ -280,7 +282,9 @@ def prepare(
 
     Raises:
         UsageError: A name or a value is impossible.
+        PathMissingError: There is no such weights file.
         WeightsError: The weights are absent and cannot be fetched, or are the wrong ones.
+        MissingExtraError: The engine is not installed.
     """
     settings = recipe(
         recipe_name,

@@ -25,6 +25,7 @@ from padim.pyramid import Pyramid
 from padim.scorer import Features
 from padim.state import installed_versions
 
+_TRUNK_VERSION = 1  # of what is written of a trunk; what is cached under another is not used
 _LARGEST_PROTOBUF = 2**31 - 2**27  # a single ONNX file stays below 2 GiB
 
 
@@ -89,6 +90,7 @@ class CachedTrunk:
         import platformdirs
 
         facts = {
+            "trunk_version": _TRUNK_VERSION,
             "weights_sha256": weights_sha256,
             "taps": spec.taps,
             "levels": pyramid.to_json(),
@@ -161,10 +163,14 @@ class GraphFeatures(nn.Module):
         Returns:
             One per level, coarse to fine, shape ``(cells, N, d)``, float32.
         """
+        return [torch.from_numpy(level).transpose(0, 1) for level in self.open()(images.numpy())]
+
+    def open(self) -> Graph:
+        """Load the graph, unless it is loaded; write it before, unless it is there."""
         with self._opening:
             if self._graph is None:
                 self._graph = self._opened()
-        return [torch.from_numpy(level).transpose(0, 1) for level in self._graph(images.numpy())]
+            return self._graph
 
     def _opened(self) -> Graph:
         try:
@@ -173,7 +179,7 @@ class GraphFeatures(nn.Module):
             pass
         try:
             self._write(self._cached)
-        except OSError:
+        except (OSError, SafetensorError):  # a full disk, or a cache that may not be written
             with tempfile.TemporaryDirectory() as folder:
                 temporary = CachedTrunk(Path(folder) / "trunk.onnx")
                 self._write(temporary)

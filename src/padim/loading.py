@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from padim.errors import ImageReadError
+from padim.errors import ImageReadError, ShapeError
 from padim.images import decode, upright_8_bit
 
 T = TypeVar("T")
@@ -34,7 +34,8 @@ class Loaded:
         path: Where it came from; None for one given as pixels.
         pixels: RGB, shape ``(H, W, 3)``, uint8.
         source_px: (height, width) of the source image.
-        sha256: Of the file's bytes, or of the pixels for one given as pixels.
+        sha256: Of the file's bytes, or of the pixels for one given as pixels; empty when not asked
+            for.
     """
 
     path: Path | None
@@ -43,27 +44,34 @@ class Loaded:
     sha256: str
 
 
-def load_image(image: ImageInput, bring: Bring) -> Loaded:
+def load_image(image: ImageInput, bring: Bring, hashed: bool = False) -> Loaded:
     """Read one image and bring it to the size that a model takes.
 
     Args:
         image: What to read.
         bring: The way to that size, by custom a ``Preprocess``.
+        hashed: Whether its content is to be hashed.
 
     Raises:
         ImageReadError: It cannot be read.
-        ShapeError: It is an array, but not RGB of 8 bits.
+        ShapeError: It is an array, but not RGB of 8 bits, or not of the size that ``bring`` wants.
     """
+    digest = ""
     if isinstance(image, str | Path):
         path = Path(image)
         picture = decode(path)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Loaded(path, bring(picture), (picture.height, picture.width), digest)
+        if hashed:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            return Loaded(path, bring(picture), (picture.height, picture.width), digest)
+        except ShapeError as error:
+            raise ShapeError(f"{path}: {error}") from error
     if isinstance(image, Image.Image):
         image = np.asarray(upright_8_bit(image).convert("RGB"))
     pixels = bring(image)
-    digest = hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
+    if hashed:
+        digest = hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
     return Loaded(None, pixels, (image.shape[0], image.shape[1]), digest)
 
 
@@ -71,6 +79,8 @@ def load_ahead(
     images: Iterable[ImageInput],
     bring: Bring,
     unreadable: Callable[[ImageReadError], None] | None = None,
+    *,
+    hashed: bool = False,
 ) -> Iterator[Loaded]:
     """Read images in order, the next ones in threads while the caller works on these.
 
@@ -78,17 +88,19 @@ def load_ahead(
         images: What to read.
         bring: The way to the size that a model takes.
         unreadable: Told of an image that cannot be read, which is then left out; raised when None.
+        hashed: Whether their content is to be hashed.
 
     Yields:
         The images, in the order given.
 
     Raises:
         ImageReadError: An image cannot be read and nobody is told.
+        ShapeError: As for ``load_image``.
     """
 
     def load(image: ImageInput) -> Loaded | ImageReadError:
         try:
-            return load_image(image, bring)
+            return load_image(image, bring, hashed)
         except ImageReadError as error:
             return error
 

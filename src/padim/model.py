@@ -21,10 +21,11 @@ from padim.fitting import (
     prepare,
     scorer_of,
 )
+from padim.graphs import GraphFeatures
 from padim.loading import ImageInput
 from padim.memory import parse_bytes
 from padim.moments import Moments
-from padim.networks import PRECISIONS, Network, choose_device, choose_engine
+from padim.networks import DTYPES, Network, choose_device, choose_engine
 from padim.predictor import Outputs, Prediction, Predictor
 from padim.recipes import DEFAULT_RECIPE
 from padim.scorer import Scorer
@@ -61,12 +62,13 @@ class PaDiM:
     Args:
         state: The fitted model.
         moments: What it was made from, when kept.
-        features: The loaded network, when there is one already, on the same device.
+        features: The loaded network, when there is one already, on the same device: the one that
+            the state was fitted with, whatever ``engine`` and ``n_threads`` say.
         weights: Local weights file of the backbone, when the model does not bring it.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: What the trunk computes in; what it was fitted with when None.
         n_batch: Images in one forward pass; what suits the device when None.
-        engine: Who runs the trunk, as for ``fitting.choose_engine``.
+        engine: Who runs the trunk, as for ``networks.choose_engine``.
         n_threads: Threads of the whole process; one for each core when None.
 
     Attributes:
@@ -94,7 +96,7 @@ class PaDiM:
         self.moments = moments
         on_device = choose_device(device)
         precision = precision or state.precision
-        if precision in PRECISIONS and precision != state.precision:
+        if precision in DTYPES and precision != state.precision:
             raise UsageError(
                 f"The precision is {precision}, but the model was fitted in {state.precision}, and "
                 "whitening magnifies the difference. Leave --precision out, or fit it anew."
@@ -102,6 +104,8 @@ class PaDiM:
         engine = choose_engine(engine, on_device, precision)
         if features is None:
             features = network_of(state, weights).features(engine, precision, n_threads)
+            if isinstance(features, GraphFeatures):
+                features.open()
         else:
             engine = state.engine.partition(" ")[0]
         self.predictor = Predictor(
@@ -234,10 +238,13 @@ def network_of(state: ModelState, weights: str | Path | None = None) -> Network:
         weights: Local weights file of the backbone, when the model does not bring it.
 
     Raises:
+        UsageError: The model brings its backbone, and weights are named all the same.
         PathMissingError: There is no such file.
         WeightsError: The model does not bring its backbone, and the weights are not here, or not
             those it was fitted with.
     """
+    if state.trunk and weights is not None:
+        raise UsageError("The model brings its weights. Leave --weights out.")
     if state.trunk:
         read: Callable[[], Mapping[str, Tensor]] = partial(dict, state.trunk)
     else:

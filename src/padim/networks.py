@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from padim.backbones import BackboneSpec
-from padim.engines import ENGINES, choose_threads
+from padim.engines import ENGINES, choose_threads, require_engine
 from padim.errors import UnknownNameError, UsageError
 from padim.forecast import activation_bytes
 from padim.graphs import CachedTrunk, GraphFeatures
@@ -16,7 +16,7 @@ from padim.pyramid import Pyramid
 from padim.scorer import Features
 from padim.trunk import build_trunk, load_trunk, optimise
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Network:
             WeightsError: The weights are not its.
         """
         trunk = optimise(load_trunk(self.spec, self.read(), self.origin))
-        return Features(trunk, self.pyramid, self.preprocess, PRECISIONS[precision]).eval()
+        return Features(trunk, self.pyramid, self.preprocess, DTYPES[precision]).eval()
 
     def trunk(self) -> tuple[dict[str, Tensor], int]:
         """Its trunk's tensors, and the bytes of feature maps that one image takes.
@@ -112,13 +112,15 @@ def choose_engine(name: str, device: torch.device, precision: str) -> str:
     Raises:
         UnknownNameError: There is no such engine or precision.
         UsageError: The engine does not compute there, or not in this precision.
+        MissingExtraError: It is not installed.
     """
-    if precision not in PRECISIONS:
-        raise UnknownNameError("precision", precision, tuple(PRECISIONS))
+    if precision not in DTYPES:
+        raise UnknownNameError("precision", precision, tuple(DTYPES))
     if name == "auto":
         name = "onnxruntime" if device.type == "cpu" and precision == "float32" else "torch"
     if name not in ENGINES:
         raise UnknownNameError("engine", name, ("auto", *ENGINES))
+    require_engine(name)
     if name != "torch" and precision != "float32":
         raise UsageError(
             f"The precision is {precision}, but {name} runs a trunk in float32. Use --engine torch."

@@ -30,7 +30,8 @@ def load(
             OpenVINO ``.xml`` that ``padim export`` wrote; those need no torch.
         engine: ``torch``, ``onnxruntime`` or ``openvino``. ``auto`` is, for a graph, the one that
             it was written for; for a model file, who runs its trunk, as ``padim.fit`` chooses.
-        n_threads: Threads of one call; one for each core when None.
+        n_threads: Threads of one call; one for each core when None. For a model file torch's
+            threads too, in the whole process, which stay as they are when None.
         precision: What it computes in, ``float32`` or ``bfloat16``; when None, what a model file
             was fitted with, and float32 for a graph.
         weights: Local weights file of the backbone, when a model file does not bring it.
@@ -103,7 +104,10 @@ def verify(
     camera_px = predictor.camera_px or predictor.preprocess.size_px
     expected = replace(samples, image=resized(samples.image, camera_px))
     parity = compare(predictor.score, expected, TOLERANCE[precision])
-    parity.check(path)
+    parity.check(
+        f"{path} differs from torch",
+        "Export it with --store float32, or run it with another --engine or --precision.",
+    )
     return parity
 
 

@@ -4,7 +4,6 @@ import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,11 +25,13 @@ class Samples:
         image: RGB, shape ``(n, H, W, 3)``, uint8.
         anomaly_map: Every fourth row and column of the maps, shape ``(n, H / 4, W / 4)``, float32.
         image_score: Shape ``(n,)``, float32.
+        level_scores: Shape ``(n, levels)``, float32.
     """
 
     image: NDArray[np.uint8]
     anomaly_map: NDArray[np.float32]
     image_score: NDArray[np.float32]
+    level_scores: NDArray[np.float32]
 
     @classmethod
     def of(
@@ -38,16 +39,17 @@ class Samples:
         image: NDArray[np.uint8],
         anomaly_map: NDArray[np.float32],
         image_score: NDArray[np.float32],
+        level_scores: NDArray[np.float32],
     ) -> "Samples":
-        """Keep what a model says of images: maps ``(n, H, W)`` and scores ``(n,)``."""
+        """Keep what a model says of images: maps ``(n, H, W)``, scores and level scores."""
         few = np.ascontiguousarray(anomaly_map[:, ::STEP_PX, ::STEP_PX])
-        return cls(image, few, image_score)
+        return cls(image, few, image_score, level_scores)
 
     def to_json(self) -> list[dict[str, Any]]:
         """The samples as plain data: images as PNG, maps as little-endian float32, in base64."""
         samples = []
-        for image, anomaly_map, score in zip(
-            self.image, self.anomaly_map, self.image_score, strict=True
+        for image, anomaly_map, score, levels in zip(
+            self.image, self.anomaly_map, self.image_score, self.level_scores, strict=True
         ):
             png = io.BytesIO()
             Image.fromarray(image).save(png, "PNG", optimize=True)
@@ -56,6 +58,7 @@ class Samples:
                     "image": base64.b64encode(png.getvalue()).decode("ascii"),
                     "anomaly_map": base64.b64encode(anomaly_map.astype("<f4").data).decode("ascii"),
                     "image_score": float(score),
+                    "level_scores": levels.tolist(),
                 }
             )
         return samples
@@ -74,8 +77,11 @@ class Samples:
             )
             for sample in data
         ]
-        scores = np.array([sample["image_score"] for sample in data], np.float32)
-        return cls(np.stack(images), np.stack(maps).astype(np.float32), scores)
+        scores, levels = (
+            np.array([sample[name] for sample in data], np.float32)
+            for name in ("image_score", "level_scores")
+        )
+        return cls(np.stack(images), np.stack(maps).astype(np.float32), scores, levels)
 
 
 @dataclass(frozen=True)
@@ -84,31 +90,45 @@ class Parity:
 
     Attributes:
         n_images: Images compared.
-        map_error: Largest relative difference of a pixel of the anomaly maps.
+        map_error: Largest relative difference of a pixel of the anomaly maps, among those of every
+            fourth row and column.
         score_error: Largest relative difference of an image score. Scores that are further apart
             than twice this keep their order.
-        tolerance: What either may be.
+        level_error: The same of level scores.
+        tolerance: What each may be.
     """
 
     n_images: int
     map_error: float
     score_error: float
+    level_error: float
     tolerance: float
 
-    def check(self, path: Path) -> None:
+    def merge(self, other: "Parity") -> "Parity":
+        """How far they are apart on the images of both."""
+        return Parity(
+            self.n_images + other.n_images,
+            max(self.map_error, other.map_error),
+            max(self.score_error, other.score_error),
+            max(self.level_error, other.level_error),
+            self.tolerance,
+        )
+
+    def check(self, what: str, advice: str) -> None:
         """Make sure that the two say the same.
 
         Args:
-            path: The graph that was compared, for messages.
+            what: What differs from what, as a sentence begins.
+            advice: What to do, as a sentence.
 
         Raises:
             ParityError: They differ by more than the tolerance.
         """
-        if max(self.map_error, self.score_error) > self.tolerance:
+        if max(self.map_error, self.score_error, self.level_error) > self.tolerance:
             raise ParityError(
-                f"{path} differs from torch by {self.map_error:.1e} in the map and "
-                f"{self.score_error:.1e} in the score, but may by {self.tolerance:g} (relative). "
-                "Export it with --store float32, or run it with another --engine or --precision."
+                f"{what} by {self.map_error:.1e} in the map, {self.score_error:.1e} in the score "
+                f"and {self.level_error:.1e} in those of levels, but may by {self.tolerance:g} "
+                f"(relative). {advice}"
             )
 
 
@@ -134,18 +154,18 @@ def compare(
     """Score samples and compare.
 
     Args:
-        score: From images ``(N, H, W, 3)`` to maps ``(N, H, W)``, scores ``(N,)`` and more.
+        score: From images ``(n, H, W, 3)`` to maps ``(n, H, W)``, scores and level scores.
         expected: The samples, with what another engine says of them.
         tolerance: What the relative differences may be.
     """
-    map_error = score_error = 0.0
-    for first in range(0, len(expected.image), N_SAMPLES):
-        part = slice(first, first + N_SAMPLES)
-        anomaly_map, image_score, *_ = score(expected.image[part])
-        few = anomaly_map[:, ::STEP_PX, ::STEP_PX]
-        map_error = max(map_error, _error(few, expected.anomaly_map[part]))
-        score_error = max(score_error, _error(image_score, expected.image_score[part]))
-    return Parity(len(expected.image), map_error, score_error, tolerance)
+    anomaly_map, image_score, level_scores = score(expected.image)
+    return Parity(
+        n_images=len(expected.image),
+        map_error=_error(anomaly_map[:, ::STEP_PX, ::STEP_PX], expected.anomaly_map),
+        score_error=_error(image_score, expected.image_score),
+        level_error=_error(level_scores, expected.level_scores),
+        tolerance=tolerance,
+    )
 
 
 def _error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:

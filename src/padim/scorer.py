@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -273,8 +274,11 @@ class CameraScorer(nn.Module):
         super().__init__()
         self.scorer = scorer
         rows, columns, self.rows_first = preprocess.matrices(camera_px)
-        self.register_buffer("rows", torch.from_numpy(rows).float())
-        self.register_buffer("columns", torch.from_numpy(columns.T.copy()).float())
+        for axis, matrix in (("rows", rows), ("columns", columns.T)):
+            # In two parts, whose products with pixels of 8 bits are exact in float32.
+            high = np.round(matrix * 2**14) / 2**14
+            for part, values in (("high", high), ("low", matrix - high)):
+                self.register_buffer(f"{axis}_{part}", torch.from_numpy(values.copy()).float())
 
     def forward(self, images: Tensor) -> Scores:
         """Score a batch.
@@ -282,15 +286,24 @@ class CameraScorer(nn.Module):
         Args:
             images: RGB, shape ``(N, camera height, camera width, 3)``, uint8.
         """
-        rows, columns = self.get_buffer("rows"), self.get_buffer("columns")
         channels = images.permute(0, 3, 1, 2).float()
         if self.rows_first:
-            channels = _to_8_bit(_to_8_bit(rows @ channels) @ columns)
+            channels = self._along_columns(self._along_rows(channels))
         else:
-            channels = _to_8_bit(rows @ _to_8_bit(channels @ columns))
+            channels = self._along_rows(self._along_columns(channels))
         scores: Scores = self.scorer(channels.permute(0, 2, 3, 1))
         return scores
 
+    def _along_rows(self, channels: Tensor) -> Tensor:
+        high, low = (self.get_buffer(f"rows_{part}") @ channels for part in ("high", "low"))
+        return _to_8_bit(high, low)
 
-def _to_8_bit(channels: Tensor) -> Tensor:
-    return (channels + 0.5).floor().clamp(0, 255)
+    def _along_columns(self, channels: Tensor) -> Tensor:
+        high, low = (channels @ self.get_buffer(f"columns_{part}") for part in ("high", "low"))
+        return _to_8_bit(high, low)
+
+
+def _to_8_bit(high: Tensor, low: Tensor) -> Tensor:
+    """Round a sum of two parts, halves up, without losing the digits of the lower one."""
+    whole = (high + 0.5).floor()
+    return (whole + (high + 0.5 - whole + low).floor()).clamp(0, 255)

@@ -10,7 +10,7 @@ import typer
 from padim.cli import options
 from padim.cli.console import result, say, table
 from padim.doctor import Machine, Timing, examine, time_default, time_graph
-from padim.engines import graph_engine
+from padim.engines import GRAPH_ENGINES, graph_engine
 from padim.errors import PathMissingError
 from padim.memory import format_bytes
 
@@ -57,19 +57,22 @@ def doctor(
 
 def _chosen(machine: Machine, can_fit: bool) -> dict[str, str]:
     """What ``--engine auto`` takes for each kind of file, and why."""
-    if not can_fit:
-        model_file = "none: a model file needs the extra fit"
-    elif any(name.endswith("(torch)") for name in machine.accelerators):
-        model_file = "torch: it runs on the accelerator"
-    else:
-        model_file = "onnxruntime for the trunk, torch for the distances: there is no GPU"
-    return {
-        ".safetensors": model_file,
-        ".onnx": "onnxruntime: the graph was written for it and compared with torch in it",
-        ".xml": "openvino: the graph was written for it and compared with torch in it"
-        if "openvino" in machine.engines
-        else "none: the extra openvino is not installed",
-    }
+    chosen = {".safetensors": "none: a model file needs the extra fit"}
+    if can_fit:
+        from padim.networks import choose_device, choose_engine
+
+        device = choose_device("auto")
+        engine = choose_engine("auto", device, "float32")
+        where = "on the CPU" if device.type == "cpu" else f"on {device.type}"
+        rest = "" if engine == "torch" else ", torch for the distances"
+        chosen[".safetensors"] = f"{engine} for the trunk{rest}: the fastest in float32 {where}"
+    for suffix, (engine, *_) in GRAPH_ENGINES.items():
+        chosen[suffix] = (
+            f"{engine}: the graph was written for it, and compared with torch in it"
+            if engine in machine.engines
+            else f"none: the extra {engine} is not installed"
+        )
+    return chosen
 
 
 def _advice(machine: Machine, can_fit: bool) -> list[str]:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from padim.cli import options
-from padim.cli.console import result, say
+from padim.cli.console import result
 from padim.cli.images import require_writable
 from padim.datasets import expand
+from padim.engines import graph_parts
 from padim.errors import UsageError
 from padim.memory import format_bytes
 
@@ -51,7 +52,6 @@ def export(
     require_writable(out.parent)
     from padim import export as exporting
 
-    say(f"Compared on {len(images)} images." if images else "Compared on the model's own samples.")
     parity = exporting.export(
         model,
         out,
@@ -62,7 +62,7 @@ def export(
         store=store,
         weights=weights,
     )
-    parts = [out, out.with_suffix(".bin")] if to == "openvino" else [out]
+    parts = graph_parts(out)
     n_bytes = sum(part.stat().st_size for part in parts)
     result(
         {"file": str(out), "file_bytes": n_bytes, **asdict(parity)},
@@ -89,6 +89,6 @@ def verify(
 def _said(parity: "Parity") -> str:
     return (
         f"On {parity.n_images} images it differs from torch by at most {parity.map_error:.0e} in "
-        f"the map and {parity.score_error:.0e} in the score (relative; {parity.tolerance:g} is "
-        "allowed)."
+        f"the map, {parity.score_error:.0e} in the score and {parity.level_error:.0e} in those of "
+        f"levels (relative; {parity.tolerance:g} is allowed)."
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 from padim.cli import options
 from padim.cli.console import result
-from padim.engines import GRAPH_ENGINES
+from padim.engines import GRAPH_ENGINES, graph_parts
 from padim.memory import format_bytes
 
 
@@ -41,10 +41,9 @@ def _of_graph(file: Path, engine: str) -> dict[str, Any]:
 
     predictor = load(file, engine=engine)
     document = dict(predictor.description)
-    parts = (file, file.with_suffix(".bin")) if file.suffix == ".xml" else (file,)
     return document | {
         "runs_on": predictor.engine,
-        "file_bytes": sum(part.stat().st_size for part in parts),
+        "file_bytes": sum(part.stat().st_size for part in graph_parts(file)),
         "n_samples": len(document.pop("samples")),
     }
 
