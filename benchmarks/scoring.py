@@ -6,7 +6,8 @@ the same 392 solar cells with the same eps, so that their maps can be compared. 
 - *scoring*: from a decoded uint8 image of 256 x 256 px to map and score, one at a time, on a thread
   for each core. Ours is ``Predictor.score`` of the exported graph or of the model file; anomalib's
   (the alternative) its own inferencer on its own export, in float32 and in the precision that it
-  takes by itself (bfloat16 where the processor has it), and its torch model. Each of anomalib's
+  takes by itself (bfloat16 where the processor has it), and its torch model, whose threads spin
+  while they wait (torch's default) or give way (*passive*): the faster counts. Each of anomalib's
   runtimes is a process of its own. A round takes each in turn: one call that is not counted, then
   the median of several.
 - *head over trunk*: the whole graph minus the graph of its trunk (the alternative), over the
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 from cells import Cells, fit_on_cells
 from numpy.typing import NDArray
-from peer_env import Server, fit_peer, serving
+from peer_env import PASSIVE, Server, fit_peer, serving
 
 from padim.engines import Graph
 from padim.graphs import write_onnx
@@ -38,7 +39,12 @@ from padim.predictor import Predictor
 from padim.state import load_state
 
 EPS = 0.01001  # what anomalib comes to, which adds 0.00001 to the 0.01 it is given
-PEERS = ("torch", "openvino_f32", "openvino")
+PEERS: dict[str, tuple[str, dict[str, str]]] = {  # runtime, variables
+    "torch": ("torch", {}),
+    "torch, passive": ("torch", PASSIVE),
+    "openvino_f32": ("openvino_f32", {}),
+    "openvino": ("openvino", {}),
+}
 AT_LEAST = {
     ("openvino float32", "torch"): 12,
     ("openvino bfloat16", "torch"): 20,
@@ -189,7 +195,8 @@ def main() -> None:
         images, image = cells.pixels(max(BATCHES)), folder / "image.npy"
         np.save(image, images[0])
         peers = {
-            runtime: stack.enter_context(serving(folder / "anomalib", runtime)) for runtime in PEERS
+            peer: stack.enter_context(serving(folder / "anomalib", *how))
+            for peer, how in PEERS.items()
         }
         ours = predictors(cells)
         correlation = map_correlation(ours["openvino float32"], peers["openvino_f32"], image)
@@ -235,9 +242,12 @@ def main() -> None:
     print(f"\nCorrelation of the two maps of one image: {correlation:.5f}")
     aims = [
         measure.Aim(
-            f"{own}, times faster than anomalib {peer}", ratios[own, peer].median, limit, True
+            f"{own}, times faster than anomalib {runtime}",
+            min(ratios[own, peer].median for peer, how in PEERS.items() if how[0] == runtime),
+            limit,
+            at_least=True,
         )
-        for (own, peer), limit in AT_LEAST.items()
+        for (own, runtime), limit in AT_LEAST.items()
     ]
     aims += [
         measure.Aim(
