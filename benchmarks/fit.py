@@ -8,8 +8,8 @@ and recipe:
 - *trunk* (the alternative): the truncated network as its library builds it, channels last, over the
   same images, decoded, normalised and batched beforehand, in the batches of the fit; nothing is
   done with what it returns.
-- *trunk, optimised* (the stricter alternative): the same as a fit runs it, with its batch norms and
-  its padding folded away (``padim.trunk.optimise``).
+- *trunk, optimised* (the stricter alternative): the same with its batch norms and its padding
+  folded away (``padim.trunk.optimise``), in torch; a fit runs it in another engine.
 
 The aim is a ratio of at most 1.35. The stages of a fit are timed one by one in the same rounds;
 decoding runs beside the network in a fit, so they need not add up to the whole.
@@ -29,6 +29,7 @@ from padim.fitting import STORES, Fitter, prepare
 from padim.gaussian import factor, relative_eps
 from padim.loading import batched, load_ahead
 from padim.moments import Accumulator, Moments
+from padim.scorer import Features
 from padim.state import save_state
 from padim.trunk import load_trunk
 from padim.weights import fetch, read_weights
@@ -42,15 +43,17 @@ def candidates_of(
     fitter: Fitter, paths: list[Path], folder: Path
 ) -> dict[str, Callable[[], object]]:
     """What is timed: the fit, the trunk alone, and each stage on the results of the one before."""
-    features, target = fitter.features, folder / "model.safetensors"
+    target = folder / "model.safetensors"
+    in_torch = prepare(device="cpu", engine="torch").features
+    assert isinstance(in_torch, Features)
     loaded = list(load_ahead(paths, fitter.preprocess))
     uint8 = [
         torch.stack([torch.from_numpy(image.pixels) for image in batch]).to(fitter.device)
         for batch in batched(loaded, fitter.n_batch)
     ]
-    normalised = [features.normalise(batch) for batch in uint8]
+    normalised = [in_torch.normalise(batch) for batch in uint8]
     with torch.inference_mode():
-        embeddings = [features(batch) for batch in uint8]
+        embeddings = [fitter.features(batch) for batch in uint8]
     fitted = fitter.fit(paths)
     weights = fetch(fitter.spec)
     published = load_trunk(fitter.spec, read_weights(weights), weights)
@@ -71,7 +74,7 @@ def candidates_of(
     def trunk_and_levels() -> None:
         with torch.inference_mode():
             for batch in uint8:
-                features(batch)
+                fitter.features(batch)
 
     def accumulate() -> Moments:
         accumulator = Accumulator()
@@ -89,7 +92,7 @@ def candidates_of(
 
     return {
         "trunk": lambda: forward(published),
-        "trunk, optimised": lambda: forward(features.trunk),
+        "trunk, optimised": lambda: forward(in_torch.trunk),
         "fit": fit,
         "decode": decode,
         "normalise, trunk, levels": trunk_and_levels,

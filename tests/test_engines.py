@@ -120,7 +120,9 @@ def test_commands_take_every_kind_of_model(
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])
 def test_a_damaged_graph_is_refused(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a{suffix}").write_bytes(b"no graph")
-    with pytest.raises(ModelFileError, match=r"is no graph that .* reads\. Export it anew"):
+    with pytest.raises(
+        ModelFileError, match=r"(is no graph that .* reads\. Copy it again|lacks its weights)"
+    ):
         padim.load(tmp_path / f"a{suffix}")
 
 

@@ -132,11 +132,14 @@ def graph_engine(path: Path, engine: str) -> str:
         engine: Name of an engine, or ``auto``: the one the file was written for and compared with.
 
     Raises:
-        UnknownNameError: There is no such engine, or no graph has such a suffix.
-        UsageError: The engine does not run such a file.
+        UnknownNameError: There is no such engine.
+        UsageError: The file is no graph, or the engine does not run such a file.
     """
     if path.suffix not in GRAPH_ENGINES:
-        raise UnknownNameError("kind of graph", path.suffix, tuple(GRAPH_ENGINES))
+        raise UsageError(
+            f"{path} is no graph, whose name ends in {' or '.join(GRAPH_ENGINES)}. "
+            "Make one of a model file with padim export."
+        )
     able = GRAPH_ENGINES[path.suffix]
     if engine == "auto":
         return able[0]
@@ -305,4 +308,9 @@ def _multiply_in_bfloat16(model: Any) -> None:
 
 
 def _unreadable(path: Path, runtime: str) -> ModelFileError:
-    return ModelFileError(f"{path} is no graph that {runtime} reads. Export it anew.")
+    beside = path.with_suffix(".bin")
+    if path.suffix == ".xml" and not beside.is_file():
+        return ModelFileError(f"{path} lacks its weights {beside.name}. Copy them beside it.")
+    return ModelFileError(
+        f"{path} is no graph that {runtime} reads. Copy it again, or export it anew."
+    )

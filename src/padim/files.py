@@ -37,11 +37,12 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def written_together(path: Path) -> Iterator[Path]:
+def written_together(path: Path, *, same: bool = False) -> Iterator[Path]:
     """Let a file and what it refers to be written elsewhere; they move once all are on disk.
 
     Args:
         path: The file to be; its folder is made when missing.
+        same: Whether a file of before says the same, and so may stay until it is replaced.
 
     Yields:
         Where to write it; whatever else is written into that folder moves beside it, and first. A
@@ -56,7 +57,7 @@ def written_together(path: Path) -> Iterator[Path]:
         for part in parts:
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
-        if len(parts) > 1:
+        if len(parts) > 1 and not same:
             path.unlink(missing_ok=True)
         for part in parts:
             part.replace(path.with_name(part.name))

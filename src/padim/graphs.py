@@ -118,7 +118,7 @@ class CachedTrunk:
             tensors: Under the names of the whole network.
             n_bytes: What ``forecast.activation_bytes`` says of one image.
         """
-        with written_together(self.path) as partial:
+        with written_together(self.path, same=True) as partial:
             names = [f"level_{i}" for i in range(len(features.pyramid.levels))]
             write_onnx(_ImageByImage(features), partial, features.size_px, names, "")
             contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from padim.engines import GRAPH_ENGINES, N_BATCH, Graph
-from padim.errors import ModelFileError, ModelFileVersionError, UnknownNameError, UsageError
+from padim.engines import GRAPH_ENGINES, N_BATCH, Graph, graph_engine
+from padim.errors import ModelFileError, ModelFileVersionError, UsageError
 from padim.predictor import Outputs, Predictor
 from padim.preprocess import Preprocess
 from padim.samples import TOLERANCE, Parity, Samples, compare, resized
@@ -92,8 +92,8 @@ def verify(
         UsageError: It is no graph, or brings no samples.
         ParityError: The two differ by more than ``samples.TOLERANCE``.
     """
-    if path.suffix not in GRAPH_ENGINES and path.is_file():
-        raise UnknownNameError("kind of graph", path.suffix, tuple(GRAPH_ENGINES))
+    if path.is_file():
+        graph_engine(path, engine)
     predictor = load(path, engine=engine, n_threads=n_threads, precision=precision)
     if not predictor.description["samples"]:
         raise UsageError(
@@ -106,7 +106,8 @@ def verify(
     parity = compare(predictor.score, expected, TOLERANCE[precision])
     parity.check(
         f"{path} differs from torch",
-        "Export it with --store float32, or run it with another --engine or --precision.",
+        "If by much, its files are damaged or not of one export: copy or export it again. If by "
+        "little, export it with --store float32, or run it with another --engine or --precision.",
     )
     return parity
 

@@ -57,7 +57,7 @@ def export(
         out,
         images,
         to=to,
-        camera_px=options.parse_size(camera),
+        camera_px=options.parse_size(camera, "camera"),
         n_batch=None if batch == "dynamic" else int(batch),
         store=store,
         weights=weights,

@@ -10,6 +10,7 @@ from padim.cli import options
 from padim.cli.console import detail, progress, result, say
 from padim.cli.images import Unreadable, require_writable, sizes
 from padim.datasets import normal_images
+from padim.engines import GRAPH_ENGINES
 from padim.errors import UsageError
 from padim.memory import format_bytes, parse_bytes, peak_bytes, reset_peak
 from padim.recipes import DEFAULT_RECIPE
@@ -66,6 +67,11 @@ def fit(
     if out.is_dir():
         raise UsageError(
             f"{out} is a folder, but -o needs to name a file. Try {out / 'model.safetensors'}."
+        )
+    if out.suffix in GRAPH_ENGINES:
+        raise UsageError(
+            f"{out} would be taken for a graph, but fit writes a model file. Try "
+            f"{out.with_suffix('.safetensors')}, and padim export after that."
         )
     require_writable(out.parent)
     largest_px, words = sizes(chosen)

@@ -99,7 +99,7 @@ SkipUnreadable = Annotated[
 Recursive = Annotated[bool, typer.Option("--recursive", help="Look into folders inside folders.")]
 
 
-def parse_size(text: str | None) -> tuple[int, int] | None:
+def parse_size(text: str | None, what: str = "size") -> tuple[int, int] | None:
     """Read ``256`` or ``256x512`` as (height, width).
 
     Raises:
@@ -109,7 +109,7 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
         return None
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise UsageError(f"The size is {text!r}, but needs to be such as 256 or 256x512.")
+        raise UsageError(f"The {what} is {text!r}, but needs to be such as 256 or 256x512 (HxW).")
     return int(sides[0]), int(sides[-1])
 
 
