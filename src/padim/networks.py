@@ -105,7 +105,7 @@ def choose_engine(name: str, device: torch.device, precision: str) -> str:
 
     Args:
         name: ``torch``, ``onnxruntime`` or ``openvino``; ``auto`` is ONNX Runtime for float32 on a
-            CPU, where it is about twice as fast as torch, and torch for all else.
+            CPU, where it is faster than torch, and torch for all else.
         device: Where torch computes.
         precision: What the trunk computes in.
 
