@@ -89,7 +89,7 @@ def test_the_peak_of_a_resnet_is_forecast_within_a_quarter(
 
 def test_the_peak_does_not_depend_on_the_number_of_images(tmp_path: Path) -> None:
     measured(tmp_path, 1, "efficientnet_lite0", size_px=(128, 128))  # writes the trunk's graph
-    # 64 images are gathered at a time: 40 are less than one such group, 70 and 300 are more.
+    # 48 images are gathered at a time: 40 are less than one such group, 70 and 300 are more.
     by_count = {
         n: measured(tmp_path, n, "efficientnet_lite0", size_px=(128, 128))
         for n in (40, 70, 160, 300)

@@ -9,7 +9,7 @@ from padim.errors import UsageError
 from padim.moments import Moments
 from padim.recipes import EPS_FLOOR
 
-BLOCK_BYTES = 64 << 20  # working memory of one block of cells, about
+BLOCK_BYTES = 32 << 20  # working memory of one block of cells, about
 
 
 def relative_eps(moments: Moments, eps: float) -> list[float]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from padim.errors import ShapeError
 
-GROUP = 64  # images added in one pass over the products
+GROUP = 48  # images added in one pass over the products
 _ROW_PADDING = 64  # without it, rows a power of two apart displace each other in the cache
 
 
