@@ -105,7 +105,7 @@ class CachedTrunk:
         """The trunk's tensors, and what ``forecast.activation_bytes`` says; None when not there."""
         try:
             with safe_open(self.path.with_suffix(".safetensors"), framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
                 return tensors, int(file.metadata()["activation_bytes"])
         except (OSError, SafetensorError):
             return None
