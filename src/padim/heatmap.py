@@ -23,7 +23,8 @@ _INFERNO = np.array(
 COLOURS: NDArray[np.uint8] = np.stack(
     [np.interp(np.arange(256), np.linspace(0, 255, 9), channel) for channel in _INFERNO.T], axis=1
 ).astype(np.uint8)
-_ALPHA = (np.arange(256) * 0.6).round().astype(np.uint8)
+_ALPHA = [round(level * 0.6) for level in range(256)]
+_BILINEAR = Image.Resampling.BILINEAR
 
 
 def heatmap(anomaly_map: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
@@ -63,7 +64,10 @@ def outline(mask: NDArray[np.bool_], width_px: int = 1) -> NDArray[np.bool_]:
 
 
 def overlay(
-    image: NDArray[np.uint8], anomaly_map: NDArray[np.float32], region: NDArray[np.bool_]
+    image: Image.Image,
+    anomaly_map: NDArray[np.float32],
+    region: NDArray[np.bool_],
+    window: tuple[int, int, int, int],
 ) -> Image.Image:
     """Lay a map over its image and outline a region.
 
@@ -71,16 +75,23 @@ def overlay(
     anomalous, not how anomalous it is.
 
     Args:
-        image: RGB, shape ``(H, W, 3)``.
-        anomaly_map: Shape ``(H, W)``; where it is NaN the image shows through unchanged.
+        image: The source image, of mode ``L`` or ``RGB``.
+        anomaly_map: Shape ``(H, W)``, of any size.
         region: What to outline, shape ``(H, W)``.
+        window: Top, left, height and width of what the map shows, in source pixels; elsewhere the
+            image shows through unchanged.
     """
-    low, high = float(np.nanmedian(anomaly_map)), float(np.nanmax(anomaly_map))
-    level = _levels(anomaly_map, low, high)
-    coloured = Image.fromarray(level, "P")
-    coloured.putpalette(COLOURS.tobytes())
-    alpha = Image.fromarray(_ALPHA[level])
-    picture = Image.composite(coloured.convert("RGB"), Image.fromarray(image), alpha)
-    rim = Image.fromarray(outline(region, max(1, min(region.shape) // 256)))
-    picture.paste(OUTLINE, mask=rim)
+    top, left, height, width = window
+    size, box = (width, height), (left, top, left + width, top + height)
+    middle = anomaly_map.size // 2
+    low = float(np.partition(anomaly_map, middle, axis=None)[middle])  # faster than np.median
+    high = float(anomaly_map.max())
+    level = Image.fromarray(_levels(anomaly_map, low, high)).resize(size, _BILINEAR)
+    alpha = level.point(_ALPHA)
+    level.putpalette(COLOURS.tobytes())
+    mask = Image.fromarray(region.astype(np.uint8) * 255).resize(size, _BILINEAR)
+    rim = outline(np.asarray(mask) > 127, max(1, min(image.size) // 256))
+    picture = image.convert("RGB")
+    picture.paste(level.convert("RGB"), box, alpha)
+    picture.paste(OUTLINE, box, Image.fromarray(rim))
     return picture

@@ -36,21 +36,24 @@ class Loaded:
         source_px: (height, width) of the source image.
         sha256: Of the file's bytes, or of the pixels for one given as pixels; empty when not asked
             for.
+        picture: The source image of a file, when it was to be kept.
     """
 
     path: Path | None
     pixels: NDArray[np.uint8]
     source_px: tuple[int, int]
     sha256: str
+    picture: Image.Image | None = None
 
 
-def load_image(image: ImageInput, bring: Bring, hashed: bool = False) -> Loaded:
+def load_image(image: ImageInput, bring: Bring, hashed: bool = False, kept_px: int = 0) -> Loaded:
     """Read one image and bring it to the size that a model takes.
 
     Args:
         image: What to read.
         bring: The way to that size, by custom a ``Preprocess``.
         hashed: Whether its content is to be hashed.
+        kept_px: Pixels of a source image that is kept, at most.
 
     Raises:
         ImageReadError: It cannot be read.
@@ -63,8 +66,10 @@ def load_image(image: ImageInput, bring: Bring, hashed: bool = False) -> Loaded:
         if hashed:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
+        source_px = picture.height, picture.width
+        kept = picture if picture.height * picture.width <= kept_px else None
         try:
-            return Loaded(path, bring(picture), (picture.height, picture.width), digest)
+            return Loaded(path, bring(picture), source_px, digest, kept)
         except ShapeError as error:
             raise ShapeError(f"{path}: {error}") from error
     if isinstance(image, Image.Image):
@@ -81,6 +86,7 @@ def load_ahead(
     unreadable: Callable[[ImageReadError], None] | None = None,
     *,
     hashed: bool = False,
+    kept_px: int = 0,
 ) -> Iterator[Loaded]:
     """Read images in order, the next ones in threads while the caller works on these.
 
@@ -89,6 +95,7 @@ def load_ahead(
         bring: The way to the size that a model takes.
         unreadable: Told of an image that cannot be read, which is then left out; raised when None.
         hashed: Whether their content is to be hashed.
+        kept_px: Pixels of a source image that is kept, at most.
 
     Yields:
         The images, in the order given.
@@ -100,7 +107,7 @@ def load_ahead(
 
     def load(image: ImageInput) -> Loaded | ImageReadError:
         try:
-            return load_image(image, bring, hashed)
+            return load_image(image, bring, hashed, kept_px)
         except ImageReadError as error:
             return error
 

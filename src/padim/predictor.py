@@ -26,6 +26,7 @@ class Prediction:
         level_scores: What each level of the network adds, coarse to fine: which was surprised.
         source_px: (height, width) of the source image.
         preprocess: The way from the source image to the map.
+        picture: The source image of a file, when it was to be kept.
         label: ``normal`` or ``anomalous``; None until the model is calibrated.
         p_value: Share of good images that score at least as high; None until it is calibrated.
     """
@@ -36,6 +37,7 @@ class Prediction:
     level_scores: tuple[float, ...]
     source_px: tuple[int, int]
     preprocess: Preprocess
+    picture: Image.Image | None = None
     label: str | None = None
     p_value: float | None = None
 
@@ -130,6 +132,7 @@ class Predictor:
         self,
         images: Iterable[ImageInput],
         unreadable: Callable[[ImageReadError], None] | None = None,
+        kept_px: int = 0,
     ) -> Iterator[Prediction]:
         """Score any number of images in bounded memory, in order.
 
@@ -137,13 +140,15 @@ class Predictor:
             images: As for ``predict``.
             unreadable: Told of an image that cannot be read, which is then left out; raised when
                 None.
+            kept_px: Pixels of a source image that is kept with its prediction, at most.
 
         Raises:
             ImageReadError: An image cannot be read and nobody is told.
             ShapeError: An image is not of the camera's size.
         """
         bring = self.preprocess if self.camera_px is None else Camera(self.camera_px)
-        for batch in batched(load_ahead(images, bring, unreadable), self.n_batch):
+        loaded = load_ahead(images, bring, unreadable, kept_px=kept_px)
+        for batch in batched(loaded, self.n_batch):
             outputs = self.score(np.stack([image.pixels for image in batch]))
             for image, anomaly_map, score, levels in zip(batch, *outputs, strict=True):
                 yield Prediction(
@@ -153,6 +158,7 @@ class Predictor:
                     tuple(levels.tolist()),
                     image.source_px,
                     self.preprocess,
+                    image.picture,
                 )
 
 

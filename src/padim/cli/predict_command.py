@@ -21,7 +21,7 @@ from padim.datasets import expand
 from padim.errors import PathMissingError, UnknownNameError, UsageError
 from padim.files import written_whole
 from padim.heatmap import overlay
-from padim.images import read_image
+from padim.images import decode
 from padim.loading import mapped_ahead
 from padim.regions import peak_region
 
@@ -44,6 +44,7 @@ COLUMNS = (
 _SHOWN = 10
 WRITE_THREADS = 2
 WRITE_BEHIND = 8  # predictions scored and not yet written, at most
+KEPT_PX = 1_000_000  # of a source image that is drawn from memory; larger ones are read again
 
 
 def predict(
@@ -113,7 +114,7 @@ def predict(
         )
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        predictions = loaded.stream(chosen, unreadable.callback)
+        predictions = loaded.stream(chosen, unreadable.callback, KEPT_PX if overlays else 0)
         for row in mapped_ahead(write, predictions, WRITE_THREADS, WRITE_BEHIND):
             rows.append(row)
             if len(rows) > 2 * _SHOWN and not Output.as_json:
@@ -143,15 +144,15 @@ def _write_pictures(
 ) -> dict[str, Any]:
     assert prediction.path is not None
     name = names[prediction.path]
-    if overlays or maps is not None:
-        source_map = prediction.source_map()
+    window = prediction.preprocess.window(prediction.source_px)
+    region, inside = peak_region(prediction.anomaly_map)
     if overlays:
-        inside = peak_region(prediction.anomaly_map)[1].astype(np.float32)
-        rim = np.nan_to_num(prediction.preprocess.to_source(inside, prediction.source_px)) > 0.5
-        picture = overlay(read_image(prediction.path), source_map, rim)
+        image = prediction.picture or decode(prediction.path)
+        picture = overlay(image, prediction.anomaly_map, inside, window)
         with written_whole(out / "overlays" / name.with_name(name.name + ".jpg")) as partial:
             picture.save(partial, quality=90)
     if maps is not None:
+        source_map = prediction.source_map()
         with written_whole(out / "maps" / name.with_name(f"{name.name}.{maps}")) as partial:
             if maps == "npy":
                 np.save(partial, source_map)
@@ -162,7 +163,7 @@ def _write_pictures(
         "score": prediction.score,
         "label": prediction.label,
         "p_value": prediction.p_value,
-        **asdict(prediction.region()),
+        **asdict(region.in_source(prediction.preprocess.size_px, window)),
     }
     return {column: row[column] for column in COLUMNS}
 
