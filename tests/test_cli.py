@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from trees import make_category, striped
 
-from padim.cli import main
+from padim.cli import main, predict_command
 
 COLUMNS = [
     *("path", "score", "label", "p_value", "peak_x", "peak_y"),
@@ -229,6 +229,28 @@ def test_predict_writes_what_it_promises(
             assert abs(int(row["peak_y"]) - ys.mean()) < 12
 
 
+def test_large_images_are_drawn_as_small_ones_are(
+    model: Path, category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, kept_px in (("small", predict_command.KEPT_PX), ("large", 0)):
+        monkeypatch.setattr(predict_command, "KEPT_PX", kept_px)
+        arguments = ["predict", model, category / "test/good/0.png", "-o", tmp_path / name, "-q"]
+        assert main(list(map(str, arguments))) == 0
+    drawn = [(tmp_path / name / "overlays/0.jpg").read_bytes() for name in ("small", "large")]
+    assert drawn[0] == drawn[1]
+
+
+def test_a_failure_leaves_no_folder(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    failure(["predict", model, broken, "-o", tmp_path / "out", "-q"], capsys, 1)
+    said, _ = failure(["predict", tmp_path, broken, "-o", tmp_path / "out"], capsys, 2)
+    assert "is a folder, but a file is needed" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_tiff_maps_hold_the_same_numbers(model: Path, category: Path, tmp_path: Path) -> None:
     for kind in ("npy", "tiff"):
         arguments = ["predict", model, category / "test/good", "-o", tmp_path, "-q"]
@@ -257,7 +279,7 @@ def test_unreadable_images_are_named_or_left_out(
     (folder / "empty.png").touch()
     said, _ = failure(["predict", model, folder, "-o", tmp_path / "out", "-q"], capsys, 1)
     assert "1.png cannot be read as an image" in said
-    assert not list((tmp_path / "out").glob("*predictions*"))
+    assert not (tmp_path / "out/predictions.csv").exists()
     arguments = ["predict", model, folder, "-o", tmp_path / "out", "--skip-unreadable", "--json"]
     assert main(list(map(str, arguments))) == 0
     document = json.loads(capsys.readouterr().out)

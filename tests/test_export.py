@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 import padim
 from padim import export as exporting
 from padim.cli import main
-from padim.errors import ParityError, ShapeError, UsageError
+from padim.errors import ModelFileHashError, ParityError, ShapeError, UsageError
 from padim.export import export
 from padim.opening import verify
 from padim.preprocess import Preprocess
@@ -72,6 +73,22 @@ def test_an_exported_graph_scores_as_torch_does(
         np.testing.assert_allclose(ours.score, theirs.score, rtol=1e-3)
         np.testing.assert_allclose(ours.level_scores, theirs.level_scores, rtol=1e-3)
         assert ours.region() == theirs.region()
+
+
+def test_the_weights_of_another_graph_are_refused(
+    model: Path, exported: Path, tmp_path: Path
+) -> None:
+    if exported.suffix == ".onnx":
+        pytest.skip("One file.")
+    export(model, tmp_path / "b.xml", to="openvino", store="float32")
+    shutil.copy(exported, tmp_path / "b.xml")
+    with pytest.raises(ModelFileHashError, match=r"b\.bin is not the one that b\.xml was written"):
+        padim.load(tmp_path / "b.xml")
+
+
+def test_a_graph_is_not_exported_again(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a graph already"):
+        export(exported, tmp_path / "a.onnx")
 
 
 def test_nothing_but_the_graph_is_left(exported: Path) -> None:

@@ -1,5 +1,6 @@
 """Graphs in files and the runtimes that run them, without torch."""
 
+import hashlib
 import importlib.util
 import os
 import threading
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from padim.errors import (
     MissingExtraError,
     ModelFileError,
+    ModelFileHashError,
     PathMissingError,
     UnknownNameError,
     UsageError,
@@ -21,6 +23,7 @@ ENGINES = ("torch", "onnxruntime", "openvino")
 GRAPH_ENGINES = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",)}
 PRECISIONS = ("float32", "bfloat16")
 INPUT = "image"
+BIN_SHA256 = "padim_bin_sha256"  # under which an .xml says what its .bin is
 N_BATCH = 4  # images in one call on a CPU: with more, feature maps no longer fit its cache
 
 Arrays = tuple[NDArray[np.float32], ...]
@@ -255,6 +258,14 @@ class OpenVino:
             self._model = self._core.read_model(path)
         except RuntimeError as error:
             raise _unreadable(path, "OpenVINO") from error
+        if self._model.has_rt_info([BIN_SHA256]):
+            beside = path.with_suffix(".bin")
+            with beside.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != self._model.get_rt_info([BIN_SHA256]).value:
+                raise ModelFileHashError(
+                    f"{beside} is not the one that {path.name} was written with. Copy both again."
+                )
         self.names = tuple(min(output.names, default="") for output in self._model.outputs)
         axes = self._model.input(0).get_partial_shape()
         self.shape = (

@@ -27,10 +27,13 @@ class UnknownNameError(UsageError, LookupError):
 
 
 class PathMissingError(UsageError):
-    """A path that does not exist."""
+    """A path that does not exist, or a folder where a file is needed."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(f"{path} does not exist. Check the path.")
+        if path.is_dir():
+            super().__init__(f"{path} is a folder, but a file is needed. Name one inside.")
+        else:
+            super().__init__(f"{path} does not exist. Check the path.")
 
 
 class ShapeError(PadimError, ValueError):

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from padim.engines import N_BATCH, require_engine
+from padim.engines import BIN_SHA256, GRAPH_ENGINES, N_BATCH, require_engine
 from padim.errors import UnknownNameError, UsageError
 from padim.files import written_together
 from padim.fitting import STORES, scorer_of
@@ -63,6 +63,8 @@ def export(
         ImageReadError: An image cannot be read.
         ShapeError: An image is not of the camera's size.
     """
+    if model.suffix in GRAPH_ENGINES:
+        raise UsageError(f"{model} is a graph already. Name the model file it was made of.")
     _check(target, to, camera_px, n_batch, store)
     state = load_state(model)
     if state.precision != "float32":
@@ -170,4 +172,6 @@ def _write(
         write_onnx(graph, onnx, input_px, Outputs._fields, text, n_batch)
         model = openvino.Core().read_model(onnx)
         model.set_rt_info(text, ["padim"])
+        openvino.save_model(model, path, compress_to_fp16=False)
+        model.set_rt_info(sha256(path.with_suffix(".bin")), [BIN_SHA256])
         openvino.save_model(model, path, compress_to_fp16=False)

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # It can only be read by setting it, for all threads at once: so once, here.
@@ -19,8 +19,9 @@ def written_whole(path: Path) -> Iterator[Path]:
         path: The file to be; its folder is made when missing.
 
     Yields:
-        Where to write. Nothing is left of it when the block fails.
+        Where to write. Nothing is left of it, or of a folder made for it, when the block fails.
     """
+    is_new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
@@ -33,6 +34,9 @@ def written_whole(path: Path) -> Iterator[Path]:
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
+        if is_new:
+            with suppress(OSError):  # others have written there
+                path.parent.rmdir()
         raise
 
 

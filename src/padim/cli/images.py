@@ -51,17 +51,15 @@ def sizes(paths: Iterable[Path]) -> tuple[tuple[int, int], str]:
 
 
 def require_writable(folder: Path) -> None:
-    """Make sure, before any work, that a folder can be written to; it is made when missing.
+    """Make sure, before any work, that a folder can be written to, or made.
 
     Raises:
         PadimError: It cannot.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        allowed = os.access(folder, os.W_OK | os.X_OK)
-    except (FileExistsError, NotADirectoryError):
-        raise PadimError(f"{folder} is no folder. Choose another place.") from None
-    except OSError:
-        allowed = False
-    if not allowed:
+    there = folder
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        raise PadimError(f"{there} is no folder. Choose another place.")
+    if not os.access(there, os.W_OK | os.X_OK):
         raise PadimError(f"{folder} cannot be written to. Choose another place.")

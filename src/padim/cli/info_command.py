@@ -85,7 +85,7 @@ def _lines(file: Path, document: dict[str, Any]) -> dict[str, str]:
         "blur": f"sigma {recipe['sigma_px']:g} px",
         "image score": f"mean of the hottest {fraction:.2%}" if fraction else "maximum",
         "precision": f"{document['precision']}, stored as {document['store']}",
-        "samples": f"{document['n_samples']} images with their maps inside",
+        "samples": f"{document['n_samples'] or 'no'} images with their maps inside",
         "calibration": "none: scores carry no label yet",
     }
     if is_graph:

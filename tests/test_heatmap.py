@@ -1,0 +1,21 @@
+import numpy as np
+from PIL import Image
+
+from padim.heatmap import COLOURS, OUTLINE, overlay
+
+
+def test_an_overlay_leaves_what_was_not_looked_at_alone() -> None:
+    anomaly_map = np.zeros((8, 8), np.float32)
+    anomaly_map[2:4, 2:4] = 1
+    image = Image.new("L", (60, 40), 200)
+    picture = np.asarray(overlay(image, anomaly_map, anomaly_map > 0, (0, 10, 40, 40)))
+    assert picture.shape == (40, 60, 3)
+    assert (picture[:, :10] == 200).all()
+    assert (picture[:, 50:] == 200).all()
+    assert (picture[30:, 10:50] == 200).all()  # the lowest score is transparent
+    outlined = (picture == OUTLINE).all(axis=2)
+    rows, columns = np.nonzero(outlined)
+    assert 9 <= rows.min() < rows.max() <= 20
+    assert 19 <= columns.min() < columns.max() <= 30
+    hottest = 200 * 0.4 + COLOURS[255] * 0.6
+    np.testing.assert_allclose(picture[15, 25], hottest, atol=3)
