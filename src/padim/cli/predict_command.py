@@ -16,7 +16,7 @@ from PIL import Image
 
 from padim.cli import options
 from padim.cli.console import Output, progress, result, say, table
-from padim.cli.images import Unreadable, require_writable
+from padim.cli.images import Unreadable, require_writable, sizes
 from padim.datasets import expand
 from padim.errors import PathMissingError, UnknownNameError, UsageError
 from padim.files import written_whole
@@ -96,7 +96,7 @@ def predict(
             f"{model} has no threshold, so no image can be labelled anomalous. Leave "
             "--fail-on-anomaly out and compare the scores instead."
         )
-    say(f"{len(chosen)} images to score. Engine: {loaded.engine}.")
+    say(f"{len(chosen)} images to score, {sizes(chosen)[1]}. Engine: {loaded.engine}.")
     unreadable = Unreadable(skip_unreadable)
     rows: list[dict[str, Any]] = []  # all of them for JSON, else the hottest
     n_images = 0
