@@ -7,6 +7,7 @@ from torch import Tensor
 from padim.fitting import Fitter, prepare
 from padim.gaussian import factor
 from padim.moments import Moments
+from padim.postprocess import Postprocess
 from padim.pyramid import Level, nested
 from padim.scorer import Features, Head, Scorer
 
@@ -22,7 +23,9 @@ def fitter(request: pytest.FixtureRequest) -> Fitter:
 def scorer(fitter: Fitter) -> Scorer:
     state = fitter.fit(list(oracle.random_images(N_TRAIN, fitter.preprocess.size_px))).state
     head = Head(state.pyramid, state.mean, state.whitening)
-    return Scorer(fitter.features, head, fitter.preprocess.size_px, 4.0, 0.01).eval()
+    return Scorer(
+        fitter.features, head, Postprocess(head.grid, fitter.preprocess.size_px, 4.0, 0.01)
+    ).eval()
 
 
 def images(fitter: Fitter, n: int) -> Tensor:

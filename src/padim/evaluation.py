@@ -48,6 +48,12 @@ class Evaluation:
         """Normal and anomalous pixels by map, of the images whose every pixel is known."""
         return Ranking.of(self.mask[self.has_mask], self.anomaly_map[self.has_mask])
 
+    def mistakes(self, threshold: float) -> tuple[int, int]:
+        """Normal images that score above a threshold, and anomalous ones that do not."""
+        anomalous = np.array([sample.is_anomalous for sample in self.samples], np.bool_)
+        called = self.image_score > threshold
+        return int((called & ~anomalous).sum()), int((anomalous & ~called).sum())
+
     def metrics(self) -> dict[str, float | None]:
         """AUROC and F1-max of images and pixels; None where a class is missing."""
         return {

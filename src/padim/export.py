@@ -109,6 +109,7 @@ def export(
         "model_sha256": sha256(model),
         "compared_sha256": hashes,
         "samples": kept,
+        "calibration": state.calibration and state.calibration.to_json(),
     }
     scorer = scorer_of(state, features, STORES[store], grouped=True)
     graph = scorer if camera_px is None else CameraScorer(scorer, preprocess, camera_px)

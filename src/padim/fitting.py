@@ -1,7 +1,7 @@
 """Fit: good images in, a model out, in one pass and one closed form."""
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from padim.backbones import DEFAULT_BACKBONE, BackboneSpec, backbone
+from padim.calibration import LEAVE_ONE_OUT, Calibration, Collector
 from padim.engines import N_BATCH
 from padim.errors import (
     DatasetError,
@@ -19,9 +20,10 @@ from padim.errors import (
     UnknownNameError,
     UsageError,
 )
-from padim.forecast import Forecast, forecast_fit
+from padim.forecast import KEPT_FEATURE_BYTES, Forecast, forecast_fit
 from padim.gaussian import BLOCK_BYTES, factor, relative_eps
 from padim.graphs import GraphFeatures
+from padim.leave_one_out import LeaveOneOut, grouped
 from padim.loading import (
     DECODE_BYTES_PER_PX,
     DECODE_THREADS,
@@ -32,6 +34,7 @@ from padim.loading import (
 )
 from padim.moments import Accumulator, Moments
 from padim.networks import Network, choose_device, choose_engine
+from padim.postprocess import Postprocess
 from padim.preprocess import Preprocess
 from padim.pyramid import Pyramid, build_pyramid
 from padim.recipes import DEFAULT_RECIPE, Recipe, recipe
@@ -82,6 +85,7 @@ class Fitter:
         device: Where it computes.
         keep_moments: Whether the moments are to be written as well.
         keep_samples: Whether a few images travel with the model, to compare engines on.
+        calibrate: Whether the images are looked at again, for the leave-one-out calibration.
         n_batch: Images in one forward pass.
     """
 
@@ -100,6 +104,7 @@ class Fitter:
     device: torch.device
     keep_moments: bool
     keep_samples: bool
+    calibrate: bool
     n_batch: int
 
     def forecast(self, largest_px: tuple[int, int] = (0, 0)) -> Forecast:
@@ -119,6 +124,7 @@ class Fitter:
             block_bytes=BLOCK_BYTES,
             keep_moments=self.keep_moments,
             n_samples=N_SAMPLES if self.keep_samples else 0,
+            calibrate=self.calibrate,
             decode_bytes=DECODE_THREADS * DECODE_BYTES_PER_PX * largest_px[0] * largest_px[1],
         )
 
@@ -137,20 +143,26 @@ class Fitter:
                 None.
 
         Raises:
-            DatasetError: There is no image.
+            DatasetError: There is no image, or one has changed between two looks at it.
             ImageReadError: An image cannot be read and nobody is told.
+            UsageError: The images can be looked at once only, but are to calibrate.
         """
+        if self.calibrate and isinstance(images, Iterator):
+            raise UsageError(
+                "The images come from an iterator, but calibrating takes a second look. Give a "
+                "list of them, or set calibrate to False."
+            )
         if isinstance(self.features, GraphFeatures):
             self.features.open()  # before threads decode, whose warning filters its writer touches
         accumulator = Accumulator()
         hashes: list[str] = []
         samples: list[Loaded] = []
-        loaded = load_ahead(images, self.preprocess, unreadable, hashed=True)
-        for batch in batched(loaded, self.n_batch):
-            pixels = torch.from_numpy(np.stack([image.pixels for image in batch]))
-            with torch.inference_mode():
-                embeddings = self.features(pixels.to(self.device))
+        kept: list[list[Tensor]] = []  # features, while they are few
+        feature_bytes = 4 * self.pyramid.n_features
+        for batch, embeddings in self._embedded(images, unreadable):
             accumulator.add(embeddings)
+            if self.calibrate and len(hashes) * feature_bytes <= KEPT_FEATURE_BYTES:
+                kept.append(embeddings)
             hashes += [image.sha256 for image in batch]
             if self.keep_samples:
                 # Any choice would do that depends on nothing but the images.
@@ -160,11 +172,51 @@ class Fitter:
             raise DatasetError("There is no image to fit on. Name a folder of good images.")
         moments = accumulator.moments()
         state = self._solve(moments, hashes)
-        kept = moments if self.keep_moments else None
+        if self.calibrate and moments.count > 1:
+            looks = iter(kept)
+            if len(hashes) * feature_bytes > KEPT_FEATURE_BYTES:
+                kept.clear()
+                looks = self._second_look(images, unreadable is not None, hashes)
+            state = replace(state, calibration=self._calibrated(moments, state, looks))
+        kept.clear()
+        kept_moments = moments if self.keep_moments else None
         del moments
         if samples:
             state = replace(state, samples=self._scored(state, samples))
-        return Fitted(state, kept)
+        return Fitted(state, kept_moments)
+
+    def _embedded(
+        self, images: Iterable[ImageInput], unreadable: Callable[[ImageReadError], None] | None
+    ) -> Iterator[tuple[list[Loaded], list[Tensor]]]:
+        loaded = load_ahead(images, self.preprocess, unreadable, hashed=True)
+        for batch in batched(loaded, self.n_batch):
+            pixels = torch.from_numpy(np.stack([image.pixels for image in batch]))
+            with torch.inference_mode():
+                embeddings: list[Tensor] = self.features(pixels.to(self.device))
+            yield batch, embeddings
+
+    def _second_look(
+        self, images: Iterable[ImageInput], skip: bool, hashes: list[str]
+    ) -> Iterator[list[Tensor]]:
+        seen: list[str] = []
+        for batch, embeddings in self._embedded(images, (lambda error: None) if skip else None):
+            seen += [image.sha256 for image in batch]
+            yield embeddings
+        if seen != hashes:
+            raise DatasetError(
+                "The good images have changed while the fit looked at them. Fit again."
+            )
+
+    def _calibrated(
+        self, moments: Moments, state: ModelState, looks: Iterable[list[Tensor]]
+    ) -> Calibration:
+        leave_one_out = LeaveOneOut(moments, state.eps, self.pyramid)
+        postprocess = postprocess_of(state).to(self.device)
+        collector = Collector()
+        for embeddings in grouped(looks):
+            anomaly_map, image_score = postprocess(leave_one_out(embeddings).float())
+            collector.add(anomaly_map.cpu().numpy(), image_score.cpu().numpy())
+        return collector.calibration(LEAVE_ONE_OUT)
 
     def would_give(self, state: ModelState) -> bool:
         """Whether a fit on the same images would give this model."""
@@ -176,6 +228,7 @@ class Fitter:
             and state.engine == self.engine
             and state.precision == self.precision
             and (state.samples is not None) == self.keep_samples
+            and (state.calibration is not None) == (self.calibrate and state.count > 1)
             and state.whitening[0].dtype == STORES[self.store]
             and state.weights_sha256 == self.weights_sha256
             and bool(state.trunk) == bool(self.trunk_tensors)
@@ -229,6 +282,14 @@ def scorer_of(
     return Scorer(
         features,
         Head(state.pyramid, state.mean, state.whitening, store=store, grouped=grouped),
+        postprocess_of(state),
+    )
+
+
+def postprocess_of(state: ModelState) -> Postprocess:
+    """The way from a model's distances to its maps and scores."""
+    return Postprocess(
+        state.pyramid.levels[-1].grid,
         state.preprocess.size_px,
         state.recipe.sigma_px,
         state.recipe.score_fraction,
@@ -253,6 +314,7 @@ def prepare(
     include_backbone: bool | None = None,
     keep_moments: bool = False,
     keep_samples: bool = True,
+    calibrate: bool = True,
     n_batch: int | None = None,
     engine: str = "auto",
     n_threads: int | None = None,
@@ -276,6 +338,7 @@ def prepare(
         include_backbone: Whether the trunk travels with the model; under 50 MB when None.
         keep_moments: Whether the moments are to be written as well.
         keep_samples: Whether a few images travel with the model, to compare engines on.
+        calibrate: Whether the images are looked at again, for the leave-one-out calibration.
         n_batch: Images in one forward pass; what suits the device when None.
         engine: Who runs the trunk, as for ``choose_engine``.
         n_threads: Threads of the whole process; one for each core when None.
@@ -344,6 +407,7 @@ def prepare(
         device=chosen_device,
         keep_moments=keep_moments,
         keep_samples=keep_samples,
+        calibrate=calibrate,
         n_batch=n_batch,
     )
 

@@ -11,6 +11,8 @@ from padim.moments import GROUP
 from padim.pyramid import Pyramid
 from padim.samples import STEP_PX
 
+KEPT_FEATURE_BYTES = 256 << 20  # of features kept for a second look; beyond, they are recomputed
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -50,6 +52,7 @@ def forecast_fit(
     block_bytes: int,
     keep_moments: bool,
     n_samples: int,
+    calibrate: bool,
     decode_bytes: int,
 ) -> Forecast:
     """Forecast a fit from the shapes of its network; it does not depend on the number of images.
@@ -65,6 +68,7 @@ def forecast_fit(
         block_bytes: Working memory of the factorisation.
         keep_moments: Whether the moments are written as well.
         n_samples: Images that travel with the model.
+        calibrate: Whether the images are looked at again.
         decode_bytes: What the decoder holds at once.
     """
     waiting = 8 * GROUP * pyramid.n_features
@@ -76,6 +80,10 @@ def forecast_fit(
     factoring = moments + rows + block_bytes + engine_bytes
     saving = rows + file_bytes + (2 * moments if keep_moments else 0)
     work = max(passing, factoring, saving)
+    if calibrate:
+        # The rows of leave-one-out, twice while they are laid out.
+        second = moments + rows + 2 * 8 * pyramid.n_entries + engine_bytes
+        work = max(work, second) + KEPT_FEATURE_BYTES
     return Forecast(resident_bytes() + work, file_bytes)
 
 

@@ -114,6 +114,7 @@ class PaDiM:
             choose_batch(n_batch, on_device),
             engine,
             state.metadata(),
+            calibration=state.calibration,
         )
 
     @overload

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from padim.calibration import Calibration
 from padim.engines import GRAPH_ENGINES, N_BATCH, Graph, graph_engine
 from padim.errors import ModelFileError, ModelFileVersionError, UsageError
 from padim.predictor import Outputs, Predictor
@@ -67,6 +68,7 @@ def load(
     size_px, camera_px = description["preprocess"]["size_px"], description["camera_px"]
     if graph.size_px != tuple(camera_px or size_px):
         raise ModelFileError(f"{path} takes images of another size than it says. Export it anew.")
+    calibration = description.pop("calibration", None)
     return Predictor(
         lambda images: Outputs(*graph(images)),
         Preprocess.from_json(description["preprocess"]),
@@ -74,6 +76,7 @@ def load(
         graph.engine,
         description,
         tuple(camera_px) if camera_px else None,
+        Calibration.from_json(calibration) if calibration else None,
     )
 
 

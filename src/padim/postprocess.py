@@ -3,7 +3,43 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class Postprocess(nn.Module):
+    """From the distances of a grid to a map of pixels and one score.
+
+    Args:
+        grid: (h, w) cells.
+        size_px: (height, width) of the map.
+        sigma_px: Standard deviation of the map's blur.
+        score_fraction: Fraction of the hottest pixels that the image score averages.
+    """
+
+    def __init__(
+        self,
+        grid: tuple[int, int],
+        size_px: tuple[int, int],
+        sigma_px: float,
+        score_fraction: float,
+    ) -> None:
+        super().__init__()
+        self.score_fraction = score_fraction
+        for axis, n_out, n_in in zip(("rows", "columns"), size_px, grid, strict=True):
+            matrix = torch.as_tensor(resize_blur_matrix(n_out, n_in, sigma_px))
+            self.register_buffer(axis, matrix.float())
+
+    def forward(self, distance: Tensor) -> tuple[Tensor, Tensor]:
+        """Finish a batch.
+
+        Args:
+            distance: Shape ``(N, h, w)``, float32.
+
+        Returns:
+            Anomaly maps, shape ``(N, H, W)``, and image scores, shape ``(N,)``.
+        """
+        anomaly_map = self.get_buffer("rows") @ distance @ self.get_buffer("columns").t()
+        return anomaly_map, image_score(anomaly_map, self.score_fraction)
 
 
 def resize_blur_matrix(n_out: int, n_in: int, sigma_px: float) -> NDArray[np.float64]:

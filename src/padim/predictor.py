@@ -1,6 +1,7 @@
 """Images of any kind in, predictions out, whatever engine scores them; without torch."""
 
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -9,10 +10,31 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from padim.errors import ImageReadError, ShapeError
+from padim.calibration import DEFAULT_PIXEL_RATE, DEFAULT_RATE, Calibration, Threshold
+from padim.errors import ImageReadError, ShapeError, UsageError
 from padim.loading import ImageInput, batched, load_ahead
 from padim.preprocess import Preprocess
-from padim.regions import Region, peak_region
+from padim.regions import Region, peak_region, regions_above
+
+NOT_CALIBRATED = (
+    "The model has no threshold, since it was fitted with --no-calibrate. Fit it without, or run "
+    "padim calibrate on good images."
+)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Where normal ends, at the false-alarm rates that the user chose.
+
+    Attributes:
+        calibration: How good images score.
+        threshold: Of the image score.
+        pixel_threshold: Of the anomaly map.
+    """
+
+    calibration: Calibration
+    threshold: Threshold
+    pixel_threshold: float
 
 
 @dataclass(frozen=True)
@@ -27,8 +49,7 @@ class Prediction:
         source_px: (height, width) of the source image.
         preprocess: The way from the source image to the map.
         picture: The source image of a file, when it was to be kept.
-        label: ``normal`` or ``anomalous``; None until the model is calibrated.
-        p_value: Share of good images that score at least as high; None until it is calibrated.
+        decision: Where normal ends; None when the model is not calibrated.
     """
 
     path: Path | None
@@ -38,8 +59,19 @@ class Prediction:
     source_px: tuple[int, int]
     preprocess: Preprocess
     picture: Image.Image | None = None
-    label: str | None = None
-    p_value: float | None = None
+    decision: Decision | None = None
+
+    @property
+    def label(self) -> str | None:
+        """``normal`` or ``anomalous``; None when the model is not calibrated."""
+        if self.decision is None:
+            return None
+        return "anomalous" if self.score > self.decision.threshold.score else "normal"
+
+    @property
+    def p_value(self) -> float | None:
+        """Share of good images that score at least as high; None when it is not calibrated."""
+        return None if self.decision is None else self.decision.calibration.p_value(self.score)
 
     def source_map(self) -> NDArray[np.float32]:
         """The anomaly map in source pixels.
@@ -57,6 +89,28 @@ class Prediction:
         """
         window = self.preprocess.window(self.source_px)
         return peak_region(self.anomaly_map)[0].in_source(self.preprocess.size_px, window)
+
+    def defects(self, min_region_px: float = 1) -> tuple[list[Region], NDArray[np.bool_]]:
+        """Where the map lies above what pixels of good images exceed at the rate decided on.
+
+        Args:
+            min_region_px: Source pixels of a region; smaller ones are left out.
+
+        Returns:
+            The regions in source pixels, the highest peak first, and ``predicted_mask``, their
+            pixels at network size, shape ``(H, W)``.
+
+        Raises:
+            UsageError: The model is not calibrated.
+        """
+        if self.decision is None:
+            raise UsageError(NOT_CALIBRATED)
+        size_px, window = self.preprocess.size_px, self.preprocess.window(self.source_px)
+        source_px_per_px = window[2] * window[3] / (size_px[0] * size_px[1])
+        found, predicted_mask = regions_above(
+            self.anomaly_map, self.decision.pixel_threshold, min_region_px / source_px_per_px
+        )
+        return [region.in_source(size_px, window) for region in found], predicted_mask
 
 
 class Outputs(NamedTuple):
@@ -88,6 +142,11 @@ class Predictor:
         engine: Name of what computes.
         description: What the model says of itself, as plain data.
         camera_px: (height, width) of the only images it takes, when its graph resizes them itself.
+        calibration: How good images score, if that is known.
+
+    Attributes:
+        decision: Where normal ends, at a false-alarm rate of a hundredth for images and a
+            thousandth for pixels; None when there is no calibration. ``at`` gives another.
     """
 
     def __init__(
@@ -98,6 +157,7 @@ class Predictor:
         engine: str,
         description: dict[str, Any],
         camera_px: tuple[int, int] | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.score = score
         self.preprocess = preprocess
@@ -105,6 +165,36 @@ class Predictor:
         self.engine = engine
         self.description = description
         self.camera_px = camera_px
+        self.decision: Decision | None = None
+        if calibration is not None:
+            self.decision = decide(calibration, DEFAULT_RATE, DEFAULT_PIXEL_RATE)
+
+    def at(
+        self,
+        false_alarm_rate: float | None = None,
+        pixel_false_alarm_rate: float | None = None,
+    ) -> "Predictor":
+        """The same model with other thresholds.
+
+        Args:
+            false_alarm_rate: Good images that may be called anomalous, above 0 and below 1; 0.01
+                when None.
+            pixel_false_alarm_rate: Pixels of good images that may be, likewise; 0.001 when None.
+
+        Raises:
+            UsageError: A rate is out of range, or the model is not calibrated.
+        """
+        if false_alarm_rate is pixel_false_alarm_rate is None:
+            return self
+        if self.decision is None:
+            raise UsageError(NOT_CALIBRATED)
+        other = copy(self)
+        other.decision = decide(
+            self.decision.calibration,
+            DEFAULT_RATE if false_alarm_rate is None else false_alarm_rate,
+            DEFAULT_PIXEL_RATE if pixel_false_alarm_rate is None else pixel_false_alarm_rate,
+        )
+        return other
 
     @overload
     def predict(self, images: str | Path | Image.Image | NDArray[np.uint8]) -> Prediction: ...
@@ -159,7 +249,24 @@ class Predictor:
                     image.source_px,
                     self.preprocess,
                     image.picture,
+                    self.decision,
                 )
+
+
+def decide(calibration: Calibration, rate: float, pixel_rate: float) -> Decision:
+    """Set the thresholds.
+
+    Args:
+        calibration: How good images score.
+        rate: Good images that may be called anomalous.
+        pixel_rate: Pixels of good images that may be.
+
+    Raises:
+        UsageError: A rate is out of range.
+    """
+    return Decision(
+        calibration, calibration.threshold(rate), calibration.pixel_threshold(pixel_rate)
+    )
 
 
 @dataclass(frozen=True)

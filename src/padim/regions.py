@@ -1,7 +1,7 @@
 """Connected parts of a mask, and the hottest part of an anomaly map."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from padim.errors import ShapeError, UsageError
 
-__all__ = ["Region", "label_regions", "peak_region"]
+__all__ = ["Region", "label_regions", "peak_region", "regions_above"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Region:
         area_px: How many pixels of the box belong to the part.
         peak_x: Column of the highest pixel.
         peak_y: Row of the highest pixel.
+        peak: Score of the highest pixel.
+        mean: Mean score of the part's pixels.
     """
 
     x: int
@@ -33,6 +35,8 @@ class Region:
     area_px: int
     peak_x: int
     peak_y: int
+    peak: float = field(default=math.nan, compare=False)
+    mean: float = field(default=math.nan, compare=False)
 
     def in_source(self, size_px: tuple[int, int], window: tuple[int, int, int, int]) -> "Region":
         """The same part in the pixels of the source image.
@@ -52,6 +56,8 @@ class Region:
             area_px=max(1, round(self.area_px * across * down)),
             peak_x=left + int((self.peak_x + 0.5) * across),
             peak_y=top + int((self.peak_y + 0.5) * down),
+            peak=self.peak,
+            mean=self.mean,
         )
 
 
@@ -145,18 +151,58 @@ def peak_region(
     peak_y, peak_x = divmod(int((anomaly_map == values.max()).argmax()), anomaly_map.shape[1])
     labels, _ = label_regions(hot)
     inside = labels == labels[peak_y, peak_x]
-    rows, columns = np.nonzero(inside)
+    return _region(anomaly_map, *np.nonzero(inside)), inside
+
+
+def regions_above(
+    anomaly_map: NDArray[np.float32], threshold: float, least_px: float = 1
+) -> tuple[list[Region], NDArray[np.bool_]]:
+    """Box the parts of a map that lie above a threshold.
+
+    Args:
+        anomaly_map: Anomaly map, shape ``(H, W)``; NaN where it was not looked at.
+        threshold: Score that their pixels exceed.
+        least_px: Pixels of a part; smaller ones are left out.
+
+    Returns:
+        The parts that hang together over edges or corners, the highest peak first, and their
+        pixels, shape ``(H, W)``.
+
+    Raises:
+        ShapeError: The map has not two axes.
+    """
+    _check_axes("anomaly map", anomaly_map)
+    labels, n_parts = label_regions(anomaly_map > threshold)
+    rows, columns = np.nonzero(labels)
+    label = labels[rows, columns]
+    order = np.argsort(label, kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(label, minlength=n_parts + 1)[1:-1]))
+    kept = [part for part in parts if part.size >= max(least_px, 1)]
+    inside = np.zeros(anomaly_map.shape, np.bool_)
+    for part in kept:
+        inside[rows[part], columns[part]] = True
+    found = [_region(anomaly_map, rows[part], columns[part]) for part in kept]
+    return sorted(found, key=lambda region: -region.peak), inside
+
+
+def _region(
+    anomaly_map: NDArray[np.float32], rows: NDArray[np.intp], columns: NDArray[np.intp]
+) -> Region:
+    """The part of a map that consists of these pixels, given line by line."""
+    values = anomaly_map[rows, columns]
+    peak = int(values.argmax())
     x, y = int(columns.min()), int(rows.min())
-    region = Region(
+    return Region(
         x=x,
         y=y,
         width=int(columns.max()) - x + 1,
         height=int(rows.max()) - y + 1,
         area_px=rows.size,
-        peak_x=peak_x,
-        peak_y=peak_y,
+        peak_x=int(columns[peak]),
+        peak_y=int(rows[peak]),
+        peak=float(values[peak]),
+        mean=float(values.mean()),
     )
-    return region, inside
 
 
 def _check_axes(name: str, array: NDArray[Any]) -> None:

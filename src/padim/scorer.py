@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from padim.postprocess import image_score, resize_blur_matrix
+from padim.postprocess import Postprocess, image_score
 from padim.preprocess import Preprocess
 from padim.pyramid import Pyramid
 from padim.trunk import Trunk
@@ -225,26 +225,14 @@ class Scorer(nn.Module):
     Args:
         features: From images to features: a ``Features``, or another engine in its place.
         head: From features to distances.
-        size_px: (height, width) of the map.
-        sigma_px: Standard deviation of the map's blur.
-        score_fraction: Fraction of the hottest pixels that the image score averages.
+        postprocess: From distances to map and score.
     """
 
-    def __init__(
-        self,
-        features: nn.Module,
-        head: Head,
-        size_px: tuple[int, int],
-        sigma_px: float,
-        score_fraction: float,
-    ) -> None:
+    def __init__(self, features: nn.Module, head: Head, postprocess: Postprocess) -> None:
         super().__init__()
         self.features = features
         self.head = head
-        self.score_fraction = score_fraction
-        for axis, n_out, n_in in zip(("rows", "columns"), size_px, head.grid, strict=True):
-            matrix = torch.as_tensor(resize_blur_matrix(n_out, n_in, sigma_px))
-            self.register_buffer(axis, matrix.float())
+        self.postprocess = postprocess
 
     def forward(self, images: Tensor) -> Scores:
         """Score a batch.
@@ -253,12 +241,10 @@ class Scorer(nn.Module):
             images: RGB, shape ``(N, H, W, 3)``, 0 to 255.
         """
         levels = self.head.levels(self.features(images))
-        distance = self.head.joined(levels)
-        anomaly_map = self.get_buffer("rows") @ distance @ self.get_buffer("columns").t()
-        own = [image_score(level.t().sqrt(), self.score_fraction) for level in levels]
-        return Scores(
-            anomaly_map, image_score(anomaly_map, self.score_fraction), torch.stack(own, dim=1)
-        )
+        anomaly_map, score = self.postprocess(self.head.joined(levels))
+        fraction = self.postprocess.score_fraction
+        own = [image_score(level.t().sqrt(), fraction) for level in levels]
+        return Scores(anomaly_map, score, torch.stack(own, dim=1))
 
 
 class CameraScorer(nn.Module):

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from padim.backbones import BackboneSpec
+from padim.calibration import Calibration
 from padim.errors import (
     ModelFileError,
     ModelFileHashError,
@@ -34,6 +35,7 @@ from padim.recipes import Recipe
 from padim.samples import Samples
 
 FORMAT_VERSION = 1
+_CALIBRATION = ("image_score", "pixel_score", "pixel_count")
 _VERSIONED = ("padim-efficientnet", "torch", "torchvision", "timm", "numpy", "pillow")
 
 
@@ -57,6 +59,7 @@ class ModelState:
         trunk: The trunk's tensors, or empty when they are not to travel with the model.
         versions: Packages it was fitted with.
         samples: A few of the images, mirrored, with their maps; None when they may not travel.
+        calibration: How good images score; None when it was not asked for.
     """
 
     spec: BackboneSpec
@@ -74,6 +77,7 @@ class ModelState:
     trunk: Mapping[str, Tensor]
     versions: Mapping[str, str]
     samples: Samples | None = None
+    calibration: Calibration | None = None
 
     def metadata(self) -> dict[str, Any]:
         """Everything but the tensors, as plain data."""
@@ -90,6 +94,7 @@ class ModelState:
             "precision": self.precision,
             "image_sha256": self.image_sha256,
             "versions": dict(self.versions),
+            "calibrated_by": self.calibration and self.calibration.source,
         }
 
 
@@ -107,6 +112,10 @@ def save_state(state: ModelState, path: Path) -> None:
     if state.samples is not None:
         for name, array in asdict(state.samples).items():
             tensors[f"samples/{name}"] = torch.from_numpy(array)
+    if state.calibration is not None:
+        for name in _CALIBRATION:
+            array = getattr(state.calibration, name)
+            tensors[f"calibration/{name}"] = torch.from_numpy(array)
     _write(tensors, state.metadata(), path)
 
 
@@ -149,7 +158,21 @@ def load_state(path: Path) -> ModelState:
         },
         versions=data["versions"],
         samples=_samples(tensors, path),
+        calibration=_calibration(tensors, data.get("calibrated_by"), path),
     )
+
+
+def _calibration(
+    tensors: Mapping[str, Tensor], source: str | None, path: Path
+) -> Calibration | None:
+    if source is None:
+        return None
+    arrays = []
+    for name in (f"calibration/{name}" for name in _CALIBRATION):
+        if name not in tensors:
+            raise ModelFileTensorError(f"{path} lacks the tensor {name}. Copy it again.")
+        arrays.append(tensors[name].numpy())
+    return Calibration(source, *arrays)
 
 
 def _samples(tensors: Mapping[str, Tensor], path: Path) -> Samples | None:

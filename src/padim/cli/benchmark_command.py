@@ -1,6 +1,7 @@
 """``padim evaluate`` and ``padim benchmark``."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ from padim.backbones import DEFAULT_BACKBONE
 from padim.cli import options
 from padim.cli.console import bars, progress, result, say, table
 from padim.cli.fit_command import prepared
-from padim.cli.images import Unreadable, require_writable, sizes
+from padim.cli.images import Unreadable, require_writable, sizes, threshold_words
 from padim.datasets import Category, read_category, read_root
 from padim.errors import PadimError, listed
 from padim.recipes import DEFAULT_RECIPE
@@ -28,6 +29,7 @@ def evaluate(
     precision: options.Precision = None,
     engine: options.Engine = "auto",
     threads: options.Threads = None,
+    false_alarm_rate: options.FalseAlarmRate = None,
     skip_unreadable: options.SkipUnreadable = False,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
@@ -49,13 +51,30 @@ def evaluate(
         precision=precision,
         engine=engine,
         n_threads=threads,
-    )
+    ).at(false_alarm_rate)
     say(f"Engine: {loaded.engine}.")
     unreadable = Unreadable(skip_unreadable)
     with progress("score", len(found.test)) as advance:
         evaluation = evaluate_category(loaded, found, advance, unreadable.callback)
     unreadable.report()
     metrics = evaluation.metrics()
+    decided: dict[str, Any] = {"threshold": None}
+    rows = [(name, shown(value)) for name, value in metrics.items()]
+    if loaded.decision is not None:
+        say(threshold_words(loaded.decision))
+        threshold = loaded.decision.threshold
+        n_false_alarms, n_missed = evaluation.mistakes(threshold.score)
+        n_anomalous = sum(sample.is_anomalous for sample in evaluation.samples)
+        n_normal = len(evaluation.samples) - n_anomalous
+        decided = {
+            "threshold": asdict(threshold),
+            "n_false_alarms": n_false_alarms,
+            "n_missed": n_missed,
+        }
+        rows += [
+            ("false alarms", f"{n_false_alarms} of {n_normal}"),
+            ("missed", f"{n_missed} of {n_anomalous}"),
+        ]
     document = {
         "model": str(model),
         "category": found.name,
@@ -63,9 +82,9 @@ def evaluate(
         "unreadable": unreadable.paths,
         "engine": loaded.engine,
         **metrics,
+        **decided,
         "score_s": round(evaluation.score_s, 3),
     }
-    rows = [(name, shown(value)) for name, value in metrics.items()]
     result(document, table(("metric", found.name), rows))
 
 

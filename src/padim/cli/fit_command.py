@@ -56,6 +56,13 @@ def fit(
             help="A few of the images travel with the model, to compare engines on.",
         ),
     ] = True,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate/--no-calibrate",
+            help="Find the threshold by leaving each good image out in turn.",
+        ),
+    ] = True,
     max_memory: options.MaxMemory = None,
     skip_unreadable: options.SkipUnreadable = False,
     json_output: options.Json = False,
@@ -95,6 +102,7 @@ def fit(
         include_backbone=include_backbone,
         keep_moments=keep_moments,
         keep_samples=samples,
+        calibrate=calibrate,
         engine=engine,
         n_threads=threads,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from padim.cli.console import say
 from padim.errors import ImageReadError, PadimError, listed
 from padim.images import read_size_px
+from padim.predictor import Decision
 
 
 class Unreadable:
@@ -48,6 +49,19 @@ def sizes(paths: Iterable[Path]) -> tuple[tuple[int, int], str]:
         f"{high[0]}x{high[1]} px" if low == high else f"{low[0]}x{low[1]} to {high[0]}x{high[1]} px"
     )
     return high, words
+
+
+def threshold_words(decision: Decision) -> str:
+    """Where normal ends, and whence that comes."""
+    calibration, threshold = decision.calibration, decision.threshold
+    words = (
+        f"Threshold {threshold.score:.4g}: a false-alarm rate of {threshold.rate:.3g} by "
+        f"{calibration.source} scores of {calibration.count} good images"
+    )
+    if threshold.interval is not None:
+        low, high = threshold.interval
+        words += f" and a fit of their tail (90% interval {low:.4g} to {high:.4g})"
+    return f"{words}. {threshold.warning}".rstrip()
 
 
 def require_writable(folder: Path) -> None:

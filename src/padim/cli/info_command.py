@@ -1,51 +1,71 @@
 """``padim info``."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from padim.calibration import DEFAULT_PIXEL_RATE, DEFAULT_RATE, Calibration
 from padim.cli import options
 from padim.cli.console import result
+from padim.cli.images import threshold_words
 from padim.engines import GRAPH_ENGINES, graph_parts
 from padim.memory import format_bytes
+from padim.predictor import decide
 
 
 def info(
     file: options.Model,
     engine: options.Engine = "auto",
+    false_alarm_rate: options.FalseAlarmRate = None,
+    pixel_false_alarm_rate: options.PixelFalseAlarmRate = None,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Print everything a model says of itself; a model file's tensors are checked as well."""
-    document = _of_graph(file, engine) if file.suffix in GRAPH_ENGINES else _of_model(file)
+    is_graph = file.suffix in GRAPH_ENGINES
+    document, calibration = _of_graph(file, engine) if is_graph else _of_model(file)
+    decision = None
+    if calibration is not None:
+        decision = decide(
+            calibration,
+            DEFAULT_RATE if false_alarm_rate is None else false_alarm_rate,
+            DEFAULT_PIXEL_RATE if pixel_false_alarm_rate is None else pixel_false_alarm_rate,
+        )
+    document["threshold"] = asdict(decision.threshold) if decision else None
+    document["pixel_threshold"] = decision and decision.pixel_threshold
     lines = _lines(file, document)
+    if decision is not None:
+        lines["calibration"] = threshold_words(decision)
     width = max(map(len, lines))
     result(document, "\n".join(f"{key.ljust(width)}  {value}" for key, value in lines.items()))
 
 
-def _of_model(file: Path) -> dict[str, Any]:
+def _of_model(file: Path) -> tuple[dict[str, Any], Calibration | None]:
     from padim.state import load_state
 
     state = load_state(file)
-    return {
+    document = {
         **state.metadata(),
         "file_bytes": file.stat().st_size,
         "store": str(state.whitening[0].dtype).removeprefix("torch."),
         "backbone_bytes": sum(t.numel() * t.element_size() for t in state.trunk.values()),
         "n_samples": len(state.samples.image) if state.samples else 0,
     }
+    return document, state.calibration
 
 
-def _of_graph(file: Path, engine: str) -> dict[str, Any]:
+def _of_graph(file: Path, engine: str) -> tuple[dict[str, Any], Calibration | None]:
     from padim.opening import load
 
     predictor = load(file, engine=engine)
     document = dict(predictor.description)
-    return document | {
+    document |= {
         "runs_on": predictor.engine,
         "file_bytes": sum(part.stat().st_size for part in graph_parts(file)),
         "n_samples": len(document.pop("samples")),
     }
+    return document, predictor.decision.calibration if predictor.decision else None
 
 
 def _lines(file: Path, document: dict[str, Any]) -> dict[str, str]:
@@ -86,7 +106,7 @@ def _lines(file: Path, document: dict[str, Any]) -> dict[str, str]:
         "image score": f"mean of the hottest {fraction:.2%}" if fraction else "maximum",
         "precision": f"{document['precision']}, stored as {document['store']}",
         "samples": f"{document['n_samples'] or 'no'} images with their maps inside",
-        "calibration": "none: scores carry no label yet",
+        "calibration": "none: scores carry no label",
     }
     if is_graph:
         lines["exported from"] = f"sha256 {document['model_sha256']}"

@@ -96,6 +96,18 @@ MaxMemory = Annotated[
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave unreadable images out and list them.")
 ]
+FalseAlarmRate = Annotated[
+    float | None,
+    typer.Option(
+        "--false-alarm-rate", metavar="X", help="Good images that may be called anomalous: 0.01."
+    ),
+]
+PixelFalseAlarmRate = Annotated[
+    float | None,
+    typer.Option(
+        "--pixel-false-alarm-rate", metavar="X", help="Pixels of good images that may be: 0.001."
+    ),
+]
 Recursive = Annotated[bool, typer.Option("--recursive", help="Look into folders inside folders.")]
 
 

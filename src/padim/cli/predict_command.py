@@ -16,14 +16,15 @@ from PIL import Image
 
 from padim.cli import options
 from padim.cli.console import Output, progress, result, say, table
-from padim.cli.images import Unreadable, require_writable, sizes
+from padim.cli.images import Unreadable, require_writable, sizes, threshold_words
 from padim.datasets import expand
 from padim.errors import PathMissingError, UnknownNameError, UsageError
 from padim.files import written_whole
 from padim.heatmap import overlay
 from padim.images import decode
 from padim.loading import mapped_ahead
-from padim.regions import peak_region
+from padim.predictor import NOT_CALIBRATED
+from padim.regions import Region, peak_region
 
 if TYPE_CHECKING:
     from padim.predictor import Prediction
@@ -59,6 +60,11 @@ def predict(
     overlays: Annotated[
         bool, typer.Option("--overlays/--no-overlays", help="Draw each image with its map.")
     ] = True,
+    false_alarm_rate: options.FalseAlarmRate = None,
+    pixel_false_alarm_rate: options.PixelFalseAlarmRate = None,
+    min_region_px: Annotated[
+        int, typer.Option("--min-region-px", metavar="N", help="Smallest region, in source pixels.")
+    ] = 1,
     fail_on_anomaly: Annotated[
         bool,
         typer.Option("--fail-on-anomaly", help="Exit with 1 when an image is labelled anomalous."),
@@ -90,19 +96,18 @@ def predict(
         precision=precision,
         engine=engine,
         n_threads=threads,
-    )
-    if fail_on_anomaly:
-        raise UsageError(
-            f"{model} has no threshold, so no image can be labelled anomalous. Leave "
-            "--fail-on-anomaly out and compare the scores instead."
-        )
+    ).at(false_alarm_rate, pixel_false_alarm_rate)
+    if fail_on_anomaly and loaded.decision is None:
+        raise UsageError(f"{NOT_CALIBRATED} Until then, leave --fail-on-anomaly out.")
     say(f"{len(chosen)} images to score, {sizes(chosen)[1]}. Engine: {loaded.engine}.")
+    if loaded.decision is not None:
+        say(threshold_words(loaded.decision))
     unreadable = Unreadable(skip_unreadable)
     rows: list[dict[str, Any]] = []  # all of them for JSON, else the hottest
-    n_images = 0
+    n_images = n_anomalous = 0
 
     def write(prediction: "Prediction") -> dict[str, Any]:
-        return _write_pictures(prediction, names, out, overlays, maps)
+        return _write_pictures(prediction, names, out, overlays, maps, min_region_px)
 
     with ExitStack() as stack:
         advance = stack.enter_context(progress("predict", len(chosen)))
@@ -119,9 +124,10 @@ def predict(
             rows.append(row)
             if len(rows) > 2 * _SHOWN and not Output.as_json:
                 rows = _hottest(rows)
-            writer.writerow(row)
+            writer.writerow({column: row[column] for column in COLUMNS})
             jsonl.write(json.dumps(row) + "\n")
             n_images += 1
+            n_anomalous += row["label"] == "anomalous"
             advance(1)
     unreadable.report()
     document = {
@@ -129,10 +135,15 @@ def predict(
         "engine": loaded.engine,
         "out": str(out),
         "n_images": n_images,
+        "n_anomalous": n_anomalous if loaded.decision else None,
+        "threshold": asdict(loaded.decision.threshold) if loaded.decision else None,
+        "pixel_threshold": loaded.decision and loaded.decision.pixel_threshold,
         "unreadable": unreadable.paths,
         "predictions": rows,
     }
     result(document, _summary(rows, n_images, out, overlays))
+    if fail_on_anomaly and n_anomalous:
+        raise typer.Exit(1)
 
 
 def _write_pictures(
@@ -141,11 +152,15 @@ def _write_pictures(
     out: Path,
     overlays: bool,
     maps: str | None,
+    min_region_px: int,
 ) -> dict[str, Any]:
     assert prediction.path is not None
     name = names[prediction.path]
     window = prediction.preprocess.window(prediction.source_px)
     region, inside = peak_region(prediction.anomaly_map)
+    regions: list[Region] = []
+    if prediction.decision is not None:
+        regions, inside = prediction.defects(min_region_px)
     if overlays:
         image = prediction.picture or decode(prediction.path)
         picture = overlay(image, prediction.anomaly_map, inside, window)
@@ -158,14 +173,14 @@ def _write_pictures(
                 np.save(partial, source_map)
             else:
                 Image.fromarray(source_map).save(partial)
-    row = {
+    return {
         "path": str(prediction.path),
         "score": prediction.score,
         "label": prediction.label,
         "p_value": prediction.p_value,
         **asdict(region.in_source(prediction.preprocess.size_px, window)),
+        "regions": [asdict(found) for found in regions],
     }
-    return {column: row[column] for column in COLUMNS}
 
 
 def _output_names(chosen: Sequence[Path], given: Sequence[Path]) -> dict[Path, Path]:
@@ -189,13 +204,18 @@ def _hottest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _summary(rows: list[dict[str, Any]], n_images: int, out: Path, overlays: bool) -> str:
     cells = [
-        (row["path"], f"{row['score']:.3f}", f"{row['peak_x']},{row['peak_y']}")
+        (
+            row["path"],
+            f"{row['score']:.3f}",
+            f"{row['peak_x']},{row['peak_y']}",
+            "" if row["label"] is None else f"{row['label']}, p {row['p_value']:.2g}",
+        )
         for row in _hottest(rows)
     ]
     heading = "The most anomalous of " if n_images > _SHOWN else ""
     pictures = f" Pictures: {out / 'overlays'}." if overlays else ""
     return (
-        f"{heading}{n_images} images:\n{table(('path', 'score', 'peak x,y'), cells)}\n"
+        f"{heading}{n_images} images:\n{table(('path', 'score', 'peak x,y', 'label'), cells)}\n"
         f"Scores and regions: {out / 'predictions.csv'}, {out / 'predictions.jsonl'}."
         f"{pictures}"
     )

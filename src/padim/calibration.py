@@ -1,0 +1,276 @@
+"""From scores of good images to thresholds at a false-alarm rate; without torch."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from padim.errors import UsageError
+
+DEFAULT_RATE = 0.01
+DEFAULT_PIXEL_RATE = 0.001
+LEAVE_ONE_OUT = "leave-one-out"
+HELD_OUT = "held-out"
+TAIL_COUNT = 50  # scores that a tail fit needs
+TAIL_REACH = 0.1  # a tail fit serves rates down to this over the number of scores
+_TAIL_FRACTION = 0.1
+_TAIL_LEAST = 20  # excesses that a tail is fitted to, at least
+_SHAPES = (-0.5, 0.5)
+_N_BOOTSTRAP = 1000
+_BIN_ERROR = 2.0**-11  # relative, of a value rounded to float16
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Where normal ends.
+
+    Attributes:
+        rate: The false-alarm rate it stands for.
+        score: Images that score higher are anomalous.
+        kind: ``conformal``: a rank among the scores of good images. ``tail``: a generalised Pareto
+            distribution fitted to the highest of them.
+        interval: 90% interval of a tail's score; None for a rank.
+        warning: Why it does not stand for the rate that was asked for; empty when it does.
+    """
+
+    rate: float
+    score: float
+    kind: str
+    interval: tuple[float, float] | None = None
+    warning: str = ""
+
+
+@dataclass(frozen=True)
+class Tail:
+    """A generalised Pareto distribution of what exceeds a score.
+
+    Attributes:
+        start: The score.
+        part: Fraction of the scores above it.
+        count: How many those are.
+        shape: 0 for an exponential tail; below, it ends.
+        scale: Its scale.
+    """
+
+    start: float
+    part: float
+    count: int
+    shape: float
+    scale: float
+
+    @classmethod
+    def of(cls, scores: NDArray[np.float64]) -> "Tail":
+        """Fit the highest tenth of the scores, and 20 at least.
+
+        Args:
+            scores: Ascending.
+
+        Source:
+            Hosking & Wallis 1987, probability-weighted moments.
+        """
+        n = len(scores)
+        count = max(_TAIL_LEAST, round(_TAIL_FRACTION * n))
+        start = scores[n - count - 1]
+        shape, scale = (float(x) for x in _pareto(scores[n - count :] - start))
+        return cls(float(start), count / n, count, shape, scale)
+
+    def quantile(self, rate: float) -> float:
+        """The score that this fraction exceeds."""
+        return self.start + float(_excess(rate / self.part, self.shape, self.scale))
+
+    def rate(self, score: float) -> float:
+        """The fraction that exceeds a score above the start."""
+        relative = max((score - self.start) / self.scale, 0)
+        if abs(self.shape) < 1e-9:
+            return self.part * float(np.exp(-relative))
+        return self.part * float(max(1 + self.shape * relative, 0) ** (-1 / self.shape))
+
+    def interval(self, rate: float) -> tuple[float, float]:
+        """90% interval of a quantile: 1,000 samples of the tail, each fitted anew."""
+        uniform = np.random.default_rng(0).random((_N_BOOTSTRAP, self.count))
+        samples = np.sort(_excess(uniform, self.shape, self.scale), axis=1)
+        quantiles = self.start + _excess(rate / self.part, *_pareto(samples))
+        low, high = np.quantile(quantiles, (0.05, 0.95))
+        return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How good images score that the model was not fitted on, and what follows from it.
+
+    Attributes:
+        source: ``leave-one-out``: the images of the fit, each under the model fitted without it.
+            ``held-out``: other good images.
+        image_score: Their image scores, ascending, shape ``(n,)``, float32.
+        pixel_score: Values of their maps, rounded to float16, ascending, shape ``(bins,)``,
+            float32.
+        pixel_count: How many pixels have each, shape ``(bins,)``, int64.
+    """
+
+    source: str
+    image_score: NDArray[np.float32]
+    pixel_score: NDArray[np.float32]
+    pixel_count: NDArray[np.int64]
+
+    @property
+    def count(self) -> int:
+        """Images n."""
+        return len(self.image_score)
+
+    @cached_property
+    def tail(self) -> Tail | None:
+        """The tail of the scores; None when they are too few."""
+        if self.count < TAIL_COUNT or self.image_score[0] == self.image_score[-1]:
+            return None
+        return Tail.of(self.image_score.astype(np.float64))
+
+    def p_value(self, score: float) -> float:
+        """Share of good images that score at least as high.
+
+        The conformal p-value, (1 + k) / (1 + n) where k of n scores are as high; where none is, and
+        there are enough for a tail, what the tail says if that is lower.
+
+        Args:
+            score: An image score.
+
+        Source:
+            Vovk, Gammerman & Shafer 2005, Algorithmic Learning in a Random World, chapter 2.
+        """
+        higher = self.count - int(np.searchsorted(self.image_score, np.float32(score), "left"))
+        conformal = (1 + higher) / (1 + self.count)
+        if higher or self.tail is None:
+            return conformal
+        return min(conformal, self.tail.rate(score))
+
+    def threshold(self, rate: float) -> Threshold:
+        """The score that a good image exceeds at a rate.
+
+        Args:
+            rate: False alarms per good image, above 0 and below 1.
+
+        Returns:
+            A rank where the rate is at least 1 / (n + 1); a tail fit where n is at least 50 and the
+            rate at least 0.1 / n; otherwise that of the nearest rate that n allows, with a warning.
+
+        Raises:
+            UsageError: The rate is out of range.
+        """
+        check_rate(rate, "false-alarm rate")
+        n = self.count
+        if rate * (n + 1) >= 1 - 1e-9:
+            n_higher = int(rate * (n + 1) + 1e-9)
+            return Threshold(rate, float(self.image_score[n - n_higher]), "conformal")
+        highest = float(self.image_score[-1])
+        if self.tail is None:
+            least = 1 / (n + 1)
+            return Threshold(
+                least,
+                highest,
+                "conformal",
+                warning=f"{n} good images allow no false-alarm rate below {least:.2g}, so that is "
+                f"the threshold's, not {rate:g}. Calibrate on more.",
+            )
+        least = TAIL_REACH / n
+        used = max(rate, least)
+        warning = ""
+        if rate < least:
+            warning = (
+                f"{n} good images allow no false-alarm rate below {least:.2g}, so that is the "
+                f"threshold's, not {rate:g}. Calibrate on more."
+            )
+        # A rank would serve as well when the tail ends below the highest score.
+        score = max(self.tail.quantile(used), highest)
+        return Threshold(used, score, "tail", self.tail.interval(used), warning)
+
+    def pixel_threshold(self, rate: float) -> float:
+        """The score that a pixel of a good image exceeds at a rate.
+
+        Args:
+            rate: False alarms per pixel, above 0 and below 1.
+
+        Returns:
+            It, to a two-thousandth.
+
+        Raises:
+            UsageError: The rate is out of range.
+        """
+        check_rate(rate, "pixel false-alarm rate")
+        above = self.pixel_count[::-1].cumsum()[::-1] - self.pixel_count
+        first = int(np.argmax(above <= rate * self.pixel_count.sum()))
+        return float(self.pixel_score[first]) * (1 + _BIN_ERROR)
+
+    def to_json(self) -> dict[str, Any]:
+        """The calibration as plain data."""
+        return {
+            "source": self.source,
+            "image_score": self.image_score.tolist(),
+            "pixel_score": self.pixel_score.tolist(),
+            "pixel_count": self.pixel_count.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Calibration":
+        """The calibration from plain data."""
+        return cls(
+            data["source"],
+            np.array(data["image_score"], np.float32),
+            np.array(data["pixel_score"], np.float32),
+            np.array(data["pixel_count"], np.int64),
+        )
+
+
+class Collector:
+    """Gathers the scores and maps of good images, in memory that does not depend on how many."""
+
+    def __init__(self) -> None:
+        self._scores: list[NDArray[np.float32]] = []
+        self._counts = np.zeros(1 << 16, np.int64)
+
+    def add(self, anomaly_map: NDArray[np.float32], image_score: NDArray[np.float32]) -> None:
+        """Add images.
+
+        Args:
+            anomaly_map: Shape ``(N, H, W)``.
+            image_score: Shape ``(N,)``.
+        """
+        self._scores.append(image_score.astype(np.float32))
+        patterns = anomaly_map.clip(0, 65504).astype(np.float16).view(np.uint16)
+        self._counts += np.bincount(patterns.ravel(), minlength=1 << 16)
+
+    def image_scores(self) -> NDArray[np.float32]:
+        """The scores in the order in which they came, shape ``(n,)``."""
+        return np.concatenate(self._scores)
+
+    def calibration(self, source: str) -> Calibration:
+        """What follows from them."""
+        used = np.flatnonzero(self._counts)  # of positive numbers, patterns ascend with values
+        values = used.astype(np.uint16).view(np.float16).astype(np.float32)
+        return Calibration(source, np.sort(self.image_scores()), values, self._counts[used])
+
+
+def check_rate(rate: float, what: str) -> None:
+    """Make sure that a rate is one.
+
+    Raises:
+        UsageError: It is not above 0 and below 1.
+    """
+    if not 0 < rate < 1:
+        raise UsageError(f"The {what} is {rate:g}, but needs to be above 0 and below 1. Try 0.01.")
+
+
+def _pareto(excesses: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Shape and scale of excesses that ascend along the last axis."""
+    n = excesses.shape[-1]
+    mean = excesses.mean(axis=-1)
+    weighted = (excesses * (n - 1 - np.arange(n)) / (n - 1)).mean(axis=-1)
+    shape = (2 - mean / np.maximum(mean - 2 * weighted, 1e-12)).clip(*_SHAPES)
+    return shape, np.maximum(mean * (1 - shape), 1e-12)
+
+
+def _excess(rate: Any, shape: Any, scale: Any) -> Any:
+    """What a generalised Pareto variable exceeds at a rate."""
+    exponential = np.abs(shape) < 1e-9
+    safe = np.where(exponential, 1.0, shape)
+    return scale * np.where(exponential, -np.log(rate), (np.power(rate, -safe) - 1) / safe)

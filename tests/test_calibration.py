@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+import scipy.stats
+from numpy.typing import NDArray
+
+from padim.calibration import Calibration, Collector, Tail
+from padim.errors import UsageError
+
+
+def calibrated(scores: NDArray[np.floating]) -> Calibration:
+    collector = Collector()
+    maps = np.broadcast_to(scores[:, None, None], (len(scores), 4, 4)).astype(np.float32)
+    collector.add(maps, scores.astype(np.float32))
+    return collector.calibration("held-out")
+
+
+@pytest.mark.parametrize(("n", "rate"), [(9, 0.1), (19, 0.1), (99, 0.01), (99, 0.2), (150, 0.05)])
+def test_a_conformal_threshold_holds_for_one_more_image(n: int, rate: float) -> None:
+    # Of n + 1 scores that could come in any order, each may be the new one.
+    scores = np.arange(n + 1, dtype=np.float64)
+    n_alarms = 0
+    for new in range(n + 1):
+        calibration = calibrated(np.delete(scores, new))
+        threshold = calibration.threshold(rate)
+        assert threshold.kind == "conformal"
+        assert (threshold.rate, threshold.warning) == (rate, "")
+        alarm = scores[new] > threshold.score
+        assert alarm == (calibration.p_value(scores[new]) <= rate + 1e-12)
+        n_alarms += alarm
+    assert n_alarms == int(rate * (n + 1) + 1e-9)
+
+
+def test_few_images_give_the_nearest_rate_with_a_warning() -> None:
+    threshold = calibrated(np.arange(20.0)).threshold(0.01)
+    assert threshold.rate == pytest.approx(1 / 21)
+    assert threshold.score == 19
+    assert "20 good images allow no false-alarm rate below 0.048" in threshold.warning
+
+
+def test_a_tail_serves_rates_below_one_in_n() -> None:
+    rng = np.random.default_rng(3)
+    found = []
+    for _ in range(30):
+        threshold = calibrated(rng.exponential(size=200)).threshold(0.001)
+        assert threshold.kind == "tail"
+        assert threshold.interval is not None
+        assert threshold.interval[0] < threshold.score
+        found.append(threshold.score)
+    # The thousandth quantile of the exponential distribution is 6.9.
+    assert np.median(found) == pytest.approx(-np.log(0.001), rel=0.2)
+    far = calibrated(rng.exponential(size=200)).threshold(1e-6)
+    assert far.rate == pytest.approx(0.1 / 200)
+    assert "allow no false-alarm rate below" in far.warning
+
+
+@pytest.mark.parametrize("shape", [-0.3, 0.0, 0.3])
+def test_a_tail_is_fitted_as_it_was_drawn(shape: float) -> None:
+    scores = np.sort(scipy.stats.genpareto.rvs(shape, scale=2, size=40_000, random_state=1))
+    tail = Tail.of(scores)
+    expected = scipy.stats.genpareto.isf(1e-3, shape, scale=2)
+    assert tail.quantile(1e-3) == pytest.approx(expected, rel=0.05)
+    assert tail.rate(tail.quantile(1e-3)) == pytest.approx(1e-3)
+    low, high = tail.interval(1e-3)
+    assert low < expected < high
+
+
+def test_p_values_never_rise_with_the_score() -> None:
+    calibration = calibrated(np.random.default_rng(0).gamma(3, size=80))
+    p_values = [calibration.p_value(score) for score in np.linspace(0, 30, 400)]
+    assert (np.diff(p_values) <= 0).all()
+    assert p_values[0] == 1
+    assert p_values[-1] < 1 / 81
+
+
+def test_a_pixel_threshold_is_a_quantile() -> None:
+    rng = np.random.default_rng(0)
+    maps = rng.gamma(9, size=(10, 64, 64)).astype(np.float32)
+    collector = Collector()
+    for part in np.array_split(maps, 3):
+        collector.add(part, part.max(axis=(1, 2)))
+    calibration = collector.calibration("held-out")
+    for rate in (0.5, 0.01, 0.001, 1e-9):
+        threshold = calibration.pixel_threshold(rate)
+        assert (maps > threshold).mean() <= rate
+        assert threshold == pytest.approx(np.quantile(maps, 1 - rate, method="higher"), rel=2e-3)
+    assert Calibration.from_json(calibration.to_json()).threshold(0.2) == calibration.threshold(0.2)
+
+
+@pytest.mark.parametrize("rate", [0, 1, -0.1, float("nan")])
+def test_impossible_rates_are_refused(rate: float) -> None:
+    calibration = calibrated(np.arange(20.0))
+    for threshold in (calibration.threshold, calibration.pixel_threshold):
+        with pytest.raises(UsageError, match="needs to be above 0 and below 1"):
+            threshold(rate)
