@@ -28,8 +28,13 @@ def test_one_image_gives_one_prediction_and_a_list_gives_a_list(
     assert isinstance(one, padim.Prediction)
     assert one.anomaly_map.shape == (64, 64)
     assert one.source_px == (72, 72)
-    assert one.label is None
-    assert one.p_value is None
+    assert one.label == "anomalous"
+    assert one.p_value == pytest.approx(1 / 7)
+    regions, predicted_mask = one.defects(min_region_px=4)
+    assert predicted_mask.shape == (64, 64)
+    assert predicted_mask[one.anomaly_map.argmax() // 64, one.anomaly_map.argmax() % 64]
+    assert regions[0].peak == one.anomaly_map.max()
+    assert one.defects(min_region_px=10_000) == ([], pytest.approx(np.zeros((64, 64), np.bool_)))
     image = Image.open(path)
     several = model.predict([path, str(path), image, np.asarray(image)])
     assert [round(p.score / one.score, 5) for p in several] == [1, 1, 1, 1]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from trees import make_category, striped
 
 from padim.cli import main, predict_command
+from padim.state import load_state, save_state
 
 COLUMNS = [
     *("path", "score", "label", "p_value", "peak_x", "peak_y"),
@@ -210,8 +212,17 @@ def test_predict_writes_what_it_promises(
         ]
     )
     assert len(rows) == 7
-    assert {row["label"] for row in rows} == {""}
-    assert document["predictions"][0]["label"] is None
+    for row in rows:
+        anomalous = "/spot/" in row["path"]
+        assert row["label"] == ("anomalous" if anomalous else "normal") or "wide" in row["path"]
+        if anomalous:
+            assert float(row["p_value"]) == pytest.approx(1 / 7)
+    assert "allow no false-alarm rate below 0.14" in document["threshold"]["warning"]
+    assert document["n_anomalous"] in (3, 4)
+    spotted = next(row for row in document["predictions"] if row["path"].endswith("spot/0.png"))
+    hottest = spotted["regions"][0]
+    assert hottest["x"] <= spotted["peak_x"] < hottest["x"] + hottest["width"]
+    assert hottest["peak"] >= hottest["mean"] > document["pixel_threshold"]
     overlays = sorted((tmp_path / "out/overlays").rglob("*.jpg"))
     assert len(overlays) == 7
     last = document["predictions"][-1]
@@ -290,9 +301,29 @@ def test_unreadable_images_are_named_or_left_out(
 def test_an_anomaly_cannot_fail_a_script_without_a_threshold(
     model: Path, category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["predict", model, category / "test/good", "-o", tmp_path, "--fail-on-anomaly"]
-    said, _ = failure([*arguments, "-q"], capsys, 2)
+    state = replace(load_state(model), calibration=None)
+    save_state(state, tmp_path / "m.safetensors")
+    plain, good = tmp_path / "m.safetensors", category / "test/good"
+    arguments = ["predict", plain, good, "-o", tmp_path / "out"]
+    said, _ = failure([*arguments, "-q", "--fail-on-anomaly"], capsys, 2)
     assert "has no threshold" in said
+    said, _ = failure([*arguments, "-q", "--false-alarm-rate", "0.1"], capsys, 2)
+    assert "has no threshold" in said
+    assert main([*map(str, arguments), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["threshold"] is None
+    assert {row["label"] for row in document["predictions"]} == {None}
+
+
+def test_an_anomaly_fails_a_script(
+    model: Path, category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part, status in (("good", 0), ("spot", 1)):
+        arguments = ["predict", model, category / "test" / part, "-o", tmp_path / part, "-q"]
+        assert main([*map(str, arguments), "--fail-on-anomaly"]) == status
+        assert len(list((tmp_path / part / "overlays").iterdir())) == 3
+    said, _ = failure(["predict", *arguments[1:], "--false-alarm-rate", "2"], capsys, 2)
+    assert "The false-alarm rate is 2, but needs to be above 0 and below 1" in said
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_peak_region_is_the_hot_part_with_the_peak() -> None:
     anomaly_map=hnp.arrays(
         np.float32,
         hnp.array_shapes(min_dims=2, max_dims=2, max_side=12),
-        elements=st.sampled_from([0, 0.5, 1, 2, 3, np.inf, -np.inf, np.nan]),
+        elements=st.sampled_from([0, 0.5, 1, 2, 3, np.inf, np.nan]),
     ).filter(lambda values: not np.isnan(values).all()),
     fraction=st.floats(0.001, 1),
 )

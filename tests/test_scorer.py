@@ -59,7 +59,7 @@ def test_level_scores_are_the_hottest_cells_of_each_level(fitter: Fitter, scorer
         levels = scorer.head.levels(scorer.features(pixels))
         own = scorer(pixels).level_scores
     for i, (level, cells) in enumerate(zip(fitter.pyramid.levels, levels, strict=True)):
-        k = max(1, round(scorer.score_fraction * level.n_cells))
+        k = max(1, round(scorer.postprocess.score_fraction * level.n_cells))
         hottest = np.sort(cells.sqrt().numpy(), axis=0)[-k:]
         np.testing.assert_allclose(own[:, i], hottest.mean(axis=0), rtol=1e-5)
 

@@ -1,6 +1,6 @@
 """From scores of good images to thresholds at a false-alarm rate; without torch."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -30,9 +30,11 @@ class Threshold:
         rate: The false-alarm rate it stands for.
         score: Images that score higher are anomalous.
         kind: ``conformal``: a rank among the scores of good images. ``tail``: a generalised Pareto
-            distribution fitted to the highest of them.
+            distribution fitted to the highest of them. ``cost``: the least cost on images of both
+            kinds.
         interval: 90% interval of a tail's score; None for a rank.
         warning: Why it does not stand for the rate that was asked for; empty when it does.
+        basis: What a least cost was found on; empty for others.
     """
 
     rate: float
@@ -40,6 +42,7 @@ class Threshold:
     kind: str
     interval: tuple[float, float] | None = None
     warning: str = ""
+    basis: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,12 +110,14 @@ class Calibration:
         pixel_score: Values of their maps, rounded to float16, ascending, shape ``(bins,)``,
             float32.
         pixel_count: How many pixels have each, shape ``(bins,)``, int64.
+        chosen: A threshold that known defects were used for; None when there were none.
     """
 
     source: str
     image_score: NDArray[np.float32]
     pixel_score: NDArray[np.float32]
     pixel_count: NDArray[np.int64]
+    chosen: Threshold | None = None
 
     @property
     def count(self) -> int:
@@ -208,6 +213,7 @@ class Calibration:
             "image_score": self.image_score.tolist(),
             "pixel_score": self.pixel_score.tolist(),
             "pixel_count": self.pixel_count.tolist(),
+            "chosen": self.chosen and asdict(self.chosen),
         }
 
     @classmethod
@@ -218,6 +224,7 @@ class Calibration:
             np.array(data["image_score"], np.float32),
             np.array(data["pixel_score"], np.float32),
             np.array(data["pixel_count"], np.int64),
+            Threshold(**data["chosen"]) if data["chosen"] else None,
         )
 
 
@@ -228,16 +235,23 @@ class Collector:
         self._scores: list[NDArray[np.float32]] = []
         self._counts = np.zeros(1 << 16, np.int64)
 
-    def add(self, anomaly_map: NDArray[np.float32], image_score: NDArray[np.float32]) -> None:
+    def add(
+        self, anomaly_map: NDArray[np.float32], image_score: NDArray[np.float32] | float
+    ) -> None:
         """Add images.
 
         Args:
             anomaly_map: Shape ``(N, H, W)``.
-            image_score: Shape ``(N,)``.
+            image_score: Shape ``(N,)``, or the one of a single image.
         """
-        self._scores.append(image_score.astype(np.float32))
+        self._scores.append(np.atleast_1d(np.asarray(image_score, np.float32)))
         patterns = anomaly_map.clip(0, 65504).astype(np.float16).view(np.uint16)
         self._counts += np.bincount(patterns.ravel(), minlength=1 << 16)
+
+    @property
+    def count(self) -> int:
+        """Images added."""
+        return sum(map(len, self._scores))
 
     def image_scores(self) -> NDArray[np.float32]:
         """The scores in the order in which they came, shape ``(n,)``."""
@@ -248,6 +262,40 @@ class Collector:
         used = np.flatnonzero(self._counts)  # of positive numbers, patterns ascend with values
         values = used.astype(np.uint16).view(np.float16).astype(np.float32)
         return Calibration(source, np.sort(self.image_scores()), values, self._counts[used])
+
+
+def least_cost(
+    normal: NDArray[np.float32],
+    anomalous: NDArray[np.float32],
+    miss_cost: float,
+    false_alarm_cost: float,
+) -> Threshold:
+    """The threshold that costs least on images of both kinds; of equal ones, the widest gap's.
+
+    Args:
+        normal: Scores of good images, ascending, one at least.
+        anomalous: Scores of anomalous images, one at least.
+        miss_cost: Of an anomalous image that is called normal.
+        false_alarm_cost: Of a good image that is called anomalous.
+    """
+    anomalous = np.sort(anomalous)
+    both = np.unique(np.concatenate((normal, anomalous)).astype(np.float64))
+    low, high = both[:-1], both[1:]
+    candidates = np.concatenate((low + (high - low) / 2, both[-1:]))
+    gaps = np.concatenate((high - low, [0]))
+    n_missed = np.searchsorted(anomalous, candidates, "right")
+    n_alarms = len(normal) - np.searchsorted(normal, candidates, "right")
+    cost = miss_cost * n_missed + false_alarm_cost * n_alarms
+    best = np.flatnonzero(cost == cost.min())
+    chosen = best[gaps[best].argmax()]
+    return Threshold(
+        rate=float(n_alarms[chosen] / len(normal)),
+        score=float(candidates[chosen]),
+        kind="cost",
+        basis=f"the least cost on {len(normal)} good images, {n_alarms[chosen]} of which it calls "
+        f"anomalous, and {len(anomalous)} anomalous ones, {n_missed[chosen]} of which it misses (a "
+        f"miss costs {miss_cost:g}, a false alarm {false_alarm_cost:g})",
+    )
 
 
 def check_rate(rate: float, what: str) -> None:

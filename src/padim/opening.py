@@ -68,7 +68,7 @@ def load(
     size_px, camera_px = description["preprocess"]["size_px"], description["camera_px"]
     if graph.size_px != tuple(camera_px or size_px):
         raise ModelFileError(f"{path} takes images of another size than it says. Export it anew.")
-    calibration = description.pop("calibration", None)
+    calibration = description.get("calibration")
     return Predictor(
         lambda images: Outputs(*graph(images)),
         Preprocess.from_json(description["preprocess"]),

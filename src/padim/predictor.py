@@ -167,7 +167,7 @@ class Predictor:
         self.camera_px = camera_px
         self.decision: Decision | None = None
         if calibration is not None:
-            self.decision = decide(calibration, DEFAULT_RATE, DEFAULT_PIXEL_RATE)
+            self.decision = decide(calibration)
 
     def at(
         self,
@@ -177,8 +177,8 @@ class Predictor:
         """The same model with other thresholds.
 
         Args:
-            false_alarm_rate: Good images that may be called anomalous, above 0 and below 1; 0.01
-                when None.
+            false_alarm_rate: Good images that may be called anomalous, above 0 and below 1; when
+                None, the threshold that known defects were used for if there is one, else 0.01.
             pixel_false_alarm_rate: Pixels of good images that may be, likewise; 0.001 when None.
 
         Raises:
@@ -189,11 +189,7 @@ class Predictor:
         if self.decision is None:
             raise UsageError(NOT_CALIBRATED)
         other = copy(self)
-        other.decision = decide(
-            self.decision.calibration,
-            DEFAULT_RATE if false_alarm_rate is None else false_alarm_rate,
-            DEFAULT_PIXEL_RATE if pixel_false_alarm_rate is None else pixel_false_alarm_rate,
-        )
+        other.decision = decide(self.decision.calibration, false_alarm_rate, pixel_false_alarm_rate)
         return other
 
     @overload
@@ -253,20 +249,25 @@ class Predictor:
                 )
 
 
-def decide(calibration: Calibration, rate: float, pixel_rate: float) -> Decision:
+def decide(
+    calibration: Calibration, rate: float | None = None, pixel_rate: float | None = None
+) -> Decision:
     """Set the thresholds.
 
     Args:
         calibration: How good images score.
-        rate: Good images that may be called anomalous.
-        pixel_rate: Pixels of good images that may be.
+        rate: As for ``Predictor.at``.
+        pixel_rate: As for ``Predictor.at``.
 
     Raises:
         UsageError: A rate is out of range.
     """
-    return Decision(
-        calibration, calibration.threshold(rate), calibration.pixel_threshold(pixel_rate)
-    )
+    if rate is None and calibration.chosen is not None:
+        threshold = calibration.chosen
+    else:
+        threshold = calibration.threshold(DEFAULT_RATE if rate is None else rate)
+    pixel_rate = DEFAULT_PIXEL_RATE if pixel_rate is None else pixel_rate
+    return Decision(calibration, threshold, calibration.pixel_threshold(pixel_rate))
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ def _region(
         peak_x=int(columns[peak]),
         peak_y=int(rows[peak]),
         peak=float(values[peak]),
-        mean=float(values.mean()),
+        mean=float(values.mean(dtype=np.float64)),
     )
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from padim.backbones import BackboneSpec
-from padim.calibration import Calibration
+from padim.calibration import Calibration, Threshold
 from padim.errors import (
     ModelFileError,
     ModelFileHashError,
@@ -94,7 +94,11 @@ class ModelState:
             "precision": self.precision,
             "image_sha256": self.image_sha256,
             "versions": dict(self.versions),
-            "calibrated_by": self.calibration and self.calibration.source,
+            "calibration": self.calibration
+            and {
+                "source": self.calibration.source,
+                "chosen": self.calibration.chosen and asdict(self.calibration.chosen),
+            },
         }
 
 
@@ -158,21 +162,22 @@ def load_state(path: Path) -> ModelState:
         },
         versions=data["versions"],
         samples=_samples(tensors, path),
-        calibration=_calibration(tensors, data.get("calibrated_by"), path),
+        calibration=_calibration(tensors, data.get("calibration"), path),
     )
 
 
 def _calibration(
-    tensors: Mapping[str, Tensor], source: str | None, path: Path
+    tensors: Mapping[str, Tensor], said: dict[str, Any] | None, path: Path
 ) -> Calibration | None:
-    if source is None:
+    if said is None:
         return None
     arrays = []
     for name in (f"calibration/{name}" for name in _CALIBRATION):
         if name not in tensors:
             raise ModelFileTensorError(f"{path} lacks the tensor {name}. Copy it again.")
         arrays.append(tensors[name].numpy())
-    return Calibration(source, *arrays)
+    chosen = Threshold(**_tuples(said["chosen"])) if said["chosen"] else None
+    return Calibration(said["source"], arrays[0], arrays[1], arrays[2], chosen)
 
 
 def _samples(tensors: Mapping[str, Tensor], path: Path) -> Samples | None:

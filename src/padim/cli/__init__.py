@@ -15,6 +15,7 @@ import padim
 from padim.cli import (
     backbones_command,
     benchmark_command,
+    calibrate_command,
     demo_command,
     doctor_command,
     export_command,
@@ -60,6 +61,7 @@ def _root(
 
 app.command("fit")(fit_command.fit)
 app.command("predict")(predict_command.predict)
+app.command("calibrate")(calibrate_command.calibrate)
 app.command("evaluate")(benchmark_command.evaluate)
 app.command("benchmark")(benchmark_command.benchmark)
 app.command("export")(export_command.export)

@@ -54,6 +54,8 @@ def sizes(paths: Iterable[Path]) -> tuple[tuple[int, int], str]:
 def threshold_words(decision: Decision) -> str:
     """Where normal ends, and whence that comes."""
     calibration, threshold = decision.calibration, decision.threshold
+    if threshold.basis:
+        return f"Threshold {threshold.score:.4g}: {threshold.basis}."
     words = (
         f"Threshold {threshold.score:.4g}: a false-alarm rate of {threshold.rate:.3g} by "
         f"{calibration.source} scores of {calibration.count} good images"

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from padim.calibration import DEFAULT_PIXEL_RATE, DEFAULT_RATE, Calibration
+from padim.calibration import Calibration
 from padim.cli import options
 from padim.cli.console import result
 from padim.cli.images import threshold_words
@@ -27,11 +27,7 @@ def info(
     document, calibration = _of_graph(file, engine) if is_graph else _of_model(file)
     decision = None
     if calibration is not None:
-        decision = decide(
-            calibration,
-            DEFAULT_RATE if false_alarm_rate is None else false_alarm_rate,
-            DEFAULT_PIXEL_RATE if pixel_false_alarm_rate is None else pixel_false_alarm_rate,
-        )
+        decision = decide(calibration, false_alarm_rate, pixel_false_alarm_rate)
     document["threshold"] = asdict(decision.threshold) if decision else None
     document["pixel_threshold"] = decision and decision.pixel_threshold
     lines = _lines(file, document)
@@ -60,6 +56,9 @@ def _of_graph(file: Path, engine: str) -> tuple[dict[str, Any], Calibration | No
 
     predictor = load(file, engine=engine)
     document = dict(predictor.description)
+    document["calibration"] = {
+        key: (document["calibration"] or {}).get(key) for key in ("source", "chosen")
+    }
     document |= {
         "runs_on": predictor.engine,
         "file_bytes": sum(part.stat().st_size for part in graph_parts(file)),

@@ -1,0 +1,111 @@
+"""``padim calibrate``."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from padim.calibration import HELD_OUT, Collector, least_cost
+from padim.cli import options
+from padim.cli.console import progress, result, say
+from padim.cli.images import Unreadable, threshold_words
+from padim.datasets import expand, normal_images
+from padim.engines import GRAPH_ENGINES
+from padim.errors import DatasetError, PathMissingError, UsageError, listed
+from padim.predictor import decide
+
+
+def calibrate(
+    model: options.Model,
+    good: Annotated[Path, typer.Argument(help="Folder of good images that were not fitted on.")],
+    anomalous: Annotated[
+        Path | None,
+        typer.Option("--anomalous", metavar="DIR", help="Images of known defects: least cost."),
+    ] = None,
+    miss_cost: Annotated[
+        float | None, typer.Option("--miss-cost", metavar="X", help="Of a defect missed: 1.")
+    ] = None,
+    false_alarm_cost: Annotated[
+        float | None, typer.Option("--false-alarm-cost", metavar="X", help="Of a false alarm: 1.")
+    ] = None,
+    recursive: options.Recursive = False,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    engine: options.Engine = "auto",
+    threads: options.Threads = None,
+    skip_unreadable: options.SkipUnreadable = False,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Set a model's threshold by other good images, and by known defects if there are some."""
+    if not model.is_file():
+        raise PathMissingError(model)
+    if anomalous is None and (miss_cost, false_alarm_cost) != (None, None):
+        raise UsageError("Costs need known defects to weigh. Name them with --anomalous.")
+    costs = tuple(1.0 if cost is None else cost for cost in (miss_cost, false_alarm_cost))
+    if not min(costs) > 0:
+        raise UsageError("A cost is 0 or less, but needs to be above. Leave it out for 1.")
+    normal = normal_images(good, recursive=recursive)
+    defective = expand([anomalous], recursive=True) if anomalous else ()
+    from padim.opening import load
+
+    predictor = load(model, weights=weights, device=device, engine=engine, n_threads=threads)
+    _require_unseen(normal, set(predictor.description["image_sha256"]))
+    say(f"{len(normal)} good and {len(defective)} anomalous images. Engine: {predictor.engine}.")
+    unreadable = Unreadable(skip_unreadable)
+    collectors = Collector(), Collector()
+    with progress("calibrate", len(normal) + len(defective)) as advance:
+        for collector, paths in zip(collectors, (normal, defective), strict=True):
+            for prediction in predictor.stream(paths, unreadable.callback):
+                collector.add(prediction.anomaly_map[None], prediction.score)
+                advance(1)
+    unreadable.report()
+    if not collectors[0].count or (defective and not collectors[1].count):
+        raise DatasetError("No image could be read. Name a folder of images.")
+    calibration = collectors[0].calibration(HELD_OUT)
+    if defective:
+        chosen = least_cost(calibration.image_score, collectors[1].image_scores(), *costs)
+        calibration = replace(calibration, chosen=chosen)
+    if model.suffix in GRAPH_ENGINES:
+        from padim.graph_description import write_description
+
+        description = {**predictor.description, "calibration": calibration.to_json()}
+        write_description(model, json.dumps(description, sort_keys=True))
+    else:
+        from padim.state import load_state, save_state
+
+        save_state(replace(load_state(model), calibration=calibration), model)
+    decision = decide(calibration)
+    document = {
+        "model": str(model),
+        "n_good": calibration.count,
+        "n_anomalous": collectors[1].count,
+        "unreadable": unreadable.paths,
+        "threshold": asdict(decision.threshold),
+        "pixel_threshold": decision.pixel_threshold,
+    }
+    result(document, f"{model}: {threshold_words(decision)}")
+
+
+def _require_unseen(paths: Sequence[Path], fitted: set[str]) -> None:
+    """Make sure that a model was not fitted on images.
+
+    Raises:
+        DatasetError: It was.
+    """
+    known = []
+    for path in paths:
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() in fitted:
+                known.append(str(path))
+    if known:
+        raise DatasetError(
+            f"The model was fitted on {len(known)} of the {len(paths)} images, and scores those "
+            f"too low for a threshold: {listed(known)}. Name others, or fit it anew without "
+            "--no-calibrate, which leaves each out in turn."
+        )

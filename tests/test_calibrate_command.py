@@ -1,0 +1,115 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from trees import make_category, striped
+
+import padim
+from padim.calibration import least_cost
+from padim.cli import main
+from padim.errors import ModelFileError
+from padim.graph_description import write_description
+
+SUFFIXES = (".safetensors", ".onnx", ".xml")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A category, its model and both graphs, and more good images."""
+    root = tmp_path_factory.mktemp("calibrate")
+    category = make_category(root / "stripes")
+    padim.fit(category, size_px=(64, 64), device="cpu").save(root / "m.safetensors")
+    for to, suffix in (("onnx", ".onnx"), ("openvino", ".xml")):
+        words = ["export", root / "m.safetensors", "-o", root / f"m{suffix}", "--to", to, "-q"]
+        assert main(list(map(str, words))) == 0
+    (root / "more").mkdir()
+    for i in range(30):
+        striped(1000 + i).save(root / f"more/{i}.png")
+    return root
+
+
+@pytest.fixture(params=SUFFIXES)
+def model(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Path:
+    """A copy to change."""
+    for suffix in (request.param, ".bin") if request.param == ".xml" else (request.param,):
+        shutil.copy(folder / f"m{suffix}", tmp_path)
+    return tmp_path / f"m{request.param}"
+
+
+def test_a_graph_decides_as_its_model_does(folder: Path) -> None:
+    expected = padim.load(folder / "m.safetensors").decision
+    assert expected is not None
+    for suffix in SUFFIXES[1:]:
+        assert padim.load(folder / f"m{suffix}").decision.threshold == expected.threshold
+        found = padim.load(folder / f"m{suffix}").predict(folder / "stripes/test/spot/0.png")
+        assert (found.label, found.p_value) == ("anomalous", pytest.approx(1 / 7))
+
+
+def test_other_good_images_set_the_threshold(
+    model: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = padim.load(model).predict(folder / "more/0.png")
+    assert main(["calibrate", str(model), str(folder / "more"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["n_good"], document["n_anomalous"]) == (30, 0)
+    assert document["threshold"]["kind"] == "conformal"
+    loaded = padim.load(model)
+    scores = np.sort([p.score for p in loaded.predict(sorted((folder / "more").iterdir()))])
+    assert loaded.decision is not None
+    calibration = loaded.decision.calibration
+    assert calibration.source == "held-out"
+    np.testing.assert_allclose(calibration.image_score, scores, rtol=1e-5)
+    assert loaded.at(0.1).decision.threshold.score == pytest.approx(scores[-3], rel=1e-5)
+    np.testing.assert_array_equal(
+        loaded.predict(folder / "more/0.png").anomaly_map, before.anomaly_map
+    )
+    assert main(["info", str(model)]) == 0
+    assert "by held-out scores of 30 good images" in capsys.readouterr().out
+
+
+def test_known_defects_set_the_threshold_of_least_cost(
+    model: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["calibrate", str(model), str(folder / "more"), "--miss-cost", "10"]
+    assert main([*words, "--anomalous", str(folder / "stripes/test/spot")]) == 0
+    assert "misses (a miss costs 10, a false alarm 1)" in capsys.readouterr().out
+    loaded = padim.load(model)
+    assert loaded.decision is not None
+    assert loaded.decision.threshold.kind == "cost"
+    assert loaded.at(0.1).decision.threshold.kind == "conformal"
+    for place, label in (("more", "normal"), ("stripes/test/spot", "anomalous")):
+        found = loaded.predict(sorted((folder / place).iterdir()))
+        assert {prediction.label for prediction in found} == {label}
+
+
+def test_images_of_the_fit_are_refused(
+    model: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = model.read_bytes()
+    assert main(["calibrate", str(model), str(folder / "stripes/train/good"), "-q"]) == 1
+    assert "The model was fitted on 6 of the 6 images" in capsys.readouterr().err
+    assert main(["calibrate", str(model), str(folder / "more"), "-q", "--miss-cost", "2"]) == 2
+    assert "Costs need known defects" in capsys.readouterr().err
+    assert model.read_bytes() == before
+
+
+def test_costs_weigh_mistakes() -> None:
+    normal = np.array([1, 2, 3, 6], np.float32)
+    anomalous = np.array([5, 9, 10], np.float32)
+    assert least_cost(normal, anomalous, 1, 10).score == 7.5  # one missed
+    assert least_cost(normal, anomalous, 10, 1).score == 4  # one false alarm
+    assert least_cost(normal[:3], anomalous, 1, 1).score == 4
+    assert least_cost(normal, np.array([0.5], np.float32), 1, 1).score == 6  # call nothing
+    assert "1 of which it misses" in least_cost(normal, anomalous, 1, 10).basis
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES[1:])
+def test_what_is_no_model_is_not_changed(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"<net></net>" if suffix == ".xml" else b"\x08\x01")
+    before = path.read_bytes()
+    with pytest.raises(ModelFileError, match="is a graph, but no model"):
+        write_description(path, "{}")
+    assert path.read_bytes() == before
