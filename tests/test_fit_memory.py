@@ -32,10 +32,10 @@ n_images = options.pop("n_images")
 backbone = options.pop("backbone")
 fitter = prepare(backbone, device="cpu", **options)
 generator = np.random.default_rng(0)
-forecast = fitter.forecast()
+forecast = fitter.forecast(n_images=n_images)
 reset_peak()
 before = resident_bytes()
-images = (generator.integers(0, 256, (90, 120, 3), dtype=np.uint8) for _ in range(n_images))
+images = [generator.integers(0, 256, (90, 120, 3), dtype=np.uint8) for _ in range(n_images)]
 fitted = fitter.fit(images)
 folder = Path(sys.argv[2])
 if fitter.keep_moments:
@@ -63,11 +63,16 @@ def measured(tmp_path: Path, n_images: int, backbone: str, **options: object) ->
     return result
 
 
-@pytest.mark.parametrize("keep_moments", [False, True])
+@pytest.mark.parametrize(
+    ("n_images", "keep_moments", "calibrate"),
+    [(70, False, True), (70, True, True), (70, False, False), (450, False, True)],
+)
 def test_the_peak_of_the_default_is_forecast_within_a_quarter(
-    tmp_path: Path, keep_moments: bool
+    tmp_path: Path, n_images: int, keep_moments: bool, calibrate: bool
 ) -> None:
-    figures = measured(tmp_path, 70, "efficientnet_lite0", keep_moments=keep_moments)
+    figures = measured(
+        tmp_path, n_images, "efficientnet_lite0", keep_moments=keep_moments, calibrate=calibrate
+    )
     assert figures["forecast"] == pytest.approx(figures["peak"], rel=0.25), figures
     assert figures["file"] == pytest.approx(figures["written"], rel=0.01)
 
@@ -91,7 +96,7 @@ def test_the_peak_does_not_depend_on_the_number_of_images(tmp_path: Path) -> Non
     measured(tmp_path, 1, "efficientnet_lite0", size_px=(128, 128))  # writes the trunk's graph
     # 48 images are gathered at a time: 40 are less than one such group, 70 and 300 are more.
     by_count = {
-        n: measured(tmp_path, n, "efficientnet_lite0", size_px=(128, 128))
+        n: measured(tmp_path, n, "efficientnet_lite0", size_px=(128, 128), calibrate=False)
         for n in (40, 70, 160, 300)
     }
     assert by_count[160]["peak"] == pytest.approx(by_count[40]["peak"], rel=0.05)

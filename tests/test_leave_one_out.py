@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import oracle
 import pytest
@@ -6,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from padim import fitting, forecast
+from padim import fitting
 from padim.calibration import LEAVE_ONE_OUT
-from padim.errors import DatasetError, UsageError
+from padim.errors import DatasetError, MemoryLimitError, UsageError
 from padim.leave_one_out import LeaveOneOut, grouped
 from padim.moments import Moments
 from padim.pyramid import Level, Pyramid, nested
@@ -75,28 +77,36 @@ def test_the_calibration_of_a_fit_is_that_of_refits(n: int) -> None:
     assert state.calibration.pixel_count.sum() == n * 64 * 64
 
 
-def test_features_that_do_not_fit_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_that_do_not_fit_are_computed_again() -> None:
     images = list(oracle.random_images(7, (64, 64)))
     fitter = oracle.small_fitter()
     kept = fitter.fit(images).state.calibration
-    monkeypatch.setattr(fitting, "KEPT_FEATURE_BYTES", 0)
-    again = fitter.fit(images).state.calibration
+    again = replace(fitter, kept_feature_bytes=0).fit(images).state.calibration
     assert kept is not None
     assert again is not None
     np.testing.assert_array_equal(kept.image_score, again.image_score)
     np.testing.assert_array_equal(kept.pixel_count, again.pixel_count)
 
 
-def test_images_that_change_between_two_looks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_change_between_two_looks_are_refused() -> None:
     class Changing(list[np.ndarray]):
         def __iter__(self):  # type: ignore[no-untyped-def]
             yield from list.copy(self)
             self.reverse()
 
-    monkeypatch.setattr(fitting, "KEPT_FEATURE_BYTES", 0)
     images = Changing(oracle.random_images(5, (64, 64)))
     with pytest.raises(DatasetError, match="have changed while the fit looked at them"):
-        oracle.small_fitter().fit(images)
+        replace(oracle.small_fitter(), kept_feature_bytes=0).fit(images)
+
+
+def test_a_limit_of_memory_keeps_fewer_features() -> None:
+    fitter = oracle.small_fitter()
+    peak = fitter.forecast((0, 0), 100).peak_bytes
+    assert fitter.within(peak, 100, (0, 0)) is fitter
+    less = fitter.within(peak - 1_000_000, 100, (0, 0))
+    assert less.forecast((0, 0), 100).peak_bytes == pytest.approx(peak - 1_000_000, abs=500_000)
+    with pytest.raises(MemoryLimitError):
+        fitter.within(1000, 100, (0, 0)).forecast((0, 0), 100).check(1000)
 
 
 def test_an_iterator_can_be_looked_at_once_only() -> None:
@@ -115,4 +125,3 @@ def test_small_batches_are_joined_in_order() -> None:
     joined = list(grouped(batches))
     assert [level[0].shape[1] for level in joined] == [40, 1]
     assert joined[0][0][0, :, 0].tolist() == [0.0] * 20 + [1.0] * 20
-    assert forecast.KEPT_FEATURE_BYTES > 0

@@ -87,6 +87,7 @@ class Fitter:
         keep_samples: Whether a few images travel with the model, to compare engines on.
         calibrate: Whether the images are looked at again, for the leave-one-out calibration.
         n_batch: Images in one forward pass.
+        kept_feature_bytes: Of features kept for the second look; with more they are recomputed.
     """
 
     spec: BackboneSpec
@@ -106,13 +107,39 @@ class Fitter:
     keep_samples: bool
     calibrate: bool
     n_batch: int
+    kept_feature_bytes: int = KEPT_FEATURE_BYTES
 
-    def forecast(self, largest_px: tuple[int, int] = (0, 0)) -> Forecast:
-        """Memory and file size of a fit, whatever the number of images.
+    @property
+    def _feature_bytes(self) -> int:
+        """Of one image."""
+        return 4 * self.pyramid.n_features
+
+    def within(self, max_bytes: int, n_images: int, largest_px: tuple[int, int]) -> "Fitter":
+        """The same fit, keeping no more features for the second look than memory allows.
+
+        Args:
+            max_bytes: Peak memory that the process may have.
+            n_images: How many there are.
+            largest_px: (height, width) of the largest image.
+        """
+        excess = self.forecast(largest_px, n_images).peak_bytes - max_bytes
+        if not self.calibrate or excess <= 0:
+            return self
+        kept = min(self.kept_feature_bytes, n_images * self._feature_bytes)
+        return replace(self, kept_feature_bytes=max(0, kept - excess))
+
+    def forecast(
+        self, largest_px: tuple[int, int] = (0, 0), n_images: int | None = None
+    ) -> Forecast:
+        """Memory and file size of a fit.
 
         Args:
             largest_px: (height, width) of the largest image.
+            n_images: How many there are; any number when None.
         """
+        kept_bytes = self.kept_feature_bytes
+        if n_images is not None:
+            kept_bytes = min(kept_bytes, n_images * self._feature_bytes)
         return forecast_fit(
             self.image_bytes,
             self.pyramid,
@@ -124,7 +151,7 @@ class Fitter:
             block_bytes=BLOCK_BYTES,
             keep_moments=self.keep_moments,
             n_samples=N_SAMPLES if self.keep_samples else 0,
-            calibrate=self.calibrate,
+            kept_bytes=kept_bytes if self.calibrate else None,
             decode_bytes=DECODE_THREADS * DECODE_BYTES_PER_PX * largest_px[0] * largest_px[1],
         )
 
@@ -158,10 +185,9 @@ class Fitter:
         hashes: list[str] = []
         samples: list[Loaded] = []
         kept: list[list[Tensor]] = []  # features, while they are few
-        feature_bytes = 4 * self.pyramid.n_features
         for batch, embeddings in self._embedded(images, unreadable):
             accumulator.add(embeddings)
-            if self.calibrate and len(hashes) * feature_bytes <= KEPT_FEATURE_BYTES:
+            if self.calibrate and len(hashes) * self._feature_bytes <= self.kept_feature_bytes:
                 kept.append(embeddings)
             hashes += [image.sha256 for image in batch]
             if self.keep_samples:
@@ -172,15 +198,20 @@ class Fitter:
             raise DatasetError("There is no image to fit on. Name a folder of good images.")
         moments = accumulator.moments()
         state = self._solve(moments, hashes)
+        leave_one_out: LeaveOneOut | None = None
         if self.calibrate and moments.count > 1:
-            looks = iter(kept)
-            if len(hashes) * feature_bytes > KEPT_FEATURE_BYTES:
-                kept.clear()
-                looks = self._second_look(images, unreadable is not None, hashes)
-            state = replace(state, calibration=self._calibrated(moments, state, looks))
-        kept.clear()
+            leave_one_out = LeaveOneOut(moments, state.eps, self.pyramid)
         kept_moments = moments if self.keep_moments else None
         del moments
+        if leave_one_out is not None:
+            looks = iter(kept)
+            if len(hashes) * self._feature_bytes > self.kept_feature_bytes:
+                kept.clear()
+                looks = self._second_look(images, unreadable is not None, hashes)
+            calibration = self._calibrated(leave_one_out, state, looks)
+            state = replace(state, calibration=calibration)
+            del leave_one_out
+        kept.clear()
         if samples:
             state = replace(state, samples=self._scored(state, samples))
         return Fitted(state, kept_moments)
@@ -208,9 +239,8 @@ class Fitter:
             )
 
     def _calibrated(
-        self, moments: Moments, state: ModelState, looks: Iterable[list[Tensor]]
+        self, leave_one_out: LeaveOneOut, state: ModelState, looks: Iterable[list[Tensor]]
     ) -> Calibration:
-        leave_one_out = LeaveOneOut(moments, state.eps, self.pyramid)
         postprocess = postprocess_of(state).to(self.device)
         collector = Collector()
         for embeddings in grouped(looks):

@@ -52,10 +52,10 @@ def forecast_fit(
     block_bytes: int,
     keep_moments: bool,
     n_samples: int,
-    calibrate: bool,
+    kept_bytes: int | None,
     decode_bytes: int,
 ) -> Forecast:
-    """Forecast a fit from the shapes of its network; it does not depend on the number of images.
+    """Forecast a fit from the shapes of its network.
 
     Args:
         image_bytes: What ``activation_bytes`` says of one image.
@@ -68,7 +68,8 @@ def forecast_fit(
         block_bytes: Working memory of the factorisation.
         keep_moments: Whether the moments are written as well.
         n_samples: Images that travel with the model.
-        calibrate: Whether the images are looked at again.
+        kept_bytes: Of features that are kept for a second look at the images; None when there is
+            none.
         decode_bytes: What the decoder holds at once.
     """
     waiting = 8 * GROUP * pyramid.n_features
@@ -80,10 +81,9 @@ def forecast_fit(
     factoring = moments + rows + block_bytes + engine_bytes
     saving = rows + file_bytes + (2 * moments if keep_moments else 0)
     work = max(passing, factoring, saving)
-    if calibrate:
-        # The rows of leave-one-out, twice while they are laid out.
-        second = moments + rows + 2 * 8 * pyramid.n_entries + engine_bytes
-        work = max(work, second) + KEPT_FEATURE_BYTES
+    if kept_bytes is not None:
+        looking = 8 * pyramid.n_entries + n_batch * image_bytes
+        work = max(work, factoring + looking) + kept_bytes
     return Forecast(resident_bytes() + work, file_bytes)
 
 

@@ -3,17 +3,16 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from padim.gaussian import factor
 from padim.moments import Moments
 from padim.pyramid import Pyramid
-from padim.scorer import Head
 
 GROUP = 32  # images in one product
 
 
-class LeaveOneOut(nn.Module):
+class LeaveOneOut:
     """From the features of an image of the fit to its distances under the model without it.
 
     With y the features about the mean, A the scatter, ``m = max(n - 2, 1)`` and
@@ -27,14 +26,14 @@ class LeaveOneOut(nn.Module):
     """
 
     def __init__(self, moments: Moments, eps: Sequence[float], pyramid: Pyramid) -> None:
-        super().__init__()
+        self.pyramid = pyramid
         self.dof = max(moments.count - 2, 1)
         self.factor = moments.count / (moments.count - 1)
+        self.mean = moments.mean
         # Another ridge than the model's: a factor of its own.
-        rows = factor(moments, eps, self.dof)
-        self.head = Head(pyramid, moments.mean, rows, dtype=torch.float64)
+        self.rows = factor(moments, eps, self.dof)
 
-    def forward(self, embeddings: Sequence[Tensor]) -> Tensor:
+    def __call__(self, embeddings: Sequence[Tensor]) -> Tensor:
         """Compute the distances of a batch.
 
         Args:
@@ -44,10 +43,34 @@ class LeaveOneOut(nn.Module):
         Returns:
             Mahalanobis distances, not squared, shape ``(N, h, w)``, float64.
         """
-        distance_sq: Tensor = self.head([embedding.double() for embedding in embeddings]).square()
+        distance_sq = self._distance_sq(embeddings)
         # With fewer images than dimensions this is a small difference.
         rest = 1 - self.factor / self.dof * distance_sq
-        return self.factor * (distance_sq / rest.clamp_min(torch.finfo(torch.float64).eps)).sqrt()
+        distance = self.factor * (distance_sq / rest.clamp_min(torch.finfo(rest.dtype).eps)).sqrt()
+        in_rows = torch.empty_like(distance)
+        in_rows[torch.as_tensor(self.pyramid.order[-1], device=distance.device)] = distance
+        return in_rows.t().reshape(-1, *self.pyramid.levels[-1].grid)
+
+    def _distance_sq(self, embeddings: Sequence[Tensor]) -> Tensor:
+        """The squared distance by the factor, shape ``(cells, N)`` of the finest level."""
+        centred = [
+            (embedding.double() - mean[:, None]).transpose(1, 2)
+            for embedding, mean in zip(embeddings, self.mean, strict=True)
+        ]
+        total = centred[0].new_zeros(centred[0].shape[0], centred[0].shape[2])
+        for level, rows in enumerate(self.rows):
+            n_cells, n_dims, _ = rows.shape
+            white = rows.new_zeros(n_cells, n_dims, total.shape[1])
+            start = 0
+            for above in centred[: level + 1]:
+                parents, width, _ = above.shape
+                # One product for all descendants of a cell.
+                part = rows[:, :, start : start + width].view(parents, -1, width)
+                white.view(parents, -1, white.shape[2]).baddbmm_(part, above)
+                start += width
+            own = white.square_().sum(dim=1)
+            total = (own.view(len(total), -1, own.shape[1]) + total[:, None]).view(own.shape)
+        return total
 
 
 def grouped(batches: Iterable[Sequence[Tensor]]) -> Iterator[list[Tensor]]:

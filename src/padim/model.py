@@ -176,7 +176,8 @@ def fit(
     fitter = prepare(backbone, recipe, **options)
     if max_memory is not None:
         limit = parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
-        fitter.forecast().check(limit)
+        fitter = fitter.within(limit, len(chosen), (0, 0))
+        fitter.forecast(n_images=len(chosen)).check(limit)
     return from_fitted(fitter, fitter.fit(chosen))
 
 

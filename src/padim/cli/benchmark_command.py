@@ -165,12 +165,13 @@ def run_benchmark(
 
     require_writable(out)
     names = listed((found.name for found in categories), 20)
+    n_train = max(len(found.train) for found in categories)
     largest_px, words = sizes(path for found in categories for path in found.images())
     say(
         f"{len(categories)} {'category' if len(categories) == 1 else 'categories'}: {names}; "
         f"images {words}."
     )
-    fitter, _ = prepared(backbone, recipe, max_memory, largest_px, **settings)
+    fitter, _ = prepared(backbone, recipe, max_memory, largest_px, n_train, **settings)
     with bars() as bar:
         watcher = _BarWatcher(bar)
         return run(categories, fitter, out, watcher, skip_unreadable=skip_unreadable)

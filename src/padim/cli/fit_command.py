@@ -88,6 +88,7 @@ def fit(
         recipe,
         max_memory,
         largest_px,
+        len(chosen),
         size_px=options.parse_size(size),
         taps=options.parse_taps(taps),
         dims=dims,
@@ -144,6 +145,7 @@ def prepared(
     recipe: str,
     max_memory: str | None,
     largest_px: tuple[int, int],
+    n_images: int,
     **settings: Any,
 ) -> "tuple[Fitter, Any]":
     """Load what a fit needs, print its forecast and refuse it when it is too large.
@@ -153,16 +155,19 @@ def prepared(
         recipe: Name of the recipe.
         max_memory: What the user allows.
         largest_px: (height, width) of the largest image.
+        n_images: How many there are, at most.
         **settings: As for ``padim.fitting.prepare``.
     """
     from padim.fitting import prepare
 
     limit = parse_bytes(max_memory) if max_memory is not None else None
     fitter = prepare(backbone, recipe, **settings)
-    forecast = fitter.forecast(largest_px)
+    if limit is not None:
+        fitter = fitter.within(limit, n_images, largest_px)
+    forecast = fitter.forecast(largest_px, n_images)
     say(
         f"Forecast: peak memory {format_bytes(forecast.peak_bytes)}, model file "
-        f"{format_bytes(forecast.file_bytes)}, whatever the number of images."
+        f"{format_bytes(forecast.file_bytes)}."
     )
     forecast.check(limit)
     return fitter, forecast
