@@ -70,6 +70,7 @@ def _run(given: Sequence[str]) -> None:
         dims=_REDUCED_DIMS.get(spec.name, 100) if arguments.reduce_dim else "all",
         device="auto" if arguments.use_gpu else "cpu",
         n_batch=arguments.batch_size,
+        calibrate=False,
     )
     temp = arguments.save_path / f"temp_{spec.name}"
     drawn = arguments.save_path / f"pictures_{spec.name}"

@@ -1,4 +1,5 @@
 import mmap
+from dataclasses import replace
 
 import numpy as np
 import oracle
