@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from padim.backbones import DEFAULT_BACKBONE, BackboneSpec, backbone
-from padim.calibration import LEAVE_ONE_OUT, Calibration, Collector
+from padim.calibration import LEAVE_ONE_OUT, Collector, check_rate
 from padim.engines import N_BATCH
 from padim.errors import (
     DatasetError,
@@ -23,7 +23,7 @@ from padim.errors import (
 from padim.forecast import KEPT_FEATURE_BYTES, Forecast, forecast_fit
 from padim.gaussian import BLOCK_BYTES, factor, relative_eps
 from padim.graphs import GraphFeatures
-from padim.leave_one_out import LeaveOneOut, grouped
+from padim.leave_one_out import LeaveOneOut, chosen, grouped, moments_of
 from padim.loading import (
     DECODE_BYTES_PER_PX,
     DECODE_THREADS,
@@ -38,6 +38,7 @@ from padim.postprocess import Postprocess
 from padim.preprocess import Preprocess
 from padim.pyramid import Pyramid, build_pyramid
 from padim.recipes import DEFAULT_RECIPE, Recipe, recipe
+from padim.review import OUTLIER_RATE, Look, Suspect, review
 from padim.samples import N_SAMPLES, Samples
 from padim.scorer import Head, Scorer
 from padim.state import ModelState, installed_versions
@@ -59,10 +60,36 @@ class Fitted:
     Attributes:
         state: The model.
         moments: What it was made from, when kept.
+        suspects: Images that do not look as the rest does, by their places in ``paths``.
+        dropped: Places of the outliers that it was not made from.
+        paths: The images that could be read; None for one given as pixels.
     """
 
     state: ModelState
     moments: Moments | None
+    suspects: tuple[Suspect, ...]
+    dropped: tuple[int, ...]
+    paths: tuple[Path | None, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is remembered of an image of the fit.
+
+    Attributes:
+        path: Where it came from; None for one given as pixels.
+        sha256: Of its content.
+        look: To compare it with the others.
+    """
+
+    path: Path | None
+    sha256: str
+    look: Look
+
+    @classmethod
+    def of(cls, image: Loaded) -> "Seen":
+        """Remember an image."""
+        return cls(image.path, image.sha256, Look.of(image.pixels, image.source_px))
 
 
 @dataclass(frozen=True)
@@ -86,6 +113,8 @@ class Fitter:
         keep_moments: Whether the moments are to be written as well.
         keep_samples: Whether a few images travel with the model, to compare engines on.
         calibrate: Whether the images are looked at again, for the leave-one-out calibration.
+        drop_outliers: Good images that may be left out by mistake, when outliers are to be left
+            out; 0 when not.
         n_batch: Images in one forward pass.
         kept_feature_bytes: Of features kept for the second look; with more they are recomputed.
     """
@@ -106,6 +135,7 @@ class Fitter:
     keep_moments: bool
     keep_samples: bool
     calibrate: bool
+    drop_outliers: float
     n_batch: int
     kept_feature_bytes: int = KEPT_FEATURE_BYTES
 
@@ -182,39 +212,60 @@ class Fitter:
         if isinstance(self.features, GraphFeatures):
             self.features.open()  # before threads decode, whose warning filters its writer touches
         accumulator = Accumulator()
-        hashes: list[str] = []
+        seen: list[Seen] = []
         samples: list[Loaded] = []
         kept: list[list[Tensor]] = []  # features, while they are few
         for batch, embeddings in self._embedded(images, unreadable):
             accumulator.add(embeddings)
-            if self.calibrate and len(hashes) * self._feature_bytes <= self.kept_feature_bytes:
+            if self.calibrate and len(seen) * self._feature_bytes <= self.kept_feature_bytes:
                 kept.append(embeddings)
-            hashes += [image.sha256 for image in batch]
+            seen += [Seen.of(image) for image in batch]
             if self.keep_samples:
                 # Any choice would do that depends on nothing but the images.
                 samples = heapq.nsmallest(N_SAMPLES, samples + batch, key=lambda i: i.sha256)
             advance(len(batch))
-        if not hashes:
+        if not seen:
             raise DatasetError("There is no image to fit on. Name a folder of good images.")
-        moments = accumulator.moments()
-        state = self._solve(moments, hashes)
-        leave_one_out: LeaveOneOut | None = None
+        if len(seen) * self._feature_bytes > self.kept_feature_bytes:
+            kept.clear()
+
+        def looks() -> Iterator[list[Tensor]]:
+            return iter(kept) if kept else self._again(images, unreadable is not None, seen)
+
+        moments: Moments | None = accumulator.moments()
+        assert moments is not None
+        state = self._solve(moments, [one.sha256 for one in seen])
+        suspects: list[Suspect] = []
+        dropped: set[int] = set()
         if self.calibrate and moments.count > 1:
             leave_one_out = LeaveOneOut(moments, state.eps, self.pyramid)
-        kept_moments = moments if self.keep_moments else None
-        del moments
-        if leave_one_out is not None:
-            looks = iter(kept)
-            if len(hashes) * self._feature_bytes > self.kept_feature_bytes:
-                kept.clear()
-                looks = self._second_look(images, unreadable is not None, hashes)
-            calibration = self._calibrated(leave_one_out, state, looks)
-            state = replace(state, calibration=calibration)
+            spared = moments if self.keep_moments or self.drop_outliers else None
+            del moments
+            collector = self._scored_without_each(leave_one_out, state, looks())
+            rate = self.drop_outliers or OUTLIER_RATE
+            suspects = review(collector.image_scores(), [one.look for one in seen], rate)
+            if self.drop_outliers:
+                dropped = {suspect.index for suspect in suspects if suspect.reason == "outlier"}
+            if dropped:
+                assert spared is not None
+                left = set(range(len(seen))) - dropped
+                spared = spared.without(moments_of(chosen(looks(), dropped)))
+                state = self._solve(spared, [seen[i].sha256 for i in sorted(left)])
+                leave_one_out = LeaveOneOut(spared, state.eps, self.pyramid)
+                collector = self._scored_without_each(leave_one_out, state, chosen(looks(), left))
+                unwanted = {seen[i].sha256 for i in dropped}
+                samples = [image for image in samples if image.sha256 not in unwanted]
+            state = replace(state, calibration=collector.calibration(LEAVE_ONE_OUT))
             del leave_one_out
+            moments = spared if self.keep_moments else None
+        elif not self.keep_moments:
+            moments = None
         kept.clear()
         if samples:
             state = replace(state, samples=self._scored(state, samples))
-        return Fitted(state, kept_moments)
+        return Fitted(
+            state, moments, tuple(suspects), tuple(sorted(dropped)), tuple(o.path for o in seen)
+        )
 
     def _embedded(
         self, images: Iterable[ImageInput], unreadable: Callable[[ImageReadError], None] | None
@@ -226,27 +277,27 @@ class Fitter:
                 embeddings: list[Tensor] = self.features(pixels.to(self.device))
             yield batch, embeddings
 
-    def _second_look(
-        self, images: Iterable[ImageInput], skip: bool, hashes: list[str]
+    def _again(
+        self, images: Iterable[ImageInput], skip: bool, seen: list[Seen]
     ) -> Iterator[list[Tensor]]:
-        seen: list[str] = []
+        hashes: list[str] = []
         for batch, embeddings in self._embedded(images, (lambda error: None) if skip else None):
-            seen += [image.sha256 for image in batch]
+            hashes += [image.sha256 for image in batch]
             yield embeddings
-        if seen != hashes:
+        if hashes != [one.sha256 for one in seen]:
             raise DatasetError(
                 "The good images have changed while the fit looked at them. Fit again."
             )
 
-    def _calibrated(
+    def _scored_without_each(
         self, leave_one_out: LeaveOneOut, state: ModelState, looks: Iterable[list[Tensor]]
-    ) -> Calibration:
+    ) -> Collector:
         postprocess = postprocess_of(state).to(self.device)
         collector = Collector()
         for embeddings in grouped(looks):
             anomaly_map, image_score = postprocess(leave_one_out(embeddings).float())
             collector.add(anomaly_map.cpu().numpy(), image_score.cpu().numpy())
-        return collector.calibration(LEAVE_ONE_OUT)
+        return collector
 
     def would_give(self, state: ModelState) -> bool:
         """Whether a fit on the same images would give this model."""
@@ -345,6 +396,7 @@ def prepare(
     keep_moments: bool = False,
     keep_samples: bool = True,
     calibrate: bool = True,
+    drop_outliers: float = 0.0,
     n_batch: int | None = None,
     engine: str = "auto",
     n_threads: int | None = None,
@@ -369,6 +421,8 @@ def prepare(
         keep_moments: Whether the moments are to be written as well.
         keep_samples: Whether a few images travel with the model, to compare engines on.
         calibrate: Whether the images are looked at again, for the leave-one-out calibration.
+        drop_outliers: Good images that may be left out by mistake, when outliers are to be left
+            out; 0 when not.
         n_batch: Images in one forward pass; what suits the device when None.
         engine: Who runs the trunk, as for ``choose_engine``.
         n_threads: Threads of the whole process; one for each core when None.
@@ -400,6 +454,10 @@ def prepare(
     chosen_device = choose_device(device)
     if store not in STORES:
         raise UnknownNameError("store", store, tuple(STORES))
+    if drop_outliers:
+        check_rate(drop_outliers, "rate of outliers")
+        if not calibrate:
+            raise UsageError("Outliers are known by calibrating only. Leave --no-calibrate out.")
     engine = choose_engine(engine, chosen_device, precision)
     preprocess = Preprocess(
         settings.size_px, settings.crop_fraction, settings.resample, spec.mean, spec.std
@@ -438,6 +496,7 @@ def prepare(
         keep_moments=keep_moments,
         keep_samples=keep_samples,
         calibrate=calibrate,
+        drop_outliers=drop_outliers,
         n_batch=n_batch,
     )
 

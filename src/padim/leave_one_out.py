@@ -1,12 +1,12 @@
 """The distances of good images under the model fitted without each, exactly and in closed form."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 
 import torch
 from torch import Tensor
 
 from padim.gaussian import factor
-from padim.moments import Moments
+from padim.moments import Accumulator, Moments
 from padim.pyramid import Pyramid
 
 GROUP = 32  # images in one product
@@ -85,3 +85,27 @@ def grouped(batches: Iterable[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
             waiting, n_images = [], 0
     if waiting:
         yield [torch.cat(level, dim=1) for level in zip(*waiting, strict=True)]
+
+
+def chosen(batches: Iterable[Sequence[Tensor]], places: Set[int]) -> Iterator[list[Tensor]]:
+    """Keep some images of batches of embeddings.
+
+    Args:
+        batches: ``(cells, N, d)`` per level.
+        places: Which, counted over all batches.
+    """
+    start = 0
+    for batch in batches:
+        n_images = batch[0].shape[1]
+        inside = [i for i in range(n_images) if start + i in places]
+        start += n_images
+        if inside:
+            yield [level[:, inside] for level in batch]
+
+
+def moments_of(batches: Iterable[Sequence[Tensor]]) -> Moments:
+    """Add batches up."""
+    accumulator = Accumulator()
+    for batch in batches:
+        accumulator.add(batch)
+    return accumulator.moments()

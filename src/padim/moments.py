@@ -43,21 +43,40 @@ class Moments:
         Raises:
             ShapeError: The two are not of the same pyramid.
         """
+        self._check(other)
+        return self._with(other, other.count)
+
+    def without(self, other: "Moments") -> "Moments":
+        """Moments of the images that are left when those of ``other`` are taken away.
+
+        Args:
+            other: Moments of some of the images, bit for bit the same features, and not of all.
+
+        Raises:
+            ShapeError: The two are not of the same pyramid.
+        """
+        self._check(other)
+        return self._with(other, -other.count)
+
+    def _check(self, other: "Moments") -> None:
         if [m.shape for m in self.mean] != [m.shape for m in other.mean]:
             raise ShapeError(
                 f"One model has cells of shape {[tuple(m.shape) for m in self.mean]}, the other "
                 f"{[tuple(m.shape) for m in other.mean]}, but they need to be equal. Fit both with "
                 "the same backbone and recipe."
             )
-        count = self.count + other.count
+
+    def _with(self, other: "Moments", n_more: int) -> "Moments":
+        """Chan's formula, which serves to take away as well, with a negative number of images."""
+        count = self.count + n_more
         delta = [b - a for a, b in zip(self.mean, other.mean, strict=True)]
-        mean = tuple(a + d * (other.count / count) for a, d in zip(self.mean, delta, strict=True))
-        weight = self.count * other.count / count
+        mean = tuple(a + d * (n_more / count) for a, d in zip(self.mean, delta, strict=True))
+        weight = self.count * n_more / count
         scatter = []
         for level, (rows, other_rows) in enumerate(zip(self.scatter, other.scatter, strict=True)):
             blocks = []
             for above, (a, b) in enumerate(zip(rows, other_rows, strict=True)):
-                block = a + b
+                block = a + b if n_more > 0 else a - b
                 _add_products(block, delta[level][:, None], delta[above][:, None], weight)
                 blocks.append(block)
             scatter.append(tuple(blocks))

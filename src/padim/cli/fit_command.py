@@ -1,5 +1,6 @@
 """``padim fit``."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,15 @@ from padim.memory import format_bytes, parse_bytes, peak_bytes, reset_peak
 from padim.recipes import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
-    from padim.fitting import Fitter
+    from padim.fitting import Fitted, Fitter
+
+_SHOWN = 10
+_HEADINGS = {
+    "outlier": "score as if they did not belong (--drop-outliers leaves them out)",
+    "duplicate": "repeat another, and so make the model surer than it should be",
+    "size": "are of another size than the rest",
+    "brightness": "are of another brightness than the rest",
+}
 
 
 def fit(
@@ -63,6 +72,14 @@ def fit(
             help="Find the threshold by leaving each good image out in turn.",
         ),
     ] = True,
+    drop_outliers: Annotated[
+        float,
+        typer.Option(
+            "--drop-outliers",
+            metavar="RATE",
+            help="Leave images out that do not belong, and this share of those that do: 0.001.",
+        ),
+    ] = 0.0,
     max_memory: options.MaxMemory = None,
     skip_unreadable: options.SkipUnreadable = False,
     json_output: options.Json = False,
@@ -104,6 +121,7 @@ def fit(
         keep_moments=keep_moments,
         keep_samples=samples,
         calibrate=calibrate,
+        drop_outliers=drop_outliers,
         engine=engine,
         n_threads=threads,
     )
@@ -129,6 +147,11 @@ def fit(
         "n_train": fitted.state.count,
         "engine": fitter.engine,
         "unreadable": unreadable.paths,
+        "suspects": [
+            asdict(suspect) | {"path": str(fitted.paths[suspect.index])}
+            for suspect in fitted.suspects
+        ],
+        "dropped": [str(fitted.paths[i]) for i in fitted.dropped],
         "forecast_peak_bytes": forecast.peak_bytes,
         "peak_bytes": peak,
         "forecast_model_bytes": forecast.file_bytes,
@@ -137,7 +160,28 @@ def fit(
     text = f"{out}: fitted on {fitted.state.count} images, {format_bytes(out.stat().st_size)}"
     if peak is not None:
         text += f", peak memory {format_bytes(peak)}"
-    result(document, text + ".")
+    result(document, f"{text}.{_suspects(fitted)}")
+
+
+def _suspects(fitted: "Fitted") -> str:
+    """The images that do not look as the rest does, in words."""
+    text = ""
+    for reason, heading in _HEADINGS.items():
+        found = [suspect for suspect in fitted.suspects if suspect.reason == reason]
+        if not found:
+            continue
+        text += f"\n{len(found)} {heading}:"
+        for suspect in found[:_SHOWN]:
+            text += f"\n  {fitted.paths[suspect.index]}: {suspect.detail}"
+            if suspect.p_value is not None:
+                text += f", p {suspect.p_value:.1g}"
+            if suspect.other is not None:
+                text += f" as {fitted.paths[suspect.other]}"
+        if len(found) > _SHOWN:
+            text += f"\n  and {len(found) - _SHOWN} more (--json lists all)"
+    if fitted.dropped:
+        text += f"\nThe {len(fitted.dropped)} outliers were left out of the model."
+    return text
 
 
 def prepared(

@@ -1,0 +1,116 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from trees import make_category, striped
+
+from padim.cli import main
+from padim.errors import UsageError
+from padim.moments import Moments
+from padim.review import Look, outlier_p_values, review
+
+
+def looked_at(pixels: np.ndarray, source_px: tuple[int, int] = (72, 72)) -> Look:
+    return Look.of(pixels, source_px)
+
+
+def test_a_look_is_the_mean_of_blocks() -> None:
+    pixels = oracle.random_images(1, (64, 96))[0]
+    look = looked_at(pixels)
+    expected = pixels.mean(axis=2).reshape(32, 2, 32, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(look.thumbnail, expected, rtol=1e-5)
+    assert look.brightness == pytest.approx(pixels.mean())
+
+
+def test_bulk_scores_have_the_p_values_of_their_distribution() -> None:
+    scores = np.exp(np.random.default_rng(0).normal(3, 0.2, 4000)).astype(np.float32)
+    p_values = outlier_p_values(scores)
+    for rate in (0.5, 0.1, 0.01):
+        assert (p_values <= rate).mean() == pytest.approx(rate, rel=0.15)
+    planted = np.concatenate((scores, np.full(400, 200, np.float32)))  # a tenth does not belong
+    assert (outlier_p_values(planted)[-400:] < 1e-6).all()
+
+
+def test_each_kind_of_suspect_is_named() -> None:
+    images = oracle.random_images(12, (64, 64))
+    looks = [looked_at(image) for image in images]
+    looks.append(looked_at(np.clip(images[3].astype(int) + 1, 0, 255).astype(np.uint8)))
+    looks.append(looked_at(images[5] // 8, (72, 72)))
+    looks.append(looked_at(images[6][::-1], (720, 72)))
+    scores = np.linspace(10, 11, len(looks)).astype(np.float32)
+    scores[7] = 30
+    found = [(suspect.index, suspect.reason, suspect.other) for suspect in review(scores, looks)]
+    assert found == [
+        (7, "outlier", None),
+        (12, "duplicate", 3),
+        (14, "size", None),
+        (13, "brightness", None),
+    ]
+
+
+def test_what_was_merged_can_be_taken_away() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = [
+        1e3 + torch.randn(2, 9, 3, generator=generator),
+        torch.randn(8, 9, 2, generator=generator),
+    ]
+    parts = [[level[:, :4] for level in features], [level[:, 4:] for level in features]]
+    left = Moments.of(features).without(Moments.of(parts[1]))
+    expected = Moments.of(parts[0])
+    assert left.count == 4
+    torch.testing.assert_close(left.mean, expected.mean)
+    torch.testing.assert_close(left.scatter, expected.scatter, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kept_feature_bytes", [1 << 30, 0])
+def test_dropped_outliers_leave_no_trace(kept_feature_bytes: int) -> None:
+    good = [np.asarray(striped(i)) for i in range(20)]
+    spotted = [np.asarray(striped(100 + i, spot=True)) for i in range(2)]
+    fitter = oracle.small_fitter(drop_outliers=0.001, store="float32", keep_moments=True)
+    fitter = replace(fitter, kept_feature_bytes=kept_feature_bytes)
+    fitted = fitter.fit([*good[:7], spotted[0], *good[7:], spotted[1]])
+    assert fitted.dropped == (7, 21)
+    expected = oracle.small_fitter(store="float32").fit(good).state
+    assert fitted.state.count == 20
+    assert fitted.state.image_sha256 == expected.image_sha256
+    for ours, theirs in zip(fitted.state.whitening, expected.whitening, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert fitted.state.calibration is not None
+    assert expected.calibration is not None
+    np.testing.assert_allclose(
+        fitted.state.calibration.image_score, expected.calibration.image_score, rtol=1e-4
+    )
+    assert fitted.moments is not None
+    assert fitted.moments.count == 20
+
+
+def test_a_fit_lists_what_does_not_belong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = make_category(tmp_path / "stripes", n_train=16) / "train/good"
+    striped(200, spot=True).save(good / "spot.png")
+    shutil.copy(good / "3.png", good / "again.png")
+    words = ["fit", str(good), "-o", str(tmp_path / "m.safetensors"), "--size", "64"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "1 score as if they did not belong" in said
+    assert "1 repeat another" in said
+    assert main([*words, "--drop-outliers", "0.001", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["dropped"] == [str(good / "spot.png")]
+    assert document["n_train"] == 17
+    reasons = {Path(s["path"]).name: s["reason"] for s in document["suspects"]}
+    assert reasons["spot.png"] == "outlier"
+    assert "duplicate" in (reasons.get("again.png"), reasons.get("3.png"))
+
+
+def test_outliers_need_a_calibration() -> None:
+    with pytest.raises(UsageError, match="known by calibrating only"):
+        oracle.small_fitter(drop_outliers=0.01, calibrate=False)
+    with pytest.raises(UsageError, match="needs to be above 0 and below 1"):
+        oracle.small_fitter(drop_outliers=1.5)
