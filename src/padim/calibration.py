@@ -111,6 +111,7 @@ class Calibration:
             float32.
         pixel_count: How many pixels have each, shape ``(bins,)``, int64.
         chosen: A threshold that known defects were used for; None when there were none.
+        stale: Whether the model has changed since.
     """
 
     source: str
@@ -118,6 +119,7 @@ class Calibration:
     pixel_score: NDArray[np.float32]
     pixel_count: NDArray[np.int64]
     chosen: Threshold | None = None
+    stale: bool = False
 
     @property
     def count(self) -> int:
@@ -214,6 +216,7 @@ class Calibration:
             "pixel_score": self.pixel_score.tolist(),
             "pixel_count": self.pixel_count.tolist(),
             "chosen": self.chosen and asdict(self.chosen),
+            "stale": self.stale,
         }
 
     @classmethod
@@ -225,6 +228,7 @@ class Calibration:
             np.array(data["pixel_score"], np.float32),
             np.array(data["pixel_count"], np.int64),
             Threshold(**data["chosen"]) if data["chosen"] else None,
+            data["stale"],
         )
 
 

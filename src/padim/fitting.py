@@ -1,7 +1,7 @@
 """Fit: good images in, a model out, in one pass and one closed form."""
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -215,7 +215,7 @@ class Fitter:
         seen: list[Seen] = []
         samples: list[Loaded] = []
         kept: list[list[Tensor]] = []  # features, while they are few
-        for batch, embeddings in self._embedded(images, unreadable):
+        for batch, embeddings in self.embedded(images, unreadable):
             accumulator.add(embeddings)
             if self.calibrate and len(seen) * self._feature_bytes <= self.kept_feature_bytes:
                 kept.append(embeddings)
@@ -234,14 +234,14 @@ class Fitter:
 
         moments: Moments | None = accumulator.moments()
         assert moments is not None
-        state = self._solve(moments, [one.sha256 for one in seen])
+        state = self.solved(moments, [one.sha256 for one in seen])
         suspects: list[Suspect] = []
         dropped: set[int] = set()
         if self.calibrate and moments.count > 1:
             leave_one_out = LeaveOneOut(moments, state.eps, self.pyramid)
             spared = moments if self.keep_moments or self.drop_outliers else None
             del moments
-            collector = self._scored_without_each(leave_one_out, state, looks())
+            collector = self.scored_without_each(leave_one_out, state, looks())
             rate = self.drop_outliers or OUTLIER_RATE
             suspects = review(collector.image_scores(), [one.look for one in seen], rate)
             if self.drop_outliers:
@@ -250,9 +250,9 @@ class Fitter:
                 assert spared is not None
                 left = set(range(len(seen))) - dropped
                 spared = spared.without(moments_of(chosen(looks(), dropped)))
-                state = self._solve(spared, [seen[i].sha256 for i in sorted(left)])
+                state = self.solved(spared, [seen[i].sha256 for i in sorted(left)])
                 leave_one_out = LeaveOneOut(spared, state.eps, self.pyramid)
-                collector = self._scored_without_each(leave_one_out, state, chosen(looks(), left))
+                collector = self.scored_without_each(leave_one_out, state, chosen(looks(), left))
                 unwanted = {seen[i].sha256 for i in dropped}
                 samples = [image for image in samples if image.sha256 not in unwanted]
             state = replace(state, calibration=collector.calibration(LEAVE_ONE_OUT))
@@ -267,9 +267,20 @@ class Fitter:
             state, moments, tuple(suspects), tuple(sorted(dropped)), tuple(o.path for o in seen)
         )
 
-    def _embedded(
-        self, images: Iterable[ImageInput], unreadable: Callable[[ImageReadError], None] | None
+    def embedded(
+        self,
+        images: Iterable[ImageInput],
+        unreadable: Callable[[ImageReadError], None] | None = None,
     ) -> Iterator[tuple[list[Loaded], list[Tensor]]]:
+        """Compute the features of images.
+
+        Args:
+            images: As for ``fit``.
+            unreadable: As for ``fit``.
+
+        Yields:
+            Batches of images, and their features: one per level, shape ``(cells, N, d)``.
+        """
         loaded = load_ahead(images, self.preprocess, unreadable, hashed=True)
         for batch in batched(loaded, self.n_batch):
             pixels = torch.from_numpy(np.stack([image.pixels for image in batch]))
@@ -281,7 +292,7 @@ class Fitter:
         self, images: Iterable[ImageInput], skip: bool, seen: list[Seen]
     ) -> Iterator[list[Tensor]]:
         hashes: list[str] = []
-        for batch, embeddings in self._embedded(images, (lambda error: None) if skip else None):
+        for batch, embeddings in self.embedded(images, (lambda error: None) if skip else None):
             hashes += [image.sha256 for image in batch]
             yield embeddings
         if hashes != [one.sha256 for one in seen]:
@@ -289,9 +300,16 @@ class Fitter:
                 "The good images have changed while the fit looked at them. Fit again."
             )
 
-    def _scored_without_each(
+    def scored_without_each(
         self, leave_one_out: LeaveOneOut, state: ModelState, looks: Iterable[list[Tensor]]
     ) -> Collector:
+        """Score images of a model under the model without each.
+
+        Args:
+            leave_one_out: Of that model.
+            state: The model.
+            looks: The images' features, in batches.
+        """
         postprocess = postprocess_of(state).to(self.device)
         collector = Collector()
         for embeddings in grouped(looks):
@@ -316,7 +334,13 @@ class Fitter:
             and state.versions == installed_versions()
         )
 
-    def _solve(self, moments: Moments, hashes: list[str]) -> ModelState:
+    def solved(self, moments: Moments, hashes: Sequence[str]) -> ModelState:
+        """Make a model of moments, without calibration or samples.
+
+        Args:
+            moments: Of the good images.
+            hashes: The sha256 of each of them.
+        """
         if self.settings.eps_rule == "relative":
             eps = relative_eps(moments, self.settings.eps)
         else:

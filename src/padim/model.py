@@ -26,10 +26,11 @@ from padim.loading import ImageInput
 from padim.memory import parse_bytes
 from padim.moments import Moments
 from padim.networks import DTYPES, Network, choose_device, choose_engine
+from padim.pairs import save_pair
 from padim.predictor import Outputs, Prediction, Predictor
 from padim.recipes import DEFAULT_RECIPE
 from padim.scorer import Scorer
-from padim.state import ModelState, load_state, save_moments, save_state
+from padim.state import ModelState, load_state, save_state
 from padim.weights import fetch, read_weights, sha256
 
 
@@ -132,14 +133,10 @@ class PaDiM:
             path: The file, by custom ``*.safetensors``.
             moments: Whether to write the float64 moments beside it, as ``*.moments.safetensors``.
         """
-        save_state(self.state, Path(path))
         if moments and self.moments is not None:
-            save_moments(self.moments, self.state, moments_path(Path(path)))
-
-
-def moments_path(path: Path) -> Path:
-    """Where the moments of a model file belong."""
-    return path.with_name(f"{path.stem}.moments{path.suffix}")
+            save_pair(self.state, self.moments, Path(path))
+        else:
+            save_state(self.state, Path(path))
 
 
 def fit(

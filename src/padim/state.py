@@ -98,6 +98,7 @@ class ModelState:
             and {
                 "source": self.calibration.source,
                 "chosen": self.calibration.chosen and asdict(self.calibration.chosen),
+                "stale": self.calibration.stale,
             },
         }
 
@@ -177,7 +178,7 @@ def _calibration(
             raise ModelFileTensorError(f"{path} lacks the tensor {name}. Copy it again.")
         arrays.append(tensors[name].numpy())
     chosen = Threshold(**_tuples(said["chosen"])) if said["chosen"] else None
-    return Calibration(said["source"], arrays[0], arrays[1], arrays[2], chosen)
+    return Calibration(said["source"], arrays[0], arrays[1], arrays[2], chosen, said["stale"])
 
 
 def _samples(tensors: Mapping[str, Tensor], path: Path) -> Samples | None:
@@ -205,6 +206,22 @@ def save_moments(moments: Moments, state: ModelState, path: Path) -> None:
         for above, block in enumerate(rows):
             tensors[f"levels/{level}/scatter/{above}"] = block
     _write(tensors, state.metadata() | {"holds": "moments"}, path)
+
+
+def moments_belong(path: Path, state: ModelState) -> bool:
+    """Whether a file holds the moments of a model.
+
+    Args:
+        path: The file.
+        state: The model; its calibration may have been renewed.
+
+    Raises:
+        PadimError: As ``load_state``.
+    """
+    with _open(path) as file:
+        said = _metadata(file, path)
+    expected = json.loads(_json(state.metadata() | {"holds": "moments"}))
+    return all(said.get(key) == expected[key] for key in expected.keys() - {"calibration"})
 
 
 def load_moments(path: Path) -> Moments:

@@ -21,6 +21,7 @@ from padim.cli import (
     export_command,
     fit_command,
     info_command,
+    learning_commands,
     predict_command,
     weights_command,
 )
@@ -62,6 +63,9 @@ def _root(
 app.command("fit")(fit_command.fit)
 app.command("predict")(predict_command.predict)
 app.command("calibrate")(calibrate_command.calibrate)
+app.command("update")(learning_commands.update)
+app.command("forget")(learning_commands.forget)
+app.command("merge")(learning_commands.merge)
 app.command("evaluate")(benchmark_command.evaluate)
 app.command("benchmark")(benchmark_command.benchmark)
 app.command("export")(export_command.export)

@@ -125,8 +125,8 @@ def fit(
         engine=engine,
         n_threads=threads,
     )
-    from padim.model import moments_path
-    from padim.state import save_moments, save_state
+    from padim.pairs import save_pair
+    from padim.state import save_state
 
     detail(
         f"Backbone {fitter.spec.name}, recipe {fitter.settings.name}, "
@@ -137,9 +137,10 @@ def fit(
     measured = reset_peak()
     with progress("fit", len(chosen)) as advance:
         fitted = fitter.fit(chosen, advance, unreadable.callback)
-    save_state(fitted.state, out)
     if fitted.moments is not None:
-        save_moments(fitted.moments, fitted.state, moments_path(out))
+        save_pair(fitted.state, fitted.moments, out)
+    else:
+        save_state(fitted.state, out)
     peak = peak_bytes() if measured else None
     unreadable.report()
     document = {

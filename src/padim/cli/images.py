@@ -54,8 +54,13 @@ def sizes(paths: Iterable[Path]) -> tuple[tuple[int, int], str]:
 def threshold_words(decision: Decision) -> str:
     """Where normal ends, and whence that comes."""
     calibration, threshold = decision.calibration, decision.threshold
+    stale = ""
+    if calibration.stale:
+        stale = (
+            " STALE: the model has changed since. Renew it with --recalibrate or padim calibrate."
+        )
     if threshold.basis:
-        return f"Threshold {threshold.score:.4g}: {threshold.basis}."
+        return f"Threshold {threshold.score:.4g}: {threshold.basis}.{stale}"
     words = (
         f"Threshold {threshold.score:.4g}: a false-alarm rate of {threshold.rate:.3g} by "
         f"{calibration.source} scores of {calibration.count} good images"
@@ -63,7 +68,7 @@ def threshold_words(decision: Decision) -> str:
     if threshold.interval is not None:
         low, high = threshold.interval
         words += f" and a fit of their tail (90% interval {low:.4g} to {high:.4g})"
-    return f"{words}. {threshold.warning}".rstrip()
+    return f"{words}. {threshold.warning}".rstrip() + stale
 
 
 def require_writable(folder: Path) -> None:

@@ -1,0 +1,96 @@
+"""``padim update``, ``padim forget`` and ``padim merge``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from padim.cli import options
+from padim.cli.console import result
+from padim.cli.images import threshold_words
+from padim.datasets import expand
+from padim.predictor import decide
+
+if TYPE_CHECKING:
+    from padim.state import ModelState
+
+Model = Annotated[Path, typer.Argument(help="A model file, fitted with --keep-moments.")]
+Images = Annotated[list[Path], typer.Argument(help="Images and folders of images.")]
+Recalibrate = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--recalibrate",
+        metavar="GOOD",
+        help="Images of the model to set its threshold by, each left out in turn.",
+    ),
+]
+
+
+def update(
+    model: Model,
+    images: Images,
+    recalibrate: Recalibrate = None,
+    recursive: options.Recursive = False,
+    weights: options.Weights = None,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Add good images to a model, as if it had been fitted on them as well."""
+    chosen, used = _expanded(images, recalibrate, recursive)
+    from padim import learning
+
+    _said(model, learning.update(model, chosen, used, weights=weights))
+
+
+def forget(
+    model: Model,
+    images: Images,
+    recalibrate: Recalibrate = None,
+    recursive: options.Recursive = False,
+    weights: options.Weights = None,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Take images out of a model, as if it had never been fitted on them."""
+    chosen, used = _expanded(images, recalibrate, recursive)
+    from padim import learning
+
+    _said(model, learning.forget(model, chosen, used, weights=weights))
+
+
+def merge(
+    first: Model,
+    second: Annotated[Path, typer.Argument(help="Another, fitted alike.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="FILE", help="The model file to write.")
+    ],
+    weights: options.Weights = None,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Join two models, as if one had been fitted on the images of both."""
+    from padim import learning
+
+    _said(out, learning.merge(first, second, out, weights=weights))
+
+
+def _expanded(
+    images: list[Path], recalibrate: list[Path] | None, recursive: bool
+) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    used = expand(recalibrate, recursive=recursive) if recalibrate else ()
+    return tuple(expand(images, recursive=recursive)), tuple(used)
+
+
+def _said(path: Path, state: "ModelState") -> None:
+    text = f"{path}: made of {state.count} images now."
+    if state.calibration is not None:
+        text += f" {threshold_words(decide(state.calibration))}"
+    document = {
+        "model": str(path),
+        "count": state.count,
+        "stale": state.calibration.stale if state.calibration else None,
+    }
+    result(document, text)

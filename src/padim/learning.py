@@ -1,0 +1,210 @@
+"""A model that keeps learning: images added, taken away and models joined, without a fit anew."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from padim.calibration import LEAVE_ONE_OUT
+from padim.errors import DatasetError, UsageError, listed
+from padim.fitting import STORES, Fitter, scorer_of
+from padim.graphs import GraphFeatures
+from padim.leave_one_out import LeaveOneOut, moments_of
+from padim.model import network_of
+from padim.moments import Moments
+from padim.networks import choose_device, choose_engine
+from padim.pairs import load_pair, save_pair
+from padim.samples import Samples
+from padim.state import ModelState
+from padim.weights import sha256
+
+
+def update(
+    path: Path,
+    images: Sequence[Path],
+    recalibrate: Sequence[Path] = (),
+    *,
+    weights: Path | None = None,
+) -> ModelState:
+    """Add good images to a model: exactly what a fit on all of them would give.
+
+    Args:
+        path: A model file with its moments beside it; both change, or neither.
+        images: Images that are not in it.
+        recalibrate: Images that are in it then, to set its threshold by, each left out in turn.
+        weights: Local weights file of the backbone, when the model does not bring it.
+
+    Raises:
+        UsageError: The model was fitted without ``--keep-moments``.
+        DatasetError: An image is in it already, or one to recalibrate by is not.
+        ImageReadError: An image cannot be read.
+    """
+    state, moments = load_pair(path)
+    hashes = [sha256(image) for image in images]
+    if known := _named(images, hashes, set(state.image_sha256)):
+        raise DatasetError(f"{path} knows {known} already. Name images that it has not seen.")
+    fitter = fitter_of(state, weights)
+    more = moments_of(embeddings for _, embeddings in fitter.embedded(images))
+    return _changed(
+        path, fitter, state, moments.merge(more), (*state.image_sha256, *hashes), recalibrate
+    )
+
+
+def forget(
+    path: Path,
+    images: Sequence[Path],
+    recalibrate: Sequence[Path] = (),
+    *,
+    weights: Path | None = None,
+) -> ModelState:
+    """Take images out of a model: exactly what a fit on the others would give.
+
+    Args:
+        path: A model file with its moments beside it; both change, or neither.
+        images: Images that are in it, by the sha256 of their files.
+        recalibrate: As for ``update``.
+        weights: As for ``update``.
+
+    Raises:
+        UsageError: The model was fitted without ``--keep-moments``.
+        DatasetError: An image is not in it, or nothing would be left.
+        ImageReadError: An image cannot be read.
+    """
+    state, moments = load_pair(path)
+    hashes = [sha256(image) for image in images]
+    left = Counter(state.image_sha256)
+    left.subtract(hashes)
+    if strange := _named(images, hashes, {digest for digest, n in left.items() if n < 0}):
+        raise DatasetError(f"{path} was not fitted on {strange}. Name images that it has seen.")
+    if not left.total():
+        raise DatasetError(f"{path} would have no image left. Delete it instead.")
+    fitter = fitter_of(state, weights)
+    embedded = list(fitter.embedded(images))
+    if state.samples is not None:
+        unwanted = {image.pixels[:, ::-1].tobytes() for batch, _ in embedded for image in batch}
+        kept = [image.tobytes() not in unwanted for image in state.samples.image]
+        state = replace(state, samples=_some(state.samples, kept))
+    fewer = moments.without(moments_of(embeddings for _, embeddings in embedded))
+    return _changed(path, fitter, state, fewer, tuple(left.elements()), recalibrate)
+
+
+def merge(first: Path, second: Path, out: Path, *, weights: Path | None = None) -> ModelState:
+    """Join two models: exactly what a fit on the images of both would give.
+
+    Args:
+        first: A model file with its moments beside it.
+        second: Another.
+        out: The model file to write, with its moments beside it.
+        weights: As for ``update``.
+
+    Raises:
+        UsageError: A model was fitted without ``--keep-moments``, or the two do not fit together.
+        DatasetError: An image is in both.
+    """
+    (state, moments), (other, more) = load_pair(first), load_pair(second)
+    for what in ("spec", "weights_sha256", "recipe", "preprocess", "pyramid", "precision"):
+        if getattr(state, what) != getattr(other, what):
+            name = {"spec": "backbone", "weights_sha256": "weights"}.get(what, what)
+            raise UsageError(
+                f"{first} and {second} differ in their {name}, so their images cannot be joined. "
+                "Fit both alike."
+            )
+    for package, release in state.versions.items():
+        if other.versions.get(package) != release:
+            raise UsageError(
+                f"{first} was fitted with {package} {release}, {second} with "
+                f"{other.versions.get(package)}, so their features may differ. Fit both alike."
+            )
+    if both := set(state.image_sha256) & set(other.image_sha256):
+        raise DatasetError(
+            f"{first} and {second} have {len(both)} images in common, which would count twice. "
+            "Take them out of one with padim forget."
+        )
+    hashes = (*state.image_sha256, *other.image_sha256)
+    fitter = fitter_of(state, weights)
+    return _changed(out, fitter, state, moments.merge(more), hashes, ())
+
+
+def fitter_of(state: ModelState, weights: Path | None = None) -> Fitter:
+    """What fits on more images as a model was fitted.
+
+    Args:
+        state: The model.
+        weights: Local weights file of the backbone, when the model does not bring it.
+    """
+    device = choose_device("cpu")
+    engine = state.engine.partition(" ")[0]
+    choose_engine(engine, device, state.precision)
+    features = network_of(state, weights).features(engine, state.precision, None)
+    if isinstance(features, GraphFeatures):
+        features.open()
+    stores = {dtype: name for name, dtype in STORES.items()}
+    return Fitter(
+        spec=state.spec,
+        settings=state.recipe,
+        preprocess=state.preprocess,
+        pyramid=state.pyramid,
+        features=features,
+        image_bytes=0,
+        engine_bytes=0,
+        weights_sha256=state.weights_sha256,
+        engine=state.engine,
+        precision=state.precision,
+        store=stores[state.whitening[0].dtype],
+        trunk_tensors=state.trunk,
+        device=device,
+        keep_moments=True,
+        keep_samples=state.samples is not None,
+        calibrate=False,
+        drop_outliers=0.0,
+        n_batch=4,
+    )
+
+
+def _changed(
+    path: Path,
+    fitter: Fitter,
+    before: ModelState,
+    moments: Moments,
+    hashes: Sequence[str],
+    recalibrate: Sequence[Path],
+) -> ModelState:
+    state = fitter.solved(moments, list(hashes))
+    calibration = before.calibration and replace(before.calibration, stale=True)
+    if recalibrate:
+        used = [sha256(image) for image in recalibrate]
+        if strange := _named(recalibrate, used, set(used) - set(hashes)):
+            raise DatasetError(
+                f"The model was not fitted on {strange}. Use padim calibrate for other images."
+            )
+        leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid)
+        looks = (embeddings for _, embeddings in fitter.embedded(recalibrate))
+        collector = fitter.scored_without_each(leave_one_out, state, looks)
+        calibration = collector.calibration(LEAVE_ONE_OUT)
+    samples = before.samples
+    if samples is not None:
+        with torch.inference_mode():
+            scores = scorer_of(state, fitter.features).eval()(torch.from_numpy(samples.image))
+        samples = Samples.of(samples.image, *(output.numpy() for output in scores))
+    state = replace(state, calibration=calibration, samples=samples)
+    save_pair(state, moments, path)
+    return state
+
+
+def _named(images: Sequence[Path], hashes: Sequence[str], wanted: set[str]) -> str:
+    return listed(
+        [str(path) for path, digest in zip(images, hashes, strict=True) if digest in wanted]
+    )
+
+
+def _some(samples: Samples, kept: list[bool]) -> Samples | None:
+    if not any(kept):
+        return None
+    return Samples(
+        samples.image[kept],
+        samples.anomaly_map[kept],
+        samples.image_score[kept],
+        samples.level_scores[kept],
+    )

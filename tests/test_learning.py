@@ -1,0 +1,176 @@
+import os
+import random
+import shutil
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from PIL import Image
+
+import padim
+from padim import learning
+from padim.calibration import LEAVE_ONE_OUT
+from padim.cli import main
+from padim.errors import DatasetError, UsageError
+from padim.moments import Moments
+from padim.pairs import load_pair, moments_path, save_pair
+from padim.pyramid import Level, nested
+from padim.state import ModelState, load_state
+
+SIZE_PX = (64, 64)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("images")
+    for i, pixels in enumerate(oracle.random_images(12, SIZE_PX)):
+        Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+    return sorted(folder.iterdir())
+
+
+def fitted(images: list[Path], path: Path, **options: object) -> Path:
+    settings = {"size_px": SIZE_PX, "device": "cpu", "store": "float32", "keep_moments": True}
+    padim.fit(images, **settings | options).save(path, moments=True)  # type: ignore[arg-type]
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(images: list[Path], tmp_path_factory: pytest.TempPathFactory) -> ModelState:
+    return load_state(fitted(images, tmp_path_factory.mktemp("whole") / "m.safetensors"))
+
+
+def assert_equal(ours: ModelState, theirs: ModelState) -> None:
+    assert ours.count == theirs.count
+    assert ours.image_sha256 == theirs.image_sha256
+    np.testing.assert_allclose(ours.eps, theirs.eps, rtol=1e-6)
+    for mine, expected in zip(ours.whitening, theirs.whitening, strict=True):
+        scale = expected.abs().max()
+        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5 * float(scale))
+
+
+def test_an_updated_model_equals_a_fit_on_all(
+    images: list[Path], whole: ModelState, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = fitted(images[:7], tmp_path / "m.safetensors")
+    assert main(["update", str(path), *map(str, images[7:])]) == 0
+    assert "STALE" in capsys.readouterr().out
+    state, moments = load_pair(path)
+    assert_equal(state, whole)
+    assert moments.count == 12
+    assert state.calibration is not None
+    assert state.calibration.stale
+    assert main(["info", str(path)]) == 0
+    assert "STALE" in capsys.readouterr().out
+    # The samples are of the model as it is, so it can still be exported.
+    assert main(["export", str(path), "-o", str(tmp_path / "m.onnx"), "-q"]) == 0
+    with pytest.raises(DatasetError, match=r"knows .* already"):
+        learning.update(path, images[3:5])
+
+
+def test_an_update_can_set_the_threshold_anew(
+    images: list[Path], whole: ModelState, tmp_path: Path
+) -> None:
+    path = fitted(images[:7], tmp_path / "m.safetensors")
+    state = learning.update(path, images[7:], images)
+    assert state.calibration is not None
+    assert whole.calibration is not None
+    assert (state.calibration.source, state.calibration.stale) == (LEAVE_ONE_OUT, False)
+    np.testing.assert_allclose(
+        state.calibration.image_score, whole.calibration.image_score, rtol=1e-4
+    )
+
+
+def test_what_is_forgotten_leaves_no_trace(images: list[Path], tmp_path: Path) -> None:
+    path = fitted(images, tmp_path / "m.safetensors")
+    before = load_state(path)
+    gone = images[:5]
+    assert main(["forget", str(path), *map(str, gone), "-q"]) == 0
+    state = load_state(path)
+    assert_equal(state, load_state(fitted(images[5:], tmp_path / "other.safetensors")))
+    assert before.samples is not None
+    assert (
+        state.samples is None
+        or len(state.samples.image) < len(before.samples.image)
+        or not any(
+            np.array_equal(sample[:, ::-1], np.asarray(Image.open(image)))
+            for sample in before.samples.image
+            for image in gone
+        )
+    )
+    with pytest.raises(DatasetError, match="was not fitted on"):
+        learning.forget(path, gone[:1])
+    with pytest.raises(DatasetError, match="would have no image left"):
+        learning.forget(path, images[5:])
+
+
+def test_merged_models_equal_a_fit_on_all(
+    images: list[Path], whole: ModelState, tmp_path: Path
+) -> None:
+    first = fitted(images[:5], tmp_path / "a.safetensors")
+    second = fitted(images[5:], tmp_path / "b.safetensors")
+    words = ["merge", first, second, "-o", tmp_path / "c.safetensors", "-q"]
+    assert main(list(map(str, words))) == 0
+    assert_equal(load_pair(tmp_path / "c.safetensors")[0], whole)
+    with pytest.raises(DatasetError, match="have 5 images in common"):
+        learning.merge(first, first, tmp_path / "d.safetensors")
+    other = fitted(images[5:], tmp_path / "e.safetensors", sigma_px=2.0)
+    with pytest.raises(UsageError, match="differ in their recipe"):
+        learning.merge(first, other, tmp_path / "d.safetensors")
+    assert not (tmp_path / "d.safetensors").exists()
+
+
+def test_a_model_without_moments_does_not_learn(
+    images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = fitted(images[:4], tmp_path / "m.safetensors")
+    moments_path(path).unlink()
+    assert main(["update", str(path), str(images[5])]) == 2
+    assert "has no moments of its own beside it" in capsys.readouterr().err
+    fitted(images[4:], tmp_path / "n.safetensors")
+    shutil.copy(moments_path(tmp_path / "n.safetensors"), moments_path(path))
+    with pytest.raises(UsageError, match="has no moments of its own"):
+        load_pair(path)
+
+
+def test_a_pair_is_always_the_old_or_the_new(whole: ModelState, tmp_path: Path) -> None:
+    pyramid = nested([Level((1, 1), (0,), ((0, 1),))])
+    path = tmp_path / "m.safetensors"
+
+    def pair(version: int) -> tuple[ModelState, Moments]:
+        state = replace(
+            whole,
+            pyramid=pyramid,
+            count=version,
+            image_sha256=(f"{version}",),
+            mean=(torch.full((1, 2), float(version)),),
+            whitening=(torch.full((1, 2, 2), float(version)),),
+            eps=(0.1,),
+            trunk={},
+            samples=None,
+            calibration=None,
+        )
+        mean = torch.full((1, 2), float(version), dtype=torch.float64)
+        return state, Moments(version, (mean,), ((mean[:, :, None].expand(1, 2, 2),),))
+
+    save_pair(*pair(1), path)
+    generator = random.Random(0)
+    seen = set()
+    for _ in range(200):
+        process = os.fork()
+        if not process:
+            version = load_state(path).count
+            while True:
+                version += 1
+                save_pair(*pair(version), path)
+        time.sleep(generator.uniform(0, 0.05))
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        state, moments = load_pair(path)
+        assert state.count == moments.count == int(moments.mean[0][0, 0])
+        seen.add(state.count)
+    assert len(seen) > 50
