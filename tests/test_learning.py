@@ -137,6 +137,7 @@ def test_a_model_without_moments_does_not_learn(
         load_pair(path)
 
 
+@pytest.mark.slow
 def test_a_pair_is_always_the_old_or_the_new(whole: ModelState, tmp_path: Path) -> None:
     pyramid = nested([Level((1, 1), (0,), ((0, 1),))])
     path = tmp_path / "m.safetensors"
