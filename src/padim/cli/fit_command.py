@@ -77,7 +77,7 @@ def fit(
         typer.Option(
             "--drop-outliers",
             metavar="RATE",
-            help="Leave images out that do not belong, and this share of those that do: 0.001.",
+            help="Leave images out whose p-value by the bulk of the scores is at most this: 0.001.",
         ),
     ] = 0.0,
     max_memory: options.MaxMemory = None,
