@@ -113,8 +113,8 @@ class Fitter:
         keep_moments: Whether the moments are to be written as well.
         keep_samples: Whether a few images travel with the model, to compare engines on.
         calibrate: Whether the images are looked at again, for the leave-one-out calibration.
-        drop_outliers: Good images that may be left out by mistake, when outliers are to be left
-            out; 0 when not.
+        drop_outliers: Largest p-value, by the bulk of the scores, of an image that is left out;
+            0 to leave none out.
         n_batch: Images in one forward pass.
         kept_feature_bytes: Of features kept for the second look; with more they are recomputed.
     """
@@ -445,8 +445,8 @@ def prepare(
         keep_moments: Whether the moments are to be written as well.
         keep_samples: Whether a few images travel with the model, to compare engines on.
         calibrate: Whether the images are looked at again, for the leave-one-out calibration.
-        drop_outliers: Good images that may be left out by mistake, when outliers are to be left
-            out; 0 when not.
+        drop_outliers: Largest p-value, by the bulk of the scores, of an image that is left out;
+            0 to leave none out.
         n_batch: Images in one forward pass; what suits the device when None.
         engine: Who runs the trunk, as for ``choose_engine``.
         n_threads: Threads of the whole process; one for each core when None.

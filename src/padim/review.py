@@ -91,7 +91,7 @@ def review(
     Args:
         image_score: Leave-one-out scores, shape ``(n,)``.
         looks: The n images.
-        rate: Good images that may be listed as outliers by mistake.
+        rate: Largest p-value of an outlier.
 
     Returns:
         Outliers, the most certain first, then near-duplicates, then images far from the rest in
