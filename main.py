@@ -59,8 +59,8 @@ def _run(given: Sequence[str]) -> None:
     import torch
 
     from padim.benchmark import Result, markdown, settings_of, write_roc
-    from padim.fitting import prepare
     from padim.memory import format_bytes
+    from padim.preparing import prepare
 
     if arguments.use_gpu and not torch.cuda.is_available():
         print("no GPU here, computing on the CPU")
@@ -104,8 +104,9 @@ def _run(given: Sequence[str]) -> None:
 
 
 def _category(category: Category, fitter: "Fitter", temp: Path, drawn: Path) -> dict[str, Any]:
-    from padim.benchmark import pictures, record_of
+    from padim.benchmark import record_of
     from padim.evaluation import evaluate
+    from padim.figures import pictures
     from padim.model import fit_or_reuse
 
     model_path = temp / f"train_{category.name}.safetensors"

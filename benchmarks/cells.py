@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from padim.datasets import list_images
 from padim.demo import lay_out_solar_cells
 from padim.export import SUFFIXES, export
-from padim.fitting import Fitter, prepare
+from padim.fitting import Fitter
 from padim.loading import load_ahead
+from padim.preparing import prepare
 from padim.state import save_state
 
 N_QUICK = 40  # images
@@ -59,7 +60,7 @@ def fit_on_cells(folder: Path, quick: bool, **settings: Any) -> Cells:
     Args:
         folder: Where the images and the model go.
         quick: Whether it is a quick run.
-        **settings: As for ``padim.fitting.prepare``.
+        **settings: As for ``padim.preparing.prepare``.
     """
     category = lay_out_solar_cells(folder, "mono")
     train = category / "train" / "good"

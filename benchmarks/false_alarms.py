@@ -43,12 +43,13 @@ from padim.benchmark import settings_of
 from padim.calibration import Calibration
 from padim.datasets import list_images
 from padim.demo import lay_out_solar_cells
-from padim.fitting import STORES, Fitter, prepare
+from padim.fitting import STORES, Fitter
 from padim.gaussian import factor, relative_eps
 from padim.leave_one_out import GROUP, LeaveOneOut
 from padim.loading import batched, load_ahead
 from padim.moments import Accumulator, Moments
 from padim.postprocess import Postprocess
+from padim.preparing import prepare
 from padim.scorer import Head
 
 RATES = (0.2, 0.1, 0.05, 0.02)

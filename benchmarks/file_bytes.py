@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from padim.backbones import BACKBONES, BackboneSpec
-from padim.fitting import STORES, prepare
+from padim.fitting import STORES
+from padim.preparing import prepare
 from padim.pyramid import Pyramid, build_pyramid
 from padim.state import ModelState, save_state
 
@@ -33,7 +34,11 @@ def template() -> ModelState:
     """A model of two images of noise, whose statistics are then exchanged."""
     generator = np.random.default_rng(0)
     images = list(generator.integers(0, 256, (2, *SIZE_PX, 3), dtype=np.uint8))
-    return prepare(size_px=SIZE_PX, device="cpu", include_backbone=False).fit(images).state
+    return (
+        prepare(size_px=SIZE_PX, device="cpu", include_backbone=False, calibrate=False)
+        .fit(images)
+        .state
+    )
 
 
 def ours_written(

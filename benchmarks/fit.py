@@ -3,8 +3,8 @@
 Measures, on the solar cells without a defect (588 monocrystalline ones), with the default backbone
 and recipe:
 
-- *fit*: ``Fitter.fit`` on the image files, decode included, and writing the model file. Not the
-  imports and not loading the network, which happen once for any number of categories.
+- *fit*: ``Fitter.fit`` on the image files, decode included, without the second look for a
+  threshold, and writing the model file. Not the imports and not loading the network, which happen once for any number of categories.
 - *trunk* (the alternative): the truncated network as its library builds it, channels last, over the
   same images, decoded, normalised and batched beforehand, in the batches of the fit; nothing is
   done with what it returns.
@@ -25,10 +25,11 @@ from torch import nn
 
 from padim.datasets import list_images
 from padim.demo import lay_out_solar_cells
-from padim.fitting import STORES, Fitter, prepare
+from padim.fitting import STORES, Fitter
 from padim.gaussian import factor, relative_eps
 from padim.loading import batched, load_ahead
 from padim.moments import Accumulator, Moments
+from padim.preparing import prepare
 from padim.scorer import Features
 from padim.state import save_state
 from padim.trunk import load_trunk
@@ -106,7 +107,7 @@ def main() -> None:
     """Run the benchmark."""
     quick = measure.arguments(__doc__).quick
     about = measure.facts(["elpv-dataset"])
-    fitter = prepare(device="cpu", keep_moments=True)
+    fitter = prepare(device="cpu", keep_moments=True, calibrate=False)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cells = lay_out_solar_cells(folder, "mono")

@@ -25,9 +25,10 @@ from padim.benchmark import settings_of
 from padim.datasets import Category, Sample, read_category
 from padim.demo import lay_out_solar_cells
 from padim.evaluation import shown
-from padim.fitting import Fitted, Fitter, prepare
+from padim.fitting import Fitted, Fitter
 from padim.metrics import Ranking
 from padim.model import from_fitted
+from padim.preparing import prepare
 from padim.review import OUTLIER_RATE
 
 TILES = "magnetic_tile"

@@ -18,8 +18,9 @@ from padim.datasets import Category, read_category
 from padim.demo import LICENCE, lay_out_solar_cells
 from padim.evaluation import evaluate
 from padim.files import write_text
-from padim.fitting import Fitter, prepare
+from padim.fitting import Fitter
 from padim.model import from_fitted
+from padim.preparing import prepare
 
 PAGE = measure.ROOT / "docs" / "results.md"
 RECIPES = ("reference", "standard")

@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from padim.engines import Arrays, Graph
-from padim.fitting import Fitter, prepare
+from padim.fitting import Fitter
 from padim.graphs import write_onnx
 from padim.loading import load_ahead
+from padim.preparing import prepare
 from padim.scorer import Features
 from padim.trunk import Trunk, load_trunk, optimise
 from padim.weights import fetch, read_weights

@@ -18,7 +18,8 @@ import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from padim.fitting import Fitter, prepare
+from padim.fitting import Fitter
+from padim.preparing import prepare
 
 Floats = NDArray[np.floating]
 

@@ -192,7 +192,7 @@ def test_weights_of_a_file_serve_a_network_that_does_not_travel(
     assert here is not None
     weights.parent.mkdir()
     shutil.copyfile(here, weights)
-    monkeypatch.setattr("padim.fitting.INCLUDE_BACKBONE_BYTES", 0)
+    monkeypatch.setattr("padim.preparing.INCLUDE_BACKBONE_BYTES", 0)
     monkeypatch.setattr("padim.weights.locate", lambda spec: None)
     arguments = ("--category", "carpet", "--weights", str(weights), "-q")
     assert benchmark(root, tmp_path / "out", *arguments) == 0

@@ -477,13 +477,13 @@ def test_results_stay_inside_their_folder(
     model: Path, category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(category / "test/good", tmp_path / "a")
-    shutil.copytree(category / "test/spot", tmp_path / "work/b")
-    monkeypatch.chdir(tmp_path / "work")
+    shutil.copytree(category / "test/spot", tmp_path / "deep/b")
+    monkeypatch.chdir(tmp_path / "deep")
     assert main(["predict", str(model), "../a", "b", "-o", "out/deep", "-q"]) == 0
     names = sorted(p.relative_to("out/deep").as_posix() for p in Path("out/deep").rglob("*.jpg"))
     assert names == [
         *(f"overlays/a/{i}.jpg" for i in range(3)),
-        *(f"overlays/work/b/{i}.jpg" for i in range(3)),
+        *(f"overlays/deep/b/{i}.jpg" for i in range(3)),
     ]
     assert {path.name for path in tmp_path.iterdir()} == {"a", "work"}
 

@@ -24,7 +24,7 @@ from padim.errors import (
     UsageError,
 )
 from padim.export import export
-from padim.fitting import prepare
+from padim.preparing import prepare
 from padim.samples import TOLERANCE
 
 SIZE_PX = (64, 64)

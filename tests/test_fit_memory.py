@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from padim.fitting import prepare
+from padim.preparing import prepare
 from padim.memory import peak_bytes, reset_peak, resident_bytes
 from padim.state import save_moments, save_state
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from padim.engines import Graph
-from padim.fitting import Fitter, prepare
+from padim.fitting import Fitter
+from padim.preparing import prepare
 
 SIZE_PX = (64, 64)
 
@@ -77,7 +78,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 def test_two_processes_may_write_a_trunk_at_once(cache: Path) -> None:
     code = (
         "import oracle, torch\n"
-        "from padim.fitting import prepare\n"
+        "from padim.preparing import prepare\n"
         "features = prepare(size_px=(64, 64)).features\n"
         "features(torch.from_numpy(oracle.random_images(1, (64, 64))))\n"
     )

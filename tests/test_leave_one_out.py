@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_features_that_do_not_fit_are_computed_again() -> None:
 
 def test_images_that_change_between_two_looks_are_refused() -> None:
     class Changing(list[np.ndarray]):
-        def __iter__(self):  # type: ignore[no-untyped-def]
+        def __iter__(self) -> Iterator[np.ndarray]:
             yield from list.copy(self)
             self.reverse()
 

@@ -9,7 +9,6 @@ from torch import nn
 
 from padim import memory
 from padim.errors import MemoryLimitError, UsageError
-from padim.fitting import prepare
 from padim.forecast import Forecast, activation_bytes
 from padim.memory import (
     format_bytes,
@@ -19,6 +18,7 @@ from padim.memory import (
     resident_bytes,
 )
 from padim.model import fit
+from padim.preparing import prepare
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,11 @@ from torch import nn
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from padim.fitting import Fitter, prepare
+from padim.fitting import Fitter
 from padim.gaussian import factor, relative_eps
 from padim.model import from_fitted
 from padim.moments import Moments
+from padim.preparing import prepare
 from padim.scorer import Head
 
 N_TRAIN = 24

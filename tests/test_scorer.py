@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from padim.fitting import Fitter, prepare
+from padim.fitting import Fitter
 from padim.gaussian import factor
 from padim.moments import Moments
 from padim.postprocess import Postprocess
+from padim.preparing import prepare
 from padim.pyramid import Level, nested
 from padim.scorer import Features, Head, Scorer
 

@@ -30,10 +30,10 @@ from padim.errors import (
     WeightsError,
 )
 from padim.files import write_text, written_whole
-from padim.fitting import prepare
 from padim.model import from_fitted
 from padim.moments import Moments
 from padim.pairs import moments_path
+from padim.preparing import prepare
 from padim.preprocess import Preprocess
 from padim.pyramid import Level, nested
 from padim.recipes import recipe

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from padim.backbones import BACKBONES, backbone
 from padim.errors import PathMissingError, WeightsError
-from padim.fitting import prepare
+from padim.preparing import prepare
 from padim.trunk import build_trunk, load_trunk
 from padim.weights import (
     fetch,

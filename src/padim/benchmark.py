@@ -9,22 +9,17 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES, Category, Sample
+from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES, Category
 from padim.errors import ImageReadError, PadimError
 from padim.evaluation import Evaluation, evaluate, shown
-from padim.figures import Curve, PictureFrame, panel_px, png, roc_figure
+from padim.figures import Curve, pictures, png, roc_figure
 from padim.files import write_text, written_whole
 from padim.fitting import Fitter
-from padim.images import read_image, read_mask
 from padim.memory import peak_bytes, reset_peak
 from padim.model import from_fitted
 from padim.preprocess import Preprocess
@@ -256,57 +251,6 @@ def _draw(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-def pictures(
-    evaluation: Evaluation, preprocess: Preprocess
-) -> Iterator[tuple[Sample, Image.Image]]:
-    """Draw each test image of a category: image, truth, map, predicted mask and outline.
-
-    Args:
-        evaluation: What a model made of them.
-        preprocess: The way from a source image to its map.
-    """
-    if not evaluation.samples:
-        return
-    threshold, note = oracle_threshold(evaluation)
-    frame = PictureFrame(*map_range(evaluation), threshold, note)
-    for sample, score, anomaly_map in zip(
-        evaluation.samples, evaluation.image_score, evaluation.anomaly_map, strict=True
-    ):
-        image = read_image(sample.path)
-        shown_px = panel_px((image.shape[0], image.shape[1]))
-        mask: NDArray[np.bool_] | None = None
-        if sample.mask_path is not None:
-            grey = Image.fromarray(read_mask(sample.mask_path).astype(np.uint8) * 255)
-            mask = np.asarray(grey.resize(shown_px[::-1], Image.Resampling.NEAREST)) > 0
-        elif not sample.is_anomalous:
-            mask = np.zeros(shown_px, np.bool_)
-        resized = Image.fromarray(image).resize(shown_px[::-1], Image.Resampling.BILINEAR)
-        title = f"{evaluation.category}   {sample.defect}   {sample.path.name}   score {score:.2f}"
-        on_panel = preprocess.to_source(anomaly_map, shown_px)
-        yield sample, frame.fill(title, np.asarray(resized), mask, on_panel)
-
-
-def oracle_threshold(evaluation: Evaluation) -> tuple[float | None, str]:
-    """The threshold of the best F1 on the test set itself, and the words that say so.
-
-    Pixels where there are masks, else images.
-    """
-    for ranking, kind in ((evaluation.pixel_ranking, "pixel"), (evaluation.image_ranking, "image")):
-        threshold = ranking.f1_max()[1]
-        if threshold is not None:
-            words = f"oracle threshold: uses test labels\n({kind} F1-max at {threshold:.2f})"
-            return threshold, words
-    return None, "no threshold: one class only"
-
-
-def map_range(evaluation: Evaluation) -> tuple[float, float]:
-    """Scores of the darkest and the brightest colour, the same for all images of a category."""
-    normal = [not sample.is_anomalous for sample in evaluation.samples]
-    shown = evaluation.anomaly_map[normal] if any(normal) else evaluation.anomaly_map
-    thinned = shown[:, ::4, ::4], evaluation.anomaly_map[:, ::4, ::4]
-    return float(np.median(thinned[0])), float(np.quantile(thinned[1], 0.999))
 
 
 def _means(rows: list[dict[str, Any]]) -> dict[str, float | None] | None:

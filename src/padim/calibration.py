@@ -169,25 +169,18 @@ class Calibration:
         if rate * (n + 1) >= 1 - 1e-9:
             n_higher = int(rate * (n + 1) + 1e-9)
             return Threshold(rate, float(self.image_score[n - n_higher]), "conformal")
-        highest = float(self.image_score[-1])
-        if self.tail is None:
-            least = 1 / (n + 1)
-            return Threshold(
-                least,
-                highest,
-                "conformal",
-                warning=f"{n} good images allow no false-alarm rate below {least:.2g}, so that is "
-                f"the threshold's, not {rate:g}. Calibrate on more.",
-            )
-        least = TAIL_REACH / n
-        used = max(rate, least)
+        least = 1 / (n + 1) if self.tail is None else TAIL_REACH / n
         warning = ""
         if rate < least:
             warning = (
                 f"{n} good images allow no false-alarm rate below {least:.2g}, so that is the "
                 f"threshold's, not {rate:g}. Calibrate on more."
             )
-        # A rank would serve as well when the tail ends below the highest score.
+        used = max(rate, least)
+        highest = float(self.image_score[-1])
+        if self.tail is None:
+            return Threshold(used, highest, "conformal", warning=warning)
+        # Never below what a good image was seen to score.
         score = max(self.tail.quantile(used), highest)
         return Threshold(used, score, "tail", self.tail.interval(used), warning)
 
@@ -233,7 +226,7 @@ class Calibration:
 
 
 class Collector:
-    """Gathers the scores and maps of good images, in memory that does not depend on how many."""
+    """Gathers the scores of good images, and how many of their pixels have which value."""
 
     def __init__(self) -> None:
         self._scores: list[NDArray[np.float32]] = []

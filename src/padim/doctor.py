@@ -111,13 +111,13 @@ def time_default(n_threads: int | None) -> list[Timing]:
     import torch
 
     from padim.export import export
-    from padim.fitting import prepare
     from padim.model import network_of
+    from padim.preparing import prepare
     from padim.state import load_state, save_state
 
     with TemporaryDirectory() as folder:
         model, graph = Path(folder) / "model.safetensors", Path(folder) / "model.onnx"
-        fitter = prepare(device="cpu", engine="torch", n_threads=n_threads)
+        fitter = prepare(device="cpu", engine="torch", n_threads=n_threads, calibrate=False)
         size_px = fitter.preprocess.size_px
         save_state(fitter.fit(list(_noise(2, size_px))).state, model)
         export(model, graph)

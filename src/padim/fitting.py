@@ -3,21 +3,18 @@
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from padim.backbones import DEFAULT_BACKBONE, BackboneSpec, backbone
-from padim.calibration import LEAVE_ONE_OUT, Collector, check_rate
-from padim.engines import N_BATCH
+from padim.backbones import BackboneSpec
+from padim.calibration import LEAVE_ONE_OUT, Collector
 from padim.errors import (
     DatasetError,
     ImageReadError,
-    PathMissingError,
-    UnknownNameError,
     UsageError,
 )
 from padim.forecast import KEPT_FEATURE_BYTES, Forecast, forecast_fit
@@ -33,22 +30,14 @@ from padim.loading import (
     load_ahead,
 )
 from padim.moments import Accumulator, Moments
-from padim.networks import Network, choose_device, choose_engine
 from padim.postprocess import Postprocess
 from padim.preprocess import Preprocess
-from padim.pyramid import Pyramid, build_pyramid
-from padim.recipes import DEFAULT_RECIPE, Recipe, recipe
+from padim.pyramid import Pyramid
+from padim.recipes import Recipe
 from padim.review import OUTLIER_RATE, Look, Suspect, review
 from padim.samples import N_SAMPLES, Samples
 from padim.scorer import Head, Scorer
 from padim.state import ModelState, installed_versions
-from padim.trunk import with_taps
-from padim.weights import fetch, read_weights, sha256
-
-TRUNK_BATCH = {"cpu": N_BATCH, "cuda": 32}
-INCLUDE_BACKBONE_BYTES = 50_000_000
-_GRAPH_BYTES = 40_000_000  # the library of another engine than torch, loaded
-_WRITER_BYTES = 120_000_000  # what writes a graph, loaded
 
 STORES = {"float16": torch.float16, "float32": torch.float32}
 
@@ -70,26 +59,6 @@ class Fitted:
     suspects: tuple[Suspect, ...]
     dropped: tuple[int, ...]
     paths: tuple[Path | None, ...]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What is remembered of an image of the fit.
-
-    Attributes:
-        path: Where it came from; None for one given as pixels.
-        sha256: Of its content.
-        look: To compare it with the others.
-    """
-
-    path: Path | None
-    sha256: str
-    look: Look
-
-    @classmethod
-    def of(cls, image: Loaded) -> "Seen":
-        """Remember an image."""
-        return cls(image.path, image.sha256, Look.of(image.pixels, image.source_px))
 
 
 @dataclass(frozen=True)
@@ -177,7 +146,7 @@ class Fitter:
             n_batch=self.n_batch,
             engine_bytes=self.engine_bytes,
             store_bytes=STORES[self.store].itemsize,
-            trunk_bytes=_n_bytes(self.trunk_tensors),
+            trunk_bytes=n_bytes(self.trunk_tensors),
             block_bytes=BLOCK_BYTES,
             keep_moments=self.keep_moments,
             n_samples=N_SAMPLES if self.keep_samples else 0,
@@ -212,59 +181,67 @@ class Fitter:
         if isinstance(self.features, GraphFeatures):
             self.features.open()  # before threads decode, whose warning filters its writer touches
         accumulator = Accumulator()
-        seen: list[Seen] = []
+        paths: list[Path | None] = []
+        hashes: list[str] = []
+        looked: list[Look] = []
         samples: list[Loaded] = []
         kept: list[list[Tensor]] = []  # features, while they are few
         for batch, embeddings in self.embedded(images, unreadable):
             accumulator.add(embeddings)
-            if self.calibrate and len(seen) * self._feature_bytes <= self.kept_feature_bytes:
-                kept.append(embeddings)
-            seen += [Seen.of(image) for image in batch]
+            if self.calibrate:
+                if len(hashes) * self._feature_bytes <= self.kept_feature_bytes:
+                    kept.append(embeddings)
+                looked += [Look.of(image.pixels, image.source_px) for image in batch]
+            paths += [image.path for image in batch]
+            hashes += [image.sha256 for image in batch]
             if self.keep_samples:
                 # Any choice would do that depends on nothing but the images.
                 samples = heapq.nsmallest(N_SAMPLES, samples + batch, key=lambda i: i.sha256)
             advance(len(batch))
-        if not seen:
+        if not hashes:
             raise DatasetError("There is no image to fit on. Name a folder of good images.")
-        if len(seen) * self._feature_bytes > self.kept_feature_bytes:
+        if len(hashes) * self._feature_bytes > self.kept_feature_bytes:
             kept.clear()
 
         def looks() -> Iterator[list[Tensor]]:
-            return iter(kept) if kept else self._again(images, unreadable is not None, seen)
+            return iter(kept) if kept else self._again(images, unreadable is not None, hashes)
 
         moments: Moments | None = accumulator.moments()
         assert moments is not None
-        state = self.solved(moments, [one.sha256 for one in seen])
+        state = self.solved(moments, hashes)
         suspects: list[Suspect] = []
         dropped: set[int] = set()
         if self.calibrate and moments.count > 1:
             leave_one_out = LeaveOneOut(moments, state.eps, self.pyramid)
-            spared = moments if self.keep_moments or self.drop_outliers else None
-            del moments
+            if not (self.keep_moments or self.drop_outliers):
+                moments = None  # as large as what is worked with now
             collector = self.scored_without_each(leave_one_out, state, looks())
-            rate = self.drop_outliers or OUTLIER_RATE
-            suspects = review(collector.image_scores(), [one.look for one in seen], rate)
+            del leave_one_out
+            suspects = review(collector.image_scores(), looked, self.drop_outliers or OUTLIER_RATE)
             if self.drop_outliers:
                 dropped = {suspect.index for suspect in suspects if suspect.reason == "outlier"}
             if dropped:
-                assert spared is not None
-                left = set(range(len(seen))) - dropped
-                spared = spared.without(moments_of(chosen(looks(), dropped)))
-                state = self.solved(spared, [seen[i].sha256 for i in sorted(left)])
-                leave_one_out = LeaveOneOut(spared, state.eps, self.pyramid)
+                assert moments is not None
+                left = set(range(len(hashes))) - dropped
+                moments = moments.without(moments_of(chosen(looks(), dropped)))
+                state = self.solved(moments, [hashes[i] for i in left])
+                leave_one_out = LeaveOneOut(moments, state.eps, self.pyramid)
                 collector = self.scored_without_each(leave_one_out, state, chosen(looks(), left))
-                unwanted = {seen[i].sha256 for i in dropped}
+                unwanted = {hashes[i] for i in dropped}
                 samples = [image for image in samples if image.sha256 not in unwanted]
             state = replace(state, calibration=collector.calibration(LEAVE_ONE_OUT))
-            del leave_one_out
-            moments = spared if self.keep_moments else None
-        elif not self.keep_moments:
-            moments = None
         kept.clear()
         if samples:
-            state = replace(state, samples=self._scored(state, samples))
+            # Mirrored, they are new to the model: the distances of images that it knows are small
+            # differences, in which the last digits of an engine weigh more than on the line.
+            mirrored = np.stack([image.pixels[:, ::-1] for image in samples])
+            state = replace(state, samples=self.sampled(state, mirrored))
         return Fitted(
-            state, moments, tuple(suspects), tuple(sorted(dropped)), tuple(o.path for o in seen)
+            state,
+            moments if self.keep_moments else None,
+            tuple(suspects),
+            tuple(sorted(dropped)),
+            tuple(paths),
         )
 
     def embedded(
@@ -289,13 +266,13 @@ class Fitter:
             yield batch, embeddings
 
     def _again(
-        self, images: Iterable[ImageInput], skip: bool, seen: list[Seen]
+        self, images: Iterable[ImageInput], skip: bool, hashes: list[str]
     ) -> Iterator[list[Tensor]]:
-        hashes: list[str] = []
+        seen: list[str] = []
         for batch, embeddings in self.embedded(images, (lambda error: None) if skip else None):
-            hashes += [image.sha256 for image in batch]
+            seen += [image.sha256 for image in batch]
             yield embeddings
-        if hashes != [one.sha256 for one in seen]:
+        if seen != hashes:
             raise DatasetError(
                 "The good images have changed while the fit looked at them. Fit again."
             )
@@ -363,10 +340,13 @@ class Fitter:
             versions=installed_versions(),
         )
 
-    def _scored(self, state: ModelState, images: list[Loaded]) -> Samples:
-        # Mirrored, they are new to the model: the distances of images that it knows are small
-        # differences, in which the last digits of an engine weigh more than they will on the line.
-        pixels = np.stack([image.pixels[:, ::-1] for image in images])
+    def sampled(self, state: ModelState, pixels: NDArray[np.uint8]) -> Samples:
+        """What a model says of images that travel with it.
+
+        Args:
+            state: The model.
+            pixels: RGB at network size, shape ``(n, H, W, 3)``.
+        """
         scorer = scorer_of(state, self.features).to(self.device).eval()
         with torch.inference_mode():
             scores = scorer(torch.from_numpy(pixels).to(self.device))
@@ -401,149 +381,6 @@ def postprocess_of(state: ModelState) -> Postprocess:
     )
 
 
-def prepare(
-    backbone_name: str = DEFAULT_BACKBONE,
-    recipe_name: str = DEFAULT_RECIPE,
-    *,
-    size_px: tuple[int, int] | None = None,
-    taps: tuple[int, ...] | None = None,
-    dims: int | str | None = None,
-    eps: float | None = None,
-    eps_rule: str | None = None,
-    sigma_px: float | None = None,
-    score_fraction: float | None = None,
-    weights: str | Path | None = None,
-    device: str = "auto",
-    precision: str = "float32",
-    store: str = "float16",
-    include_backbone: bool | None = None,
-    keep_moments: bool = False,
-    keep_samples: bool = True,
-    calibrate: bool = True,
-    drop_outliers: float = 0.0,
-    n_batch: int | None = None,
-    engine: str = "auto",
-    n_threads: int | None = None,
-) -> Fitter:
-    """Find and load everything a fit needs, and refuse what cannot be, before any work.
-
-    Args:
-        backbone_name: Short name of the backbone.
-        recipe_name: Name of the recipe.
-        size_px: (height, width) of what the network sees.
-        taps: Numbers of the tapped blocks, instead of the backbone's own.
-        dims: ``all``, or how many dimensions to draw at random.
-        eps: Added to the diagonal of the covariances.
-        eps_rule: ``absolute`` or ``relative``.
-        sigma_px: Blur of the map.
-        score_fraction: Fraction of the hottest pixels that the image score averages.
-        weights: Local weights file instead of the published one.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        precision: What the trunk computes in, ``float32`` or ``bfloat16``.
-        store: What the whitening rows are stored in, ``float16`` or ``float32``.
-        include_backbone: Whether the trunk travels with the model; under 50 MB when None.
-        keep_moments: Whether the moments are to be written as well.
-        keep_samples: Whether a few images travel with the model, to compare engines on.
-        calibrate: Whether the images are looked at again, for the leave-one-out calibration.
-        drop_outliers: Largest p-value, by the bulk of the scores, of an image that is left out;
-            0 to leave none out.
-        n_batch: Images in one forward pass; what suits the device when None.
-        engine: Who runs the trunk, as for ``choose_engine``.
-        n_threads: Threads of the whole process; one for each core when None.
-
-    Raises:
-        UsageError: A name or a value is impossible.
-        PathMissingError: There is no such weights file.
-        WeightsError: The weights are absent and cannot be fetched, or are the wrong ones.
-        MissingExtraError: The engine is not installed.
-    """
-    settings = recipe(
-        recipe_name,
-        size_px=size_px,
-        eps=eps,
-        eps_rule=eps_rule,
-        sigma_px=sigma_px,
-        score_fraction=score_fraction,
-    )
-    spec = backbone(backbone_name)
-    if taps is not None:
-        spec = with_taps(spec, taps)
-    if dims is None:
-        n_random_dims = spec.n_random_dims and min(spec.n_random_dims, spec.n_dims)
-    elif dims == "all":
-        n_random_dims = None
-    else:
-        n_random_dims = _whole_number(dims)
-    pyramid = build_pyramid(spec, settings.size_px, n_random_dims)
-    chosen_device = choose_device(device)
-    if store not in STORES:
-        raise UnknownNameError("store", store, tuple(STORES))
-    if drop_outliers:
-        check_rate(drop_outliers, "rate of outliers")
-        if not calibrate:
-            raise UsageError("Outliers are known by calibrating only. Leave --no-calibrate out.")
-    engine = choose_engine(engine, chosen_device, precision)
-    preprocess = Preprocess(
-        settings.size_px, settings.crop_fraction, settings.resample, spec.mean, spec.std
-    )
-    path = fetch(spec) if weights is None else Path(weights)
-    if not path.is_file():
-        raise PathMissingError(path)
-    network = Network(
-        spec, pyramid, preprocess, lambda: read_weights(path), path, weights_sha256=sha256(path)
-    )
-    known = network.cached.tensors() if engine != "torch" else None
-    tensors, image_bytes = known or network.trunk()
-    n_batch = choose_batch(n_batch, chosen_device)
-    engine_bytes = 0
-    if engine != "torch":
-        # Its memory grows by doubling, so it may hold the feature maps twice.
-        engine_bytes = _GRAPH_BYTES + n_batch * image_bytes
-    if engine != "torch" and known is None:
-        engine_bytes += _WRITER_BYTES + 4 * _n_bytes(tensors)
-    if include_backbone is None:
-        include_backbone = _n_bytes(tensors) < INCLUDE_BACKBONE_BYTES
-    return Fitter(
-        spec=spec,
-        settings=settings,
-        preprocess=preprocess,
-        pyramid=pyramid,
-        features=network.features(engine, precision, n_threads).to(chosen_device),
-        image_bytes=image_bytes,
-        engine_bytes=engine_bytes,
-        weights_sha256=network.weights_sha256,
-        engine=engine if engine == "torch" else f"{engine} {version(engine)}",
-        precision=precision,
-        store=store,
-        trunk_tensors=tensors if include_backbone else {},
-        device=chosen_device,
-        keep_moments=keep_moments,
-        keep_samples=keep_samples,
-        calibrate=calibrate,
-        drop_outliers=drop_outliers,
-        n_batch=n_batch,
-    )
-
-
-def _n_bytes(tensors: Mapping[str, Tensor]) -> int:
+def n_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """What tensors take."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-
-
-def choose_batch(n_batch: int | None, device: torch.device) -> int:
-    """Images in one forward pass; what suits the device when None.
-
-    Raises:
-        UsageError: Fewer than one.
-    """
-    if n_batch is None:
-        return TRUNK_BATCH[device.type]
-    if n_batch < 1:
-        raise UsageError(f"The batch size is {n_batch}, but needs to be 1 or more. Try 1.")
-    return n_batch
-
-
-def _whole_number(text: int | str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"dims is {text!r}, but needs to be all or a whole number.") from None

@@ -1,23 +1,25 @@
 """A model that keeps learning: images added, taken away and models joined, without a fit anew."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
-import torch
+import numpy as np
+from torch import Tensor
 
 from padim.calibration import LEAVE_ONE_OUT
 from padim.errors import DatasetError, UsageError, listed
-from padim.fitting import STORES, Fitter, scorer_of
+from padim.fitting import STORES, Fitter
 from padim.graphs import GraphFeatures
 from padim.leave_one_out import LeaveOneOut, moments_of
 from padim.model import network_of
 from padim.moments import Moments
 from padim.networks import choose_device, choose_engine
 from padim.pairs import load_pair, save_pair
-from padim.samples import Samples
-from padim.state import ModelState
+from padim.preparing import choose_batch
+from padim.state import ModelState, installed_versions
 from padim.weights import sha256
 
 
@@ -37,7 +39,7 @@ def update(
         weights: Local weights file of the backbone, when the model does not bring it.
 
     Raises:
-        UsageError: The model was fitted without ``--keep-moments``.
+        UsageError: The model was fitted without ``--keep-moments``, or with other releases.
         DatasetError: An image is in it already, or one to recalibrate by is not.
         ImageReadError: An image cannot be read.
     """
@@ -68,7 +70,7 @@ def forget(
         weights: As for ``update``.
 
     Raises:
-        UsageError: The model was fitted without ``--keep-moments``.
+        UsageError: The model was fitted without ``--keep-moments``, or with other releases.
         DatasetError: An image is not in it, or nothing would be left.
         ImageReadError: An image cannot be read.
     """
@@ -81,12 +83,19 @@ def forget(
     if not left.total():
         raise DatasetError(f"{path} would have no image left. Delete it instead.")
     fitter = fitter_of(state, weights)
-    embedded = list(fitter.embedded(images))
+    kept = [] if state.samples is None else list(state.samples.image)
+
+    def looks() -> Iterator[list[Tensor]]:
+        for batch, embeddings in fitter.embedded(images):
+            for image in batch:
+                mirrored = image.pixels[:, ::-1]
+                kept[:] = [sample for sample in kept if not np.array_equal(sample, mirrored)]
+            yield embeddings
+
+    fewer = moments.without(moments_of(looks()))
     if state.samples is not None:
-        unwanted = {image.pixels[:, ::-1].tobytes() for batch, _ in embedded for image in batch}
-        kept = [image.tobytes() not in unwanted for image in state.samples.image]
-        state = replace(state, samples=_some(state.samples, kept))
-    fewer = moments.without(moments_of(embeddings for _, embeddings in embedded))
+        samples = replace(state.samples, image=np.stack(kept)) if kept else None
+        state = replace(state, samples=samples)
     return _changed(path, fitter, state, fewer, tuple(left.elements()), recalibrate)
 
 
@@ -111,12 +120,7 @@ def merge(first: Path, second: Path, out: Path, *, weights: Path | None = None) 
                 f"{first} and {second} differ in their {name}, so their images cannot be joined. "
                 "Fit both alike."
             )
-    for package, release in state.versions.items():
-        if other.versions.get(package) != release:
-            raise UsageError(
-                f"{first} was fitted with {package} {release}, {second} with "
-                f"{other.versions.get(package)}, so their features may differ. Fit both alike."
-            )
+    _require_alike(str(first), state, str(second), other.versions, other.engine)
     if both := set(state.image_sha256) & set(other.image_sha256):
         raise DatasetError(
             f"{first} and {second} have {len(both)} images in common, which would count twice. "
@@ -133,10 +137,14 @@ def fitter_of(state: ModelState, weights: Path | None = None) -> Fitter:
     Args:
         state: The model.
         weights: Local weights file of the backbone, when the model does not bring it.
+
+    Raises:
+        UsageError: It was fitted with other releases than are installed.
     """
     device = choose_device("cpu")
-    engine = state.engine.partition(" ")[0]
-    choose_engine(engine, device, state.precision)
+    engine = choose_engine(state.engine.partition(" ")[0], device, state.precision)
+    here = engine if engine == "torch" else f"{engine} {version(engine)}"
+    _require_alike("The model", state, "this installation", installed_versions(), here)
     features = network_of(state, weights).features(engine, state.precision, None)
     if isinstance(features, GraphFeatures):
         features.open()
@@ -159,7 +167,7 @@ def fitter_of(state: ModelState, weights: Path | None = None) -> Fitter:
         keep_samples=state.samples is not None,
         calibrate=False,
         drop_outliers=0.0,
-        n_batch=4,
+        n_batch=choose_batch(None, device),
     )
 
 
@@ -185,9 +193,7 @@ def _changed(
         calibration = collector.calibration(LEAVE_ONE_OUT)
     samples = before.samples
     if samples is not None:
-        with torch.inference_mode():
-            scores = scorer_of(state, fitter.features).eval()(torch.from_numpy(samples.image))
-        samples = Samples.of(samples.image, *(output.numpy() for output in scores))
+        samples = fitter.sampled(state, samples.image)
     state = replace(state, calibration=calibration, samples=samples)
     save_pair(state, moments, path)
     return state
@@ -199,12 +205,18 @@ def _named(images: Sequence[Path], hashes: Sequence[str], wanted: set[str]) -> s
     )
 
 
-def _some(samples: Samples, kept: list[bool]) -> Samples | None:
-    if not any(kept):
-        return None
-    return Samples(
-        samples.image[kept],
-        samples.anomaly_map[kept],
-        samples.image_score[kept],
-        samples.level_scores[kept],
-    )
+def _require_alike(
+    one: str, state: ModelState, other: str, versions: Mapping[str, str], engine: str
+) -> None:
+    """Make sure that features are the same on both sides.
+
+    Raises:
+        UsageError: A release or the engine differs.
+    """
+    pairs = {name: (state.versions.get(name), release) for name, release in versions.items()}
+    for name, (ours, theirs) in {**pairs, "engine": (state.engine, engine)}.items():
+        if ours != theirs:
+            raise UsageError(
+                f"{one} was fitted with {name} {ours}, but {other} has {theirs}, and so other "
+                "features. Use the same, or fit anew."
+            )

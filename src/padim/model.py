@@ -14,13 +14,7 @@ from torch import Tensor, nn
 from padim.backbones import DEFAULT_BACKBONE
 from padim.datasets import normal_images
 from padim.errors import ModelFileError, PathMissingError, UsageError, WeightsError
-from padim.fitting import (
-    Fitted,
-    Fitter,
-    choose_batch,
-    prepare,
-    scorer_of,
-)
+from padim.fitting import Fitted, Fitter, scorer_of
 from padim.graphs import GraphFeatures
 from padim.loading import ImageInput
 from padim.memory import parse_bytes
@@ -28,6 +22,7 @@ from padim.moments import Moments
 from padim.networks import DTYPES, Network, choose_device, choose_engine
 from padim.pairs import save_pair
 from padim.predictor import Outputs, Prediction, Predictor
+from padim.preparing import choose_batch, prepare
 from padim.recipes import DEFAULT_RECIPE
 from padim.scorer import Scorer
 from padim.state import ModelState, load_state, save_state
@@ -157,7 +152,7 @@ def fit(
         recipe: Name of the recipe.
         recursive: Whether to look into folders inside the folder.
         max_memory: Bytes, or such as ``2GiB``; a fit that would need more is refused.
-        **options: As for ``padim.fitting.prepare``.
+        **options: As for ``padim.preparing.prepare``.
 
     Raises:
         UsageError: A name, a value or a path cannot be used.

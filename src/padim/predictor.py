@@ -17,8 +17,8 @@ from padim.preprocess import Preprocess
 from padim.regions import Region, peak_region, regions_above
 
 NOT_CALIBRATED = (
-    "The model has no threshold, since it was fitted with --no-calibrate. Fit it without, or run "
-    "padim calibrate on good images."
+    "The model has no threshold. Fit it anew, on two images at least and without --no-calibrate, "
+    "or run padim calibrate on good images."
 )
 
 

@@ -159,7 +159,7 @@ def run_benchmark(
         recipe: Name of the recipe.
         max_memory: What the user allows.
         skip_unreadable: Whether to go on without images that cannot be read.
-        **settings: As for ``padim.fitting.prepare``.
+        **settings: As for ``padim.preparing.prepare``.
     """
     from padim.benchmark import run
 

@@ -201,9 +201,9 @@ def prepared(
         max_memory: What the user allows.
         largest_px: (height, width) of the largest image.
         n_images: How many there are, at most.
-        **settings: As for ``padim.fitting.prepare``.
+        **settings: As for ``padim.preparing.prepare``.
     """
-    from padim.fitting import prepare
+    from padim.preparing import prepare
 
     limit = parse_bytes(max_memory) if max_memory is not None else None
     fitter = prepare(backbone, recipe, **settings)

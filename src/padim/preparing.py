@@ -1,0 +1,167 @@
+"""Find and load everything a fit needs, and refuse what cannot be, before any work."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from padim.backbones import DEFAULT_BACKBONE, backbone
+from padim.calibration import check_rate
+from padim.engines import N_BATCH
+from padim.errors import PathMissingError, UnknownNameError, UsageError
+from padim.fitting import STORES, Fitter, n_bytes
+from padim.networks import Network, choose_device, choose_engine
+from padim.preprocess import Preprocess
+from padim.pyramid import build_pyramid
+from padim.recipes import DEFAULT_RECIPE, recipe
+from padim.trunk import with_taps
+from padim.weights import fetch, read_weights, sha256
+
+TRUNK_BATCH = {"cpu": N_BATCH, "cuda": 32}
+INCLUDE_BACKBONE_BYTES = 50_000_000
+_GRAPH_BYTES = 40_000_000  # the library of another engine than torch, loaded
+_WRITER_BYTES = 120_000_000  # what writes a graph, loaded
+
+
+def prepare(
+    backbone_name: str = DEFAULT_BACKBONE,
+    recipe_name: str = DEFAULT_RECIPE,
+    *,
+    size_px: tuple[int, int] | None = None,
+    taps: tuple[int, ...] | None = None,
+    dims: int | str | None = None,
+    eps: float | None = None,
+    eps_rule: str | None = None,
+    sigma_px: float | None = None,
+    score_fraction: float | None = None,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+    store: str = "float16",
+    include_backbone: bool | None = None,
+    keep_moments: bool = False,
+    keep_samples: bool = True,
+    calibrate: bool = True,
+    drop_outliers: float = 0.0,
+    n_batch: int | None = None,
+    engine: str = "auto",
+    n_threads: int | None = None,
+) -> Fitter:
+    """Find and load everything a fit needs, and refuse what cannot be, before any work.
+
+    Args:
+        backbone_name: Short name of the backbone.
+        recipe_name: Name of the recipe.
+        size_px: (height, width) of what the network sees.
+        taps: Numbers of the tapped blocks, instead of the backbone's own.
+        dims: ``all``, or how many dimensions to draw at random.
+        eps: Added to the diagonal of the covariances.
+        eps_rule: ``absolute`` or ``relative``.
+        sigma_px: Blur of the map.
+        score_fraction: Fraction of the hottest pixels that the image score averages.
+        weights: Local weights file instead of the published one.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: What the trunk computes in, ``float32`` or ``bfloat16``.
+        store: What the whitening rows are stored in, ``float16`` or ``float32``.
+        include_backbone: Whether the trunk travels with the model; under 50 MB when None.
+        keep_moments: Whether the moments are to be written as well.
+        keep_samples: Whether a few images travel with the model, to compare engines on.
+        calibrate: Whether the images are looked at again, for the leave-one-out calibration.
+        drop_outliers: Largest p-value, by the bulk of the scores, of an image that is left out;
+            0 to leave none out.
+        n_batch: Images in one forward pass; what suits the device when None.
+        engine: Who runs the trunk, as for ``choose_engine``.
+        n_threads: Threads of the whole process; one for each core when None.
+
+    Raises:
+        UsageError: A name or a value is impossible.
+        PathMissingError: There is no such weights file.
+        WeightsError: The weights are absent and cannot be fetched, or are the wrong ones.
+        MissingExtraError: The engine is not installed.
+    """
+    settings = recipe(
+        recipe_name,
+        size_px=size_px,
+        eps=eps,
+        eps_rule=eps_rule,
+        sigma_px=sigma_px,
+        score_fraction=score_fraction,
+    )
+    spec = backbone(backbone_name)
+    if taps is not None:
+        spec = with_taps(spec, taps)
+    if dims is None:
+        n_random_dims = spec.n_random_dims and min(spec.n_random_dims, spec.n_dims)
+    elif dims == "all":
+        n_random_dims = None
+    else:
+        n_random_dims = _whole_number(dims)
+    pyramid = build_pyramid(spec, settings.size_px, n_random_dims)
+    chosen_device = choose_device(device)
+    if store not in STORES:
+        raise UnknownNameError("store", store, tuple(STORES))
+    if drop_outliers:
+        check_rate(drop_outliers, "rate of outliers")
+        if not calibrate:
+            raise UsageError("Outliers are known by calibrating only. Leave --no-calibrate out.")
+    engine = choose_engine(engine, chosen_device, precision)
+    preprocess = Preprocess(
+        settings.size_px, settings.crop_fraction, settings.resample, spec.mean, spec.std
+    )
+    path = fetch(spec) if weights is None else Path(weights)
+    if not path.is_file():
+        raise PathMissingError(path)
+    network = Network(
+        spec, pyramid, preprocess, lambda: read_weights(path), path, weights_sha256=sha256(path)
+    )
+    known = network.cached.tensors() if engine != "torch" else None
+    tensors, image_bytes = known or network.trunk()
+    n_batch = choose_batch(n_batch, chosen_device)
+    engine_bytes = 0
+    if engine != "torch":
+        # Its memory grows by doubling, so it may hold the feature maps twice.
+        engine_bytes = _GRAPH_BYTES + n_batch * image_bytes
+    if engine != "torch" and known is None:
+        engine_bytes += _WRITER_BYTES + 4 * n_bytes(tensors)
+    if include_backbone is None:
+        include_backbone = n_bytes(tensors) < INCLUDE_BACKBONE_BYTES
+    return Fitter(
+        spec=spec,
+        settings=settings,
+        preprocess=preprocess,
+        pyramid=pyramid,
+        features=network.features(engine, precision, n_threads).to(chosen_device),
+        image_bytes=image_bytes,
+        engine_bytes=engine_bytes,
+        weights_sha256=network.weights_sha256,
+        engine=engine if engine == "torch" else f"{engine} {version(engine)}",
+        precision=precision,
+        store=store,
+        trunk_tensors=tensors if include_backbone else {},
+        device=chosen_device,
+        keep_moments=keep_moments,
+        keep_samples=keep_samples,
+        calibrate=calibrate,
+        drop_outliers=drop_outliers,
+        n_batch=n_batch,
+    )
+
+
+def choose_batch(n_batch: int | None, device: torch.device) -> int:
+    """Images in one forward pass; what suits the device when None.
+
+    Raises:
+        UsageError: Fewer than one.
+    """
+    if n_batch is None:
+        return TRUNK_BATCH[device.type]
+    if n_batch < 1:
+        raise UsageError(f"The batch size is {n_batch}, but needs to be 1 or more. Try 1.")
+    return n_batch
+
+
+def _whole_number(text: int | str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"dims is {text!r}, but needs to be all or a whole number.") from None
