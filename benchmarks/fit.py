@@ -4,7 +4,8 @@ Measures, on the solar cells without a defect (588 monocrystalline ones), with t
 and recipe:
 
 - *fit*: ``Fitter.fit`` on the image files, decode included, without the second look for a
-  threshold, and writing the model file. Not the imports and not loading the network, which happen once for any number of categories.
+  threshold, and writing the model file. Not the imports and not loading the network, which happen
+  once for any number of categories.
 - *trunk* (the alternative): the truncated network as its library builds it, channels last, over the
   same images, decoded, normalised and batched beforehand, in the batches of the fit; nothing is
   done with what it returns.

@@ -3,8 +3,8 @@
 Measures the most memory a process holds while it fits on 100, 400 and 1,600 solar cells and writes
 the model file: a fresh process for each, which loads the network, resets its peak, and then fits
 without the second look for a threshold, which would add the features that it keeps, 256 MiB of them
-at most. The aim: the same within 5%, whatever the number of images. Beside it stands what was forecast
-before the fit.
+at most. The aim: the same within 5%, whatever the number of images. Beside it stands what was
+forecast before the fit.
 
 The alternative, to keep the embeddings of all images at the fine grid until the end as the
 published PaDiM-EfficientNet script does, is *computed* (images x D x places x 4 bytes), not

@@ -485,7 +485,7 @@ def test_results_stay_inside_their_folder(
         *(f"overlays/a/{i}.jpg" for i in range(3)),
         *(f"overlays/deep/b/{i}.jpg" for i in range(3)),
     ]
-    assert {path.name for path in tmp_path.iterdir()} == {"a", "work"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "deep"}
 
 
 def test_file_names_need_not_be_text(model: Path, tmp_path: Path) -> None:
