@@ -55,7 +55,7 @@ def run_category(category: Category, fitter: Fitter) -> dict[str, Any]:
         "n_test": len(category.test),
         "n_test_normal": category.n_normal,
         "n_test_anomalous": category.n_anomalous,
-        **evaluate(model, category).metrics(),
+        **evaluate(model.predictor, category).metrics(),
     }
 
 

@@ -231,6 +231,8 @@ class Fitter:
                 samples = [image for image in samples if image.sha256 not in unwanted]
             state = replace(state, calibration=collector.calibration(LEAVE_ONE_OUT))
         kept.clear()
+        if not self.keep_moments:
+            moments = None
         if samples:
             # Mirrored, they are new to the model: the distances of images that it knows are small
             # differences, in which the last digits of an engine weigh more than on the line.
@@ -238,7 +240,7 @@ class Fitter:
             state = replace(state, samples=self.sampled(state, mirrored))
         return Fitted(
             state,
-            moments if self.keep_moments else None,
+            moments,
             tuple(suspects),
             tuple(sorted(dropped)),
             tuple(paths),
