@@ -475,7 +475,7 @@ def full_disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
     with monkeypatch.context() as patch:
         if request.param == "while writing":
-            patch.setattr(state, "save_file", half)
+            patch.setattr(state, "write_tensors", half)
         elif request.param == "while flushing":
             patch.setattr(os, "fsync", fail)
         else:

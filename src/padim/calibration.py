@@ -238,12 +238,13 @@ class Collector:
         """Add images.
 
         Args:
-            anomaly_map: Shape ``(N, H, W)``.
+            anomaly_map: Shape ``(N, H, W)``; NaN where it was not looked at.
             image_score: Shape ``(N,)``, or the one of a single image.
         """
         self._scores.append(np.atleast_1d(np.asarray(image_score, np.float32)))
-        patterns = anomaly_map.clip(0, 65504).astype(np.float16).view(np.uint16)
-        self._counts += np.bincount(patterns.ravel(), minlength=1 << 16)
+        seen = anomaly_map[~np.isnan(anomaly_map)]
+        patterns = seen.clip(0, 65504).astype(np.float16).view(np.uint16)
+        self._counts += np.bincount(patterns, minlength=1 << 16)
 
     @property
     def count(self) -> int:

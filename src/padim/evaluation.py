@@ -23,7 +23,7 @@ class Evaluation:
         category: Name of the category.
         samples: The N test images that could be read.
         image_score: Shape ``(N,)``.
-        anomaly_map: Shape ``(N, H, W)``, float32.
+        anomaly_map: Shape ``(N, H, W)``, float32; NaN where the model does not look.
         mask: Ground truth, shape ``(N, H, W)``.
         has_mask: Whether the ground truth of each pixel of an image is known, shape ``(N,)``.
             Normal images need no mask.
@@ -46,7 +46,8 @@ class Evaluation:
     @cached_property
     def pixel_ranking(self) -> Ranking:
         """Normal and anomalous pixels by map, of the images whose every pixel is known."""
-        return Ranking.of(self.mask[self.has_mask], self.anomaly_map[self.has_mask])
+        known = self.has_mask[:, None, None] & ~np.isnan(self.anomaly_map)
+        return Ranking.of(self.mask[known], self.anomaly_map[known])
 
     def mistakes(self, threshold: float) -> tuple[int, int]:
         """Normal images that score above a threshold, and anomalous ones that do not."""

@@ -67,6 +67,11 @@ def export(
         raise UsageError(f"{model} is a graph already. Name the model file it was made of.")
     _check(target, to, camera_px, n_batch, store)
     state = load_state(model)
+    if len(state.tiling.tiles) > 1:
+        raise UsageError(
+            f"{model} scores large images tile by tile, and its graph would hold all tiles at "
+            "once. Score the model file itself."
+        )
     if state.precision != "float32":
         raise UsageError(
             f"{model} was fitted in {state.precision}, but its graph would compute in float32. Fit "
@@ -75,6 +80,12 @@ def export(
     if not images and state.samples is None:
         raise UsageError(f"{model} holds no samples to compare on. Name images with --verify.")
     preprocess = state.preprocess
+    roi = preprocess.roi
+    if camera_px is not None and roi is not None and camera_px != roi.source_px:
+        raise UsageError(
+            f"The camera is {camera_px[0]}x{camera_px[1]} px, but the region of interest is for "
+            f"{roi.source_px[0]}x{roi.source_px[1]} px. Use --camera with that size."
+        )
     input_px = camera_px or preprocess.size_px
     features = network_of(state, weights).in_torch()
     torch_score = TorchScore(scorer_of(state, features), torch.device("cpu"))

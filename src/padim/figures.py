@@ -161,7 +161,7 @@ def map_range(evaluation: Evaluation) -> tuple[float, float]:
     normal = [not sample.is_anomalous for sample in evaluation.samples]
     shown = evaluation.anomaly_map[normal] if any(normal) else evaluation.anomaly_map
     thinned = shown[:, ::4, ::4], evaluation.anomaly_map[:, ::4, ::4]
-    return float(np.median(thinned[0])), float(np.quantile(thinned[1], 0.999))
+    return float(np.nanmedian(thinned[0])), float(np.nanquantile(thinned[1], 0.999))
 
 
 def panel_px(source_px: tuple[int, int]) -> tuple[int, int]:

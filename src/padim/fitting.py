@@ -19,7 +19,7 @@ from padim.errors import (
 )
 from padim.forecast import KEPT_FEATURE_BYTES, Forecast, forecast_fit
 from padim.gaussian import BLOCK_BYTES, factor, relative_eps
-from padim.graphs import GraphFeatures
+from padim.graphs import open_graphs
 from padim.leave_one_out import LeaveOneOut, chosen, grouped, moments_of
 from padim.loading import (
     DECODE_BYTES_PER_PX,
@@ -38,6 +38,8 @@ from padim.review import OUTLIER_RATE, Look, Suspect, review
 from padim.samples import N_SAMPLES, Samples
 from padim.scorer import Head, Scorer
 from padim.state import ModelState, installed_versions
+from padim.tensor_file import FileTensor
+from padim.tiles import Tiling
 
 STORES = {"float16": torch.float16, "float32": torch.float32}
 
@@ -69,7 +71,7 @@ class Fitter:
         spec: Facts of the backbone.
         settings: The recipe with its changes.
         preprocess: The way from an image to the network.
-        pyramid: The levels.
+        tiling: What the network sees of an image at a time, and which cells are modelled.
         features: From uint8 images to the features of each level.
         image_bytes: What ``forecast.activation_bytes`` says of one image.
         engine_bytes: What the engine takes beside the feature maps.
@@ -91,7 +93,7 @@ class Fitter:
     spec: BackboneSpec
     settings: Recipe
     preprocess: Preprocess
-    pyramid: Pyramid
+    tiling: Tiling
     features: nn.Module
     image_bytes: int
     engine_bytes: int
@@ -109,9 +111,14 @@ class Fitter:
     kept_feature_bytes: int = KEPT_FEATURE_BYTES
 
     @property
+    def pyramid(self) -> Pyramid:
+        """The modelled cells."""
+        return self.tiling.pyramid
+
+    @property
     def _feature_bytes(self) -> int:
-        """Of one image."""
-        return 4 * self.pyramid.n_features
+        """Of one image, or of the part of it that is seen at a time."""
+        return 4 * self.tiling.largest.n_features
 
     def within(self, max_bytes: int, n_images: int, largest_px: tuple[int, int]) -> "Fitter":
         """The same fit, keeping no more features for the second look than memory allows.
@@ -141,13 +148,14 @@ class Fitter:
             kept_bytes = min(kept_bytes, n_images * self._feature_bytes)
         return forecast_fit(
             self.image_bytes,
-            self.pyramid,
-            self.preprocess.size_px,
+            self.tiling.largest,
+            self.tiling.size_px,
             n_batch=self.n_batch,
             engine_bytes=self.engine_bytes,
             store_bytes=STORES[self.store].itemsize,
             trunk_bytes=n_bytes(self.trunk_tensors),
             block_bytes=BLOCK_BYTES,
+            whole=self.pyramid,
             keep_moments=self.keep_moments,
             n_samples=N_SAMPLES if self.keep_samples else 0,
             kept_bytes=kept_bytes if self.calibrate else None,
@@ -178,19 +186,17 @@ class Fitter:
                 "The images come from an iterator, but calibrating takes a second look. Give a "
                 "list of them, or set calibrate to False."
             )
-        if isinstance(self.features, GraphFeatures):
-            self.features.open()  # before threads decode, whose warning filters its writer touches
+        open_graphs(self.features)  # before threads decode: its writer touches warning filters
         accumulator = Accumulator()
         paths: list[Path | None] = []
         hashes: list[str] = []
         looked: list[Look] = []
         samples: list[Loaded] = []
-        kept: list[list[Tensor]] = []  # features, while they are few
+        kept = KeptFeatures(self.kept_feature_bytes if self.calibrate else 0)
         for batch, embeddings in self.embedded(images, unreadable):
             accumulator.add(embeddings)
+            kept.add(embeddings)
             if self.calibrate:
-                if len(hashes) * self._feature_bytes <= self.kept_feature_bytes:
-                    kept.append(embeddings)
                 looked += [Look.of(image.pixels, image.source_px) for image in batch]
             paths += [image.path for image in batch]
             hashes += [image.sha256 for image in batch]
@@ -200,11 +206,9 @@ class Fitter:
             advance(len(batch))
         if not hashes:
             raise DatasetError("There is no image to fit on. Name a folder of good images.")
-        if len(hashes) * self._feature_bytes > self.kept_feature_bytes:
-            kept.clear()
 
-        def looks() -> Iterator[list[Tensor]]:
-            return iter(kept) if kept else self._again(images, unreadable is not None, hashes)
+        def looks() -> Iterable[list[Tensor]]:
+            return kept.again() or self._again(images, unreadable is not None, hashes)
 
         moments: Moments | None = accumulator.moments()
         assert moments is not None
@@ -293,7 +297,8 @@ class Fitter:
         collector = Collector()
         for embeddings in grouped(looks):
             anomaly_map, image_score = postprocess(leave_one_out(embeddings).float())
-            collector.add(anomaly_map.cpu().numpy(), image_score.cpu().numpy())
+            counted = self.preprocess.counted(anomaly_map.cpu().numpy())
+            collector.add(counted, image_score.cpu().numpy())
         return collector
 
     def would_give(self, state: ModelState) -> bool:
@@ -325,15 +330,35 @@ class Fitter:
         else:
             eps = [self.settings.eps] * len(self.pyramid.levels)
         whitening = factor(moments, eps, max(moments.count - 1, 1), STORES[self.store])
+        mean = [mean.float().cpu() for mean in moments.mean]
+        return self.made(eps, moments.count, mean, [rows.cpu() for rows in whitening], hashes)
+
+    def made(
+        self,
+        eps: Sequence[float],
+        count: int,
+        mean: Sequence[Tensor],
+        whitening: Sequence[Tensor | FileTensor],
+        hashes: Sequence[str],
+    ) -> ModelState:
+        """Put a model together, without calibration or samples.
+
+        Args:
+            eps: What was added to the diagonal, one per level.
+            count: Images n.
+            mean: Per level, shape ``(cells, d)``, float32.
+            whitening: Per level, shape ``(cells, d, D + d)``.
+            hashes: The sha256 of each image.
+        """
         return ModelState(
             spec=self.spec,
             recipe=self.settings,
             preprocess=self.preprocess,
             pyramid=self.pyramid,
             eps=tuple(eps),
-            count=moments.count,
-            mean=tuple(mean.float().cpu() for mean in moments.mean),
-            whitening=tuple(rows.cpu() for rows in whitening),
+            count=count,
+            mean=tuple(mean),
+            whitening=tuple(whitening),
             engine=self.engine,
             precision=self.precision,
             weights_sha256=self.weights_sha256,
@@ -355,6 +380,34 @@ class Fitter:
         return Samples.of(pixels, *(output.cpu().numpy() for output in scores))
 
 
+class KeptFeatures:
+    """Features kept for a second look, while they are few.
+
+    Args:
+        max_bytes: With more, none are kept.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._left = max_bytes
+        self._batches: list[list[Tensor]] = []
+
+    def add(self, embeddings: list[Tensor]) -> None:
+        """Keep a batch."""
+        self._left -= sum(level.numel() * level.element_size() for level in embeddings)
+        if self._left >= 0:
+            self._batches.append(embeddings)
+        else:
+            self._batches.clear()
+
+    def again(self) -> list[list[Tensor]]:
+        """All batches, or none where they were too many."""
+        return self._batches
+
+    def clear(self) -> None:
+        """Let them go."""
+        self._batches.clear()
+
+
 def scorer_of(
     state: ModelState, features: nn.Module, store: torch.dtype | None = None, grouped: bool = False
 ) -> Scorer:
@@ -368,18 +421,31 @@ def scorer_of(
     """
     return Scorer(
         features,
-        Head(state.pyramid, state.mean, state.whitening, store=store, grouped=grouped),
+        Head(state.pyramid, state.mean, state.in_memory(), store=store, grouped=grouped),
         postprocess_of(state),
     )
 
 
 def postprocess_of(state: ModelState) -> Postprocess:
     """The way from a model's distances to its maps and scores."""
+    pyramid, roi = state.pyramid, state.preprocess.roi
+    grid = pyramid.levels[-1].grid
+    modelled = counted = None
+    if roi is not None:
+        modelled = (pyramid.place < pyramid.n_cells(-1)).reshape(grid)
+        counted = roi.mask
+    (height, width), (tile_height, tile_width) = state.preprocess.size_px, state.tiling.size_px
+    fraction = state.recipe.score_fraction
+    if state.recipe.tile_px is not None:
+        # A defect is as large as it is, however much else the picture shows.
+        fraction *= tile_height * tile_width / (height * width)
     return Postprocess(
-        state.pyramid.levels[-1].grid,
-        state.preprocess.size_px,
+        grid,
+        (height, width),
         state.recipe.sigma_px,
-        state.recipe.score_fraction,
+        fraction,
+        modelled,
+        counted,
     )
 
 

@@ -50,6 +50,7 @@ def forecast_fit(
     store_bytes: int,
     trunk_bytes: int,
     block_bytes: int,
+    whole: Pyramid,
     keep_moments: bool,
     n_samples: int,
     kept_bytes: int | None,
@@ -59,13 +60,14 @@ def forecast_fit(
 
     Args:
         image_bytes: What ``activation_bytes`` says of one image.
-        pyramid: Its levels.
-        size_px: (height, width) of what the network sees.
+        pyramid: The cells that are modelled at a time.
+        size_px: (height, width) of what the network sees at a time.
         n_batch: Images in one forward pass.
         engine_bytes: What the engine takes beside the feature maps.
         store_bytes: Bytes of one stored whitening entry.
         trunk_bytes: Bytes of the trunk's tensors in the file, or 0.
         block_bytes: Working memory of the factorisation.
+        whole: All cells that are modelled.
         keep_moments: Whether the moments are written as well.
         n_samples: Images that travel with the model.
         kept_bytes: Of features that are kept for a second look at the images; None when there is
@@ -76,10 +78,11 @@ def forecast_fit(
     moments = 8 * (pyramid.n_entries + 2 * pyramid.n_features)
     rows = store_bytes * pyramid.n_entries
     sample_bytes = size_px[0] * size_px[1] * 3 + 4 * (size_px[0] * size_px[1] // STEP_PX**2)
-    file_bytes = rows + 4 * pyramid.n_features + trunk_bytes + n_samples * sample_bytes
+    file_bytes = store_bytes * whole.n_entries + 4 * whole.n_features
+    file_bytes += trunk_bytes + n_samples * sample_bytes
     passing = n_batch * image_bytes + engine_bytes + waiting + moments + decode_bytes
     factoring = moments + rows + block_bytes + engine_bytes
-    saving = rows + file_bytes + (2 * moments if keep_moments else 0)
+    saving = rows + (moments if keep_moments else 0)
     work = max(passing, factoring, saving)
     if kept_bytes is not None:
         looking = 8 * pyramid.n_entries + n_batch * image_bytes

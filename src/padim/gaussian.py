@@ -24,7 +24,12 @@ def relative_eps(moments: Moments, eps: float) -> list[float]:
     """
     dof = max(moments.count - 1, 1)
     traces = [rows[-1].diagonal(dim1=1, dim2=2) for rows in moments.scatter]
-    return [max(EPS_FLOOR, eps * float(trace.mean()) / dof) for trace in traces]
+    return level_eps([float(trace.mean()) / dof for trace in traces], eps)
+
+
+def level_eps(variances: Sequence[float], eps: float) -> list[float]:
+    """Scale eps by the mean variance of each level, never below 1e-4."""
+    return [max(EPS_FLOOR, eps * variance) for variance in variances]
 
 
 def factor(
@@ -113,6 +118,31 @@ def _rows(blocks: list[Tensor], parent: Tensor, eps: float) -> tuple[Tensor, Ten
     return torch.bmm(torch.bmm(w_aa, b).view(grouped), parent).view(
         cells, dims, n_context
     ).neg_(), w_aa
+
+
+def squared_distances(rows: Sequence[Tensor], centred: Sequence[Tensor]) -> list[Tensor]:
+    """What each level adds to the squared distances, given the coarser ones.
+
+    Args:
+        rows: As ``factor`` returns them.
+        centred: Features less their mean, one per level, coarse to fine, shape ``(cells, d, N)``.
+
+    Returns:
+        One per level, coarse to fine, shape ``(cells, N)``.
+    """
+    levels = []
+    for level, own_rows in enumerate(rows):
+        n_cells, n_dims, _ = own_rows.shape
+        white = own_rows.new_zeros(n_cells, n_dims, centred[0].shape[2])
+        start = 0
+        for above in centred[: level + 1]:
+            parents, width, _ = above.shape
+            # One product for all descendants of a cell.
+            part = own_rows[:, :, start : start + width].view(parents, -1, width)
+            white.view(parents, -1, white.shape[2]).baddbmm_(part, above)
+            start += width
+        levels.append(white.square_().sum(dim=1))
+    return levels
 
 
 def _blocks(cells: list[int], own: list[int], context: list[int]) -> list[tuple[int, int]]:

@@ -190,6 +190,13 @@ class GraphFeatures(nn.Module):
         return Graph(trunk.path, self._engine, self._n_threads)
 
 
+def open_graphs(features: nn.Module) -> None:
+    """Load the graphs that compute features, and write them before where they are not there."""
+    for module in features.modules():
+        if isinstance(module, GraphFeatures):
+            module.open()
+
+
 class _ImageByImage(nn.Module):
     def __init__(self, features: Features) -> None:
         super().__init__()

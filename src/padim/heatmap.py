@@ -76,16 +76,17 @@ def overlay(
 
     Args:
         image: The source image, of mode ``L`` or ``RGB``.
-        anomaly_map: Shape ``(H, W)``, of any size.
+        anomaly_map: Shape ``(H, W)``, of any size; the image shows through where it is NaN.
         region: What to outline, shape ``(H, W)``.
         window: Top, left, height and width of what the map shows, in source pixels; elsewhere the
             image shows through unchanged.
     """
     top, left, height, width = window
     size, box = (width, height), (left, top, left + width, top + height)
-    middle = anomaly_map.size // 2
-    low = float(np.partition(anomaly_map, middle, axis=None)[middle])  # faster than np.median
-    high = float(anomaly_map.max())
+    values = anomaly_map[~np.isnan(anomaly_map)]
+    middle = values.size // 2
+    low = float(np.partition(values, middle)[middle])  # faster than np.median
+    high = float(values.max())
     level = Image.fromarray(_levels(anomaly_map, low, high)).resize(size, _BILINEAR)
     alpha = level.point(_ALPHA)
     level.putpalette(COLOURS.tobytes())

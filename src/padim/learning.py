@@ -12,7 +12,7 @@ from torch import Tensor
 from padim.calibration import LEAVE_ONE_OUT
 from padim.errors import DatasetError, UsageError, listed
 from padim.fitting import STORES, Fitter
-from padim.graphs import GraphFeatures
+from padim.graphs import open_graphs
 from padim.leave_one_out import LeaveOneOut, moments_of
 from padim.model import network_of
 from padim.moments import Moments
@@ -146,14 +146,13 @@ def fitter_of(state: ModelState, weights: Path | None = None) -> Fitter:
     here = engine if engine == "torch" else f"{engine} {version(engine)}"
     _require_alike("The model", state, "this installation", installed_versions(), here)
     features = network_of(state, weights).features(engine, state.precision, None)
-    if isinstance(features, GraphFeatures):
-        features.open()
+    open_graphs(features)
     stores = {dtype: name for name, dtype in STORES.items()}
     return Fitter(
         spec=state.spec,
         settings=state.recipe,
         preprocess=state.preprocess,
-        pyramid=state.pyramid,
+        tiling=state.tiling,
         features=features,
         image_bytes=0,
         engine_bytes=0,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 import torch
 from torch import Tensor
 
-from padim.gaussian import factor
+from padim.gaussian import factor, squared_distances
 from padim.moments import Accumulator, Moments
 from padim.pyramid import Pyramid
 
@@ -43,34 +43,18 @@ class LeaveOneOut:
         Returns:
             Mahalanobis distances, not squared, shape ``(N, h, w)``, float64.
         """
-        distance_sq = self._distance_sq(embeddings)
-        # With fewer images than dimensions this is a small difference.
-        rest = 1 - self.factor / self.dof * distance_sq
-        distance = self.factor * (distance_sq / rest.clamp_min(torch.finfo(rest.dtype).eps)).sqrt()
-        in_rows = torch.empty_like(distance)
-        in_rows[torch.as_tensor(self.pyramid.order[-1], device=distance.device)] = distance
-        return in_rows.t().reshape(-1, *self.pyramid.levels[-1].grid)
+        return self.pyramid.on_grid(self.distances(embeddings))
 
-    def _distance_sq(self, embeddings: Sequence[Tensor]) -> Tensor:
-        """The squared distance by the factor, shape ``(cells, N)`` of the finest level."""
+    def distances(self, embeddings: Sequence[Tensor]) -> Tensor:
+        """The same in nested order, shape ``(cells, N)`` of the finest level."""
         centred = [
             (embedding.double() - mean[:, None]).transpose(1, 2)
             for embedding, mean in zip(embeddings, self.mean, strict=True)
         ]
-        total = centred[0].new_zeros(centred[0].shape[0], centred[0].shape[2])
-        for level, rows in enumerate(self.rows):
-            n_cells, n_dims, _ = rows.shape
-            white = rows.new_zeros(n_cells, n_dims, total.shape[1])
-            start = 0
-            for above in centred[: level + 1]:
-                parents, width, _ = above.shape
-                # One product for all descendants of a cell.
-                part = rows[:, :, start : start + width].view(parents, -1, width)
-                white.view(parents, -1, white.shape[2]).baddbmm_(part, above)
-                start += width
-            own = white.square_().sum(dim=1)
-            total = (own.view(len(total), -1, own.shape[1]) + total[:, None]).view(own.shape)
-        return total
+        distance_sq = self.pyramid.added_up(squared_distances(self.rows, centred))
+        # With fewer images than dimensions this is a small difference.
+        rest = 1 - self.factor / self.dof * distance_sq
+        return self.factor * (distance_sq / rest.clamp_min(torch.finfo(rest.dtype).eps)).sqrt()
 
 
 def grouped(batches: Iterable[Sequence[Tensor]]) -> Iterator[list[Tensor]]:

@@ -15,17 +15,20 @@ from padim.backbones import DEFAULT_BACKBONE
 from padim.datasets import normal_images
 from padim.errors import ModelFileError, PathMissingError, UsageError, WeightsError
 from padim.fitting import Fitted, Fitter, scorer_of
-from padim.graphs import GraphFeatures
+from padim.graphs import open_graphs
 from padim.loading import ImageInput
 from padim.memory import parse_bytes
 from padim.moments import Moments
 from padim.networks import DTYPES, Network, choose_device, choose_engine
 from padim.pairs import save_pair
-from padim.predictor import Outputs, Prediction, Predictor
-from padim.preparing import choose_batch, prepare
+from padim.predictor import Outputs, Prediction, Predictor, Score
+from padim.preparing import choose_batch, first_px, prepare
 from padim.recipes import DEFAULT_RECIPE
+from padim.roi import read_roi
 from padim.scorer import Scorer
 from padim.state import ModelState, load_state, save_state
+from padim.tile_by_tile import TileScore
+from padim.tiles import TiledFeatures
 from padim.weights import fetch, read_weights, sha256
 
 
@@ -100,12 +103,17 @@ class PaDiM:
         engine = choose_engine(engine, on_device, precision)
         if features is None:
             features = network_of(state, weights).features(engine, precision, n_threads)
-            if isinstance(features, GraphFeatures):
-                features.open()
+            open_graphs(features)
         else:
             engine = state.engine.partition(" ")[0]
+        score: Score
+        if len(state.tiling.tiles) > 1:
+            assert isinstance(features, TiledFeatures)
+            score = TileScore(state, features, on_device)
+        else:
+            score = TorchScore(scorer_of(state, features), on_device)
         self.predictor = Predictor(
-            TorchScore(scorer_of(state, features), on_device),
+            score,
             state.preprocess,
             choose_batch(n_batch, on_device),
             engine,
@@ -141,6 +149,7 @@ def fit(
     *,
     recursive: bool = False,
     max_memory: int | str | None = None,
+    roi: str | Path | NDArray[np.bool_] | None = None,
     **options: Any,
 ) -> PaDiM:
     """Fit a model on good images.
@@ -152,6 +161,8 @@ def fit(
         recipe: Name of the recipe.
         recursive: Whether to look into folders inside the folder.
         max_memory: Bytes, or such as ``2GiB``; a fit that would need more is refused.
+        roi: The region of interest, True where to look, shape ``(H0, W0)`` of every image; or a
+            file as for ``padim.roi.read_roi``.
         **options: As for ``padim.preparing.prepare``.
 
     Raises:
@@ -165,7 +176,10 @@ def fit(
         chosen = normal_images(Path(images), recursive=recursive)
     else:
         chosen = images
-    fitter = prepare(backbone, recipe, **options)
+    source_px = first_px(chosen)
+    if isinstance(roi, str | Path):
+        roi = read_roi(Path(roi), source_px)
+    fitter = prepare(backbone, recipe, roi=roi, source_px=source_px, **options)
     if max_memory is not None:
         limit = parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
         fitter = fitter.within(limit, len(chosen), (0, 0))
@@ -253,4 +267,4 @@ def network_of(state: ModelState, weights: str | Path | None = None) -> Network:
             )
         read = partial(read_weights, path)
     origin = f"the {state.spec.name} of the model"
-    return Network(state.spec, state.pyramid, state.preprocess, read, origin, state.weights_sha256)
+    return Network(state.spec, state.tiling, state.preprocess, read, origin, state.weights_sha256)

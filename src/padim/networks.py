@@ -1,7 +1,7 @@
 """A pretrained network and the engine that runs it: from uint8 images to features."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from padim.graphs import CachedTrunk, GraphFeatures
 from padim.preprocess import Preprocess
 from padim.pyramid import Pyramid
 from padim.scorer import Features
+from padim.tiles import TiledFeatures, Tiling
 from padim.trunk import build_trunk, load_trunk, optimise
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -25,15 +26,15 @@ class Network:
 
     Attributes:
         spec: Facts of the backbone.
-        pyramid: Its levels.
-        preprocess: The way from an image to it.
+        tiling: What it sees of an image at a time.
+        preprocess: The way from an image to network size.
         read: Reads its weights, under the names of the whole network.
         origin: Where they come from, for messages.
         weights_sha256: Of the file they came from.
     """
 
     spec: BackboneSpec
-    pyramid: Pyramid
+    tiling: Tiling
     preprocess: Preprocess
     read: Callable[[], Mapping[str, Tensor]]
     origin: object
@@ -42,7 +43,16 @@ class Network:
     @property
     def cached(self) -> CachedTrunk:
         """Its place in the user's cache."""
-        return CachedTrunk.of(self.spec, self.pyramid, self.preprocess, self.weights_sha256)
+        return CachedTrunk.of(self.spec, *self._input, self.weights_sha256)
+
+    @property
+    def _input(self) -> tuple[Pyramid, Preprocess]:
+        """All cells of what it sees at a time, and the way to that."""
+        pyramid = replace(self.tiling.tiles[0].pyramid, coarse_cells=None)
+        return pyramid, replace(self.preprocess, size_px=self.tiling.size_px, roi=None)
+
+    def _tiled(self, features: nn.Module) -> nn.Module:
+        return features if self.tiling.is_trivial else TiledFeatures(features, self.tiling)
 
     def features(self, engine: str, precision: str, n_threads: int | None) -> nn.Module:
         """Let an engine run it.
@@ -59,16 +69,19 @@ class Network:
             torch.set_num_threads(choose_threads(n_threads))
         if engine == "torch":
             return self.in_torch(precision)
-        return GraphFeatures(self.cached, self._write, engine, n_threads)
+        return self._tiled(GraphFeatures(self.cached, self._write, engine, n_threads))
 
-    def in_torch(self, precision: str = "float32") -> Features:
+    def in_torch(self, precision: str = "float32") -> nn.Module:
         """Load it as torch runs it.
 
         Raises:
             WeightsError: The weights are not its.
         """
+        return self._tiled(self._features(precision))
+
+    def _features(self, precision: str) -> Features:
         trunk = optimise(load_trunk(self.spec, self.read(), self.origin))
-        return Features(trunk, self.pyramid, self.preprocess, DTYPES[precision]).eval()
+        return Features(trunk, *self._input, DTYPES[precision]).eval()
 
     def trunk(self) -> tuple[dict[str, Tensor], int]:
         """Its trunk's tensors, and the bytes of feature maps that one image takes.
@@ -77,11 +90,11 @@ class Network:
             WeightsError: The weights are not its.
         """
         tensors = load_trunk(self.spec, self.read(), self.origin).network.state_dict()
-        n_bytes = activation_bytes(build_trunk(self.spec), self.preprocess.size_px)
+        n_bytes = activation_bytes(build_trunk(self.spec), self.tiling.size_px)
         return dict(tensors), n_bytes
 
     def _write(self, cached: CachedTrunk) -> None:
-        cached.write(self.in_torch(), *self.trunk())
+        cached.write(self._features("float32"), *self.trunk())
 
 
 def choose_device(name: str) -> torch.device:

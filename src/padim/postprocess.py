@@ -14,6 +14,9 @@ class Postprocess(nn.Module):
         size_px: (height, width) of the map.
         sigma_px: Standard deviation of the map's blur.
         score_fraction: Fraction of the hottest pixels that the image score averages.
+        modelled: Whether a cell has a distance, shape ``grid``; all have when None.
+        counted: Whether a pixel counts, shape ``size_px``; all do when None. The map is 0
+            elsewhere, and the average of what is around only inside.
     """
 
     def __init__(
@@ -22,12 +25,24 @@ class Postprocess(nn.Module):
         size_px: tuple[int, int],
         sigma_px: float,
         score_fraction: float,
+        modelled: NDArray[np.bool_] | None = None,
+        counted: NDArray[np.bool_] | None = None,
     ) -> None:
         super().__init__()
         self.score_fraction = score_fraction
+        self.n_counted = size_px[0] * size_px[1]
+        matrices = {}
         for axis, n_out, n_in in zip(("rows", "columns"), size_px, grid, strict=True):
-            matrix = torch.as_tensor(resize_blur_matrix(n_out, n_in, sigma_px))
-            self.register_buffer(axis, matrix.float())
+            matrices[axis] = resize_blur_matrix(n_out, n_in, sigma_px)
+            self.register_buffer(axis, torch.as_tensor(matrices[axis]).float())
+        gain = None
+        if modelled is not None and counted is not None:
+            weight = matrices["rows"] @ modelled @ matrices["columns"].T
+            inverse = np.divide(1, weight, out=np.zeros(size_px), where=counted)
+            gain = torch.as_tensor(inverse).float()
+            self.n_counted = int(counted.sum())
+        self.gain: Tensor | None
+        self.register_buffer("gain", gain)
 
     def forward(self, distance: Tensor) -> tuple[Tensor, Tensor]:
         """Finish a batch.
@@ -39,7 +54,9 @@ class Postprocess(nn.Module):
             Anomaly maps, shape ``(N, H, W)``, and image scores, shape ``(N,)``.
         """
         anomaly_map = self.get_buffer("rows") @ distance @ self.get_buffer("columns").t()
-        return anomaly_map, image_score(anomaly_map, self.score_fraction)
+        if self.gain is not None:
+            anomaly_map = anomaly_map * self.gain
+        return anomaly_map, image_score(anomaly_map, self.score_fraction, self.n_counted)
 
 
 def resize_blur_matrix(n_out: int, n_in: int, sigma_px: float) -> NDArray[np.float64]:
@@ -77,18 +94,19 @@ def resize_blur_matrix(n_out: int, n_in: int, sigma_px: float) -> NDArray[np.flo
     return blur @ resize
 
 
-def image_score(anomaly_map: Tensor, fraction: float) -> Tensor:
+def image_score(anomaly_map: Tensor, fraction: float, n_counted: int | None = None) -> Tensor:
     """Mean of the hottest pixels of each map.
 
     Args:
         anomaly_map: Shape ``(N, H, W)``.
         fraction: How many of the pixels, in [0, 1]; one pixel at least, so 0 is the maximum.
+        n_counted: Of how many pixels; all when None.
 
     Returns:
         Shape ``(N,)``.
     """
     pixels = anomaly_map.flatten(1)
-    k = max(1, round(fraction * pixels.shape[1]))
+    k = max(1, round(fraction * (n_counted or pixels.shape[1])))
     if k == 1:
         return pixels.amax(dim=1)
     return torch.topk(pixels, k, dim=1, sorted=False).values.mean(dim=1)

@@ -44,7 +44,8 @@ class Prediction:
     Attributes:
         path: Where the image came from; None for one given as pixels.
         score: The image score, in standard deviations of normal patches; higher is more anomalous.
-        anomaly_map: The same for each pixel at network size, shape ``(H, W)``, float32.
+        anomaly_map: The same for each pixel at network size, shape ``(H, W)``, float32; NaN
+            outside the region of interest.
         level_scores: What each level of the network adds, coarse to fine: which was surprised.
         source_px: (height, width) of the source image.
         preprocess: The way from the source image to the map.
@@ -77,7 +78,7 @@ class Prediction:
         """The anomaly map in source pixels.
 
         Returns:
-            Shape ``source_px``; NaN where a centre crop did not look.
+            Shape ``source_px``; NaN outside a centre crop or the region of interest.
         """
         return self.preprocess.to_source(self.anomaly_map, self.source_px)
 
@@ -236,6 +237,7 @@ class Predictor:
         loaded = load_ahead(images, bring, unreadable, kept_px=kept_px)
         for batch in batched(loaded, self.n_batch):
             outputs = self.score(np.stack([image.pixels for image in batch]))
+            outputs = outputs._replace(anomaly_map=self.preprocess.counted(outputs.anomaly_map))
             for image, anomaly_map, score, levels in zip(batch, *outputs, strict=True):
                 yield Prediction(
                     image.path,

@@ -1,19 +1,34 @@
 """Find and load everything a fit needs, and refuse what cannot be, before any work."""
 
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from padim.backbones import DEFAULT_BACKBONE, backbone
 from padim.calibration import check_rate
 from padim.engines import N_BATCH
-from padim.errors import PathMissingError, UnknownNameError, UsageError
+from padim.errors import (
+    DatasetError,
+    ImageReadError,
+    PathMissingError,
+    UnknownNameError,
+    UsageError,
+)
 from padim.fitting import STORES, Fitter, n_bytes
+from padim.loading import ImageInput, load_image
 from padim.networks import Network, choose_device, choose_engine
 from padim.preprocess import Preprocess
 from padim.pyramid import build_pyramid
 from padim.recipes import DEFAULT_RECIPE, recipe
+from padim.roi import Roi
+from padim.tile_by_tile import TileFitter
+from padim.tiles import plan_tiles
 from padim.trunk import with_taps
 from padim.weights import fetch, read_weights, sha256
 
@@ -46,6 +61,11 @@ def prepare(
     n_batch: int | None = None,
     engine: str = "auto",
     n_threads: int | None = None,
+    roi: NDArray[np.bool_] | None = None,
+    tile_px: int | None = None,
+    tile_overlap_px: int | None = None,
+    source_px: tuple[int, int] | None = None,
+    scratch: Path | None = None,
 ) -> Fitter:
     """Find and load everything a fit needs, and refuse what cannot be, before any work.
 
@@ -72,6 +92,12 @@ def prepare(
         n_batch: Images in one forward pass; what suits the device when None.
         engine: Who runs the trunk, as for ``choose_engine``.
         n_threads: Threads of the whole process; one for each core when None.
+        roi: True where to look, shape ``(H0, W0)`` of every image; everywhere when None.
+        tile_px: Side of the parts that the network sees one at a time; the whole when None.
+        tile_overlap_px: By how much they overlap at least.
+        source_px: (height, width) of the images: the size at which they are cut into tiles, to the
+            nearest that the network takes, when ``size_px`` is None.
+        scratch: Folder of the temporary files of a fit tile by tile; the system's when None.
 
     Raises:
         UsageError: A name or a value is impossible.
@@ -79,6 +105,13 @@ def prepare(
         WeightsError: The weights are absent and cannot be fetched, or are the wrong ones.
         MissingExtraError: The engine is not installed.
     """
+    spec = backbone(backbone_name)
+    if taps is not None:
+        spec = with_taps(spec, taps)
+    if tile_px is not None and size_px is None and source_px is not None:
+        stride = max(spec.strides)
+        height, width = (max(stride, round(side / stride) * stride) for side in source_px)
+        size_px = height, width
     settings = recipe(
         recipe_name,
         size_px=size_px,
@@ -86,10 +119,9 @@ def prepare(
         eps_rule=eps_rule,
         sigma_px=sigma_px,
         score_fraction=score_fraction,
+        tile_px=tile_px,
+        tile_overlap_px=tile_overlap_px,
     )
-    spec = backbone(backbone_name)
-    if taps is not None:
-        spec = with_taps(spec, taps)
     if dims is None:
         n_random_dims = spec.n_random_dims and min(spec.n_random_dims, spec.n_dims)
     elif dims == "all":
@@ -108,11 +140,20 @@ def prepare(
     preprocess = Preprocess(
         settings.size_px, settings.crop_fraction, settings.resample, spec.mean, spec.std
     )
+    if roi is not None:
+        preprocess = replace(preprocess, roi=Roi.of(roi, preprocess.mask))
+    tiling = plan_tiles(pyramid, settings, preprocess.roi)
+    in_tiles = len(tiling.tiles) > 1
+    if in_tiles and (keep_moments or drop_outliers):
+        raise UsageError(
+            "A model of tiles keeps no moments, which are several times its size, and can drop no "
+            "outliers. Leave --keep-moments and --drop-outliers out."
+        )
     path = fetch(spec) if weights is None else Path(weights)
     if not path.is_file():
         raise PathMissingError(path)
     network = Network(
-        spec, pyramid, preprocess, lambda: read_weights(path), path, weights_sha256=sha256(path)
+        spec, tiling, preprocess, lambda: read_weights(path), path, weights_sha256=sha256(path)
     )
     known = network.cached.tensors() if engine != "torch" else None
     tensors, image_bytes = known or network.trunk()
@@ -125,11 +166,11 @@ def prepare(
         engine_bytes += _WRITER_BYTES + 4 * n_bytes(tensors)
     if include_backbone is None:
         include_backbone = n_bytes(tensors) < INCLUDE_BACKBONE_BYTES
-    return Fitter(
+    fitter = Fitter(
         spec=spec,
         settings=settings,
         preprocess=preprocess,
-        pyramid=pyramid,
+        tiling=tiling,
         features=network.features(engine, precision, n_threads).to(chosen_device),
         image_bytes=image_bytes,
         engine_bytes=engine_bytes,
@@ -140,11 +181,26 @@ def prepare(
         trunk_tensors=tensors if include_backbone else {},
         device=chosen_device,
         keep_moments=keep_moments,
-        keep_samples=keep_samples,
+        keep_samples=keep_samples and not in_tiles,
         calibrate=calibrate,
         drop_outliers=drop_outliers,
         n_batch=n_batch,
     )
+    if in_tiles:
+        return TileFitter(**vars(fitter), scratch=scratch)
+    return fitter
+
+
+def first_px(images: Iterable[ImageInput]) -> tuple[int, int]:
+    """(height, width) of the first image that can be read.
+
+    Raises:
+        DatasetError: None can be.
+    """
+    for image in images:
+        with suppress(ImageReadError):
+            return load_image(image, lambda _: np.empty(0, np.uint8)).source_px
+    raise DatasetError("No image can be read. Name a folder of good images.")
 
 
 def choose_batch(n_batch: int | None, device: torch.device) -> int:

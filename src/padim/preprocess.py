@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from padim.errors import ShapeError
+from padim.roi import Roi
 
 _SUPPORT = {"bilinear": 1.0, "lanczos": 3.0}
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
@@ -24,6 +25,7 @@ class Preprocess:
         resample: Pillow filter, antialiased when shrinking.
         mean: Per-channel mean of values in [0, 1], subtracted in the network's graph.
         std: Per-channel deviation, divided by in the network's graph.
+        roi: Where to look; everywhere when None.
     """
 
     size_px: tuple[int, int]
@@ -31,6 +33,7 @@ class Preprocess:
     resample: Literal["bilinear", "lanczos"]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    roi: Roi | None = None
 
     def __call__(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Bring an image to network size.
@@ -42,9 +45,11 @@ class Preprocess:
             RGB, shape ``(H, W, 3)``, not yet normalised.
 
         Raises:
-            ShapeError: It is an array, but not RGB of 8 bits.
+            ShapeError: It is an array, but not RGB of 8 bits, or not of the size that the region
+                of interest fits.
         """
         if isinstance(image, Image.Image):
+            self._require_fitting((image.height, image.width))
             # Grey becomes three channels last: a third of the work.
             return np.array(self._geometry(image, _FILTERS[self.resample]).convert("RGB"))
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
@@ -52,6 +57,7 @@ class Preprocess:
                 f"The image has shape {image.shape} and type {image.dtype}, but needs (height, "
                 "width, 3) and uint8. Convert it to RGB of 8 bits."
             )
+        self._require_fitting((image.shape[0], image.shape[1]))
         return np.array(self._geometry(Image.fromarray(image), _FILTERS[self.resample]))
 
     def matrices(
@@ -95,6 +101,16 @@ class Preprocess:
         grey = Image.fromarray(mask.astype(np.uint8) * 255)
         return np.asarray(self._geometry(grey, Image.Resampling.NEAREST)) > 0
 
+    def counted(self, anomaly_map: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Maps with NaN outside the region of interest.
+
+        Args:
+            anomaly_map: Shape ``(N, H, W)``.
+        """
+        if self.roi is None:
+            return anomaly_map
+        return np.where(self.roi.mask, anomaly_map, np.float32(np.nan))
+
     def to_source(
         self, anomaly_map: NDArray[np.float32], source_px: tuple[int, int]
     ) -> NDArray[np.float32]:
@@ -105,12 +121,18 @@ class Preprocess:
             source_px: (height, width) of the source image.
 
         Returns:
-            Shape ``source_px``; NaN where the network did not look, outside a centre crop.
+            Shape ``source_px``; NaN where the network did not look, outside a centre crop or the
+            region of interest.
         """
         top, left, height, width = self.window(source_px)
-        resized = np.asarray(
-            Image.fromarray(anomaly_map).resize((width, height), Image.Resampling.BILINEAR)
+        known = ~np.isnan(anomaly_map)
+        filled = np.where(known, anomaly_map, np.float32(0))
+        resized = np.array(
+            Image.fromarray(filled).resize((width, height), Image.Resampling.BILINEAR)
         )
+        if not known.all():
+            inside = Image.fromarray(known).resize((width, height), Image.Resampling.NEAREST)
+            resized[~np.asarray(inside)] = np.nan
         if (height, width) == source_px:
             return resized
         full = np.full(source_px, np.nan, np.float32)
@@ -140,7 +162,7 @@ class Preprocess:
 
     def to_json(self) -> dict[str, Any]:
         """The contract as plain data."""
-        return asdict(self)
+        return asdict(self) | {"roi": self.roi and self.roi.to_json()}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Preprocess":
@@ -148,7 +170,17 @@ class Preprocess:
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
         }
+        if fields.get("roi") is not None:
+            fields["roi"] = Roi.from_json(fields["roi"])
         return cls(**fields)
+
+    def _require_fitting(self, source_px: tuple[int, int]) -> None:
+        if self.roi is not None and source_px != self.roi.source_px:
+            raise ShapeError(
+                f"The image is {source_px[0]}x{source_px[1]} px, but the region of interest is for "
+                f"{self.roi.source_px[0]}x{self.roi.source_px[1]} px. Give images of that size, or "
+                "fit anew with a region for these."
+            )
 
     def _resized_px(self, source_px: tuple[int, int]) -> tuple[int, int]:
         if self.crop_fraction == 1:

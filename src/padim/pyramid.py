@@ -49,14 +49,34 @@ class Pyramid:
 
     The cells of a level are ordered parent by parent, and row by row inside a parent, so that the
     descendants of a cell are neighbours in memory on every level.
+
+    Attributes:
+        levels: Coarse to fine.
+        coarse_cells: The cells of the coarsest grid that are modelled, with all their descendants,
+            by their row-major numbers and in the order in which they are kept; all, row by row,
+            when None.
     """
 
     levels: tuple[Level, ...]
+    coarse_cells: tuple[int, ...] | None = None
 
     @property
     def n_dims(self) -> int:
         """Dimensions D of all levels together."""
         return sum(level.n_dims for level in self.levels)
+
+    @property
+    def n_coarse_cells(self) -> int:
+        """Modelled cells of the coarsest level."""
+        return self.levels[0].n_cells if self.coarse_cells is None else len(self.coarse_cells)
+
+    def descendants(self, level: int) -> int:
+        """Cells of a level below each cell of the coarsest."""
+        return self.levels[level].n_cells // self.levels[0].n_cells
+
+    def n_cells(self, level: int) -> int:
+        """Modelled cells of a level."""
+        return self.n_coarse_cells * self.descendants(level)
 
     def context_dims(self, level: int) -> int:
         """Dimensions of a level's ancestors together."""
@@ -66,20 +86,22 @@ class Pyramid:
     def n_entries(self) -> int:
         """Entries of all whitening rows, and multiply-adds of the distance of one image."""
         return sum(
-            level.n_cells * level.n_dims * (self.context_dims(i) + level.n_dims)
+            self.n_cells(i) * level.n_dims * (self.context_dims(i) + level.n_dims)
             for i, level in enumerate(self.levels)
         )
 
     @property
     def n_features(self) -> int:
         """Features of one image: dimensions times cells over all levels."""
-        return sum(level.n_cells * level.n_dims for level in self.levels)
+        return sum(self.n_cells(i) * level.n_dims for i, level in enumerate(self.levels))
 
     @cached_property
     def order(self) -> tuple[NDArray[np.int64], ...]:
         """For each level, the row-major cell at each place of the nested order."""
-        h, w = self.levels[0].grid
-        nested = np.arange(h * w)
+        if self.coarse_cells is None:
+            nested = np.arange(self.levels[0].n_cells)
+        else:
+            nested = np.array(self.coarse_cells, np.int64)
         orders = [nested]
         for above, level in pairwise(self.levels):
             rows, columns = (
@@ -91,6 +113,63 @@ class Pyramid:
             nested = (fine_y * level.grid[1] + fine_x).reshape(-1)
             orders.append(nested)
         return tuple(orders)
+
+    @cached_property
+    def place(self) -> NDArray[np.int64]:
+        """The place in the nested order of each cell of the finest grid, row by row.
+
+        One past the last where a cell is not modelled.
+        """
+        order = self.order[-1]
+        place = np.full(self.levels[-1].n_cells, len(order))
+        place[order] = np.arange(len(order))
+        return place
+
+    @staticmethod
+    def added_up(levels: Sequence[Tensor]) -> Tensor:
+        """Add what levels say of their cells up at the finest.
+
+        Args:
+            levels: One per level, coarse to fine, shape ``(cells, N)``.
+
+        Returns:
+            In nested order, shape ``(cells, N)`` of the finest.
+        """
+        total = levels[0]
+        for own in levels[1:]:
+            siblings = own.view(total.shape[0], -1, own.shape[1])
+            total = (siblings + total[:, None]).view(own.shape)
+        return total
+
+    def on_grid(self, values: Tensor, place: Tensor | None = None) -> Tensor:
+        """Lay values of the finest cells out on their grid.
+
+        Args:
+            values: In nested order, shape ``(cells, N)``.
+            place: The attribute as a tensor, where there is one.
+
+        Returns:
+            Shape ``(N, h, w)``; 0 where a cell is not modelled.
+        """
+        if place is None:
+            place = torch.as_tensor(self.place, device=values.device)
+        if values.shape[0] < self.levels[-1].n_cells:
+            values = torch.cat((values, values.new_zeros(1, values.shape[1])))
+        return values[place].t().reshape(-1, *self.levels[-1].grid)
+
+    def chosen(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
+        """Keep the modelled cells.
+
+        Args:
+            embeddings: Of all cells row by row and nested, one per level, ``(cells, N, d)``.
+        """
+        if self.coarse_cells is None:
+            return list(embeddings)
+        kept = torch.as_tensor(self.coarse_cells, device=embeddings[0].device)
+        return [
+            embedding.view(self.levels[0].n_cells, -1, *embedding.shape[1:])[kept].flatten(0, 1)
+            for embedding in embeddings
+        ]
 
     def split(self, feature_maps: Sequence[Tensor]) -> list[Tensor]:
         """Take the used channels of each level, cells in nested order.
@@ -122,14 +201,15 @@ class Pyramid:
         ]
 
     @classmethod
-    def from_json(cls, data: list[dict[str, Any]]) -> "Pyramid":
-        """The levels from plain data."""
-        return cls(
-            tuple(
-                Level(tuple(d["grid"]), tuple(d["taps"]), tuple(map(tuple, d["channels"])))
-                for d in data
-            )
+    def from_json(
+        cls, data: list[dict[str, Any]], coarse_cells: Sequence[int] | None = None
+    ) -> "Pyramid":
+        """A pyramid from its levels as plain data, and the coarse cells that are modelled."""
+        levels = tuple(
+            Level(tuple(d["grid"]), tuple(d["taps"]), tuple(map(tuple, d["channels"])))
+            for d in data
         )
+        return cls(levels, None if coarse_cells is None else tuple(coarse_cells))
 
 
 def build_pyramid(

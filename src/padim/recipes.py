@@ -23,6 +23,10 @@ class Recipe:
         sigma_px: Standard deviation of the Gaussian blur of the map.
         score_fraction: The image score is the mean of this fraction of the map's pixels, the
             hottest, and of one pixel at least: 0 is the maximum.
+        tile_px: Side of the square parts that the network sees one at a time, when it does not see
+            the whole.
+        tile_overlap_px: By how much neighbouring tiles overlap at least, and twice what is seen
+            around a region of interest.
     """
 
     name: str
@@ -33,6 +37,8 @@ class Recipe:
     eps_rule: Literal["absolute", "relative"]
     sigma_px: float
     score_fraction: float
+    tile_px: int | None = None
+    tile_overlap_px: int = 128
 
 
 RECIPES = {

@@ -106,13 +106,12 @@ class Head(nn.Module):
             columns = slice(start, start + level.n_dims)
             start += level.n_dims
             parts = [
-                rows[:, :, columns].reshape(level.n_cells, -1, level.n_dims)
-                for rows in whitening[k:]
+                rows[:, :, columns].reshape(len(mu), -1, level.n_dims) for rows in whitening[k:]
             ]
             n_rows = sum(part.shape[1] for part in parts)
             # In torch, features times transposed rows are the fastest for a few images at a time.
             shape = (n_rows, level.n_dims) if grouped else (level.n_dims, n_rows)
-            rows = mu.new_empty(level.n_cells, *shape, dtype=store or dtype)
+            rows = mu.new_empty(len(mu), *shape, dtype=store or dtype)
             by_row = rows if grouped else rows.transpose(1, 2)
             by_row.copy_(torch.cat(parts, dim=1))
             if grouped and level is pyramid.levels[-1]:
@@ -128,10 +127,8 @@ class Head(nn.Module):
                 rows = rows.view(-1, level.n_dims, 1)  # kernels of one pixel, cell by cell
             self.register_buffer(f"mean_{k}", mu.to(dtype)[:, None])  # (cells, 1, d)
             self.register_buffer(f"rows_{k}", rows)
-        place = torch.empty(pyramid.levels[-1].n_cells, dtype=torch.int64)
-        place[torch.as_tensor(pyramid.order[-1])] = torch.arange(len(place))
         self.place: Tensor
-        self.register_buffer("place", place)
+        self.register_buffer("place", torch.from_numpy(pyramid.place))
 
     def forward(self, embeddings: Sequence[Tensor]) -> Tensor:
         """Compute the distances of a batch.
@@ -153,11 +150,7 @@ class Head(nn.Module):
         Returns:
             Mahalanobis distances, not squared, shape ``(N, h, w)``.
         """
-        distance_sq = levels[0]
-        for own in levels[1:]:
-            siblings = own.view(distance_sq.shape[0], -1, own.shape[1])
-            distance_sq = (siblings + distance_sq[:, None]).view(own.shape)
-        return distance_sq[self.place].t().reshape(-1, *self.grid).sqrt()
+        return self.pyramid.on_grid(self.pyramid.added_up(levels), self.place).sqrt()
 
     def levels(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
         """Compute what each level adds to the squared distances, given the coarser ones.
@@ -177,12 +170,12 @@ class Head(nn.Module):
             for k, above in enumerate(self.pyramid.levels[: i + 1]):
                 siblings = level.n_cells // above.n_cells
                 stop = starts[k] + siblings * level.n_dims
-                shape = (above.n_cells, siblings, level.n_dims, n)
+                shape = (self.pyramid.n_cells(k), siblings, level.n_dims, n)
                 part = products[k][:, starts[k] : stop].reshape(shape)
                 white = part if white is None else white.reshape(shape) + part
                 starts[k] = stop
             assert white is not None
-            levels.append(white.square().sum(dim=2).reshape(level.n_cells, n))
+            levels.append(white.square().sum(dim=2).reshape(-1, n))
         return levels
 
     def _products(self, k: int, embedding: Tensor) -> Tensor:

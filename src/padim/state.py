@@ -7,13 +7,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from padim.backbones import BackboneSpec
@@ -33,6 +33,8 @@ from padim.preprocess import Preprocess
 from padim.pyramid import Pyramid
 from padim.recipes import Recipe
 from padim.samples import Samples
+from padim.tensor_file import FileTensor, in_file, pieces, write_tensors
+from padim.tiles import Tiling, plan_tiles
 
 FORMAT_VERSION = 1
 _CALIBRATION = ("image_score", "pixel_score", "pixel_count")
@@ -51,7 +53,8 @@ class ModelState:
         eps: What was added to the diagonal, one per level.
         count: Images it was fitted on.
         mean: Per level, shape ``(cells, d)``, float32.
-        whitening: Per level, shape ``(cells, d, D + d)``, float16 or float32.
+        whitening: Per level, shape ``(cells, d, D + d)``, float16 or float32; left in a file where
+            images are looked at tile by tile.
         engine: Who ran the trunk: ``torch``, or another engine with its version.
         precision: What the trunk computed in, ``float32`` or ``bfloat16``.
         weights_sha256: Of the file the backbone's weights came from.
@@ -69,7 +72,7 @@ class ModelState:
     eps: tuple[float, ...]
     count: int
     mean: tuple[Tensor, ...]
-    whitening: tuple[Tensor, ...]
+    whitening: tuple[Tensor | FileTensor, ...]
     engine: str
     precision: str
     weights_sha256: str
@@ -78,6 +81,15 @@ class ModelState:
     versions: Mapping[str, str]
     samples: Samples | None = None
     calibration: Calibration | None = None
+
+    def in_memory(self) -> list[Tensor]:
+        """The whitening rows, all read."""
+        return [rows if isinstance(rows, Tensor) else rows[:] for rows in self.whitening]
+
+    @cached_property
+    def tiling(self) -> Tiling:
+        """What the network sees of an image at a time."""
+        return plan_tiles(self.pyramid, self.recipe, self.preprocess.roi)
 
     def metadata(self) -> dict[str, Any]:
         """Everything but the tensors, as plain data."""
@@ -88,6 +100,7 @@ class ModelState:
             "recipe": asdict(self.recipe),
             "preprocess": self.preprocess.to_json(),
             "levels": self.pyramid.to_json(),
+            "coarse_cells": self.pyramid.coarse_cells,
             "eps": self.eps,
             "count": self.count,
             "engine": self.engine,
@@ -110,7 +123,9 @@ def installed_versions() -> dict[str, str]:
 
 def save_state(state: ModelState, path: Path) -> None:
     """Write a model file, whole or not at all; same model, same bytes."""
-    tensors = {f"backbone/{name}": tensor for name, tensor in state.trunk.items()}
+    tensors: dict[str, Tensor | FileTensor] = {
+        f"backbone/{name}": tensor for name, tensor in state.trunk.items()
+    }
     for level, (mean, whitening) in enumerate(zip(state.mean, state.whitening, strict=True)):
         tensors[f"levels/{level}/mean"] = mean
         tensors[f"levels/{level}/whitening"] = whitening
@@ -135,12 +150,12 @@ def load_state(path: Path) -> ModelState:
         ModelFileHashError: A tensor, or what the file says of itself, is not what was written.
     """
     tensors, data = _read(path, "model")
-    pyramid = Pyramid.from_json(data["levels"])
+    pyramid = Pyramid.from_json(data["levels"], data.get("coarse_cells"))
     expected: dict[str, tuple[int, ...]] = {}
     for i, level in enumerate(pyramid.levels):
         width = pyramid.context_dims(i) + level.n_dims
-        expected[f"levels/{i}/mean"] = (level.n_cells, level.n_dims)
-        expected[f"levels/{i}/whitening"] = (level.n_cells, level.n_dims, width)
+        expected[f"levels/{i}/mean"] = (pyramid.n_cells(i), level.n_dims)
+        expected[f"levels/{i}/whitening"] = (pyramid.n_cells(i), level.n_dims, width)
     _check_shapes(tensors, expected, path)
     n_levels = len(pyramid.levels)
     return ModelState(
@@ -200,7 +215,7 @@ def _samples(tensors: Mapping[str, Tensor], path: Path) -> Samples | None:
 
 def save_moments(moments: Moments, state: ModelState, path: Path) -> None:
     """Write the float64 moments of a model beside it, for updates and merges."""
-    tensors = {}
+    tensors: dict[str, Tensor | FileTensor] = {}
     for level, (mean, rows) in enumerate(zip(moments.mean, moments.scatter, strict=True)):
         tensors[f"levels/{level}/mean"] = mean
         for above, block in enumerate(rows):
@@ -231,12 +246,13 @@ def load_moments(path: Path) -> Moments:
         PadimError: As ``load_state``.
     """
     tensors, data = _read(path, "moments")
-    levels = Pyramid.from_json(data["levels"]).levels
+    pyramid = Pyramid.from_json(data["levels"], data.get("coarse_cells"))
+    levels = pyramid.levels
     expected: dict[str, tuple[int, ...]] = {}
     for i, level in enumerate(levels):
-        expected[f"levels/{i}/mean"] = (level.n_cells, level.n_dims)
+        expected[f"levels/{i}/mean"] = (pyramid.n_cells(i), level.n_dims)
         for k, above in enumerate(levels[: i + 1]):
-            expected[f"levels/{i}/scatter/{k}"] = (level.n_cells, level.n_dims, above.n_dims)
+            expected[f"levels/{i}/scatter/{k}"] = (pyramid.n_cells(i), level.n_dims, above.n_dims)
     _check_shapes(tensors, expected, path)
     return Moments(
         data["count"],
@@ -248,21 +264,20 @@ def load_moments(path: Path) -> Moments:
     )
 
 
-def _write(tensors: dict[str, Tensor], metadata: dict[str, Any], path: Path) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def _write(tensors: dict[str, Tensor | FileTensor], metadata: dict[str, Any], path: Path) -> None:
     hashes = {name: _sha256(tensor) for name, tensor in sorted(tensors.items())}
     metadata = metadata | {"tensor_sha256": hashes}
     text = _json(metadata | {"metadata_sha256": _text_sha256(_json(metadata))})
     with written_whole(path) as partial:
-        try:
-            save_file(tensors, partial, metadata={"padim": text})
-        except SafetensorError as error:
-            raise ModelFileError(
-                f"{path} cannot be written ({error}). Free the disk or choose another folder."
-            ) from error
+        write_tensors(tensors, partial, {"padim": text})
 
 
-def _read(path: Path, holds: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _left_in_file(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """How the names of tensors end that are read piece by piece."""
+    return ("/whitening",) if data["recipe"].get("tile_px") else ()
+
+
+def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Any]]:
     with _open(path) as file:
         data = _metadata(file, path)
         if data.get("holds", "model") != holds:
@@ -270,8 +285,12 @@ def _read(path: Path, holds: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 f"{path} holds {data.get('holds', 'model')}, but {holds} is needed. "
                 "Name the other file of the pair."
             )
+        left = _left_in_file(data)
         try:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {
+                name: in_file(path, name) if name.endswith(left) else file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118
+            }
         except SafetensorError as error:
             raise _truncated(path, error) from error
     hashes = data["tensor_sha256"]
@@ -347,9 +366,10 @@ def _text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _sha256(tensor: Tensor) -> str:
+def _sha256(tensor: Tensor | FileTensor) -> str:
     digest = hashlib.sha256(str((tensor.dtype, tuple(tensor.shape))).encode())
-    digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    for piece in pieces(tensor):
+        digest.update(piece)
     return digest.hexdigest()
 
 

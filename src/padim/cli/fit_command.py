@@ -15,6 +15,7 @@ from padim.engines import GRAPH_ENGINES
 from padim.errors import UsageError
 from padim.memory import format_bytes, parse_bytes, peak_bytes, reset_peak
 from padim.recipes import DEFAULT_RECIPE
+from padim.roi import read_roi
 
 if TYPE_CHECKING:
     from padim.fitting import Fitted, Fitter
@@ -41,6 +42,9 @@ def fit(
     eps_rule: options.EpsRule = None,
     sigma: options.Sigma = None,
     score_fraction: options.ScoreFraction = None,
+    roi: options.Roi = None,
+    tile_px: options.TilePx = None,
+    tile_overlap_px: options.TileOverlapPx = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
     precision: options.Precision = None,
@@ -100,6 +104,9 @@ def fit(
     require_writable(out.parent)
     largest_px, words = sizes(chosen)
     say(f"{len(chosen)} good images in {images}, {words}.")
+    from padim.preparing import first_px
+
+    source_px = first_px(chosen)
     fitter, forecast = prepared(
         backbone,
         recipe,
@@ -124,6 +131,11 @@ def fit(
         drop_outliers=drop_outliers,
         engine=engine,
         n_threads=threads,
+        roi=None if roi is None else read_roi(roi, source_px),
+        tile_px=tile_px,
+        tile_overlap_px=tile_overlap_px,
+        source_px=source_px,
+        scratch=out.parent,
     )
     from padim.pairs import save_pair
     from padim.state import save_state
@@ -135,7 +147,7 @@ def fit(
     )
     unreadable = Unreadable(skip_unreadable)
     measured = reset_peak()
-    with progress("fit", len(chosen)) as advance:
+    with progress("fit", len(chosen) * len(fitter.tiling.tiles)) as advance:
         fitted = fitter.fit(chosen, advance, unreadable.callback)
     if fitted.moments is not None:
         save_pair(fitted.state, fitted.moments, out)

@@ -11,6 +11,7 @@ from padim.cli.images import threshold_words
 from padim.engines import GRAPH_ENGINES, graph_parts
 from padim.memory import format_bytes
 from padim.predictor import decide
+from padim.roi import Roi
 
 
 def info(
@@ -47,6 +48,8 @@ def _of_model(file: Path) -> tuple[dict[str, Any], Calibration | None]:
         "store": str(state.whitening[0].dtype).removeprefix("torch."),
         "backbone_bytes": sum(t.numel() * t.element_size() for t in state.trunk.values()),
         "n_samples": len(state.samples.image) if state.samples else 0,
+        "n_tiles": len(state.tiling.tiles),
+        "tile_px": state.tiling.size_px,
     }
     return document, state.calibration
 
@@ -80,6 +83,8 @@ def _lines(file: Path, document: dict[str, Any]) -> dict[str, str]:
     image = f"{_px(preprocess['size_px'])}, {preprocess['resample']}"
     if crop < 1:
         image += f", centre crop {crop:g}"
+    if document.get("n_tiles", 1) > 1:
+        image += f", {document['n_tiles']} tiles of {_px(document['tile_px'])}"
     if is_graph and document["camera_px"]:
         image = f"{_px(document['camera_px'])} of a camera, in the graph to {image}"
     lines = {
@@ -99,6 +104,7 @@ def _lines(file: Path, document: dict[str, Any]) -> dict[str, str]:
         ),
         "recipe": recipe["name"],
         "image": image,
+        "region": _region(preprocess, document, levels[0]["grid"]),
         "eps": ", ".join(f"{eps:.4g}" for eps in document["eps"])
         + f" ({recipe['eps_rule']} {recipe['eps']:g})",
         "blur": f"sigma {recipe['sigma_px']:g} px",
@@ -112,6 +118,17 @@ def _lines(file: Path, document: dict[str, Any]) -> dict[str, str]:
         lines["compared on"] = f"{len(document['compared_sha256'])} images"
     versions = document["versions"].items()
     return lines | {"made with": ", ".join(f"{name} {version}" for name, version in versions)}
+
+
+def _region(preprocess: dict[str, Any], document: dict[str, Any], grid: tuple[int, int]) -> str:
+    roi = preprocess.get("roi")
+    if roi is None:
+        return "the whole image"
+    mask = Roi.from_json(roi).mask
+    return (
+        f"{mask.mean():.0%} of images of {_px(roi['source_px'])}, "
+        f"{len(document['coarse_cells'])} of {grid[0] * grid[1]} coarse cells"
+    )
 
 
 def _px(size_px: tuple[int, int]) -> str:

@@ -89,6 +89,24 @@ ScoreFraction = Annotated[
         help="The image score is the mean of this fraction of the hottest pixels; 0: the maximum.",
     ),
 ]
+Roi = Annotated[
+    Path | None,
+    typer.Option(
+        "--roi",
+        metavar="FILE",
+        help="Region of interest: a mask image, or a polygon in a .json. Nothing else counts.",
+    ),
+]
+TilePx = Annotated[
+    int | None,
+    typer.Option(
+        "--tile-px", metavar="N", help="Large images: the network sees parts of NxN px in turn."
+    ),
+]
+TileOverlapPx = Annotated[
+    int | None,
+    typer.Option("--tile-overlap-px", metavar="N", help="By how much tiles overlap: 128."),
+]
 MaxMemory = Annotated[
     str | None,
     typer.Option("--max-memory", metavar="BYTES", help="Refuse a fit that needs more: 2GiB."),

@@ -1,0 +1,158 @@
+"""Tensors in safetensors files that are larger than memory: written and read piece by piece."""
+
+import json
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_TYPES = {name: dtype for dtype, name in _NAMES.items()}
+_PIECE_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class FileTensor:
+    """A tensor that stays in its file; slices of its first axis are read.
+
+    Attributes:
+        path: The file.
+        start: Where it begins, in bytes.
+        shape: Its shape.
+        dtype: Its type.
+        owner: Kept as long as it is: the folder of a temporary file.
+    """
+
+    path: Path
+    start: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    owner: object = None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        first, last, _ = rows.indices(len(self))
+        n_row = prod(self.shape[1:]) * self.dtype.itemsize
+        with self.path.open("rb") as file:
+            file.seek(self.start + first * n_row)
+            raw = np.fromfile(file, np.uint8, max(0, last - first) * n_row)
+        return torch.from_numpy(raw).view(self.dtype).view(-1, *self.shape[1:])
+
+    def write(self, first: int, values: Tensor) -> None:
+        """Replace some rows.
+
+        Args:
+            first: The first of them.
+            values: Shape ``(rows, *shape[1:])``.
+        """
+        n_row = prod(self.shape[1:]) * self.dtype.itemsize
+        with self.path.open("rb+") as file:
+            file.seek(self.start + first * n_row)
+            file.write(_raw(values.to(self.dtype)))
+
+
+class TemporaryFolder:
+    """A folder that goes, with all that is in it, when nobody holds it any more.
+
+    Args:
+        parent: Where; the system's folder for such when None.
+    """
+
+    def __init__(self, parent: Path | None = None) -> None:
+        if parent is not None:
+            parent.mkdir(parents=True, exist_ok=True)
+        self.path = Path(tempfile.mkdtemp(prefix=".padim-", dir=parent))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+Tensors = Mapping[str, Tensor | FileTensor]
+
+
+def empty_file_tensor(
+    path: Path, shape: tuple[int, ...], dtype: torch.dtype, owner: object = None
+) -> FileTensor:
+    """A tensor in a file of its own, to be written."""
+    with path.open("wb") as file:
+        file.truncate(prod(shape) * dtype.itemsize)
+    return FileTensor(path, 0, shape, dtype, owner)
+
+
+def pieces(tensor: Tensor | FileTensor) -> Iterator[memoryview]:
+    """The bytes of a tensor, a piece at a time."""
+    if not tensor.shape:
+        assert isinstance(tensor, Tensor)
+        tensor = tensor.reshape(1)
+    n_row = max(1, prod(tensor.shape[1:]) * tensor.dtype.itemsize)
+    step = max(1, _PIECE_BYTES // n_row)
+    for first in range(0, tensor.shape[0], step):
+        yield _raw(tensor[first : first + step])
+
+
+def write_tensors(tensors: Tensors, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file without ever holding all of it.
+
+    Args:
+        tensors: What it is to hold.
+        path: The file.
+        metadata: Texts that go with it.
+
+    Source:
+        The format as safetensors describes it; wide types first, so that all are aligned.
+    """
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    start = 0
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    for name in order:
+        tensor = tensors[name]
+        stop = start + prod(tensor.shape) * tensor.dtype.itemsize
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, stop],
+        }
+        start = stop
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for name in order:
+            for piece in pieces(tensors[name]):
+                file.write(piece)
+
+
+def in_file(path: Path, name: str) -> FileTensor:
+    """A tensor of a safetensors file, left where it is.
+
+    Args:
+        path: The file, whose header has been read and found right.
+        name: Of the tensor.
+    """
+    with path.open("rb") as file:
+        n_header = int.from_bytes(file.read(8), "little")
+        said = json.loads(file.read(n_header))[name]
+    start = 8 + n_header + said["data_offsets"][0]
+    return FileTensor(path, start, tuple(said["shape"]), _TYPES[said["dtype"]])
+
+
+def _raw(tensor: Tensor) -> memoryview:
+    contiguous = tensor.detach().cpu().contiguous()
+    return contiguous.reshape(-1).view(torch.uint8).numpy().data
