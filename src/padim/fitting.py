@@ -20,7 +20,7 @@ from padim.errors import (
 from padim.forecast import KEPT_FEATURE_BYTES, Forecast, forecast_fit
 from padim.gaussian import BLOCK_BYTES, factor, relative_eps
 from padim.graphs import open_graphs
-from padim.leave_one_out import LeaveOneOut, chosen, grouped, moments_of
+from padim.leave_one_out import GROUP, LeaveOneOut, chosen, grouped, moments_of
 from padim.loading import (
     DECODE_BYTES_PER_PX,
     DECODE_THREADS,
@@ -159,6 +159,7 @@ class Fitter:
             keep_moments=self.keep_moments,
             n_samples=N_SAMPLES if self.keep_samples else 0,
             kept_bytes=kept_bytes if self.calibrate else None,
+            n_looked=GROUP if n_images is None else min(GROUP, n_images),
             decode_bytes=DECODE_THREADS * DECODE_BYTES_PER_PX * largest_px[0] * largest_px[1],
         )
 

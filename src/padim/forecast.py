@@ -54,6 +54,7 @@ def forecast_fit(
     keep_moments: bool,
     n_samples: int,
     kept_bytes: int | None,
+    n_looked: int,
     decode_bytes: int,
 ) -> Forecast:
     """Forecast a fit from the shapes of its network.
@@ -72,6 +73,7 @@ def forecast_fit(
         n_samples: Images that travel with the model.
         kept_bytes: Of features that are kept for a second look at the images; None when there is
             none.
+        n_looked: Images of one product of the second look.
         decode_bytes: What the decoder holds at once.
     """
     waiting = 8 * GROUP * pyramid.n_features
@@ -85,7 +87,8 @@ def forecast_fit(
     saving = rows + (moments if keep_moments else 0)
     work = max(passing, factoring, saving)
     if kept_bytes is not None:
-        looking = 8 * pyramid.n_entries + n_batch * image_bytes
+        # Their features in float64 before and after centring.
+        looking = 8 * pyramid.n_entries + n_batch * image_bytes + 16 * n_looked * pyramid.n_features
         work = max(work, factoring + looking) + kept_bytes
     return Forecast(resident_bytes() + work, file_bytes)
 

@@ -19,7 +19,6 @@ from torch import Tensor
 from padim.backbones import BackboneSpec
 from padim.calibration import Calibration, Threshold
 from padim.errors import (
-    ModelFileError,
     ModelFileHashError,
     ModelFileTensorError,
     ModelFileTruncatedError,
