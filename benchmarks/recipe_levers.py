@@ -1,10 +1,11 @@
 """Which recipe finds most defects? Chosen on one half of the sets, reported once on the other.
 
-A lever is the ``standard`` recipe with something changed. ``--phase choose`` tries them all;
-``--phase report`` shows what those named in ``REPORTED`` give on sets that no choice was made on.
+A lever is the ``standard`` recipe with something changed. ``--phase choose`` tries them one by one,
+``--phase combine`` together, on the same sets; ``--phase report`` shows what those named in
+``REPORTED`` give on sets that no choice was made on.
 
-- *choose*: monocrystalline solar cells; magnetic tiles with blowholes; small defects made on good
-  ones of both.
+- *choose*, *combine*: monocrystalline solar cells; magnetic tiles with blowholes; small defects
+  made on good ones of both.
 - *report*: polycrystalline solar cells and small defects made on good ones; tiles with cracks;
   uneven tiles. The good tiles are those of the other half, for there are no more.
 
@@ -161,7 +162,22 @@ LEVERS = (
     replace(COARSE, name="224 px, taps 2,3,4", size_px=224),
     replace(COARSE, name="320 px, taps 2,3,4", size_px=320),
 )
-CHOSEN: tuple[str, ...] = ("taps 2,3,4",)
+# What helped in a first look at the choosing half, put together.
+SMALLER = replace(STANDARD, score_fraction=0.005, sigma_px=2.0)
+COMBINED = (
+    replace(SMALLER, name="hottest 0.5%, sigma 2"),
+    replace(SMALLER, name="hottest 0.5%, sigma 3", sigma_px=3.0),
+    replace(SMALLER, name="hottest 0.5%, sigma 1", sigma_px=1.0),
+    replace(SMALLER, name="hottest 0.2%", score_fraction=0.002, sigma_px=4.0),
+    replace(SMALLER, name="hottest 0.2%, sigma 2", score_fraction=0.002),
+    replace(SMALLER, name="hottest 0.5%, blend 0.1", blend=0.1, sigma_px=4.0),
+    replace(SMALLER, name="hottest 0.5%, sigma 2, blend 0.1", blend=0.1),
+    replace(SMALLER, name="hottest 0.5%, sigma 2, score 2,4", score_without=1),
+    replace(SMALLER, name="taps 2,4, hottest 0.5%", map_without=1, sigma_px=4.0),
+    replace(SMALLER, name="taps 2,4, hottest 0.5%, sigma 2", map_without=1),
+    replace(SMALLER, name="224 px, taps 2,4, hottest 0.5%, sigma 2", size_px=224, taps=(2, 4)),
+)
+CHOSEN: tuple[str, ...] = ()
 REPORTED = ("reference", "plain", "standard", *CHOSEN)
 AGAINST = ("standard", "reference", "plain")
 
@@ -221,9 +237,9 @@ def find_photographs(folder: Path, phase: str, quick: bool) -> Iterator[Photogra
     """The sets of one half."""
     few = slice(N_QUICK if quick else None)
     kind, tile_defects = {
-        "choose": ("mono", ("blowhole",)),
-        "report": ("poly", ("crack", "uneven")),
-    }[phase]
+        False: ("mono", ("blowhole",)),
+        True: ("poly", ("crack", "uneven")),
+    }[phase == "report"]
     cells = lay_out_solar_cells(folder, "mono" if kind == "mono" else "poly")
     anomalous = [(path, None) for path in list_images(cells / "test" / "anomalous")[few]]
     good = good_images(cells)[few]
@@ -237,7 +253,7 @@ def find_photographs(folder: Path, phase: str, quick: bool) -> Iterator[Photogra
         f"tiles, {defect}": [(s.path, s.mask_path) for s in samples if s.defect == defect][few]
         for defect in tile_defects
     }
-    yield Photographs.of("tiles", good_images(tiles)[few], defects, with_small=phase == "choose")
+    yield Photographs.of("tiles", good_images(tiles)[few], defects, with_small=phase != "report")
 
 
 def good_images(root: Path) -> list[Path]:
@@ -562,7 +578,8 @@ def summary(figures: Figures, lever: Lever) -> dict[str, Any]:
         result[what] = interval(own)
         for name in AGAINST:
             other = figures.mean(metric, name, small)
-            assert other is not None
+            if other is None:
+                continue
             result[f"{what}_minus_{name}"] = interval(own - other)
             if metric == "image_auroc":
                 # With few images there may be no error to divide by.
@@ -589,12 +606,13 @@ def print_summaries(figures: Figures, levers: Iterable[Lever], summaries: list[A
             lines[-1] += (
                 f"{100 - 100 * auc['value']:.2f}" if auc else "",
                 shown(row.get(f"{what}image_auroc_minus_standard"), digits=2),
+                shown(row.get(f"{what}image_auroc_minus_plain"), digits=2),
                 shown(row.get(f"{what}image_auroc_error_over_reference"), 1, 2),
                 f"{100 * row[f'{what}aupro_30']['value']:.2f}" if f"{what}aupro_30" in row else "",
                 shown(row.get(f"{what}aupro_30_minus_standard"), digits=2),
                 shown(row.get(f"{what}aupro_30_minus_plain"), digits=2),
             )
-    of_each = ("error", "AUROC +", "err/ref", "AUPRO", "+", "+ plain")
+    of_each = ("error", "AUROC +", "+ plain", "err/ref", "AUPRO", "+", "+ plain")
     measure.print_table(("lever", "M entries", *of_each, *(f"s {h}" for h in of_each)), lines)
     print("\nPoints of 100 over standard (+) and plain; s: small defects. Then error / AUPRO each:")
     cases = list(figures.values["image_auroc", "standard"])
@@ -628,10 +646,14 @@ def settings() -> dict[str, Any]:
 @torch.inference_mode()
 def main() -> None:
     """Run the benchmark."""
-    arguments = measure.arguments(__doc__, phases=("choose", "report"))
+    arguments = measure.arguments(__doc__, phases=("choose", "combine", "report"))
     quick, phase = arguments.quick, arguments.phase
     about = measure.facts(["elpv-dataset"])
-    levers = [lever for lever in LEVERS if phase == "choose" or lever.name in REPORTED]
+    levers = {
+        "choose": LEVERS,
+        "combine": (PLAIN, STANDARD, *COMBINED),
+        "report": tuple(lever for lever in (*LEVERS, *COMBINED) if lever.name in REPORTED),
+    }[phase]
     counts, seeds = ((N_QUICK // 2,), SEEDS[:1]) if quick else (COUNTS, SEEDS)
     sharing: dict[tuple[object, ...], list[Lever]] = defaultdict(list)
     for lever in levers:
@@ -650,7 +672,7 @@ def main() -> None:
     content = {
         "phase": phase,
         "settings": settings(),
-        "chosen": CHOSEN,
+        **({"chosen": CHOSEN} if phase == "report" else {}),
         "levers": [asdict(lever) for lever in levers],
         "summaries": summaries,
         "rows": figures.rows(),
