@@ -177,7 +177,10 @@ COMBINED = (
     replace(SMALLER, name="taps 2,4, hottest 0.5%, sigma 2", map_without=1),
     replace(SMALLER, name="224 px, taps 2,4, hottest 0.5%, sigma 2", size_px=224, taps=(2, 4)),
 )
-CHOSEN: tuple[str, ...] = ()
+# As good as ``standard`` on large defects, with a fifth less error on small ones, at no cost; and
+# the same of a third of its entries. Fewer pixels yet, down to the maximum, lose on large defects;
+# the blend finds more defective cells, but fewer small defects on tiles.
+CHOSEN = ("hottest 0.5%, sigma 2", "taps 2,4, hottest 0.5%, sigma 2")
 REPORTED = ("reference", "plain", "standard", *CHOSEN)
 AGAINST = ("standard", "reference", "plain")
 
@@ -631,6 +634,19 @@ def print_summaries(figures: Figures, levers: Iterable[Lever], summaries: list[A
     measure.print_table(("lever", *(f"{defect}, {n}" for defect, n in cases)), lines)
 
 
+def aims(summaries: Iterable[Mapping[str, Any]]) -> Iterator[measure.Aim]:
+    """What the chosen ones are to reach on the sets that they were not chosen on."""
+    for row in summaries:
+        name = row["lever"]
+        if name in CHOSEN:
+            ratio = row["image_auroc_error_over_reference"]["value"]
+            yield measure.Aim(f"{name}, image error over that of reference", ratio, 0.6)
+        if name in CHOSEN and "aupro_30_minus_plain" in row:
+            high = 100 * row["aupro_30_minus_plain"]["high"]
+            what = f"{name}, points of AUPRO-0.3 over plain, upper end of the interval"
+            yield measure.Aim(what, high, 0.0, at_least=True)
+
+
 def settings() -> dict[str, Any]:
     """What the figures rest on."""
     return {
@@ -672,11 +688,12 @@ def main() -> None:
     content = {
         "phase": phase,
         "settings": settings(),
-        **({"chosen": CHOSEN} if phase == "report" else {}),
         "levers": [asdict(lever) for lever in levers],
         "summaries": summaries,
         "rows": figures.rows(),
     }
+    if phase == "report":
+        content |= {"chosen": CHOSEN, "aims": measure.judge(aims(summaries))}
     measure.finish("recipe_levers", about, content, quick=quick, phase=phase)
 
 
