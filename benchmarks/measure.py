@@ -161,8 +161,13 @@ def settled(measured: Callable[[], float], n_calls: int) -> float:
     return float(np.median([measured() for _ in range(n_calls)]))
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    """Read the command line, which every benchmark shares."""
+def arguments(description: str | None, phases: Sequence[str] = ()) -> argparse.Namespace:
+    """Read the command line, which every benchmark shares.
+
+    Args:
+        description: The script's docstring.
+        phases: What ``--phase`` may be, which then has to be given.
+    """
     summary = (description or "").partition("\n")[0]
     parser = argparse.ArgumentParser(description=summary)
     parser.add_argument(
@@ -170,6 +175,8 @@ def arguments(description: str | None) -> argparse.Namespace:
         action="store_true",
         help="tiny settings, to see that it runs; its figures mean nothing and are not written",
     )
+    if phases:
+        parser.add_argument("--phase", choices=phases, required=True, help="which part to run")
     return parser.parse_args()
 
 
@@ -201,7 +208,12 @@ def facts(packages: Iterable[str] = ()) -> dict[str, Any]:
 
 
 def finish(
-    name: str, about: Mapping[str, Any], content: Mapping[str, Any], *, quick: bool
+    name: str,
+    about: Mapping[str, Any],
+    content: Mapping[str, Any],
+    *,
+    quick: bool,
+    phase: str | None = None,
 ) -> dict[str, Any]:
     """Write a result to ``benchmarks/results``, unless it comes from a quick run.
 
@@ -210,6 +222,7 @@ def finish(
         about: What ``facts`` gave before the work began.
         content: What was measured.
         quick: Whether it was a quick run.
+        phase: Which part was run, of a benchmark that has several.
 
     Returns:
         The document.
@@ -217,7 +230,7 @@ def finish(
     document = {
         "schema_version": SCHEMA_VERSION,
         "benchmark": name,
-        "command": f"python benchmarks/{name}.py",
+        "command": f"python benchmarks/{name}.py" + (f" --phase {phase}" if phase else ""),
         **about,
         **content,
     }
@@ -225,7 +238,7 @@ def finish(
     if quick:
         print("\nA quick run: its figures mean nothing and were not written.")
     else:
-        path = RESULTS / f"{name}.json"
+        path = RESULTS / f"{name}_{phase}.json" if phase else RESULTS / f"{name}.json"
         write_text(path, text)
         print(f"\nWritten: {path.relative_to(ROOT).as_posix()}")
         if not about["tree_is_clean"]:
