@@ -31,29 +31,22 @@ What may explain a miss: the ratio of the scores that set the threshold to those
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import measure
 import numpy as np
 import torch
+from features import Features, Scores
 from numpy.typing import NDArray
-from torch import Tensor
 
 from padim.benchmark import settings_of
 from padim.calibration import Calibration
 from padim.datasets import list_images
 from padim.demo import lay_out_solar_cells
-from padim.fitting import STORES, Fitter
-from padim.gaussian import factor, relative_eps
-from padim.leave_one_out import GROUP, LeaveOneOut, moments_of
-from padim.loading import batched, load_ahead
-from padim.moments import Moments
-from padim.postprocess import Postprocess
+from padim.leave_one_out import LeaveOneOut
 from padim.preparing import prepare
-from padim.scorer import Head
 
 RATES = (0.2, 0.1, 0.05, 0.02)
 COUNTS = (60, 300)  # images to fit on: below and above the 176 dimensions
@@ -63,60 +56,14 @@ N_QUICK = {"random": 2, "consecutive": 2}
 N_QUICK_IMAGES = 90
 N_BOOTSTRAP = 1000
 
-Scores = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class GoodImages:
-    """The features of a set of good images.
-
-    Attributes:
-        name: Of the set.
-        levels: One per level, shape ``(N, cells, d)``, images in the order of their names.
-        fitter: Of the recipe.
-    """
-
-    name: str
-    levels: tuple[Tensor, ...]
-    fitter: Fitter
-
-    @classmethod
-    def of(cls, name: str, paths: Sequence[Path], fitter: Fitter) -> "GoodImages":
-        """Compute them, once for all splits."""
-        parts: list[list[Tensor]] = []
-        for batch in batched(load_ahead(paths, fitter.preprocess), fitter.n_batch):
-            pixels = torch.from_numpy(np.stack([image.pixels for image in batch]))
-            parts.append([level.transpose(0, 1) for level in fitter.features(pixels)])
-        levels = tuple(torch.cat(level) for level in zip(*parts, strict=True))
-        return cls(name, levels, fitter)
-
-    def batches(self, chosen: Sequence[int]) -> Iterator[list[Tensor]]:
-        """Embeddings of some of them, as a fit has them."""
-        for start in range(0, len(chosen), GROUP):
-            indices = torch.as_tensor(chosen[start : start + GROUP])
-            yield [level[indices].transpose(0, 1) for level in self.levels]
-
-    def solved(self, moments: Moments) -> tuple[list[float], Head]:
-        """Fit on the moments of some of them."""
-        eps = relative_eps(moments, self.fitter.settings.eps)
-        rows = factor(moments, eps, moments.count - 1, STORES[self.fitter.store])
-        return eps, Head(self.fitter.pyramid, [m.float() for m in moments.mean], rows)
-
-    def scored(
-        self, chosen: Sequence[int], distances: Callable[[Sequence[Tensor]], Tensor]
-    ) -> Scores:
-        """Image scores of some of them."""
-        settings, grid = self.fitter.settings, self.fitter.pyramid.levels[-1].grid
-        finish = Postprocess(grid, settings.size_px, settings.sigma_px, settings.score_fraction)
-        parts = [finish(distances(batch).float())[1] for batch in self.batches(chosen)]
-        return torch.cat(parts).numpy()
-
-    def likeness(self) -> float:
-        """Mean correlation of the mean features of neighbours; of any two images it is about 0."""
-        features = torch.cat([level.mean(dim=1) for level in self.levels], dim=1).double()
-        standard = (features - features.mean(dim=0)) / features.std(dim=0)
-        return float(torch.corrcoef(standard).diagonal(1).mean())
+def likeness(images: Features) -> float:
+    """Mean correlation of the mean features of neighbours; of any two images it is about 0."""
+    features = torch.cat([level.mean(dim=1) for level in images.levels], dim=1).double()
+    standard = (features - features.mean(dim=0)) / features.std(dim=0)
+    return float(torch.corrcoef(standard).diagonal(1).mean())
 
 
 def find_images(folder: Path) -> dict[str, list[Path]]:
@@ -135,13 +82,13 @@ def find_images(folder: Path) -> dict[str, list[Path]]:
 
 
 def run_split(
-    images: GoodImages, fitted: list[int], unseen: list[int]
+    images: Features, fitted: list[int], unseen: list[int]
 ) -> dict[str, tuple[Scores, Scores]]:
     """For each way, the scores that set the threshold and those of the unseen images."""
     n_held_out = round(len(fitted) / 4)
     held_out, kept = fitted[:n_held_out], fitted[n_held_out:]
-    of_kept = moments_of(images.batches(kept))
-    moments = of_kept.merge(moments_of(images.batches(held_out)))
+    of_kept = images.moments(kept)
+    moments = of_kept.merge(images.moments(held_out))
     eps, head = images.solved(moments)
     leave_one_out = LeaveOneOut(moments, eps, images.fitter.pyramid)
     of_unseen = images.scored(unseen, head)
@@ -190,7 +137,7 @@ def summary(nominal: float, n_ranked: int, alarms: Mask, unseen: Mask) -> dict[s
     }
 
 
-def run_case(images: GoodImages, kind: str, n: int, n_splits: int) -> dict[str, Any]:
+def run_case(images: Features, kind: str, n: int, n_splits: int) -> dict[str, Any]:
     """Split one set many times."""
     n_images = len(images.levels[0])
     measure.say(f"{images.name}, {kind}, {n} of {n_images} images, {n_splits} splits")
@@ -234,11 +181,11 @@ def main() -> None:
     about = measure.facts(["elpv-dataset"])
     fitter = prepare(device="cpu")
     n_splits = N_QUICK if quick else N_SPLITS
-    rows, likeness = [], {}
+    rows, correlation = [], {}
     with tempfile.TemporaryDirectory() as folder:
         for name, paths in find_images(Path(folder)).items():
-            images = GoodImages.of(name, paths[: N_QUICK_IMAGES if quick else None], fitter)
-            likeness[name] = images.likeness()
+            images = Features.of(name, paths[: N_QUICK_IMAGES if quick else None], fitter)
+            correlation[name] = likeness(images)
             for kind in n_splits:
                 for n in COUNTS[:1] if quick else COUNTS:
                     rows.append(run_case(images, kind, n, n_splits[kind]))
@@ -250,9 +197,9 @@ def main() -> None:
         lines.append((*case, "score ratio", *(f"{way['score_ratio']:.3f} " for way in ways)))
     measure.print_table(("false alarms, %", "split", "n", "nominal", *WAYS), lines)
     print("\n± standard error over images and splits, [5%, 95%] of splits; * over two errors off.")
-    print("Correlation of neighbours:", ", ".join(f"{k} {v:.2f}" for k, v in likeness.items()))
+    print("Correlation of neighbours:", ", ".join(f"{k} {v:.2f}" for k, v in correlation.items()))
     settings = {**settings_of(fitter), "n_splits": N_SPLITS, "n_bootstrap": N_BOOTSTRAP}
-    content = {"settings": settings, "neighbour_correlation": likeness, "rows": rows}
+    content = {"settings": settings, "neighbour_correlation": correlation, "rows": rows}
     measure.finish("false_alarms", about, content, quick=quick)
 
 
