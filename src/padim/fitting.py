@@ -39,6 +39,7 @@ from padim.samples import N_SAMPLES, Samples
 from padim.scorer import Head, Scorer
 from padim.state import ModelState, installed_versions
 
+N_OUTLIER_MAPS = 100  # kept at most, whatever the number of images
 STORES = {"float16": torch.float16, "float32": torch.float32}
 
 
@@ -51,6 +52,8 @@ class Fitted:
         moments: What it was made from, when kept.
         suspects: Images that do not look as the rest does, by their places in ``paths``.
         dropped: Places of the outliers that it was not made from.
+        outlier_maps: Anomaly maps of the outliers by their places, each under the model fitted
+            without that image; those of the highest scores, when kept.
         paths: The images that could be read; None for one given as pixels.
     """
 
@@ -58,6 +61,7 @@ class Fitted:
     moments: Moments | None
     suspects: tuple[Suspect, ...]
     dropped: tuple[int, ...]
+    outlier_maps: Mapping[int, NDArray[np.float32]]
     paths: tuple[Path | None, ...]
 
 
@@ -84,6 +88,7 @@ class Fitter:
         calibrate: Whether the images are looked at again, for the leave-one-out calibration.
         drop_outliers: Largest p-value, by the bulk of the scores, of an image that is left out;
             0 to leave none out.
+        keep_outlier_maps: Whether the maps of outliers are kept, to be drawn.
         n_batch: Images in one forward pass.
         kept_feature_bytes: Of features kept for the second look; with more they are recomputed.
     """
@@ -105,6 +110,7 @@ class Fitter:
     keep_samples: bool
     calibrate: bool
     drop_outliers: float
+    keep_outlier_maps: bool
     n_batch: int
     kept_feature_bytes: int = KEPT_FEATURE_BYTES
 
@@ -112,6 +118,10 @@ class Fitter:
     def _feature_bytes(self) -> int:
         """Of one image."""
         return 4 * self.pyramid.n_features
+
+    @property
+    def _n_maps(self) -> int:
+        return N_OUTLIER_MAPS if self.keep_outlier_maps else 0
 
     def within(self, max_bytes: int, n_images: int, largest_px: tuple[int, int]) -> "Fitter":
         """The same fit, keeping no more features for the second look than memory allows.
@@ -139,6 +149,7 @@ class Fitter:
         kept_bytes = self.kept_feature_bytes
         if n_images is not None:
             kept_bytes = min(kept_bytes, n_images * self._feature_bytes)
+        height, width = self.preprocess.size_px
         return forecast_fit(
             self.image_bytes,
             self.pyramid,
@@ -150,7 +161,7 @@ class Fitter:
             block_bytes=BLOCK_BYTES,
             keep_moments=self.keep_moments,
             n_samples=N_SAMPLES if self.keep_samples else 0,
-            kept_bytes=kept_bytes if self.calibrate else None,
+            kept_bytes=kept_bytes + self._n_maps * 4 * height * width if self.calibrate else None,
             decode_bytes=DECODE_THREADS * DECODE_BYTES_PER_PX * largest_px[0] * largest_px[1],
         )
 
@@ -211,15 +222,18 @@ class Fitter:
         state = self.solved(moments, hashes)
         suspects: list[Suspect] = []
         dropped: set[int] = set()
+        outlier_maps: dict[int, NDArray[np.float32]] = {}
         if self.calibrate and moments.count > 1:
             leave_one_out = LeaveOneOut(moments, state.eps, self.pyramid)
             if not (self.keep_moments or self.drop_outliers):
                 moments = None  # as large as what is worked with now
-            collector = self.scored_without_each(leave_one_out, state, looks())
+            collector = self.scored_without_each(leave_one_out, state, looks(), self._n_maps)
             del leave_one_out
             suspects = review(collector.image_scores(), looked, self.drop_outliers or OUTLIER_RATE)
+            outliers = {suspect.index for suspect in suspects if suspect.reason == "outlier"}
+            outlier_maps = {i: found for i, found in collector.maps().items() if i in outliers}
             if self.drop_outliers:
-                dropped = {suspect.index for suspect in suspects if suspect.reason == "outlier"}
+                dropped = outliers
             if dropped:
                 assert moments is not None
                 left = set(range(len(hashes))) - dropped
@@ -243,6 +257,7 @@ class Fitter:
             moments,
             tuple(suspects),
             tuple(sorted(dropped)),
+            outlier_maps,
             tuple(paths),
         )
 
@@ -280,7 +295,11 @@ class Fitter:
             )
 
     def scored_without_each(
-        self, leave_one_out: LeaveOneOut, state: ModelState, looks: Iterable[list[Tensor]]
+        self,
+        leave_one_out: LeaveOneOut,
+        state: ModelState,
+        looks: Iterable[list[Tensor]],
+        n_maps: int = 0,
     ) -> Collector:
         """Score images of a model under the model without each.
 
@@ -288,9 +307,10 @@ class Fitter:
             leave_one_out: Of that model.
             state: The model.
             looks: The images' features, in batches.
+            n_maps: As for ``Collector``.
         """
         postprocess = postprocess_of(state).to(self.device)
-        collector = Collector()
+        collector = Collector(n_maps)
         for embeddings in grouped(looks):
             anomaly_map, image_score = postprocess(leave_one_out(embeddings).float())
             collector.add(anomaly_map.cpu().numpy(), image_score.cpu().numpy())

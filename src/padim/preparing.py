@@ -43,6 +43,7 @@ def prepare(
     keep_samples: bool = True,
     calibrate: bool = True,
     drop_outliers: float = 0.0,
+    keep_outlier_maps: bool = False,
     n_batch: int | None = None,
     engine: str = "auto",
     n_threads: int | None = None,
@@ -69,6 +70,7 @@ def prepare(
         calibrate: Whether the images are looked at again, for the leave-one-out calibration.
         drop_outliers: Largest p-value, by the bulk of the scores, of an image that is left out;
             0 to leave none out.
+        keep_outlier_maps: Whether the maps of outliers are kept, to be drawn.
         n_batch: Images in one forward pass; what suits the device when None.
         engine: Who runs the trunk, as for ``choose_engine``.
         n_threads: Threads of the whole process; one for each core when None.
@@ -102,8 +104,8 @@ def prepare(
         raise UnknownNameError("store", store, tuple(STORES))
     if drop_outliers:
         check_rate(drop_outliers, "rate of outliers")
-        if not calibrate:
-            raise UsageError("Outliers are known by calibrating only. Leave --no-calibrate out.")
+    if (drop_outliers or keep_outlier_maps) and not calibrate:
+        raise UsageError("Outliers are known by calibrating only. Leave --no-calibrate out.")
     engine = choose_engine(engine, chosen_device, precision)
     preprocess = Preprocess(
         settings.size_px, settings.crop_fraction, settings.resample, spec.mean, spec.std
@@ -143,6 +145,7 @@ def prepare(
         keep_samples=keep_samples,
         calibrate=calibrate,
         drop_outliers=drop_outliers,
+        keep_outlier_maps=keep_outlier_maps,
         n_batch=n_batch,
     )
 
