@@ -87,7 +87,7 @@ def fit(
         typer.Option(
             "--drop-outliers",
             metavar="RATE",
-            help="Leave images out whose p-value by the bulk of the scores is at most this: 0.001.",
+            help="Leave images out whose p-value by the bulk of the scores is at most this: 0.005.",
         ),
     ] = 0.0,
     outlier_overlays: Annotated[
