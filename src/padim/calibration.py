@@ -1,7 +1,9 @@
 """From scores of good images to thresholds at a false-alarm rate; without torch."""
 
+import heapq
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -226,9 +228,15 @@ class Calibration:
 
 
 class Collector:
-    """Gathers the scores of good images, and how many of their pixels have which value."""
+    """Gathers the scores of good images, and how many of their pixels have which value.
 
-    def __init__(self) -> None:
+    Args:
+        n_maps: Maps that are kept, those of the highest image scores.
+    """
+
+    def __init__(self, n_maps: int = 0) -> None:
+        self.n_maps = n_maps
+        self._hottest: list[tuple[float, int, NDArray[np.float32]]] = []
         self._scores: list[NDArray[np.float32]] = []
         self._counts = np.zeros(1 << 16, np.int64)
 
@@ -241,7 +249,12 @@ class Collector:
             anomaly_map: Shape ``(N, H, W)``; NaN where it was not looked at.
             image_score: Shape ``(N,)``, or the one of a single image.
         """
-        self._scores.append(np.atleast_1d(np.asarray(image_score, np.float32)))
+        scores = np.atleast_1d(np.asarray(image_score, np.float32))
+        if self.n_maps:
+            places = range(self.count, self.count + len(scores))
+            new = zip(scores.tolist(), places, map(np.copy, anomaly_map), strict=True)
+            self._hottest = heapq.nlargest(self.n_maps, (*self._hottest, *new), itemgetter(0))
+        self._scores.append(scores)
         seen = anomaly_map[~np.isnan(anomaly_map)]
         patterns = seen.clip(0, 65504).astype(np.float16).view(np.uint16)
         self._counts += np.bincount(patterns, minlength=1 << 16)
@@ -254,6 +267,10 @@ class Collector:
     def image_scores(self) -> NDArray[np.float32]:
         """The scores in the order in which they came, shape ``(n,)``."""
         return np.concatenate(self._scores)
+
+    def maps(self) -> dict[int, NDArray[np.float32]]:
+        """The maps that were kept, by the places of their images."""
+        return {place: anomaly_map for _, place, anomaly_map in self._hottest}
 
     def calibration(self, source: str) -> Calibration:
         """What follows from them."""

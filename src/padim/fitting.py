@@ -41,6 +41,7 @@ from padim.state import ModelState, installed_versions
 from padim.tensor_file import FileTensor
 from padim.tiles import Tiling
 
+N_OUTLIER_MAPS = 100  # kept at most, whatever the number of images
 STORES = {"float16": torch.float16, "float32": torch.float32}
 
 
@@ -53,6 +54,8 @@ class Fitted:
         moments: What it was made from, when kept.
         suspects: Images that do not look as the rest does, by their places in ``paths``.
         dropped: Places of the outliers that it was not made from.
+        outlier_maps: Anomaly maps of the outliers by their places, each under the model fitted
+            without that image; those of the highest scores, when kept.
         paths: The images that could be read; None for one given as pixels.
     """
 
@@ -60,6 +63,7 @@ class Fitted:
     moments: Moments | None
     suspects: tuple[Suspect, ...]
     dropped: tuple[int, ...]
+    outlier_maps: Mapping[int, NDArray[np.float32]]
     paths: tuple[Path | None, ...]
 
 
@@ -86,6 +90,7 @@ class Fitter:
         calibrate: Whether the images are looked at again, for the leave-one-out calibration.
         drop_outliers: Largest p-value, by the bulk of the scores, of an image that is left out;
             0 to leave none out.
+        keep_outlier_maps: Whether the maps of outliers are kept, to be drawn.
         n_batch: Images in one forward pass.
         kept_feature_bytes: Of features kept for the second look; with more they are recomputed.
     """
@@ -107,6 +112,7 @@ class Fitter:
     keep_samples: bool
     calibrate: bool
     drop_outliers: float
+    keep_outlier_maps: bool
     n_batch: int
     kept_feature_bytes: int = KEPT_FEATURE_BYTES
 
@@ -119,6 +125,10 @@ class Fitter:
     def _feature_bytes(self) -> int:
         """Of one image, or of the part of it that is seen at a time."""
         return 4 * self.tiling.largest.n_features
+
+    @property
+    def _n_maps(self) -> int:
+        return N_OUTLIER_MAPS if self.keep_outlier_maps else 0
 
     def within(self, max_bytes: int, n_images: int, largest_px: tuple[int, int]) -> "Fitter":
         """The same fit, keeping no more features for the second look than memory allows.
@@ -146,6 +156,7 @@ class Fitter:
         kept_bytes = self.kept_feature_bytes
         if n_images is not None:
             kept_bytes = min(kept_bytes, n_images * self._feature_bytes)
+        height, width = self.preprocess.size_px
         return forecast_fit(
             self.image_bytes,
             self.tiling.largest,
@@ -158,7 +169,7 @@ class Fitter:
             whole=self.pyramid,
             keep_moments=self.keep_moments,
             n_samples=N_SAMPLES if self.keep_samples else 0,
-            kept_bytes=kept_bytes if self.calibrate else None,
+            kept_bytes=kept_bytes + self._n_maps * 4 * height * width if self.calibrate else None,
             n_looked=GROUP if n_images is None else min(GROUP, n_images),
             decode_bytes=DECODE_THREADS * DECODE_BYTES_PER_PX * largest_px[0] * largest_px[1],
         )
@@ -216,15 +227,18 @@ class Fitter:
         state = self.solved(moments, hashes)
         suspects: list[Suspect] = []
         dropped: set[int] = set()
+        outlier_maps: dict[int, NDArray[np.float32]] = {}
         if self.calibrate and moments.count > 1:
             leave_one_out = LeaveOneOut(moments, state.eps, self.pyramid)
             if not (self.keep_moments or self.drop_outliers):
                 moments = None  # as large as what is worked with now
-            collector = self.scored_without_each(leave_one_out, state, looks())
+            collector = self.scored_without_each(leave_one_out, state, looks(), self._n_maps)
             del leave_one_out
             suspects = review(collector.image_scores(), looked, self.drop_outliers or OUTLIER_RATE)
+            outliers = {suspect.index for suspect in suspects if suspect.reason == "outlier"}
+            outlier_maps = {i: found for i, found in collector.maps().items() if i in outliers}
             if self.drop_outliers:
-                dropped = {suspect.index for suspect in suspects if suspect.reason == "outlier"}
+                dropped = outliers
             if dropped:
                 assert moments is not None
                 left = set(range(len(hashes))) - dropped
@@ -248,6 +262,7 @@ class Fitter:
             moments,
             tuple(suspects),
             tuple(sorted(dropped)),
+            outlier_maps,
             tuple(paths),
         )
 
@@ -285,7 +300,11 @@ class Fitter:
             )
 
     def scored_without_each(
-        self, leave_one_out: LeaveOneOut, state: ModelState, looks: Iterable[list[Tensor]]
+        self,
+        leave_one_out: LeaveOneOut,
+        state: ModelState,
+        looks: Iterable[list[Tensor]],
+        n_maps: int = 0,
     ) -> Collector:
         """Score images of a model under the model without each.
 
@@ -293,9 +312,10 @@ class Fitter:
             leave_one_out: Of that model.
             state: The model.
             looks: The images' features, in batches.
+            n_maps: As for ``Collector``.
         """
         postprocess = postprocess_of(state).to(self.device)
-        collector = Collector()
+        collector = Collector(n_maps)
         for embeddings in grouped(looks):
             anomaly_map, image_score = postprocess(leave_one_out(embeddings).float())
             counted = self.preprocess.counted(anomaly_map.cpu().numpy())

@@ -166,6 +166,7 @@ def fitter_of(state: ModelState, weights: Path | None = None) -> Fitter:
         keep_samples=state.samples is not None,
         calibrate=False,
         drop_outliers=0.0,
+        keep_outlier_maps=False,
         n_batch=choose_batch(None, device),
     )
 

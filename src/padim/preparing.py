@@ -58,6 +58,7 @@ def prepare(
     keep_samples: bool = True,
     calibrate: bool = True,
     drop_outliers: float = 0.0,
+    keep_outlier_maps: bool = False,
     n_batch: int | None = None,
     engine: str = "auto",
     n_threads: int | None = None,
@@ -89,6 +90,7 @@ def prepare(
         calibrate: Whether the images are looked at again, for the leave-one-out calibration.
         drop_outliers: Largest p-value, by the bulk of the scores, of an image that is left out;
             0 to leave none out.
+        keep_outlier_maps: Whether the maps of outliers are kept, to be drawn.
         n_batch: Images in one forward pass; what suits the device when None.
         engine: Who runs the trunk, as for ``choose_engine``.
         n_threads: Threads of the whole process; one for each core when None.
@@ -134,8 +136,8 @@ def prepare(
         raise UnknownNameError("store", store, tuple(STORES))
     if drop_outliers:
         check_rate(drop_outliers, "rate of outliers")
-        if not calibrate:
-            raise UsageError("Outliers are known by calibrating only. Leave --no-calibrate out.")
+    if (drop_outliers or keep_outlier_maps) and not calibrate:
+        raise UsageError("Outliers are known by calibrating only. Leave --no-calibrate out.")
     engine = choose_engine(engine, chosen_device, precision)
     preprocess = Preprocess(
         settings.size_px, settings.crop_fraction, settings.resample, spec.mean, spec.std
@@ -184,6 +186,7 @@ def prepare(
         keep_samples=keep_samples and not in_tiles,
         calibrate=calibrate,
         drop_outliers=drop_outliers,
+        keep_outlier_maps=keep_outlier_maps,
         n_batch=n_batch,
     )
     if in_tiles:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-OUTLIER_RATE = 0.001  # good images that are listed as outliers by mistake, about
+OUTLIER_RATE = 0.005  # good images that are listed as outliers by mistake, about
 _MAD_TO_SIGMA = 1.4826  # for normal deviates
-_LEAST_SPREAD = 0.02  # of the logarithm of scores: a spread of a fiftieth is none to judge by
+_LEAST_SCALE = 0.01  # of scores, by their median: a hundredth is no spread to judge by
+_BEYOND = 0.01  # p-value of scores that do not count for the bulk
+_ROUNDS = 10  # three are usual
 _THUMBNAIL_PX = 32
 _DUPLICATE_RMS = 1.0  # grey levels between thumbnails
 _FAR_DEVIATIONS = 5  # of brightness
@@ -68,19 +70,28 @@ class Look:
 def outlier_p_values(image_score: NDArray[np.float32]) -> NDArray[np.float64]:
     """How far out each leave-one-out score lies, by the bulk of all.
 
-    The logarithms of scores are taken for normal, with the median and the median absolute deviation
-    as centre and spread, which a few images that do not belong hardly move.
+    Above the median, scores are taken for exponential, as far as their 90% quantile says. Those
+    beyond a hundredth do not count for the two quantiles, which are then taken anew until nothing
+    changes: else images that do not belong would hide in a tail of their own making. Those that are
+    more than a tenth of all hide all the same.
 
     Args:
         image_score: Leave-one-out scores, shape ``(n,)``, positive.
 
     Returns:
-        Upper tail of each, shape ``(n,)``.
+        Upper tail of each, shape ``(n,)``; a half below the median.
     """
-    logs = np.log(np.maximum(image_score.astype(np.float64), 1e-12))
-    centre = np.median(logs)
-    spread = max(_MAD_TO_SIGMA * float(np.median(np.abs(logs - centre))), _LEAST_SPREAD)
-    return np.array([math.erfc(z / math.sqrt(2)) / 2 for z in (logs - centre) / spread])
+    scores = image_score.astype(np.float64)
+    belongs = np.ones(len(scores), np.bool_)
+    p_values = np.full(len(scores), 0.5)
+    for _ in range(_ROUNDS):
+        middle, high = np.quantile(scores[belongs], (0.5, 0.9))
+        scale = max((high - middle) / math.log(0.5 / 0.1), _LEAST_SCALE * middle, 1e-12)
+        p_values = np.exp(np.minimum((middle - scores) / scale, 0)) / 2
+        belonged, belongs = belongs, p_values > _BEYOND
+        if np.array_equal(belongs, belonged):
+            break
+    return p_values
 
 
 def review(

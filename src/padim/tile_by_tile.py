@@ -21,7 +21,7 @@ from padim.loading import Bring, ImageInput, batched, load_ahead
 from padim.moments import Accumulator
 from padim.postprocess import image_score
 from padim.predictor import Outputs
-from padim.review import OUTLIER_RATE, Look, review
+from padim.review import OUTLIER_RATE, Look, Suspect, review
 from padim.state import ModelState
 from padim.tensor_file import FileTensor, TemporaryFolder, empty_file_tensor
 from padim.tiles import Tile, TiledFeatures
@@ -110,12 +110,15 @@ class TileFitter(Fitter):
                         distances.write(place, image)
                         place += n_fine
         state = self.made(eps, count, mean, whitening, hashes)
-        suspects = []
+        suspects: list[Suspect] = []
+        outlier_maps: dict[int, NDArray[np.float32]] = {}
         if distances is not None:
             collector = self._finished(state, distances)
             suspects = review(collector.image_scores(), looked, OUTLIER_RATE)
+            outliers = {suspect.index for suspect in suspects if suspect.reason == "outlier"}
+            outlier_maps = {i: found for i, found in collector.maps().items() if i in outliers}
             state = replace(state, calibration=collector.calibration(LEAVE_ONE_OUT))
-        return Fitted(state, None, tuple(suspects), (), tuple(paths))
+        return Fitted(state, None, tuple(suspects), (), outlier_maps, tuple(paths))
 
     def _survey(
         self,
@@ -199,7 +202,7 @@ class TileFitter(Fitter):
         """Maps and scores of the images of the fit, each under the model without it."""
         postprocess = postprocess_of(state)
         n_fine = self.pyramid.n_cells(-1)
-        collector = Collector()
+        collector = Collector(self._n_maps)
         for first in range(0, state.count, _N_FINISHED):
             some = distances[first * n_fine : (first + _N_FINISHED) * n_fine].view(-1, n_fine)
             anomaly_map, score = postprocess(self.pyramid.on_grid(some.t()))

@@ -9,12 +9,22 @@ import typer
 from padim.backbones import DEFAULT_BACKBONE
 from padim.cli import options
 from padim.cli.console import detail, progress, result, say
-from padim.cli.images import Unreadable, require_writable, sizes
+from padim.cli.images import (
+    Unreadable,
+    output_names,
+    require_writable,
+    sizes,
+    write_overlay,
+)
 from padim.datasets import normal_images
 from padim.engines import GRAPH_ENGINES
 from padim.errors import UsageError
+from padim.heatmap import overlay
+from padim.images import decode
 from padim.memory import format_bytes, parse_bytes, peak_bytes, reset_peak
+from padim.predictor import decide
 from padim.recipes import DEFAULT_RECIPE
+from padim.regions import regions_above
 from padim.roi import read_roi
 
 if TYPE_CHECKING:
@@ -81,9 +91,17 @@ def fit(
         typer.Option(
             "--drop-outliers",
             metavar="RATE",
-            help="Leave images out whose p-value by the bulk of the scores is at most this: 0.001.",
+            help="Leave images out whose p-value by the bulk of the scores is at most this: 0.005.",
         ),
     ] = 0.0,
+    outlier_overlays: Annotated[
+        Path | None,
+        typer.Option(
+            "--outlier-overlays",
+            metavar="DIR",
+            help="Draw each outlier with its map under the model fitted without it; 100 at most.",
+        ),
+    ] = None,
     max_memory: options.MaxMemory = None,
     skip_unreadable: options.SkipUnreadable = False,
     json_output: options.Json = False,
@@ -102,6 +120,8 @@ def fit(
             f"{out.with_suffix('.safetensors')}, and padim export after that."
         )
     require_writable(out.parent)
+    if outlier_overlays is not None:
+        require_writable(outlier_overlays)
     largest_px, words = sizes(chosen)
     say(f"{len(chosen)} good images in {images}, {words}.")
     from padim.preparing import first_px
@@ -129,6 +149,7 @@ def fit(
         keep_samples=samples,
         calibrate=calibrate,
         drop_outliers=drop_outliers,
+        keep_outlier_maps=outlier_overlays is not None,
         engine=engine,
         n_threads=threads,
         roi=None if roi is None else read_roi(roi, source_px),
@@ -154,6 +175,10 @@ def fit(
     else:
         save_state(fitted.state, out)
     peak = peak_bytes() if measured else None
+    drawn: dict[int, str] = {}
+    if outlier_overlays is not None:
+        names = output_names(chosen, [images])
+        drawn = _draw_outliers(fitted, {p: outlier_overlays / n for p, n in names.items()})
     unreadable.report()
     document = {
         "model": str(out),
@@ -161,7 +186,8 @@ def fit(
         "engine": fitter.engine,
         "unreadable": unreadable.paths,
         "suspects": [
-            asdict(suspect) | {"path": str(fitted.paths[suspect.index])}
+            asdict(suspect)
+            | {"path": str(fitted.paths[suspect.index]), "overlay": drawn.get(suspect.index)}
             for suspect in fitted.suspects
         ],
         "dropped": [str(fitted.paths[i]) for i in fitted.dropped],
@@ -173,7 +199,30 @@ def fit(
     text = f"{out}: fitted on {fitted.state.count} images, {format_bytes(out.stat().st_size)}"
     if peak is not None:
         text += f", peak memory {format_bytes(peak)}"
-    result(document, f"{text}.{_suspects(fitted)}")
+    pictures = f"\nOutliers drawn: {len(drawn)}, in {outlier_overlays}." if drawn else ""
+    result(document, f"{text}.{_suspects(fitted)}{pictures}")
+
+
+def _draw_outliers(fitted: "Fitted", places: dict[Path, Path]) -> dict[int, str]:
+    """Draw outliers with the regions above the model's pixel threshold.
+
+    Args:
+        fitted: Whose outliers.
+        places: Where to, by image, without suffix.
+
+    Returns:
+        The files, by the places of the images.
+    """
+    drawn: dict[int, str] = {}
+    for i, anomaly_map in fitted.outlier_maps.items():
+        path, calibration = fitted.paths[i], fitted.state.calibration
+        assert path is not None
+        assert calibration is not None
+        image = decode(path)
+        window = fitted.state.preprocess.window((image.height, image.width))
+        _, inside = regions_above(anomaly_map, decide(calibration).pixel_threshold)
+        drawn[i] = str(write_overlay(overlay(image, anomaly_map, inside, window), places[path]))
+    return drawn
 
 
 def _suspects(fitted: "Fitted") -> str:

@@ -1,12 +1,16 @@
 """What the commands that read images and write folders have in common."""
 
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from PIL import Image
+
 from padim.cli.console import say
 from padim.errors import ImageReadError, PadimError, listed
+from padim.files import written_whole
 from padim.images import read_size_px
 from padim.predictor import Decision
 
@@ -84,3 +88,34 @@ def require_writable(folder: Path) -> None:
         raise PadimError(f"{there} is no folder. Choose another place.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise PadimError(f"{folder} cannot be written to. Choose another place.")
+
+
+def output_names(chosen: Sequence[Path], given: Sequence[Path]) -> dict[Path, Path]:
+    """Name each image below the folders it was found through, without suffix where that is enough.
+
+    Images of the same stem keep their suffixes, so that no two get one name.
+    """
+    plain = [Path(os.path.abspath(path)) for path in given]  # noqa: PTH100  # resolves .., not links
+    root = os.path.commonpath([path if path.is_dir() else path.parent for path in plain])
+    names = {path: Path(os.path.relpath(path, root)) for path in chosen}
+    uses = Counter(name.with_suffix("") for name in names.values())
+    return {
+        path: name.with_suffix("") if uses[name.with_suffix("")] == 1 else name
+        for path, name in names.items()
+    }
+
+
+def write_overlay(picture: Image.Image, name: Path) -> Path:
+    """Write a picture of an image and its map, whole or not at all.
+
+    Args:
+        picture: What ``heatmap.overlay`` drew.
+        name: The file, without its suffix.
+
+    Returns:
+        The file.
+    """
+    path = name.with_name(name.name + ".jpg")
+    with written_whole(path) as partial:
+        picture.save(partial, quality=90)
+    return path

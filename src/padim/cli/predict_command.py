@@ -2,9 +2,6 @@
 
 import csv
 import json
-import os
-from collections import Counter
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +13,14 @@ from PIL import Image
 
 from padim.cli import options
 from padim.cli.console import Output, progress, result, say, table
-from padim.cli.images import Unreadable, require_writable, sizes, threshold_words
+from padim.cli.images import (
+    Unreadable,
+    output_names,
+    require_writable,
+    sizes,
+    threshold_words,
+    write_overlay,
+)
 from padim.datasets import expand
 from padim.errors import PathMissingError, UnknownNameError, UsageError
 from padim.files import written_whole
@@ -85,7 +89,7 @@ def predict(
     if not model.is_file():
         raise PathMissingError(model)
     chosen = expand(images, recursive=recursive)
-    names = _output_names(chosen, images)
+    names = output_names(chosen, images)
     require_writable(out)
     from padim.opening import load
 
@@ -164,8 +168,7 @@ def _write_pictures(
     if overlays:
         image = prediction.picture or decode(prediction.path)
         picture = overlay(image, prediction.anomaly_map, inside, window)
-        with written_whole(out / "overlays" / name.with_name(name.name + ".jpg")) as partial:
-            picture.save(partial, quality=90)
+        write_overlay(picture, out / "overlays" / name)
     if maps is not None:
         source_map = prediction.source_map()
         with written_whole(out / "maps" / name.with_name(f"{name.name}.{maps}")) as partial:
@@ -180,21 +183,6 @@ def _write_pictures(
         "p_value": prediction.p_value,
         **asdict(region.in_source(prediction.preprocess.size_px, window)),
         "regions": [asdict(found) for found in regions],
-    }
-
-
-def _output_names(chosen: Sequence[Path], given: Sequence[Path]) -> dict[Path, Path]:
-    """Name each image below the folders it was found through, without suffix where that is enough.
-
-    Images of the same stem keep their suffixes, so that no two get one name.
-    """
-    plain = [Path(os.path.abspath(path)) for path in given]  # noqa: PTH100  # resolves .., not links
-    root = os.path.commonpath([path if path.is_dir() else path.parent for path in plain])
-    names = {path: Path(os.path.relpath(path, root)) for path in chosen}
-    uses = Counter(name.with_suffix("") for name in names.values())
-    return {
-        path: name.with_suffix("") if uses[name.with_suffix("")] == 1 else name
-        for path, name in names.items()
     }
 
 

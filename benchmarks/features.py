@@ -1,0 +1,70 @@
+"""Features computed once, for fits on many choices of the same images."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from padim.fitting import STORES, Fitter
+from padim.gaussian import factor, relative_eps
+from padim.leave_one_out import GROUP, moments_of
+from padim.loading import batched, load_ahead
+from padim.moments import Moments
+from padim.postprocess import Postprocess
+from padim.scorer import Head
+
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of a set of images.
+
+    Attributes:
+        name: Of the set.
+        levels: One per level, shape ``(N, cells, d)``, images in the order given.
+        fitter: Of the recipe.
+    """
+
+    name: str
+    levels: tuple[Tensor, ...]
+    fitter: Fitter
+
+    @classmethod
+    def of(cls, name: str, paths: Sequence[Path], fitter: Fitter) -> "Features":
+        """Compute them, once for all fits."""
+        parts: list[list[Tensor]] = []
+        for batch in batched(load_ahead(paths, fitter.preprocess), fitter.n_batch):
+            pixels = torch.from_numpy(np.stack([image.pixels for image in batch]))
+            parts.append([level.transpose(0, 1) for level in fitter.features(pixels)])
+        levels = tuple(torch.cat(level) for level in zip(*parts, strict=True))
+        return cls(name, levels, fitter)
+
+    def batches(self, chosen: Sequence[int]) -> Iterator[list[Tensor]]:
+        """Embeddings of some of them, as a fit has them."""
+        for start in range(0, len(chosen), GROUP):
+            indices = torch.as_tensor(chosen[start : start + GROUP])
+            yield [level[indices].transpose(0, 1) for level in self.levels]
+
+    def moments(self, chosen: Sequence[int]) -> Moments:
+        """Of some of them."""
+        return moments_of(self.batches(chosen))
+
+    def solved(self, moments: Moments) -> tuple[list[float], Head]:
+        """Fit on the moments of some of them."""
+        eps = relative_eps(moments, self.fitter.settings.eps)
+        rows = factor(moments, eps, moments.count - 1, STORES[self.fitter.store])
+        return eps, Head(self.fitter.pyramid, [m.float() for m in moments.mean], rows)
+
+    def scored(
+        self, chosen: Sequence[int], distances: Callable[[Sequence[Tensor]], Tensor]
+    ) -> Scores:
+        """Image scores of some of them."""
+        settings, grid = self.fitter.settings, self.fitter.pyramid.levels[-1].grid
+        finish = Postprocess(grid, settings.size_px, settings.sigma_px, settings.score_fraction)
+        parts = [finish(distances(batch).float())[1] for batch in self.batches(chosen)]
+        return torch.cat(parts).numpy()
