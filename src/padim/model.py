@@ -176,10 +176,11 @@ def fit(
         chosen = normal_images(Path(images), recursive=recursive)
     else:
         chosen = images
-    source_px = first_px(chosen)
     if isinstance(roi, str | Path):
-        roi = read_roi(Path(roi), source_px)
-    fitter = prepare(backbone, recipe, roi=roi, source_px=source_px, **options)
+        roi = read_roi(Path(roi), first_px(chosen))
+    if options.get("tile_px") is not None:
+        options.setdefault("source_px", first_px(chosen))
+    fitter = prepare(backbone, recipe, roi=roi, **options)
     if max_memory is not None:
         limit = parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
         fitter = fitter.within(limit, len(chosen), (0, 0))

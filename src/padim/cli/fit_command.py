@@ -124,9 +124,12 @@ def fit(
         require_writable(outlier_overlays)
     largest_px, words = sizes(chosen)
     say(f"{len(chosen)} good images in {images}, {words}.")
-    from padim.preparing import first_px
+    source_px = region = None
+    if roi is not None or tile_px is not None:
+        from padim.preparing import first_px
 
-    source_px = first_px(chosen)
+        source_px = first_px(chosen)
+        region = None if roi is None else read_roi(roi, source_px)
     fitter, forecast = prepared(
         backbone,
         recipe,
@@ -152,7 +155,7 @@ def fit(
         keep_outlier_maps=outlier_overlays is not None,
         engine=engine,
         n_threads=threads,
-        roi=None if roi is None else read_roi(roi, source_px),
+        roi=region,
         tile_px=tile_px,
         tile_overlap_px=tile_overlap_px,
         source_px=source_px,
