@@ -1,0 +1,108 @@
+"""Independent pieces of work in processes of their own: one that dies takes no other with it."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from padim.errors import PadimError
+
+T = TypeVar("T")
+R = TypeVar("R")
+Tell = Callable[[Any], None]
+
+_SPAWN = multiprocessing.get_context("spawn")  # a fork would share threads and locks of torch
+
+
+class Ended(NamedTuple, Generic[T, R]):
+    """What came of a piece of work.
+
+    Attributes:
+        item: What it was done with.
+        result: What it gave; None when it failed.
+        failure: The name of the error's class and what it said; None when it did not fail.
+    """
+
+    item: T
+    result: R | None
+    failure: tuple[str, str] | None
+
+
+def in_processes(
+    work: Callable[[T, Tell], R],
+    items: Sequence[T],
+    n_workers: int,
+    told: Callable[[T, Any], None],
+) -> Iterator[Ended[T, R]]:
+    """Do work in processes, a few at a time.
+
+    Args:
+        work: A function of a module, given an item and something to tell progress with.
+        items: What to do it with; must survive pickling, as must what it gives.
+        n_workers: Processes at a time.
+        told: Given the item and what its process told.
+
+    Yields:
+        What came of each, in the order in which they end. Errors of this package and the death of a
+        process are results; whatever else is raised there is raised here. All processes end when
+        the iteration is left.
+    """
+    waiting = list(reversed(items))
+    running: dict[Connection, tuple[T, Any]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < n_workers:
+                item = waiting.pop()
+                ours, theirs = _SPAWN.Pipe(duplex=False)
+                process = _SPAWN.Process(target=_run, args=(work, item, theirs), daemon=True)
+                process.start()
+                theirs.close()
+                running[ours] = item, process
+            for ready in wait(list(running)):
+                assert isinstance(ready, Connection)
+                item, process = running[ready]
+                try:
+                    kind, content = ready.recv()
+                except EOFError:
+                    process.join()
+                    kind, content = "failed", ("ProcessDied", _death(process.exitcode))
+                if kind == "told":
+                    told(item, content)
+                    continue
+                del running[ready]
+                ready.close()
+                process.join()
+                if kind == "raised":
+                    raise content
+                if kind == "failed":
+                    yield Ended(item, None, content)
+                else:
+                    yield Ended(item, content, None)
+    finally:
+        for _, process in running.values():
+            process.terminate()
+        for _, process in running.values():
+            process.join()
+
+
+def _run(work: Callable[[T, Tell], R], item: T, parent: Connection) -> None:
+    def tell(content: Any) -> None:
+        parent.send(("told", content))
+
+    message: tuple[str, Any]
+    try:
+        message = ("done", work(item, tell))
+    except PadimError as error:
+        message = ("failed", (type(error).__name__, str(error)))
+    except KeyboardInterrupt:
+        return  # the parent was interrupted as well, and says so
+    except Exception as error:
+        message = ("raised", error)
+    parent.send(message)
+
+
+def _death(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        advice = "If the memory ran out, use fewer --workers or a --max-memory."
+        return f"Its process was ended by signal {-exit_code}. {advice}"
+    return f"Its process ended with status {exit_code} and gave no result. Run it alone."
