@@ -109,12 +109,12 @@ def seam_ratios(models: Sequence[Path], image: NDArray[np.uint8]) -> dict[str, l
     tilings = [load_state(model).tiling for model in models]
     borders = []
     for tiling in tilings:
-        fine = tiling.pyramid.levels[0]
-        owner = np.zeros(fine.n_cells, int)
+        coarse = tiling.pyramid.levels[0]
+        owner = np.zeros(coarse.n_cells, int)
         for i, (_, spans) in enumerate(tiling.spans()):
             owner[tiling.pyramid.order[0][spans[0]]] = i
-        grid = owner.reshape(fine.grid)
-        stride = image.shape[1] // fine.grid[1]
+        grid = owner.reshape(coarse.grid)
+        stride = image.shape[1] // coarse.grid[1]
         borders.append(
             [
                 (np.flatnonzero((np.diff(grid, axis=1 - axis) != 0).any(axis=axis)) + 1) * stride
@@ -163,7 +163,8 @@ def main() -> None:
     content: dict[str, Any] = {"size_px": size_px}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        places = make_images(folder, layout, 3 if quick else N_FIT)
+        n_fit = 3 if quick else N_FIT
+        places = make_images(folder, layout, n_fit)
         lines = []
         for tile_px in TILES_PX:
             measure.say(f"tiles of {tile_px} px")
@@ -195,7 +196,7 @@ def main() -> None:
                 "image_auroc": Ranking.of(labels, [float(row["score"]) for row in found]).auroc(),
             }
             lines.append((f"{tile_px} px", *(_shown(key, value) for key, value in row.items())))
-        whole = prepare(size_px=size_px, device="cpu").forecast(size_px, len(places))
+        whole = prepare(size_px=size_px, device="cpu").forecast(size_px, n_fit)
         content["whole_peak_bytes_computed"] = whole.peak_bytes
         image = np.asarray(Image.open(folder / "good" / "0.png"))
         models = [folder / f"{tile_px}.safetensors" for tile_px in TILES_PX]

@@ -1,8 +1,9 @@
 """What a region of interest saves: file, fit and score, beside the whole image.
 
 Monocrystalline solar cells; the region is the middle of the picture, a half and a quarter of its
-sides. The network sees 64 pixels around it as well, so its own time shrinks less than the rest.
-Scored is one decoded image; fitted are the training images, without the second look.
+sides. The network sees 64 pixels around it as well: all of the picture still where the region is a
+half of the sides, three quarters of them where it is a quarter. Scored is one decoded image; fitted
+are the training images, without the second look.
 """
 
 import tempfile
@@ -62,8 +63,7 @@ def main() -> None:
                 return measure.seconds(lambda: fitter.fit(images))
 
             def one(score: Any = score, pixels: Any = pixels) -> float:
-                call = lambda: measure.seconds(lambda: score(pixels))  # noqa: E731
-                return measure.settled(call, N_CALLS)
+                return measure.settled(lambda: measure.seconds(lambda: score(pixels)), N_CALLS)
 
             fits[key], scores[key] = fit, one
         n_rounds = 1 if quick else N_ROUNDS

@@ -88,6 +88,28 @@ def test_the_map_averages_what_is_modelled_only(
     assert found.score == pytest.approx(hottest.mean(), rel=1e-5)
 
 
+def test_a_map_in_source_pixels_is_not_diluted_at_the_border() -> None:
+    region = np.zeros((64, 64), np.bool_)
+    region[:32, :32] = True
+    preprocess = oracle.small_fitter(roi=region).preprocess
+    five = np.where(region, np.float32(5), np.float32(np.nan))
+    found = preprocess.to_source(five, (128, 128))
+    np.testing.assert_allclose(found[:64, :64], 5, rtol=1e-6)
+    assert np.isnan(found[64:]).all()
+    assert np.isnan(found[:, 64:]).all()
+
+
+def test_info_knows_a_region_that_touches_every_cell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dotted = np.ones((64, 64), np.bool_)
+    dotted[::16, ::16] = False
+    model = padim.fit(list(oracle.random_images(2, (64, 64))), size_px=(64, 64), roi=dotted)
+    model.save(tmp_path / "m.safetensors")
+    assert main(["info", str(tmp_path / "m.safetensors")]) == 0
+    assert "16 of 16 coarse cells" in capsys.readouterr().out
+
+
 def test_pixels_outside_are_not_counted(
     models: tuple[PaDiM, PaDiM], region: NDArray[np.bool_]
 ) -> None:
@@ -155,7 +177,7 @@ def test_a_region_smaller_than_its_surroundings_takes_the_network_there_only() -
     region[200:240, 100:180] = True
     fitter = oracle.small_fitter(size_px=(512, 512), roi=region, tile_overlap_px=64)
     # Whole cells of 16 px, and 32 px around them.
-    assert fitter.tiling.size_px == (112, 160)
+    assert fitter.tiling.window_px == (112, 160)
     assert (fitter.tiling.tiles[0].top, fitter.tiling.tiles[0].left) == (160, 64)
     model = from_fitted(fitter, fitter.fit(list(oracle.random_images(3, (512, 512)))))
     image = oracle.random_images(1, (512, 512), seed=3)[0]
@@ -181,7 +203,13 @@ def test_polygons_are_drawn_in_source_pixels(
     assert mask[:4, :4].all()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "[[1, 2], [3, 4]]", '["a"]', "[[1]]", "3"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", "[[1, 2], [3, 4]]", '["a"]', "[[1]]", "3"),
+        *("[[NaN, 0], [1, 0], [1, 1]]", f"[[1{'0' * 400}, 0], [1, 0], [1, 1]]"),
+    ],
+)
 def test_what_is_no_polygon_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "roi.json").write_text(text)
     with pytest.raises(UsageError, match="is no polygon"):

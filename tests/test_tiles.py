@@ -15,8 +15,8 @@ from torch import Tensor
 import padim
 from padim.backbones import backbone
 from padim.cli import main
-from padim.errors import ModelFileHashError, UsageError
-from padim.fitting import scorer_of
+from padim.errors import ModelFileError, ModelFileHashError, UsageError
+from padim.fitting import postprocess_of, scorer_of
 from padim.model import PaDiM, from_fitted
 from padim.pyramid import build_pyramid
 from padim.recipes import recipe
@@ -65,7 +65,7 @@ def test_each_cell_is_answered_for_once(
     tiling = plan_tiles(pyramid, settings, roi)
     found = []
     for tile in tiling.tiles:
-        height, width = tiling.size_px
+        height, width = tiling.window_px
         assert 0 <= tile.top <= size_px[0] - height
         assert 0 <= tile.left <= size_px[1] - width
         own = tile.pyramid.order[-1]
@@ -182,6 +182,10 @@ def test_a_model_of_tiles_is_read_piece_by_piece(model: PaDiM, tmp_path: Path) -
     images = list(oracle.random_images(2, SIZE_PX, seed=8))
     for mine, theirs in zip(padim.load(path).predict(images), model.predict(images), strict=True):
         np.testing.assert_array_equal(mine.anomaly_map, theirs.anomaly_map)
+    loaded = padim.load(path)
+    model.save(path)
+    with pytest.raises(ModelFileError, match="has changed since it was loaded"):
+        loaded.predict(images)
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
@@ -198,16 +202,32 @@ def test_the_temporary_files_go_with_the_model(tmp_path: Path) -> None:
 
 
 def test_unreadable_images_are_left_out(tmp_path: Path) -> None:
-    for i, image in enumerate(oracle.random_images(3, SIZE_PX)):
-        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    pixels = list(oracle.random_images(3, SIZE_PX))
     (tmp_path / "1.png").write_bytes(b"none")
-    seen: list[str] = []
-    fitted = tiled_fitter().fit(
-        sorted(tmp_path.iterdir()), unreadable=lambda error: seen.append(str(error.path))
+    given = [pixels[0], f"{tmp_path}/./1.png", pixels[1], Image.new("F", (8, 8)), pixels[2]]
+    seen: list[Path | str] = []
+    fitted = tiled_fitter(calibrate=False).fit(
+        given, unreadable=lambda error: seen.append(error.path)
     )
-    assert seen == [str(tmp_path / "1.png")]
-    assert fitted.state.count == 2
-    assert fitted.paths == (tmp_path / "0.png", tmp_path / "2.png")
+    assert len(seen) == 2
+    assert fitted.state.count == 3
+
+
+def test_the_hottest_pixels_are_those_of_a_tile_whatever_the_region() -> None:
+    inside = np.zeros(SIZE_PX, np.bool_)
+    inside[:64, :64] = True
+    for roi, n_counted in ((None, SIZE_PX[0] * SIZE_PX[1]), (inside, 64 * 64)):
+        state = tiled_fitter(roi=roi, calibrate=False).fit(list(oracle.random_images(2, SIZE_PX)))
+        postprocess = postprocess_of(state.state)
+        assert postprocess.n_counted == n_counted
+        assert postprocess.score_fraction * n_counted == pytest.approx(0.01 * 64 * 64)
+
+
+def test_a_failed_fit_leaves_nothing(tmp_path: Path) -> None:
+    fitter = tiled_fitter(eps=1e-30, eps_rule="absolute", scratch=tmp_path / "new")
+    with pytest.raises(UsageError):
+        fitter.fit(list(oracle.random_images(2, SIZE_PX)))
+    assert not list(tmp_path.iterdir())
 
 
 def test_fit_takes_tiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,7 +240,7 @@ def test_fit_takes_tiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main([*words, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["model_bytes"] == pytest.approx(document["forecast_model_bytes"], rel=0.02)
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith("padim-")]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".padim-")]
     assert main(["info", str(model)]) == 0
     said = capsys.readouterr().out
     assert "6 tiles of 64x64 px" in said
@@ -238,6 +258,8 @@ def test_fit_takes_tiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         ({"tile_overlap_px": 8}, "The overlap of tiles is 8 px.*Try 0"),
         ({"tile_overlap_px": 64}, "Tiles of 64 px cannot overlap by 64 px. Try 16"),
         ({"keep_moments": True}, "keeps no moments"),
+        ({"recipe_name": "reference", "size_px": (96, 96)}, "cuts the middle out"),
+        ({"tile_px": None}, "An overlap needs tiles"),
         ({"drop_outliers": 0.01}, "can drop no outliers"),
     ],
 )

@@ -20,7 +20,14 @@ from padim.errors import (
 from padim.forecast import KEPT_FEATURE_BYTES, Forecast, forecast_fit
 from padim.gaussian import BLOCK_BYTES, factor, relative_eps
 from padim.graphs import open_graphs
-from padim.leave_one_out import GROUP, LeaveOneOut, chosen, grouped, moments_of
+from padim.leave_one_out import (
+    GROUP,
+    KeptFeatures,
+    LeaveOneOut,
+    chosen,
+    grouped,
+    moments_of,
+)
 from padim.loading import (
     DECODE_BYTES_PER_PX,
     DECODE_THREADS,
@@ -160,7 +167,7 @@ class Fitter:
         return forecast_fit(
             self.image_bytes,
             self.tiling.largest,
-            self.tiling.size_px,
+            self.preprocess.size_px,
             n_batch=self.n_batch,
             engine_bytes=self.engine_bytes,
             store_bytes=STORES[self.store].itemsize,
@@ -234,11 +241,9 @@ class Fitter:
                 moments = None  # as large as what is worked with now
             collector = self.scored_without_each(leave_one_out, state, looks(), self._n_maps)
             del leave_one_out
-            suspects = review(collector.image_scores(), looked, self.drop_outliers or OUTLIER_RATE)
-            outliers = {suspect.index for suspect in suspects if suspect.reason == "outlier"}
-            outlier_maps = {i: found for i, found in collector.maps().items() if i in outliers}
+            suspects, outlier_maps = reviewed(collector, looked, self.drop_outliers or OUTLIER_RATE)
             if self.drop_outliers:
-                dropped = outliers
+                dropped = {suspect.index for suspect in suspects if suspect.reason == "outlier"}
             if dropped:
                 assert moments is not None
                 left = set(range(len(hashes))) - dropped
@@ -401,32 +406,13 @@ class Fitter:
         return Samples.of(pixels, *(output.cpu().numpy() for output in scores))
 
 
-class KeptFeatures:
-    """Features kept for a second look, while they are few.
-
-    Args:
-        max_bytes: With more, none are kept.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._left = max_bytes
-        self._batches: list[list[Tensor]] = []
-
-    def add(self, embeddings: list[Tensor]) -> None:
-        """Keep a batch."""
-        self._left -= sum(level.numel() * level.element_size() for level in embeddings)
-        if self._left >= 0:
-            self._batches.append(embeddings)
-        else:
-            self._batches.clear()
-
-    def again(self) -> list[list[Tensor]]:
-        """All batches, or none where they were too many."""
-        return self._batches
-
-    def clear(self) -> None:
-        """Let them go."""
-        self._batches.clear()
+def reviewed(
+    collector: Collector, looked: Sequence[Look], rate: float
+) -> tuple[list[Suspect], dict[int, NDArray[np.float32]]]:
+    """The images that do not look as the rest does, and the maps of outliers that were kept."""
+    suspects = review(collector.image_scores(), looked, rate)
+    outliers = {suspect.index for suspect in suspects if suspect.reason == "outlier"}
+    return suspects, {i: found for i, found in collector.maps().items() if i in outliers}
 
 
 def scorer_of(
@@ -455,14 +441,14 @@ def postprocess_of(state: ModelState) -> Postprocess:
     if roi is not None:
         modelled = (pyramid.place < pyramid.n_cells(-1)).reshape(grid)
         counted = roi.mask
-    (height, width), (tile_height, tile_width) = state.preprocess.size_px, state.tiling.size_px
-    fraction = state.recipe.score_fraction
+    size_px, fraction = state.preprocess.size_px, state.recipe.score_fraction
     if state.recipe.tile_px is not None:
         # A defect is as large as it is, however much else the picture shows.
-        fraction *= tile_height * tile_width / (height * width)
+        n_counted = size_px[0] * size_px[1] if counted is None else counted.sum()
+        fraction *= min(1.0, state.tiling.window_px[0] * state.tiling.window_px[1] / n_counted)
     return Postprocess(
         grid,
-        (height, width),
+        size_px,
         state.recipe.sigma_px,
         fraction,
         modelled,

@@ -62,7 +62,7 @@ def forecast_fit(
     Args:
         image_bytes: What ``activation_bytes`` says of one image.
         pyramid: The cells that are modelled at a time.
-        size_px: (height, width) of what the network sees at a time.
+        size_px: (height, width) of an image at network size.
         n_batch: Images in one forward pass.
         engine_bytes: What the engine takes beside the feature maps.
         store_bytes: Bytes of one stored whitening entry.

@@ -57,6 +57,34 @@ class LeaveOneOut:
         return self.factor * (distance_sq / rest.clamp_min(torch.finfo(rest.dtype).eps)).sqrt()
 
 
+class KeptFeatures:
+    """Features kept for a second look, while they are few.
+
+    Args:
+        max_bytes: With more, none are kept.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._left = max_bytes
+        self._batches: list[list[Tensor]] = []
+
+    def add(self, embeddings: list[Tensor]) -> None:
+        """Keep a batch."""
+        self._left -= sum(level.numel() * level.element_size() for level in embeddings)
+        if self._left >= 0:
+            self._batches.append(embeddings)
+        else:
+            self._batches.clear()
+
+    def again(self) -> list[list[Tensor]]:
+        """All batches, or none where they were too many."""
+        return self._batches
+
+    def clear(self) -> None:
+        """Let them go."""
+        self._batches.clear()
+
+
 def grouped(batches: Iterable[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
     """Join small batches of embeddings, ``(cells, N, d)`` per level, to larger ones."""
     waiting: list[Sequence[Tensor]] = []

@@ -1,6 +1,6 @@
 """PaDiM: fit on good images, predict on others, save, load."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -176,11 +176,17 @@ def fit(
         chosen = normal_images(Path(images), recursive=recursive)
     else:
         chosen = images
+    source_px = options.pop("source_px", None)
+    if source_px is None and (isinstance(roi, str | Path) or options.get("tile_px") is not None):
+        if isinstance(chosen, Iterator):
+            raise UsageError(
+                "The images come from an iterator, but a region of interest and tiles need to know "
+                "their size first. Give a list of them."
+            )
+        source_px = first_px(chosen)
     if isinstance(roi, str | Path):
-        roi = read_roi(Path(roi), first_px(chosen))
-    if options.get("tile_px") is not None:
-        options.setdefault("source_px", first_px(chosen))
-    fitter = prepare(backbone, recipe, roi=roi, **options)
+        roi = read_roi(Path(roi), source_px)
+    fitter = prepare(backbone, recipe, roi=roi, source_px=source_px, **options)
     if max_memory is not None:
         limit = parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
         fitter = fitter.within(limit, len(chosen), (0, 0))

@@ -49,7 +49,7 @@ class Network:
     def _input(self) -> tuple[Pyramid, Preprocess]:
         """All cells of what it sees at a time, and the way to that."""
         pyramid = replace(self.tiling.tiles[0].pyramid, coarse_cells=None)
-        return pyramid, replace(self.preprocess, size_px=self.tiling.size_px, roi=None)
+        return pyramid, replace(self.preprocess, size_px=self.tiling.window_px, roi=None)
 
     def _tiled(self, features: nn.Module) -> nn.Module:
         return features if self.tiling.is_trivial else TiledFeatures(features, self.tiling)
@@ -90,7 +90,7 @@ class Network:
             WeightsError: The weights are not its.
         """
         tensors = load_trunk(self.spec, self.read(), self.origin).network.state_dict()
-        n_bytes = activation_bytes(build_trunk(self.spec), self.tiling.size_px)
+        n_bytes = activation_bytes(build_trunk(self.spec), self.tiling.window_px)
         return dict(tensors), n_bytes
 
     def _write(self, cached: CachedTrunk) -> None:

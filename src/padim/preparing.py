@@ -1,8 +1,9 @@
 """Find and load everything a fit needs, and refuse what cannot be, before any work."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from padim.loading import ImageInput, load_image
 from padim.networks import Network, choose_device, choose_engine
 from padim.preprocess import Preprocess
 from padim.pyramid import build_pyramid
-from padim.recipes import DEFAULT_RECIPE, recipe
+from padim.recipes import DEFAULT_RECIPE, known_recipe, recipe
 from padim.roi import Roi
 from padim.tile_by_tile import TileFitter
 from padim.tiles import plan_tiles
@@ -108,14 +109,15 @@ def prepare(
         MissingExtraError: The engine is not installed.
     """
     spec = backbone(backbone_name)
-    if taps is not None:
-        spec = with_taps(spec, taps)
+    if (tapped := taps or known_recipe(recipe_name).taps) is not None:
+        spec = with_taps(spec, tapped)
     if tile_px is not None and size_px is None and source_px is not None:
         stride = max(spec.strides)
         height, width = (max(stride, round(side / stride) * stride) for side in source_px)
         size_px = height, width
     settings = recipe(
         recipe_name,
+        taps=taps,
         size_px=size_px,
         eps=eps,
         eps_rule=eps_rule,
@@ -144,6 +146,13 @@ def prepare(
     )
     if roi is not None:
         preprocess = replace(preprocess, roi=Roi.of(roi, preprocess.mask))
+    if tile_px is not None and settings.crop_fraction < 1:
+        raise UsageError(
+            f"The {settings.name} recipe cuts the middle out of an image, but tiles are for all of "
+            "it. Use --recipe standard."
+        )
+    if tile_overlap_px is not None and tile_px is None and roi is None:
+        raise UsageError("An overlap needs tiles. Use --tile-px, or leave --tile-overlap-px out.")
     tiling = plan_tiles(pyramid, settings, preprocess.roi)
     in_tiles = len(tiling.tiles) > 1
     if in_tiles and (keep_moments or drop_outliers):
@@ -168,7 +177,8 @@ def prepare(
         engine_bytes += _WRITER_BYTES + 4 * n_bytes(tensors)
     if include_backbone is None:
         include_backbone = n_bytes(tensors) < INCLUDE_BACKBONE_BYTES
-    fitter = Fitter(
+    made: Callable[..., Fitter] = partial(TileFitter, scratch=scratch) if in_tiles else Fitter
+    return made(
         spec=spec,
         settings=settings,
         preprocess=preprocess,
@@ -189,9 +199,6 @@ def prepare(
         keep_outlier_maps=keep_outlier_maps,
         n_batch=n_batch,
     )
-    if in_tiles:
-        return TileFitter(**vars(fitter), scratch=scratch)
-    return fitter
 
 
 def first_px(images: Iterable[ImageInput]) -> tuple[int, int]:

@@ -126,13 +126,13 @@ class Preprocess:
         """
         top, left, height, width = self.window(source_px)
         known = ~np.isnan(anomaly_map)
+        size, bilinear = (width, height), Image.Resampling.BILINEAR
         filled = np.where(known, anomaly_map, np.float32(0))
-        resized = np.array(
-            Image.fromarray(filled).resize((width, height), Image.Resampling.BILINEAR)
-        )
+        resized = np.array(Image.fromarray(filled).resize(size, bilinear))
         if not known.all():
-            inside = Image.fromarray(known).resize((width, height), Image.Resampling.NEAREST)
-            resized[~np.asarray(inside)] = np.nan
+            share = np.asarray(Image.fromarray(known.astype(np.float32)).resize(size, bilinear))
+            inside = np.asarray(Image.fromarray(known).resize(size, Image.Resampling.NEAREST))
+            resized = np.divide(resized, share, out=np.full_like(share, np.nan), where=inside)
         if (height, width) == source_px:
             return resized
         full = np.full(source_px, np.nan, np.float32)

@@ -64,7 +64,8 @@ class Look:
         edges = [np.arange(_THUMBNAIL_PX) * side // _THUMBNAIL_PX for side in grey.shape]
         sums = np.add.reduceat(np.add.reduceat(grey, edges[0], axis=0), edges[1], axis=1)
         counts = [np.diff(edge, append=side) for edge, side in zip(edges, grey.shape, strict=True)]
-        return cls(source_px, float(grey.mean()), sums / np.outer(*counts).astype(np.float32))
+        n_pixels = np.maximum(np.outer(*counts), 1).astype(np.float32)  # below 32 px some have none
+        return cls(source_px, float(grey.mean()), sums / n_pixels)
 
 
 def outlier_p_values(image_score: NDArray[np.float32]) -> NDArray[np.float64]:

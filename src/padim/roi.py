@@ -101,7 +101,7 @@ def read_roi(path: Path, source_px: tuple[int, int]) -> NDArray[np.bool_]:
     """
     if not path.is_file():
         raise PathMissingError(path)
-    mask = _drawn(_polygons(path), source_px) if path.suffix == ".json" else read_mask(path)
+    mask = _drawn(_polygons(path), source_px) if path.suffix.lower() == ".json" else read_mask(path)
     if mask.shape != source_px:
         raise UsageError(
             f"{path} is a region of interest of {mask.shape[0]}x{mask.shape[1]} px, but the images "
@@ -117,7 +117,9 @@ def _polygons(path: Path) -> list[list[tuple[float, float]]]:
         data = json.loads(path.read_text(encoding="utf-8"))
         polygons = data if isinstance(data[0][0], list) else [data]
         found = [[(float(x), float(y)) for x, y in polygon] for polygon in polygons]
-    except (ValueError, TypeError, LookupError, RecursionError):
+        if not np.isfinite(np.concatenate(found)).all():
+            found = []
+    except (ValueError, TypeError, LookupError, RecursionError, OverflowError):
         found = []
     if not found or min(map(len, found)) < 3:
         raise UsageError(

@@ -1,17 +1,22 @@
 """Tensors in safetensors files that are larger than memory: written and read piece by piece."""
 
 import json
+import os
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from padim.errors import ModelFileError
 
 _NAMES = {
     torch.float64: "F64",
@@ -36,6 +41,7 @@ class FileTensor:
         start: Where it begins, in bytes.
         shape: Its shape.
         dtype: Its type.
+        written: What the system said of the file when it was opened; None for one that may change.
         owner: Kept as long as it is: the folder of a temporary file.
     """
 
@@ -43,15 +49,19 @@ class FileTensor:
     start: int
     shape: tuple[int, ...]
     dtype: torch.dtype
+    written: tuple[int, ...] | None = None
     owner: object = None
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: slice) -> Tensor:
-        first, last, _ = rows.indices(len(self))
+        first, last, step = rows.indices(len(self))
+        assert step == 1
         n_row = prod(self.shape[1:]) * self.dtype.itemsize
         with self.path.open("rb") as file:
+            if self.written is not None and self.written != _identity(file):
+                raise ModelFileError(f"{self.path} has changed since it was loaded. Load it again.")
             file.seek(self.start + first * n_row)
             raw = np.fromfile(file, np.uint8, max(0, last - first) * n_row)
         return torch.from_numpy(raw).view(self.dtype).view(-1, *self.shape[1:])
@@ -73,14 +83,23 @@ class TemporaryFolder:
     """A folder that goes, with all that is in it, when nobody holds it any more.
 
     Args:
-        parent: Where; the system's folder for such when None.
+        parent: Where; the system's folder for such when None. It is made when missing, and goes as
+            well when it is empty then.
     """
 
     def __init__(self, parent: Path | None = None) -> None:
+        is_new = parent is not None and not parent.exists()
         if parent is not None:
             parent.mkdir(parents=True, exist_ok=True)
-        self.path = Path(tempfile.mkdtemp(prefix=".padim-", dir=parent))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        self.path = Path(tempfile.mkdtemp(prefix=".padim-", dir=parent)).absolute()
+        weakref.finalize(self, _remove, self.path, is_new)
+
+
+def _remove(folder: Path, with_parent: bool) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if with_parent:
+        with suppress(OSError):  # others have written there
+            folder.parent.rmdir()
 
 
 Tensors = Mapping[str, Tensor | FileTensor]
@@ -92,7 +111,7 @@ def empty_file_tensor(
     """A tensor in a file of its own, to be written."""
     with path.open("wb") as file:
         file.truncate(prod(shape) * dtype.itemsize)
-    return FileTensor(path, 0, shape, dtype, owner)
+    return FileTensor(path, 0, shape, dtype, owner=owner)
 
 
 def pieces(tensor: Tensor | FileTensor) -> Iterator[memoryview]:
@@ -149,8 +168,14 @@ def in_file(path: Path, name: str) -> FileTensor:
     with path.open("rb") as file:
         n_header = int.from_bytes(file.read(8), "little")
         said = json.loads(file.read(n_header))[name]
+        written = _identity(file)
     start = 8 + n_header + said["data_offsets"][0]
-    return FileTensor(path, start, tuple(said["shape"]), _TYPES[said["dtype"]])
+    return FileTensor(path.absolute(), start, tuple(said["shape"]), _TYPES[said["dtype"]], written)
+
+
+def _identity(file: BinaryIO) -> tuple[int, ...]:
+    status = os.fstat(file.fileno())
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _raw(tensor: Tensor) -> memoryview:

@@ -1,4 +1,4 @@
-"""Large images, tile by tile: fitted and scored at the peak memory of one tile."""
+"""Large images, tile by tile: fitted and scored with the whitening rows of one tile in memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -12,16 +12,25 @@ from torch import Tensor
 
 from padim.calibration import LEAVE_ONE_OUT, Collector
 from padim.errors import DatasetError, ImageReadError, UsageError
-from padim.fitting import STORES, Fitted, Fitter, KeptFeatures, postprocess_of
+from padim.fitting import STORES, Fitted, Fitter, postprocess_of, reviewed
 from padim.forecast import Forecast
 from padim.gaussian import factor, level_eps, squared_distances
 from padim.graphs import open_graphs
-from padim.leave_one_out import LeaveOneOut, grouped
-from padim.loading import Bring, ImageInput, batched, load_ahead
+from padim.leave_one_out import KeptFeatures, LeaveOneOut, grouped
+from padim.loading import (
+    DECODE_AHEAD,
+    DECODE_THREADS,
+    Bring,
+    ImageInput,
+    batched,
+    load_ahead,
+    load_image,
+    mapped_ahead,
+)
 from padim.moments import Accumulator
 from padim.postprocess import image_score
 from padim.predictor import Outputs
-from padim.review import OUTLIER_RATE, Look, Suspect, review
+from padim.review import OUTLIER_RATE, Look, Suspect
 from padim.state import ModelState
 from padim.tensor_file import FileTensor, TemporaryFolder, empty_file_tensor
 from padim.tiles import Tile, TiledFeatures
@@ -49,8 +58,9 @@ class TileFitter(Fitter):
         """Memory and file size of a fit."""
         forecast = super().forecast(largest_px, n_images)
         height, width = self.settings.size_px
-        # Sums of the pilot's features; or an image or two on their way, and a few finished maps.
-        whole = max(8 * self.pyramid.n_features, height * width * (6 + 8 * _N_FINISHED))
+        # The pilot's features, their sums and what is in between; or images on their way; or a few
+        # maps, and the patterns of their pixels.
+        whole = max(20 * self.pyramid.n_features, 26 * _N_FINISHED * height * width)
         means = 4 * self.pyramid.n_features
         return replace(forecast, peak_bytes=forecast.peak_bytes + whole + means)
 
@@ -83,42 +93,60 @@ class TileFitter(Fitter):
             file = folder.path / f"whitening_{i}"
             whitening.append(empty_file_tensor(file, shape, STORES[self.store], folder))
             mean.append(torch.empty(shape[:2]))
-        n_fine = pyramid.n_cells(-1)
         distances: FileTensor | None = None
         if self.calibrate and count > 1:
             file = folder.path / "distances"
-            distances = empty_file_tensor(file, (n_fine * count,), torch.float32, folder)
+            n_values = pyramid.n_cells(-1) * count
+            distances = empty_file_tensor(file, (n_values,), torch.float32, folder)
         for tile, spans in self.tiling.spans():
-            kept = KeptFeatures(self.kept_feature_bytes if distances else 0)
-            accumulator = Accumulator()
-            for embeddings in self._of_tile(tile, readable, hashes):
-                accumulator.add(embeddings)
-                kept.add(embeddings)
-                advance(embeddings[0].shape[1])
-            moments = accumulator.moments()
-            rows = factor(moments, eps, max(count - 1, 1), STORES[self.store])
-            for i, span in enumerate(spans):
-                whitening[i].write(span.start, rows[i])
-                mean[i][span] = moments.mean[i].float()
-            del rows
-            if distances is not None:
-                leave_one_out = LeaveOneOut(moments, eps, tile.pyramid)
-                del moments
-                place = spans[-1].start
-                for embeddings in grouped(kept.again() or self._of_tile(tile, readable, hashes)):
-                    for image in leave_one_out.distances(embeddings).t():
-                        distances.write(place, image)
-                        place += n_fine
+
+            def looked_at(tile: Tile = tile) -> Iterator[list[Tensor]]:
+                return self._of_tile(tile, readable, hashes)
+
+            self._fit_tile(tile, spans, eps, looked_at, advance, whitening, mean, distances)
         state = self.made(eps, count, mean, whitening, hashes)
         suspects: list[Suspect] = []
         outlier_maps: dict[int, NDArray[np.float32]] = {}
         if distances is not None:
             collector = self._finished(state, distances)
-            suspects = review(collector.image_scores(), looked, OUTLIER_RATE)
-            outliers = {suspect.index for suspect in suspects if suspect.reason == "outlier"}
-            outlier_maps = {i: found for i, found in collector.maps().items() if i in outliers}
+            suspects, outlier_maps = reviewed(collector, looked, OUTLIER_RATE)
             state = replace(state, calibration=collector.calibration(LEAVE_ONE_OUT))
         return Fitted(state, None, tuple(suspects), (), outlier_maps, tuple(paths))
+
+    def _fit_tile(
+        self,
+        tile: Tile,
+        spans: list[slice],
+        eps: list[float],
+        look: Callable[[], Iterator[list[Tensor]]],
+        advance: Callable[[int], None],
+        whitening: list[FileTensor],
+        mean: list[Tensor],
+        distances: FileTensor | None,
+    ) -> None:
+        """Write the rows and means of one part, and the distances of its images."""
+        kept = KeptFeatures(0 if distances is None else self.kept_feature_bytes)
+        accumulator = Accumulator()
+        for embeddings in look():
+            accumulator.add(embeddings)
+            kept.add(embeddings)
+            advance(embeddings[0].shape[1])
+        moments = accumulator.moments()
+        del accumulator
+        rows = factor(moments, eps, max(moments.count - 1, 1), STORES[self.store])
+        for i, span in enumerate(spans):
+            whitening[i].write(span.start, rows[i])
+            mean[i][span] = moments.mean[i].float()
+        del rows
+        if distances is None:
+            return
+        leave_one_out = LeaveOneOut(moments, eps, tile.pyramid)
+        del moments
+        place = spans[-1].start
+        for embeddings in grouped(kept.again() or look()):
+            for image in leave_one_out.distances(embeddings).t():
+                distances.write(place, image)
+                place += self.pyramid.n_cells(-1)
 
     def _survey(
         self,
@@ -126,24 +154,26 @@ class TileFitter(Fitter):
         unreadable: Callable[[ImageReadError], None] | None,
     ) -> tuple[list[ImageInput], list[str], list[Path | None], list[Look]]:
         """What can be read, with hash, path and look."""
-        given = list(images)
-        left_out = set()
 
-        def leave_out(error: ImageReadError) -> None:
-            if unreadable is None:
-                raise error
-            unreadable(error)
-            left_out.add(str(error.path))
+        def look(image: ImageInput) -> tuple[ImageInput, str, Path | None, Look] | ImageReadError:
+            try:
+                loaded = load_image(image, self.preprocess, hashed=True)
+            except ImageReadError as error:
+                return error
+            return image, loaded.sha256, loaded.path, Look.of(loaded.pixels, loaded.source_px)
 
-        hashes, paths, looked = [], [], []
-        for image in load_ahead(given, self.preprocess, leave_out, hashed=True):
-            hashes.append(image.sha256)
-            paths.append(image.path)
-            looked.append(Look.of(image.pixels, image.source_px))
-        if not hashes:
+        found = []
+        for seen in mapped_ahead(look, images, DECODE_THREADS, DECODE_AHEAD):
+            if not isinstance(seen, ImageReadError):
+                found.append(seen)
+            elif unreadable is None:
+                raise seen
+            else:
+                unreadable(seen)
+        if not found:
             raise DatasetError("There is no image to fit on. Name a folder of good images.")
-        readable = [image for image in given if str(image) not in left_out]
-        return readable, hashes, paths, looked
+        readable, hashes, paths, looked = zip(*found, strict=True)
+        return list(readable), list(hashes), list(paths), list(looked)
 
     def _eps(self, images: list[ImageInput]) -> list[float]:
         n_levels = len(self.pyramid.levels)
@@ -153,8 +183,9 @@ class TileFitter(Fitter):
         pilot: list[Tensor] = []
         sums: list[Tensor] = []
         squares = [0.0] * n_levels
-        for image in load_ahead(images[:N_PILOT], self.preprocess):
-            pixels = torch.from_numpy(image.pixels[None]).to(self.device)
+        for image in images[:N_PILOT]:
+            loaded = load_image(image, self.preprocess)
+            pixels = torch.from_numpy(loaded.pixels[None]).to(self.device)
             with torch.inference_mode():
                 embeddings = self.features(pixels)
             pilot = pilot or embeddings
@@ -190,7 +221,7 @@ class TileFitter(Fitter):
             )
 
     def _bring(self, tile: Tile) -> Bring:
-        height, width = self.tiling.size_px
+        height, width = self.tiling.window_px
         rows, columns = slice(tile.top, tile.top + height), slice(tile.left, tile.left + width)
 
         def bring(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -14,6 +14,8 @@ from padim.pyramid import Level, Pyramid
 from padim.recipes import Recipe
 from padim.roi import Roi
 
+Span = tuple[slice, slice]  # what a part sees along one axis, and what of it it answers for
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -35,12 +37,12 @@ class Tiling:
     """Parts of one size that together answer for every modelled cell once.
 
     Attributes:
-        size_px: (height, width) of each part.
+        window_px: (height, width) of each part.
         tiles: The parts, row by row.
         pyramid: The modelled cells of the whole picture, part by part.
     """
 
-    size_px: tuple[int, int]
+    window_px: tuple[int, int]
     tiles: tuple[Tile, ...]
     pyramid: Pyramid
 
@@ -65,7 +67,7 @@ class Tiling:
 
     def crop(self, images: Tensor, tile: Tile) -> Tensor:
         """What a part shows of images ``(N, H, W, 3)``."""
-        height, width = self.size_px
+        height, width = self.window_px
         return images[:, tile.top : tile.top + height, tile.left : tile.left + width]
 
 
@@ -155,11 +157,8 @@ def plan_tiles(pyramid: Pyramid, recipe: Recipe, roi: Roi | None) -> Tiling:
                 origin = rows.start * stride, columns.start * stride
                 tiles.append(Tile(*origin, Pyramid(levels, coarse_cells)))
                 cells += number[own].tolist()
-    size_px = sides[0] * stride, sides[1] * stride
-    return Tiling(size_px, tuple(tiles), replace(pyramid, coarse_cells=tuple(cells)))
-
-
-Span = tuple[slice, slice]  # what a part sees along one axis, and what of it it answers for
+    window_px = sides[0] * stride, sides[1] * stride
+    return Tiling(window_px, tuple(tiles), replace(pyramid, coarse_cells=tuple(cells)))
 
 
 def _spans(n_cells: int, side: int, overlap: int) -> list[Span]:

@@ -49,7 +49,7 @@ def _of_model(file: Path) -> tuple[dict[str, Any], Calibration | None]:
         "backbone_bytes": sum(t.numel() * t.element_size() for t in state.trunk.values()),
         "n_samples": len(state.samples.image) if state.samples else 0,
         "n_tiles": len(state.tiling.tiles),
-        "tile_px": state.tiling.size_px,
+        "window_px": state.tiling.window_px,
     }
     return document, state.calibration
 
@@ -84,9 +84,10 @@ def _lines(file: Path, document: dict[str, Any]) -> dict[str, str]:
     if crop < 1:
         image += f", centre crop {crop:g}"
     if document.get("n_tiles", 1) > 1:
-        image += f", {document['n_tiles']} tiles of {_px(document['tile_px'])}"
+        image += f", {document['n_tiles']} tiles of {_px(document['window_px'])}"
     if is_graph and document["camera_px"]:
         image = f"{_px(document['camera_px'])} of a camera, in the graph to {image}"
+    of = " of as many pixels as a tile has" if document.get("n_tiles", 1) > 1 else ""
     lines = {
         "file": f"{file}, {format_bytes(document['file_bytes'])}, "
         + (
@@ -108,7 +109,7 @@ def _lines(file: Path, document: dict[str, Any]) -> dict[str, str]:
         "eps": ", ".join(f"{eps:.4g}" for eps in document["eps"])
         + f" ({recipe['eps_rule']} {recipe['eps']:g})",
         "blur": f"sigma {recipe['sigma_px']:g} px",
-        "image score": f"mean of the hottest {fraction:.2%}" if fraction else "maximum",
+        "image score": f"mean of the hottest {fraction:.2%}{of}" if fraction else "maximum",
         "precision": f"{document['precision']}, stored as {document['store']}",
         "samples": f"{document['n_samples'] or 'no'} images with their maps inside",
         "calibration": "none: scores carry no label",
@@ -125,9 +126,12 @@ def _region(preprocess: dict[str, Any], document: dict[str, Any], grid: tuple[in
     if roi is None:
         return "the whole image"
     mask = Roi.from_json(roi).mask
+    n_cells = grid[0] * grid[1]
+    coarse_cells = document["coarse_cells"]
+    n_modelled = n_cells if coarse_cells is None else len(coarse_cells)
     return (
         f"{mask.mean():.0%} of images of {_px(roi['source_px'])}, "
-        f"{len(document['coarse_cells'])} of {grid[0] * grid[1]} coarse cells"
+        f"{n_modelled} of {n_cells} coarse cells"
     )
 
 

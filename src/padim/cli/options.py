@@ -37,7 +37,9 @@ Verbose = Annotated[
     bool, typer.Option("-v", "--verbose", callback=_set_verbose, help="Details as well.")
 ]
 Backbone = Annotated[str, typer.Option("--backbone", metavar="NAME", help="See padim backbones.")]
-Recipe = Annotated[str, typer.Option("--recipe", metavar="NAME", help="standard or reference.")]
+Recipe = Annotated[
+    str, typer.Option("--recipe", metavar="NAME", help="standard, fast or reference.")
+]
 Weights = Annotated[
     Path | None,
     typer.Option("--weights", metavar="FILE", help="Local weights of the backbone."),
