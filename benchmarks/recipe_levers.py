@@ -192,6 +192,8 @@ LEVERS = (
     replace(STANDARD, name="hottest 0.5%, less half", score_fraction=0.005, score_less=0.5),
     replace(FEW, name="mirrored all ways if few"),
     replace(FEW, name="mirrored all ways if few, less half", score_less=0.5),
+    replace(FEW, name="mirrored all ways if few, blend 0.1", blend=0.1),
+    replace(FEW, name="mirrored all ways if few, blend 0.1, less half", blend=0.1, score_less=0.5),
     replace(
         FEW,
         name="mirrored all ways if few, hottest 0.5%, less half",
