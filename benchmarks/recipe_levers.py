@@ -61,6 +61,12 @@ AUPRO_FPR = 0.3
 THRESHOLD_FPR = 0.6  # of the good images alone, at the lowest threshold of a curve
 N_THRESHOLDS = 400
 N_QUICK = 30  # images of each kind
+# Axes of a batch of images that each further copy of the good ones is reversed along.
+MIRRORS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "": (),
+    "left-right": ((2,),),
+    "all": ((2,), (1,), (1, 2)),
+}
 
 Floats = NDArray[np.floating[Any]]
 
@@ -74,12 +80,16 @@ class Lever:
         recipe: What it starts from.
         size_px: Side of what the network sees.
         taps: Numbers of the tapped blocks.
-        eps_rule: ``absolute`` or ``relative``, of eps 0.01.
+        eps_rule: ``absolute`` or ``relative``.
+        eps: Added to the diagonal of each covariance.
+        mirrored: Which copies of the good images are fitted on besides, a key of ``MIRRORS``.
+        mirrored_if_few: Whether only with fewer images than dimensions.
         blend: Share of the level's mean covariance in each cell's.
         map_without: Finest levels that the map does without.
         score_without: Finest levels that the image score does without, on a grid as coarse.
         score_blend: Share of the mean covariance for the image score; that of the map when None.
         score_fraction: Of the hottest pixels, whose mean the image score is.
+        score_less: How many times the median of the map is taken away from the image score.
         sigma_px: Blur of the map.
     """
 
@@ -88,24 +98,53 @@ class Lever:
     size_px: int = 256
     taps: tuple[int, ...] = (1, 2, 4)
     eps_rule: str = "relative"
+    eps: float = 0.01
+    mirrored: str = ""
+    mirrored_if_few: bool = False
     blend: float = 0.0
     map_without: int = 0
     score_without: int | None = None
     score_blend: float | None = None
     score_fraction: float = 0.01
+    score_less: float = 0.0
     sigma_px: float = 4.0
 
     @property
     def map_source(self) -> "Source":
         """What the map is made of."""
-        return Source(self.eps_rule, self.blend, self.map_without, self.sigma_px)
+        return Source(self.gaussian(self.blend), self.map_without, self.sigma_px)
 
     @property
     def score_source(self) -> "Source":
         """What the image score is made of."""
         without = self.map_without if self.score_without is None else self.score_without
         blend = self.blend if self.score_blend is None else self.score_blend
-        return Source(self.eps_rule, blend, without, self.sigma_px)
+        return Source(self.gaussian(blend), without, self.sigma_px)
+
+    def with_images(self, n: int, n_dims: int) -> "Lever":
+        """What it is with n images."""
+        return replace(self, mirrored="") if self.mirrored_if_few and n >= n_dims else self
+
+    def gaussian(self, blend: float) -> "Gaussian":
+        """What is fitted."""
+        return Gaussian(self.eps_rule, self.eps, self.mirrored, blend)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A fit; levers that differ in less share it.
+
+    Attributes:
+        eps_rule: As of the lever.
+        eps: Likewise.
+        mirrored: Likewise.
+        blend: Share of the mean covariance.
+    """
+
+    eps_rule: str
+    eps: float
+    mirrored: str
+    blend: float
 
 
 @dataclass(frozen=True)
@@ -113,14 +152,12 @@ class Source:
     """A map; levers that differ in less share it.
 
     Attributes:
-        eps_rule: As of the lever.
-        blend: Share of the mean covariance.
+        gaussian: What its distances are from.
         without: Finest levels that it does without.
         sigma_px: Blur.
     """
 
-    eps_rule: str
-    blend: float
+    gaussian: Gaussian
     without: int
     sigma_px: float
 
@@ -131,6 +168,7 @@ REFERENCE = Lever(
 )
 PLAIN = Lever("plain", eps_rule="absolute", score_fraction=0.0)
 COARSE = replace(STANDARD, taps=(2, 3, 4))
+FEW = replace(STANDARD, mirrored="all", mirrored_if_few=True)
 LEVERS = (
     REFERENCE,
     PLAIN,
@@ -146,6 +184,22 @@ LEVERS = (
     replace(STANDARD, name="blend 0.1, score own", blend=0.1, score_blend=0.0),
     replace(STANDARD, name="blend 0.1, score without finest", blend=0.1, score_without=1),
     replace(STANDARD, name="blend 0.3", blend=0.3),
+    replace(STANDARD, name="eps 0.1", eps=0.1),
+    replace(STANDARD, name="eps 0.3", eps=0.3),
+    replace(STANDARD, name="mirrored left-right", mirrored="left-right"),
+    replace(STANDARD, name="mirrored all ways", mirrored="all"),
+    replace(STANDARD, name="score less half the median", score_less=0.5),
+    replace(STANDARD, name="hottest 0.5%, less half", score_fraction=0.005, score_less=0.5),
+    replace(FEW, name="mirrored all ways if few"),
+    replace(FEW, name="mirrored all ways if few, less half", score_less=0.5),
+    replace(FEW, name="mirrored all ways if few, blend 0.1", blend=0.1),
+    replace(FEW, name="mirrored all ways if few, blend 0.1, less half", blend=0.1, score_less=0.5),
+    replace(
+        FEW,
+        name="mirrored all ways if few, hottest 0.5%, less half",
+        score_fraction=0.005,
+        score_less=0.5,
+    ),
     replace(STANDARD, name="taps 2,4", map_without=1),
     replace(COARSE, name="taps 2,3,4"),
     replace(COARSE, name="taps 2,3,4, score without finest", score_without=1),
@@ -271,62 +325,80 @@ class Embedded:
     Attributes:
         fitter: Of the recipe.
         levels: One per level, shape ``(N, cells, d)``.
+        mirrored: The same of the good images alone, by the axes they are reversed along.
         parts: For each image, shape ``(H, W)``, 0 where normal and 1 to n on its n defects; or None
             without a mask.
     """
 
     fitter: Fitter
     levels: tuple[Tensor, ...]
+    mirrored: dict[tuple[int, ...], tuple[Tensor, ...]]
     parts: list[NDArray[np.int32] | None]
 
     @classmethod
-    def of(cls, photographs: Photographs, lever: Lever) -> "Embedded":
+    def of(cls, photographs: Photographs, levers: Sequence[Lever]) -> "Embedded":
         """Compute them, once for all levers that share them."""
+        lever = levers[0]
         fitter = prepare(
             recipe_name=lever.recipe,
             size_px=(lever.size_px, lever.size_px),
             taps=lever.taps,
             device="cpu",
         )
-        levels: list[Tensor] = []
-        start = 0
-        for batch in batched(photographs.pixels, fitter.n_batch):
-            network = [fitter.preprocess(np.dstack([pixels] * 3)) for pixels in batch]
-            embeddings = fitter.features(torch.from_numpy(np.stack(network)))
-            if not levels:
-                levels = [e.new_empty(len(photographs.pixels), *e.shape[::2]) for e in embeddings]
-            for level, embedding in zip(levels, embeddings, strict=True):
-                level[start : start + len(batch)] = embedding.transpose(0, 1)
-            start += len(batch)
+        levels = features_of(fitter, photographs.pixels, ())
+        good = photographs.pixels[: len(photographs.groups["good"])]
+        wanted = {axes for lever in levers for axes in MIRRORS[lever.mirrored]}
+        mirrored = {axes: features_of(fitter, good, axes) for axes in wanted}
         masks = [None if m is None else fitter.preprocess.mask(m) for m in photographs.masks]
         parts = [None if mask is None else label_regions(mask)[0] for mask in masks]
-        return cls(fitter, tuple(levels), parts)
+        return cls(fitter, levels, mirrored, parts)
 
-    def batches(self, chosen: NDArray[np.int64]) -> Iterator[list[Tensor]]:
+    def batches(
+        self, chosen: NDArray[np.int64], axes: tuple[int, ...] = ()
+    ) -> Iterator[list[Tensor]]:
         """Embeddings of some images, as a fit has them."""
+        levels = self.mirrored[axes] if axes else self.levels
         for start in range(0, len(chosen), GROUP):
             indices = torch.from_numpy(chosen[start : start + GROUP])
-            yield [level[indices].transpose(0, 1) for level in self.levels]
+            yield [level[indices].transpose(0, 1) for level in levels]
 
-    def moments(self, chosen: NDArray[np.int64]) -> Moments:
-        """Add some images up."""
+    def moments(self, chosen: NDArray[np.int64], mirrored: str) -> Moments:
+        """Add some images up, and copies of them."""
         accumulator = Accumulator()
-        for embeddings in self.batches(chosen):
-            accumulator.add(embeddings)
+        for axes in ((), *MIRRORS[mirrored]):
+            for embeddings in self.batches(chosen, axes):
+                accumulator.add(embeddings)
         return accumulator.moments()
 
     def squared(
-        self, moments: Moments, eps_rule: str, blend: float, chosen: NDArray[np.int64]
+        self, moments: Moments, gaussian: Gaussian, chosen: NDArray[np.int64]
     ) -> list[Tensor]:
         """What each level adds to the squared distances of some images, ``(cells, N)``."""
-        eps = [0.01] * len(self.levels)
-        if eps_rule == "relative":
-            eps = relative_eps(moments, 0.01)
+        eps = [gaussian.eps] * len(self.levels)
+        if gaussian.eps_rule == "relative":
+            eps = relative_eps(moments, gaussian.eps)
         store = STORES[self.fitter.store]
-        rows = factor(blended(moments, blend), eps, moments.count - 1, store)
+        rows = factor(blended(moments, gaussian.blend), eps, moments.count - 1, store)
         head = Head(self.fitter.pyramid, [mean.float() for mean in moments.mean], rows)
         added = [head.levels(batch) for batch in self.batches(chosen)]
         return [torch.cat(level, dim=1) for level in zip(*added, strict=True)]
+
+
+def features_of(
+    fitter: Fitter, pixels: Sequence[NDArray[np.uint8]], axes: tuple[int, ...]
+) -> tuple[Tensor, ...]:
+    """Features of images reversed along some axes, one per level, shape ``(N, cells, d)``."""
+    levels: list[Tensor] = []
+    start = 0
+    for batch in batched(pixels, fitter.n_batch):
+        network = [fitter.preprocess(np.dstack([grey] * 3)) for grey in batch]
+        embeddings = fitter.features(torch.from_numpy(np.stack(network)).flip(axes))
+        if not levels:
+            levels = [e.new_empty(len(pixels), *e.shape[::2]) for e in embeddings]
+        for level, embedding in zip(levels, embeddings, strict=True):
+            level[start : start + len(batch)] = embedding.transpose(0, 1)
+        start += len(batch)
+    return tuple(levels)
 
 
 def blended(moments: Moments, blend: float) -> Moments:
@@ -507,26 +579,30 @@ def run_case(
     }
     tested = np.concatenate([held_out, *groups.values()])
     weights = photographs.weights()
-    moments = embedded.moments(fitted)
+    moments: dict[str, Moments] = {}
     settings, pyramid = embedded.fitter.settings, embedded.fitter.pyramid
     has_masks = {g: embedded.parts[places[0]] is not None for g, places in groups.items()}
     wanted: dict[Source, tuple[list[Lever], list[Lever]]] = defaultdict(lambda: ([], []))
-    for lever in levers:
+    for lever in (lever.with_images(n, pyramid.n_dims) for lever in levers):
         wanted[lever.map_source][0].append(lever)
         wanted[lever.score_source][1].append(lever)
-    squared: dict[tuple[str, float], list[Tensor]] = {}
+    squared: dict[Gaussian, list[Tensor]] = {}
     for source, (mapped, scored) in wanted.items():
-        key = source.eps_rule, source.blend
-        if key not in squared:
-            squared[key] = embedded.squared(moments, *key, tested)
-        distance = distances(squared[key], pyramid, source.without)
+        gaussian = source.gaussian
+        if gaussian.mirrored not in moments:
+            moments[gaussian.mirrored] = embedded.moments(fitted, gaussian.mirrored)
+        if gaussian not in squared:
+            squared[gaussian] = embedded.squared(moments[gaussian.mirrored], gaussian, tested)
+        distance = distances(squared[gaussian], pyramid, source.without)
         grid = distance.shape[1], distance.shape[2]
         finish = Postprocess(grid, settings.size_px, source.sigma_px, 0.0)
         maps = torch.cat([finish(some)[0] for some in torch.split(distance, GROUP)])
         of_good = maps[: len(held_out)]
         ends = np.cumsum([len(held_out), *map(len, groups.values())])
-        for fraction in {lever.score_fraction for lever in scored}:
+        for fraction, less in {(lever.score_fraction, lever.score_less) for lever in scored}:
             scores = image_score(maps, fraction).numpy()
+            if less:
+                scores = scores - less * maps.flatten(1).median(dim=1).values.numpy()
             for (group, places), end in zip(groups.items(), ends[1:], strict=True):
                 value = auroc(
                     scores[: len(held_out)],
@@ -535,7 +611,7 @@ def run_case(
                     weights[:, places],
                 )
                 for lever in scored:
-                    if lever.score_fraction == fraction:
+                    if (lever.score_fraction, lever.score_less) == (fraction, less):
                         figures.add("image_auroc", lever.name, group, n, value)
         if not mapped or not any(has_masks.values()):
             continue
@@ -566,7 +642,7 @@ def n_entries(lever: Lever) -> int:
         recipe_name=lever.recipe, size_px=(lever.size_px,) * 2, taps=lever.taps, device="cpu"
     ).pyramid
     used = min(lever.map_source.without, lever.score_source.without)
-    n_gaussians = len({lever.map_source.blend, lever.score_source.blend})
+    n_gaussians = len({lever.map_source.gaussian, lever.score_source.gaussian})
     return n_gaussians * Pyramid(pyramid.levels[: len(pyramid.levels) - used]).n_entries
 
 
@@ -679,7 +755,7 @@ def main() -> None:
         for photographs in find_photographs(Path(folder), phase, quick):
             for key, shared in sharing.items():
                 measure.say(f"{photographs.name}: {key}")
-                embedded = Embedded.of(photographs, shared[0])
+                embedded = Embedded.of(photographs, shared)
                 for n, seed in product(counts, seeds):
                     measure.say(f"  {n} images, seed {seed}")
                     run_case(photographs, embedded, shared, n, seed, figures)
