@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import DTypeLike, NDArray
-from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
+from sklearn.metrics import (
+    average_precision_score,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
 
 from padim.errors import PadimError, ShapeError, UsageError
 from padim.metrics import Ranking
@@ -53,6 +58,23 @@ def test_auroc_is_the_share_of_pairs_in_order(case: Labelled) -> None:
     labels, scores = case
     gap = np.subtract.outer(scores[labels].astype(np.float64), scores[~labels])
     assert Ranking.of(labels, scores).auroc() == (np.sign(gap) + 1).mean() / 2
+
+
+@given(case=CASES)
+def test_average_precision_equals_scikit_learn(case: Labelled) -> None:
+    expected = average_precision_score(*case)
+    assert Ranking.of(*case).average_precision() == pytest.approx(expected, abs=1e-9)
+
+
+@given(case=CASES, n_false_alarms=st.integers(0, 70))
+def test_recall_is_the_best_of_all_thresholds(case: Labelled, n_false_alarms: int) -> None:
+    labels, scores = case
+    allowed = [
+        (scores[labels] >= threshold).mean()
+        for threshold in np.append(scores, np.inf)
+        if (scores[~labels] >= threshold).sum() <= n_false_alarms
+    ]
+    assert Ranking.of(labels, scores).recall(n_false_alarms) == max(allowed)
 
 
 @given(case=CASES)
@@ -131,6 +153,7 @@ def test_memory_stays_within_sixteen_bytes_a_pixel(
         ranking = Ranking.of(labels, scores)
         in_ranking = tracemalloc.get_traced_memory()[1]
         ranking.auroc()
+        ranking.average_precision()
         ranking.f1_max()
         ranking.roc()
         peak = tracemalloc.get_traced_memory()[1]
@@ -199,6 +222,8 @@ def test_equally_good_thresholds_in_distant_chunks_give_the_highest() -> None:
 def test_missing_class_gives_none(label: int) -> None:
     ranking = Ranking.of([label, label], [1.0, 2.0])
     assert ranking.auroc() is None
+    assert ranking.average_precision() is None
+    assert ranking.recall(0) is None
     assert ranking.f1_max() == (None, None)
     assert [rate.size for rate in ranking.roc()] == [0, 0]
 

@@ -86,8 +86,45 @@ class Ranking:
         )
         return wins_twice / (2 * self.normal.size * self.anomalous.size)
 
+    def average_precision(self) -> float | None:
+        """Sum over the thresholds of precision times gain in recall, without interpolation.
+
+        Returns:
+            Average precision, 0 to 1, or None when a class is missing.
+
+        Source:
+            ``sklearn.metrics.average_precision_score``.
+        """
+        if not self.normal.size or not self.anomalous.size:
+            return None
+        total = 0.0
+        for _, chunk in _chunks(self.anomalous):
+            tp = self.anomalous.size - self.anomalous.searchsorted(chunk, "left")
+            fp = self.normal.size - self.normal.searchsorted(chunk, "left")
+            total += float((tp / (tp + fp)).sum())
+        return total / self.anomalous.size
+
+    def recall(self, n_false_alarms: int) -> float | None:
+        """Highest share of the anomalous ones that is found with at most so many false alarms.
+
+        Args:
+            n_false_alarms: How many of the normal ones may be called anomalous, 0 or more.
+
+        Returns:
+            Recall, 0 to 1, or None when a class is missing.
+        """
+        if not self.normal.size or not self.anomalous.size:
+            return None
+        if n_false_alarms >= self.normal.size:
+            return 1.0
+        threshold = self.normal[self.normal.size - 1 - n_false_alarms]
+        n_missed = int(self.anomalous.searchsorted(threshold, "right"))
+        return (self.anomalous.size - n_missed) / self.anomalous.size
+
     def f1_max(self) -> tuple[float, float] | tuple[None, None]:
         """Best F1 that any threshold reaches, when scores at or above it are called anomalous.
+
+        An oracle: the threshold is chosen with the labels at hand.
 
         Returns:
             F1, 0 to 1, and its threshold, one of the anomalous scores, the highest of equally good

@@ -1,0 +1,170 @@
+"""What a row of thresholds says: areas under curves, precision, recall; many resamples at once.
+
+A curve is given at K thresholds that descend, along the last axis; the axes before it are free. At
+a threshold, all scores at or above it are called anomalous. Scores that were rounded to one value
+are tied, as equal ones are. ``Order`` says in which order those that are tied are met:
+
+- ``tied``: together, which is the metric of the scores as they are held;
+- ``worst``, ``best``: the normal ones first, or the anomalous ones. Whatever the scores were before
+  they were rounded, their metric lies between the two.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Order = Literal["tied", "worst", "best"]
+
+__all__ = [
+    "Floats",
+    "Order",
+    "area",
+    "average_precision",
+    "f1",
+    "over",
+    "recall",
+    "roc_area",
+    "worth",
+]
+
+
+def worth(
+    fpr: Floats, limits: tuple[float, float], *, log: bool = False, order: Order = "tied"
+) -> Floats:
+    """What a rise of a curve at each threshold adds to the area under it.
+
+    The curve starts at (0, 0), goes straight from threshold to threshold, and is cut at the limits,
+    where it is interpolated. An area is linear in the rises, so one set of worths serves every
+    curve over the same rates.
+
+    Args:
+        fpr: False positive rate at each threshold, 0 to 1, shape ``(..., K)``.
+        limits: Lowest and highest rate; the area is divided by their distance.
+        log: Whether rates are laid out by their logarithm, for which the lowest has to be above 0.
+            Out of a rate of 0 a curve jumps: it keeps its height there up to the next rate.
+        order: As the module says.
+
+    Returns:
+        Shape ``(..., K)``, 0 to 1.
+    """
+    low, high = limits
+    before = _shifted(fpr)
+    start, end = before.clip(low, high), fpr.clip(low, high)
+    if log:
+        # Rates below the lowest limit matter only as where a straight line comes from.
+        tiny = np.finfo(np.float64).tiny
+        fpr, before, start, end = (np.log(np.maximum(x, tiny)) for x in (fpr, before, start, end))
+        low, high = float(np.log(low)), float(np.log(high))
+    if order == "tied":
+        run = fpr - before
+        middle = (start + end) / 2 - before
+        climbed = np.divide(middle, run, out=np.zeros_like(run), where=run > 0)
+        if log:
+            climbed[before <= np.log(tiny)] = 0
+    else:
+        climbed = np.full_like(fpr, order == "best")
+    worths: Floats = ((end - start) * climbed + high - end) / (high - low)
+    return worths
+
+
+def area(rise: Floats, worth: Floats) -> Floats:
+    """Area under a curve, divided by the distance of its limits.
+
+    Args:
+        rise: Of the curve at each threshold, shape ``(..., K)``.
+        worth: As of ``worth``, shape ``(..., K)``.
+
+    Returns:
+        Shape ``(...)``, 0 to 1.
+    """
+    # Sums of rises that should end at 1 end beside it by the last bits.
+    whole: Floats = np.einsum("...k,...k->...", rise, worth)
+    return np.clip(whole, 0, 1)
+
+
+def roc_area(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
+    """Area under the ROC curve.
+
+    Args:
+        tp: Anomalous ones at or above each threshold, shape ``(..., K)``.
+        fp: Normal ones likewise.
+        order: As the module says.
+
+    Returns:
+        Shape ``(...)``; NaN where a class is missing.
+    """
+    fpr, tpr = over(fp, fp[..., -1:]), over(tp, tp[..., -1:])
+    return area(np.diff(tpr, axis=-1, prepend=0), worth(fpr, (0.0, 1.0), order=order))
+
+
+def average_precision(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
+    """Sum over the thresholds of precision times gain in recall, without interpolation.
+
+    Args:
+        tp: Anomalous ones at or above each threshold, shape ``(..., K)``.
+        fp: Normal ones likewise.
+        order: As the module says.
+
+    Returns:
+        Shape ``(...)``; NaN where there are no anomalous ones.
+
+    Source:
+        ``sklearn.metrics.average_precision_score``. The trapezoids that others lay under the curve
+        are optimistic (Davis and Goadrich 2006).
+    """
+    before = _shifted(tp)
+    gain = tp - before
+    if order == "worst":
+        tp = before
+    if order == "best":
+        fp = _shifted(fp)
+    precision = np.divide(tp, tp + fp, out=np.zeros_like(tp), where=tp > 0)
+    return over(np.einsum("...k,...k->...", gain, precision), before[..., -1] + gain[..., -1])
+
+
+def f1(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
+    """Harmonic mean of precision and recall at each threshold.
+
+    Args:
+        tp: Anomalous ones at or above each threshold, shape ``(..., K)``.
+        fp: Normal ones likewise.
+        order: As the module says. The worst is the tied one: thresholds between tied scores add
+            to the choice and take nothing from it.
+
+    Returns:
+        Shape ``(..., K)``; NaN where there are no anomalous ones.
+    """
+    if order == "best":
+        fp = _shifted(fp)
+    n_anomalous = tp[..., -1:]
+    return over(2 * tp, (tp + fp + n_anomalous) * (n_anomalous > 0))
+
+
+def recall(tp: Floats, fp: Floats, n_false_alarms: float) -> Floats:
+    """Highest share of the anomalous ones that is found with at most so many false alarms.
+
+    Args:
+        tp: Anomalous ones at or above each threshold, shape ``(..., K)``.
+        fp: Normal ones likewise.
+        n_false_alarms: How many normal ones may be called anomalous.
+
+    Returns:
+        Shape ``(...)``; NaN where there are no anomalous ones.
+    """
+    return over((tp * (fp <= n_false_alarms)).max(axis=-1, initial=0), tp[..., -1])
+
+
+def over(part: Any, whole: Any) -> Floats:
+    """A quotient, NaN where the divisor is 0."""
+    part, whole = np.broadcast_arrays(np.asarray(part, np.float64), whole)
+    quotient: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    return quotient
+
+
+def _shifted(values: Floats) -> Floats:
+    """What stood one threshold before; 0 at first."""
+    shifted = np.zeros_like(values)
+    shifted[..., 1:] = values[..., :-1]
+    return shifted
