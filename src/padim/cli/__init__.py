@@ -37,6 +37,7 @@ _EXTRAS = {
     "onnxscript": "fit",
     "platformdirs": "fit",
     "openvino": "openvino",
+    "pyarrow": "parquet",
 }
 
 app = typer.Typer(

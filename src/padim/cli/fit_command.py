@@ -40,7 +40,7 @@ _HEADINGS = {
 
 
 def fit(
-    images: Annotated[Path, typer.Argument(help="Folder of good images, or of a category.")],
+    images: Annotated[Path, typer.Argument(help="Folder of good images, or a category.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The model file.")],
     backbone: options.Backbone = DEFAULT_BACKBONE,
     recipe: options.Recipe = DEFAULT_RECIPE,

@@ -1,20 +1,19 @@
-"""Where images come from: folders, and datasets laid out as MVTec AD."""
+"""Where images come from: folders, and datasets in the layouts that are common."""
 
-from padim.datasets.folder import expand, list_images, normal_images
-from padim.datasets.mvtec import (
-    MVTEC_OBJECTS,
-    MVTEC_TEXTURES,
-    Category,
-    Sample,
-    read_category,
-    read_root,
-)
+from padim.datasets.category import Category, DefectRegion, Sample, Saturation
+from padim.datasets.folder import expand, list_images
+from padim.datasets.layouts import LAYOUTS, describe, normal_images, read_category, read_root
+from padim.datasets.mvtec import MVTEC_OBJECTS, MVTEC_TEXTURES
 
 __all__ = [
+    "LAYOUTS",
     "MVTEC_OBJECTS",
     "MVTEC_TEXTURES",
     "Category",
+    "DefectRegion",
     "Sample",
+    "Saturation",
+    "describe",
     "expand",
     "list_images",
     "normal_images",
