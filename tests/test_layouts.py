@@ -399,7 +399,13 @@ def test_a_manifest_that_cannot_be_meant_is_refused(rows: str, message: str, roo
     root.mkdir()
     (root / "manifest.csv").write_text(rows)
     with pytest.raises(DatasetError, match=message):
-        read_root(root)
+        read_root(root / "manifest.csv")
+
+
+def test_another_table_of_the_name_is_no_manifest(root: Path) -> None:
+    pictures(root, "a.png")
+    (root / "manifest.csv").write_text("file,sha256\na.png,00\n")
+    assert normal_images(root) == (root / "a.png",)
 
 
 def test_a_manifest_of_several_categories_is_no_single_one(root: Path) -> None:

@@ -274,7 +274,11 @@ def _fingerprint(category: Category) -> list[list[str | int]]:
     files += [path for sample in category.test for path in sample.mask_paths]
     found: list[list[str | int]] = []
     for path in files:
-        status = path.stat()
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # a list may name what is not there; whoever reads it says so
+            found.append([category.name_of(path), -1, -1])
+            continue
         found.append([category.name_of(path), status.st_size, status.st_mtime_ns])
     return found
 

@@ -18,10 +18,11 @@ from padim.gaussian import factor, level_eps, squared_distances
 from padim.graphs import open_graphs
 from padim.leave_one_out import LeaveOneOut, grouped
 from padim.loading import Bring, ImageInput, batched, load_ahead
+from padim.looks import Look
 from padim.moments import Accumulator
 from padim.postprocess import image_score
 from padim.predictor import Outputs
-from padim.review import OUTLIER_RATE, Look, Suspect, review
+from padim.review import OUTLIER_RATE, Suspect, review
 from padim.state import ModelState
 from padim.tensor_file import FileTensor, TemporaryFolder, empty_file_tensor
 from padim.tiles import Tile, TiledFeatures

@@ -2,8 +2,9 @@
 
 from padim.datasets.category import Category, DefectRegion, Sample, Saturation
 from padim.datasets.folder import expand, list_images
-from padim.datasets.layouts import LAYOUTS, describe, normal_images, read_category, read_root
+from padim.datasets.layouts import LAYOUTS, describe, read_category, read_root
 from padim.datasets.mvtec import MVTEC_OBJECTS, MVTEC_TEXTURES
+from padim.datasets.normal import layout_title, normal_images
 
 __all__ = [
     "LAYOUTS",
@@ -15,6 +16,7 @@ __all__ = [
     "Saturation",
     "describe",
     "expand",
+    "layout_title",
     "list_images",
     "normal_images",
     "read_category",

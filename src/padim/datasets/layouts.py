@@ -7,7 +7,7 @@ from pathlib import Path
 
 from padim.datasets.btad import is_btad, read_btad
 from padim.datasets.category import Category
-from padim.datasets.folder import folder_name, folders_in, is_folder, once, some_images, visible
+from padim.datasets.folder import folder_name, is_folder, visible
 from padim.datasets.kolektor import is_kolektor, read_kolektor
 from padim.datasets.loco import is_loco, read_loco
 from padim.datasets.manifest import find_manifest, is_manifest, read_manifest
@@ -17,7 +17,14 @@ from padim.datasets.real_iad import find_real_iad, is_real_iad, read_real_iad
 from padim.datasets.visa import find_visa, is_visa, read_visa
 from padim.errors import DatasetError, UnknownNameError, listed
 
-__all__ = ["LAYOUTS", "Layout", "describe", "normal_images", "read_category", "read_root"]
+__all__ = [
+    "LAYOUTS",
+    "Layout",
+    "describe",
+    "layout_of",
+    "read_category",
+    "read_root",
+]
 
 Found = dict[str, Callable[[], Category]]
 
@@ -161,7 +168,7 @@ def read_category(folder: Path, layout: str | None = None) -> Category:
         DatasetError: It is no category, or not as it must be.
     """
     is_file = not is_folder(folder)
-    if (one := _layout_of(folder, _known(layout))) is not None:
+    if (one := layout_of(folder, _known(layout))) is not None:
         return one.read(folder)
     if is_file:
         visible(folder)
@@ -175,40 +182,15 @@ def describe(categories: Sequence[Category]) -> str:
     return f"{categories[0].layout}: {n} {'category' if n == 1 else 'categories'} ({names})"
 
 
-def normal_images(path: Path | Sequence[Path], *, recursive: bool = False) -> tuple[Path, ...]:
-    """List the normal images to learn from.
+def layout_of(folder: Path, known: Mapping[str, Layout] | None = None) -> Layout | None:
+    """Find the layout of which a path is a category, if it is one.
 
     Args:
-        path: A category of any layout, of which only what is to be fitted on is taken; any other
-            folder, whose own images are taken; an image; or several of these.
-        recursive: Look into the folders inside as well.
-
-    Returns:
-        Files, each once.
-
-    Raises:
-        PathMissingError: A path does not exist.
-        DatasetError: A folder has no images, or holds several categories.
+        folder: What may be a category.
+        known: The layouts to choose from; all if None.
     """
-    paths = [path] if isinstance(path, Path) else path
-    return once(file for one in paths for file in _normal_images(one, recursive))
-
-
-def _normal_images(path: Path, recursive: bool) -> tuple[Path, ...]:
-    if not is_folder(path):
-        return read_manifest(path).train if is_manifest(path) else (path,)
-    if is_mvtec(path):
-        return some_images(path / "train" / "good", recursive=recursive)
-    if (layout := _layout_of(path)) is not None:
-        return layout.read(path).train
-    categories = [folder for folder in folders_in(path, recursive) if _layout_of(folder)]
-    if categories:
-        names = listed(folder.relative_to(path).as_posix() for folder in categories)
-        raise DatasetError(
-            f"{path} has categories inside ({names}), but needs to be of one thing. "
-            f"Name one category, such as {categories[0]}."
-        )
-    return some_images(path, recursive=recursive)
+    layouts = sorted((known or LAYOUTS).values(), key=lambda one: one.refines is None)
+    return next((one for one in layouts if one.is_category(folder)), None)
 
 
 def _found(folder: Path, known: Mapping[str, Layout]) -> dict[str, Found]:
@@ -218,11 +200,6 @@ def _found(folder: Path, known: Mapping[str, Layout]) -> dict[str, Found]:
             for name in found[key]:
                 found[one.refines].pop(name, None)
     return {key: there for key, there in found.items() if there}
-
-
-def _layout_of(folder: Path, known: Mapping[str, Layout] | None = None) -> Layout | None:
-    layouts = sorted((known or LAYOUTS).values(), key=lambda one: one.refines is None)
-    return next((one for one in layouts if one.is_category(folder)), None)
 
 
 def _known(layout: str | None) -> dict[str, Layout]:

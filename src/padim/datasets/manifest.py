@@ -9,7 +9,7 @@ from typing import Any
 from padim.datasets.category import GOOD, Category
 from padim.datasets.folder import folder_name
 from padim.datasets.table import Row, category_of
-from padim.errors import DatasetError, MissingExtraError, PathMissingError, listed
+from padim.errors import DatasetError, MissingExtraError, listed
 
 __all__ = ["find_manifest", "is_manifest", "read_manifest"]
 
@@ -22,7 +22,7 @@ _ONLY_ANOMALOUS = frozenset({"1", "true"})  # say that it is, not what
 
 
 def is_manifest(path: Path) -> bool:
-    """Whether a path is a ``.csv`` or ``.parquet`` file, or a folder with ``manifest.*``."""
+    """Whether a path is a ``.csv`` or ``.parquet`` file, or a folder with such a ``manifest.*``."""
     return _file(path) is not None
 
 
@@ -89,10 +89,18 @@ def find_manifest(path: Path) -> dict[str, Callable[[], Category]]:
 def _file(path: Path) -> Path | None:
     if path.is_file():
         return path if path.suffix.lower() in _SUFFIXES else None
-    found = [path / name for name in _NAMES if (path / name).is_file()]
+    found = [path / name for name in _NAMES if _is_meant(path / name)]
     if len(found) > 1:
         raise DatasetError(f"{path} has {listed(_NAMES)}, but one is needed. Name the one.")
     return found[0] if found else None
+
+
+def _is_meant(file: Path) -> bool:
+    """Whether a file found in a folder is a manifest; anyone may call a table so."""
+    if not file.is_file() or file.suffix != ".csv":
+        return file.is_file()
+    with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+        return set(_NEEDED) <= set(next(csv.reader(stream), ()))
 
 
 def _row(file: Path, number: int, cells: Mapping[str, str]) -> Row:
@@ -118,7 +126,7 @@ def _row(file: Path, number: int, cells: Mapping[str, str]) -> Row:
 def _csv(file: Path) -> list[dict[str, Any]]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
+            reader = csv.DictReader(stream, restkey="", restval="")
             _check_columns(file, list(reader.fieldnames or ()))
             return list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
@@ -143,8 +151,6 @@ def _parquet(file: Path) -> list[dict[str, Any]]:
 
 
 def _check_columns(file: Path, names: list[str]) -> None:
-    if not file.exists():
-        raise PathMissingError(file)
     missing = [name for name in _NEEDED if name not in names]
     if missing:
         raise DatasetError(
