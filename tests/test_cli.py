@@ -108,6 +108,7 @@ def test_fit_says_first_what_it_will_take(
     out = tmp_path / "m.safetensors"
     assert main(["fit", str(category), "-o", str(out), "--size", "64", "--keep-moments"]) == 0
     said = capsys.readouterr().out
+    assert said.startswith(f"MVTec AD: 6 good images in {category}")
     assert said.index("6 good images") < said.index("Forecast: peak memory")
     assert said.index("Forecast: peak memory") < said.index("fitted on 6 images")
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -356,6 +357,32 @@ def test_evaluate_measures_one_category(
     assert document["n_test"] == 6
     assert document["image_auroc"] == 1.0
     assert document["pixel_auroc"] > 0.9
+
+
+def test_evaluate_says_the_layout_and_joins_the_masks_of_an_image(
+    model: Path, category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loco = tmp_path / "loco"
+    shutil.copytree(category, loco)
+    (loco / "defects_config.json").write_text("[]")
+    for path in sorted((loco / "ground_truth/spot").iterdir()):
+        folder = path.with_name(path.name.removesuffix("_mask.png"))
+        folder.mkdir()
+        whole = np.asarray(Image.open(path))
+        halves = [whole.copy(), whole.copy()]
+        middle = int(np.nonzero(whole)[0].mean())
+        halves[0][middle:] = halves[1][:middle] = 0
+        for i, half in enumerate(halves):
+            Image.fromarray(half).save(folder / f"{i:03}.png")
+        path.unlink()
+    assert main(["evaluate", str(model), str(loco)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("MVTec LOCO AD: 1 category (loco).\n")
+    assert main(["evaluate", str(model), str(loco), "--json", "-q"]) == 0
+    of_halves = json.loads(capsys.readouterr().out)
+    assert main(["evaluate", str(model), str(category), "--json", "-q"]) == 0
+    of_wholes = json.loads(capsys.readouterr().out)
+    assert of_halves["pixel_auroc"] == of_wholes["pixel_auroc"]
 
 
 def test_one_class_only_has_no_auroc(

@@ -13,9 +13,10 @@ from trees import make_category, striped
 from padim.calibration import Collector
 from padim.cli import main
 from padim.errors import UsageError
+from padim.looks import Look
 from padim.model import PaDiM
 from padim.moments import Moments
-from padim.review import Look, outlier_p_values, review
+from padim.review import outlier_p_values, review
 
 
 def looked_at(pixels: np.ndarray, source_px: tuple[int, int] = (72, 72)) -> Look:

@@ -183,7 +183,7 @@ def _run_category(
     advance = watcher.progress(f"{category.name}: score", len(category.test))
     evaluation = evaluate(model.predictor, category, advance, unreadable)
     advance = watcher.progress(f"{category.name}: draw", len(evaluation.samples))
-    _draw(evaluation, fitter.preprocess, pictures_folder, advance)
+    _draw(evaluation, category, fitter.preprocess, pictures_folder, advance)
     try:
         model.save(model_path)
     except BaseException:
@@ -220,7 +220,7 @@ def record_of(category: Category, evaluation: Evaluation, **fit_facts: Any) -> d
         "images": [
             {
                 "category": category.name,
-                "path": sample.path.relative_to(category.root).as_posix(),
+                "path": category.name_of(sample.path),
                 "label": "anomalous" if sample.is_anomalous else "normal",
                 "defect": sample.defect,
                 "score": float(score),
@@ -235,7 +235,11 @@ def record_of(category: Category, evaluation: Evaluation, **fit_facts: Any) -> d
 
 
 def _draw(
-    evaluation: Evaluation, preprocess: Preprocess, folder: Path, advance: Callable[[int], None]
+    evaluation: Evaluation,
+    category: Category,
+    preprocess: Preprocess,
+    folder: Path,
+    advance: Callable[[int], None],
 ) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -245,6 +249,8 @@ def _draw(
             name = f"{sample.defect}_{sample.path.stem}.png"
             if (partial / name).exists():  # images of one stem keep their suffixes
                 name = f"{sample.defect}_{sample.path.name}.png"
+            if (partial / name).exists():  # those of several folders are told apart by them
+                name = f"{sample.defect}_{category.name_of(sample.path).replace('/', '_')}.png"
             picture.save(partial / name, compress_level=1)
             advance(1)
         partial.rename(folder)
@@ -265,12 +271,15 @@ def _means(rows: list[dict[str, Any]]) -> dict[str, float | None] | None:
 
 def _fingerprint(category: Category) -> list[list[str | int]]:
     files = [*category.train, *(sample.path for sample in category.test)]
-    files += [sample.mask_path for sample in category.test if sample.mask_path is not None]
+    files += [path for sample in category.test for path in sample.mask_paths]
     found: list[list[str | int]] = []
     for path in files:
-        status = path.stat()
-        name = path.relative_to(category.root).as_posix()
-        found.append([name, status.st_size, status.st_mtime_ns])
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # a list may name what is not there; whoever reads it says so
+            found.append([category.name_of(path), -1, -1])
+            continue
+        found.append([category.name_of(path), status.st_size, status.st_mtime_ns])
     return found
 
 

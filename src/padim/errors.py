@@ -56,6 +56,7 @@ class ImageReadError(PadimError):
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(f"{path} cannot be read as an image: {reason}.")
         self.path = path
+        self.reason = reason
 
 
 class DatasetError(PadimError):

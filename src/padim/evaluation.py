@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from padim.datasets import Category, Sample
 from padim.errors import ImageReadError
-from padim.images import read_mask
 from padim.metrics import Ranking
 from padim.predictor import Predictor
 
@@ -97,8 +96,8 @@ def evaluate(
     preprocess = predictor.preprocess
     mask = np.zeros((len(samples), *preprocess.size_px), np.bool_)
     for i, sample in enumerate(samples):
-        if sample.mask_path is not None:
-            mask[i] = preprocess.mask(read_mask(sample.mask_path))
+        if (truth := sample.read_mask()) is not None:
+            mask[i] = preprocess.mask(truth)
     return Evaluation(
         category=category.name,
         samples=samples,

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from padim.datasets import Sample
 from padim.evaluation import Evaluation
 from padim.heatmap import COLOURS, OUTLINE, heatmap, outline
-from padim.images import read_image, read_mask
+from padim.images import read_image
 from padim.preprocess import Preprocess
 
 Curve = tuple[list[float], list[float], float]  # false and true positive rates, AUROC
@@ -132,8 +132,8 @@ def pictures(
         image = read_image(sample.path)
         shown_px = panel_px((image.shape[0], image.shape[1]))
         mask: NDArray[np.bool_] | None = None
-        if sample.mask_path is not None:
-            grey = Image.fromarray(read_mask(sample.mask_path).astype(np.uint8) * 255)
+        if (truth := sample.read_mask()) is not None:
+            grey = Image.fromarray(truth.astype(np.uint8) * 255)
             mask = np.asarray(grey.resize(shown_px[::-1], Image.Resampling.NEAREST)) > 0
         elif not sample.is_anomalous:
             mask = np.zeros(shown_px, np.bool_)

@@ -36,12 +36,13 @@ from padim.loading import (
     batched,
     load_ahead,
 )
+from padim.looks import Look
 from padim.moments import Accumulator, Moments
 from padim.postprocess import Postprocess
 from padim.preprocess import Preprocess
 from padim.pyramid import Pyramid
 from padim.recipes import Recipe
-from padim.review import OUTLIER_RATE, Look, Suspect, review
+from padim.review import OUTLIER_RATE, Suspect, review
 from padim.samples import N_SAMPLES, Samples
 from padim.scorer import Head, Scorer
 from padim.state import ModelState, installed_versions

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,16 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from padim.errors import ImageReadError
 
-__all__ = ["IMAGE_SUFFIXES", "decode", "read_image", "read_mask", "read_size_px", "upright_8_bit"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "decode",
+    "decode_with_mode",
+    "read_image",
+    "read_levels",
+    "read_mask",
+    "read_size_px",
+    "upright_8_bit",
+]
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
@@ -82,6 +91,11 @@ def decode(path: Path) -> Image.Image:
     return _read(path, lambda image: _upright_8_bit(image, path))
 
 
+def decode_with_mode(path: Path) -> tuple[Image.Image, str]:
+    """Read an image file as `decode` does, and the Pillow mode that the file has."""
+    return _read(path, lambda image: (_upright_8_bit(image, path), image.mode))
+
+
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image file as upright RGB.
 
@@ -122,7 +136,23 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     Raises:
         ImageReadError: As for `read_image`; a mask of floats is fine, though.
     """
-    return _read(path, _mask)
+    is_defect: NDArray[np.bool_] = read_levels(path) > 0
+    return is_defect
+
+
+def read_levels(path: Path) -> NDArray[Any]:
+    """Read the values that a mask is drawn with: of each pixel, the highest colour channel.
+
+    Args:
+        path: As for `read_mask`.
+
+    Returns:
+        Values, shape ``(H, W)``, of the file's depth.
+
+    Raises:
+        ImageReadError: As for `read_mask`.
+    """
+    return _read(path, _levels)
 
 
 def upright_8_bit(image: Image.Image) -> Image.Image:
@@ -201,12 +231,12 @@ def _upright_8_bit(image: Image.Image, name: Path | str) -> Image.Image:
     return _grey_or_colours(image)
 
 
-def _mask(image: Image.Image) -> NDArray[np.bool_]:
+def _levels(image: Image.Image) -> NDArray[Any]:
     image = _upright(image)
     if image.mode != "F" and not image.mode.startswith("I"):
         image = _grey_or_colours(image)
-    is_defect: NDArray[np.bool_] = np.atleast_3d(np.asarray(image)).max(axis=2) > 0
-    return is_defect
+    levels: NDArray[Any] = np.atleast_3d(np.asarray(image)).max(axis=2)
+    return levels
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from padim.looks import Look, far_sizes, near_duplicates
+
 OUTLIER_RATE = 0.005  # good images that are listed as outliers by mistake, about
 _MAD_TO_SIGMA = 1.4826  # for normal deviates
 _LEAST_SCALE = 0.01  # of scores, by their median: a hundredth is no spread to judge by
 _BEYOND = 0.01  # p-value of scores that do not count for the bulk
 _ROUNDS = 10  # three are usual
-_THUMBNAIL_PX = 32
-_DUPLICATE_RMS = 1.0  # grey levels between thumbnails
 _FAR_DEVIATIONS = 5  # of brightness
-_FAR_FACTOR = 2  # of size
-_BLOCK = 1024  # thumbnails compared at once
 
 
 @dataclass(frozen=True)
@@ -36,36 +34,6 @@ class Suspect:
     detail: str
     p_value: float | None = None
     other: int | None = None
-
-
-@dataclass(frozen=True)
-class Look:
-    """What is kept of an image to compare it with the rest.
-
-    Attributes:
-        source_px: (height, width) of the source image.
-        brightness: Mean grey level, 0 to 255.
-        thumbnail: Shape ``(32, 32)``, grey levels.
-    """
-
-    source_px: tuple[int, int]
-    brightness: float
-    thumbnail: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, pixels: NDArray[np.uint8], source_px: tuple[int, int]) -> "Look":
-        """Look at an image.
-
-        Args:
-            pixels: RGB at network size, shape ``(H, W, 3)``.
-            source_px: (height, width) of the source image.
-        """
-        grey = pixels.mean(axis=2, dtype=np.float32)
-        edges = [np.arange(_THUMBNAIL_PX) * side // _THUMBNAIL_PX for side in grey.shape]
-        sums = np.add.reduceat(np.add.reduceat(grey, edges[0], axis=0), edges[1], axis=1)
-        counts = [np.diff(edge, append=side) for edge, side in zip(edges, grey.shape, strict=True)]
-        n_pixels = np.maximum(np.outer(*counts), 1).astype(np.float32)  # below 32 px some have none
-        return cls(source_px, float(grey.mean()), sums / n_pixels)
 
 
 def outlier_p_values(image_score: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -115,34 +83,15 @@ def review(
         for i in np.argsort(p_values, kind="stable")
         if p_values[i] <= rate
     ]
-    return outliers + _duplicates(looks) + _odd_ones(looks)
-
-
-def _duplicates(looks: Sequence[Look]) -> list[Suspect]:
-    flat = np.stack([look.thumbnail.ravel() for look in looks])
-    flat = flat - flat.mean(axis=0)
-    squares = (flat**2).sum(axis=1)
-    limit = _DUPLICATE_RMS**2 * flat.shape[1]
-    found = []
-    for start in range(0, len(flat), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        apart_sq = squares[block, None] + squares - 2 * flat[block] @ flat.T
-        for i, row in enumerate(apart_sq, start):
-            if i and (earlier := np.flatnonzero(row[:i] <= limit)).size:
-                other = int(earlier[0])
-                found.append(Suspect(i, "duplicate", "nearly the same picture", other=other))
-    return found
+    repeated = [
+        Suspect(i, "duplicate", "nearly the same picture", other=other)
+        for i, other in near_duplicates(looks)
+    ]
+    return outliers + repeated + _odd_ones(looks)
 
 
 def _odd_ones(looks: Sequence[Look]) -> list[Suspect]:
-    found = []
-    sizes = np.array([look.source_px for look in looks], np.float64)
-    usual = np.median(sizes, axis=0)
-    for i in np.flatnonzero((np.abs(np.log(sizes / usual)) > math.log(_FAR_FACTOR)).any(axis=1)):
-        height, width = looks[int(i)].source_px
-        found.append(
-            Suspect(int(i), "size", f"{height}x{width} px; {usual[0]:g}x{usual[1]:g} is usual")
-        )
+    found = [Suspect(i, "size", words) for i, words in far_sizes(looks)]
     brightness = np.array([look.brightness for look in looks])
     usual_level = float(np.median(brightness))
     spread = _MAD_TO_SIGMA * float(np.median(np.abs(brightness - usual_level))) + 1

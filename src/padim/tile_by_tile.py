@@ -27,10 +27,11 @@ from padim.loading import (
     load_image,
     mapped_ahead,
 )
+from padim.looks import Look
 from padim.moments import Accumulator
 from padim.postprocess import image_score
 from padim.predictor import Outputs
-from padim.review import OUTLIER_RATE, Look, Suspect
+from padim.review import OUTLIER_RATE, Suspect
 from padim.state import ModelState
 from padim.tensor_file import FileTensor, TemporaryFolder, empty_file_tensor
 from padim.tiles import Tile, TiledFeatures

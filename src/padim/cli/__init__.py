@@ -16,6 +16,7 @@ from padim.cli import (
     backbones_command,
     benchmark_command,
     calibrate_command,
+    check_command,
     demo_command,
     doctor_command,
     export_command,
@@ -37,6 +38,7 @@ _EXTRAS = {
     "onnxscript": "fit",
     "platformdirs": "fit",
     "openvino": "openvino",
+    "pyarrow": "parquet",
 }
 
 app = typer.Typer(
@@ -66,6 +68,7 @@ app.command("calibrate")(calibrate_command.calibrate)
 app.command("update")(learning_commands.update)
 app.command("forget")(learning_commands.forget)
 app.command("merge")(learning_commands.merge)
+app.command("check")(check_command.check)
 app.command("evaluate")(benchmark_command.evaluate)
 app.command("benchmark")(benchmark_command.benchmark)
 app.command("export")(export_command.export)

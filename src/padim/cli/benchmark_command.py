@@ -13,8 +13,8 @@ from padim.cli import options
 from padim.cli.console import bars, progress, result, say, table
 from padim.cli.fit_command import prepared
 from padim.cli.images import Unreadable, require_writable, sizes, threshold_words
-from padim.datasets import Category, read_category, read_root
-from padim.errors import PadimError, listed
+from padim.datasets import Category, describe, read_category, read_root
+from padim.errors import PadimError
 from padim.recipes import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: options.Model,
-    category: Annotated[Path, typer.Argument(help="Folder of the category, with test/<defect>.")],
+    category: Annotated[Path, typer.Argument(help="Folder of the category, in any known layout.")],
+    layout: options.Layout = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
     precision: options.Precision = None,
@@ -40,8 +41,8 @@ def evaluate(
     from padim.evaluation import shown
     from padim.opening import load
 
-    found = read_category(category)
-    say(f"{found.describe()}\nImages: {sizes(found.images())[1]}.")
+    found = read_category(category, layout)
+    say(f"{describe([found])}.\n{found.describe()}\nImages: {sizes(found.images())[1]}.")
     if not found.test:
         raise PadimError(f"{category} has no test images. Put them into test/<defect>.")
     loaded = load(
@@ -89,11 +90,14 @@ def evaluate(
 
 
 def benchmark(
-    root: Annotated[Path, typer.Argument(help="Folder of categories, in the layout of MVTec AD.")],
+    root: Annotated[
+        Path, typer.Argument(help="Folder of categories in any known layout, or a manifest.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of the results.")],
     category: Annotated[
         list[str] | None, typer.Option("--category", metavar="NAME", help="Only this; repeatable.")
     ] = None,
+    layout: options.Layout = None,
     backbone: options.Backbone = DEFAULT_BACKBONE,
     recipe: options.Recipe = DEFAULT_RECIPE,
     size: options.Size = None,
@@ -116,7 +120,7 @@ def benchmark(
     verbose: options.Verbose = False,
 ) -> None:
     """Fit and evaluate every category, and write tables, ROC curves and pictures."""
-    categories = read_root(root, category or ())
+    categories = read_root(root, category or (), layout)
     outcome = run_benchmark(
         categories,
         out,
@@ -164,13 +168,9 @@ def run_benchmark(
     from padim.benchmark import run
 
     require_writable(out)
-    names = listed((found.name for found in categories), 20)
     n_train = max(len(found.train) for found in categories)
     largest_px, words = sizes(path for found in categories for path in found.images())
-    say(
-        f"{len(categories)} {'category' if len(categories) == 1 else 'categories'}: {names}; "
-        f"images {words}."
-    )
+    say(f"{describe(categories)}; images {words}.")
     fitter, _ = prepared(backbone, recipe, max_memory, largest_px, n_train, **settings)
     with bars() as bar:
         watcher = _BarWatcher(bar)

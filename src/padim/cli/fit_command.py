@@ -16,7 +16,7 @@ from padim.cli.images import (
     sizes,
     write_overlay,
 )
-from padim.datasets import normal_images
+from padim.datasets import layout_title, normal_images
 from padim.engines import GRAPH_ENGINES
 from padim.errors import UsageError
 from padim.heatmap import overlay
@@ -40,7 +40,7 @@ _HEADINGS = {
 
 
 def fit(
-    images: Annotated[Path, typer.Argument(help="Folder of good images, or of a category.")],
+    images: Annotated[Path, typer.Argument(help="Folder of good images, or a category.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The model file.")],
     backbone: options.Backbone = DEFAULT_BACKBONE,
     recipe: options.Recipe = DEFAULT_RECIPE,
@@ -123,7 +123,8 @@ def fit(
     if outlier_overlays is not None:
         require_writable(outlier_overlays)
     largest_px, words = sizes(chosen)
-    say(f"{len(chosen)} good images in {images}, {words}.")
+    title = layout_title(images)
+    say(f"{title}: " * bool(title) + f"{len(chosen)} good images in {images}, {words}.")
     source_px = region = None
     if roi is not None or tile_px is not None:
         from padim.preparing import first_px

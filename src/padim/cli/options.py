@@ -128,6 +128,10 @@ PixelFalseAlarmRate = Annotated[
         "--pixel-false-alarm-rate", metavar="X", help="Pixels of good images that may be: 0.001."
     ),
 ]
+Layout = Annotated[
+    str | None,
+    typer.Option("--layout", metavar="NAME", help="Take the data for this: mvtec, visa, btad, ..."),
+]
 Recursive = Annotated[bool, typer.Option("--recursive", help="Look into folders inside folders.")]
 
 

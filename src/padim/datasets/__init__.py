@@ -1,21 +1,22 @@
-"""Where images come from: folders, and datasets laid out as MVTec AD."""
+"""Where images come from: folders, and datasets in the layouts that are common."""
 
-from padim.datasets.folder import expand, list_images, normal_images
-from padim.datasets.mvtec import (
-    MVTEC_OBJECTS,
-    MVTEC_TEXTURES,
-    Category,
-    Sample,
-    read_category,
-    read_root,
-)
+from padim.datasets.category import Category, DefectRegion, Sample, Saturation
+from padim.datasets.folder import expand, list_images
+from padim.datasets.layouts import LAYOUTS, describe, read_category, read_root
+from padim.datasets.mvtec import MVTEC_OBJECTS, MVTEC_TEXTURES
+from padim.datasets.normal import layout_title, normal_images
 
 __all__ = [
+    "LAYOUTS",
     "MVTEC_OBJECTS",
     "MVTEC_TEXTURES",
     "Category",
+    "DefectRegion",
     "Sample",
+    "Saturation",
+    "describe",
     "expand",
+    "layout_title",
     "list_images",
     "normal_images",
     "read_category",

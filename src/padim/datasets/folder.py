@@ -3,10 +3,19 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from padim.errors import DatasetError, PathMissingError, listed
+from padim.errors import DatasetError, PathMissingError
 from padim.images import IMAGE_SUFFIXES
 
-__all__ = ["expand", "is_category", "list_images", "normal_images", "visible"]
+__all__ = [
+    "expand",
+    "folder_name",
+    "folders_in",
+    "is_folder",
+    "list_images",
+    "once",
+    "some_images",
+    "visible",
+]
 
 
 def list_images(folder: Path, *, recursive: bool = False) -> tuple[Path, ...]:
@@ -41,35 +50,16 @@ def expand(paths: Sequence[Path], *, recursive: bool) -> tuple[Path, ...]:
         PathMissingError: A path does not exist.
         DatasetError: A folder has no images.
     """
-    return _once(
+    return once(
         file
         for path in paths
-        for file in (_some_images(path, recursive=recursive) if _is_folder(path) else (path,))
+        for file in (some_images(path, recursive=recursive) if is_folder(path) else (path,))
     )
 
 
-def normal_images(path: Path | Sequence[Path], *, recursive: bool = False) -> tuple[Path, ...]:
-    """List the normal images to learn from.
-
-    Args:
-        path: A category folder (one with ``train/good``), of which only ``train/good`` is taken;
-            any other folder, whose own images are taken; an image; or several of these.
-        recursive: Look into the folders inside as well.
-
-    Returns:
-        Files, each once.
-
-    Raises:
-        PathMissingError: A path does not exist.
-        DatasetError: A folder has no images, or holds several categories.
-    """
-    paths = [path] if isinstance(path, Path) else path
-    return _once(file for one in paths for file in _normal_images(one, recursive))
-
-
-def is_category(folder: Path) -> bool:
-    """Whether a folder is laid out as a category: it has ``train/good``."""
-    return (folder / "train" / "good").is_dir()
+def folder_name(folder: Path) -> str:
+    """Name a folder, even from within."""
+    return folder.name if folder.name not in ("", "..") else folder.resolve().name
 
 
 def visible(folder: Path) -> list[Path]:
@@ -79,7 +69,7 @@ def visible(folder: Path) -> list[Path]:
         PathMissingError: There is no such folder.
         DatasetError: It is a file, or may not be read.
     """
-    if not _is_folder(folder):
+    if not is_folder(folder):
         raise DatasetError(f"{folder} is a file, but needs to be a folder. Give its folder.")
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
@@ -87,22 +77,13 @@ def visible(folder: Path) -> list[Path]:
         raise _unreadable(folder, error) from error
 
 
-def _normal_images(path: Path, recursive: bool) -> tuple[Path, ...]:
-    if not _is_folder(path):
-        return (path,)
-    if is_category(path):
-        return _some_images(path / "train" / "good", recursive=recursive)
-    categories = [folder for folder in _folders(path, recursive) if is_category(folder)]
-    if categories:
-        names = listed(folder.relative_to(path).as_posix() for folder in categories)
-        raise DatasetError(
-            f"{path} has categories inside ({names}), but needs to be of one thing. "
-            f"Name one category, such as {categories[0]}."
-        )
-    return _some_images(path, recursive=recursive)
+def some_images(folder: Path, *, recursive: bool = False) -> tuple[Path, ...]:
+    """List the images of a folder, of which there must be at least one.
 
-
-def _some_images(folder: Path, *, recursive: bool) -> tuple[Path, ...]:
+    Raises:
+        PathMissingError: There is no such folder.
+        DatasetError: It has no images.
+    """
     images = list_images(folder, recursive=recursive)
     if images:
         return images
@@ -125,20 +106,27 @@ def _files(folder: Path, recursive: bool) -> Iterator[Path]:
         if path.is_file():
             yield path
     if recursive:
-        for inner in _folders(folder, recursive=False):
+        for inner in folders_in(folder, recursive=False):
             if not inner.is_symlink():
                 yield from _files(inner, recursive)
 
 
-def _folders(folder: Path, recursive: bool) -> Iterator[Path]:
+def folders_in(folder: Path, recursive: bool) -> Iterator[Path]:
+    """Go through the folders of a folder, in order; links are not followed further."""
     for path in visible(folder):
         if path.is_dir():
             yield path
             if recursive and not path.is_symlink():
-                yield from _folders(path, recursive)
+                yield from folders_in(path, recursive)
 
 
-def _is_folder(path: Path) -> bool:
+def is_folder(path: Path) -> bool:
+    """Whether a path that must exist is a folder.
+
+    Raises:
+        PathMissingError: It does not exist.
+        DatasetError: It may not be looked at.
+    """
     try:
         if not path.exists():
             raise PathMissingError(path)
@@ -158,7 +146,8 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def _once(paths: Iterable[Path]) -> tuple[Path, ...]:
+def once(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """Keep the first of paths that mean one file."""
     first: dict[Path, Path] = {}
     for path in paths:
         first.setdefault(path.absolute(), path)

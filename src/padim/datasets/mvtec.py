@@ -1,20 +1,18 @@
-"""Datasets laid out as MVTec AD: a folder per category, a folder per defect, masks by name."""
+"""MVTec AD and MVTec AD 2: a folder per category, a folder per defect, masks by name."""
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from padim.datasets.folder import is_category, list_images, normal_images, visible
-from padim.errors import DatasetError, UnknownNameError, listed
+from padim.datasets.category import Category
+from padim.datasets.folder import folder_name, some_images
+from padim.datasets.pairing import images_in, read_test
 
 __all__ = [
     "MVTEC_OBJECTS",
     "MVTEC_TEXTURES",
-    "Category",
-    "Sample",
-    "read_category",
-    "read_root",
+    "is_mvtec",
+    "is_mvtec_2",
+    "read_mvtec",
+    "read_mvtec_2",
 ]
 
 # Bergmann et al. 2019, "MVTec AD: a comprehensive real-world dataset", table 1.
@@ -32,184 +30,63 @@ MVTEC_OBJECTS: tuple[str, ...] = (
     "zipper",
 )
 
-_LAYOUT = (
-    "The layout is <category>/train/good/*, <category>/test/<defect>/* and, where there are masks, "
-    "<category>/ground_truth/<defect>/<name of the image>_mask.png."
-)
+
+def is_mvtec(folder: Path) -> bool:
+    """Whether a folder has ``train/good``."""
+    return (folder / "train" / "good").is_dir()
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One test image.
-
-    Attributes:
-        path: The image.
-        defect: Its kind of defect; ``good`` is normal.
-        mask_path: Its ground truth mask, if there is one; a normal image has none.
-    """
-
-    path: Path
-    defect: str
-    mask_path: Path | None
-
-    @property
-    def is_anomalous(self) -> bool:
-        """Whether the image shows a defect."""
-        return self.defect != "good"
-
-
-@dataclass(frozen=True)
-class Category:
-    """The files of one category.
-
-    Attributes:
-        name: Name of its folder.
-        root: Its folder.
-        train: The normal images to learn from, sorted.
-        test: The test images, sorted by defect and name; may be empty.
-        unused_masks: Files in ``ground_truth`` that belong to no test image.
-    """
-
-    name: str
-    root: Path
-    train: tuple[Path, ...]
-    test: tuple[Sample, ...]
-    unused_masks: tuple[Path, ...] = ()
-
-    @property
-    def n_normal(self) -> int:
-        """Number of normal test images."""
-        return len(self.test) - self.n_anomalous
-
-    @property
-    def n_anomalous(self) -> int:
-        """Number of anomalous test images."""
-        return sum(sample.is_anomalous for sample in self.test)
-
-    @property
-    def missing_masks(self) -> tuple[Path, ...]:
-        """The anomalous test images that have no mask."""
-        return tuple(
-            sample.path for sample in self.test if sample.is_anomalous and sample.mask_path is None
-        )
-
-    def images(self) -> tuple[Path, ...]:
-        """All its images, to fit on and to test on."""
-        return (*self.train, *(sample.path for sample in self.test))
-
-    def describe(self) -> str:
-        """Say in two lines what is there and what is missing."""
-        defects = Counter(sample.defect for sample in self.test)
-        test = ", ".join(f"{count} {defect}" for defect, count in defects.items())
-        n_missing = len(self.missing_masks)
-        lines = (
-            f"{self.name}: {len(self.train)} train and {len(self.test)} test images"
-            + (f" ({test})." if test else "."),
-            f"Masks: {self.n_anomalous - n_missing} found, {n_missing} missing"
-            + (f", {len(self.unused_masks)} of no test image." if self.unused_masks else "."),
-        )
-        return "\n".join(lines)
-
-
-def read_category(folder: Path) -> Category:
-    """Read which files a category has.
+def read_mvtec(folder: Path) -> Category:
+    """Read a category of MVTec AD, or of what was converted to its layout, as VisA often is.
 
     Args:
         folder: A folder with ``train/good``. ``test`` and ``ground_truth`` may be missing. The
             mask of ``test/<defect>/<stem>.*`` is ``ground_truth/<defect>/<stem>_mask.*`` or, if
             there is none, ``ground_truth/<defect>/<stem>.*``.
 
-    Returns:
-        The category, named as its folder.
-
     Raises:
-        PathMissingError: There is no such folder.
-        DatasetError: It has no ``train/good``, no images in there, or masks that fit twice.
+        DatasetError: There are no images in ``train/good``, or masks that fit twice.
     """
-    inside = visible(folder)
-    if not is_category(folder):
-        found = listed(path.name for path in inside) or "nothing"
-        raise DatasetError(
-            f"{folder} has {found} inside, but needs train/good to be a category. {_LAYOUT}"
-        )
-    test: list[Sample] = []
-    unused: list[Path] = []
-    for defect in sorted(_folders(folder / "test") | _folders(folder / "ground_truth")):
-        images = _images(folder / "test" / defect)
-        # Whatever lies in ground_truth/good: a good image has no defect to mark.
-        masks = () if defect == "good" else _images(folder / "ground_truth" / defect)
-        paired = _pair(images, masks)
-        test.extend(Sample(image, defect, paired.get(image)) for image in images)
-        unused.extend(mask for mask in masks if mask not in paired.values())
-    name = folder.name if folder.name not in ("", "..") else folder.resolve().name
-    return Category(name, folder, normal_images(folder), tuple(test), tuple(unused))
-
-
-def read_root(folder: Path, names: Sequence[str] = ()) -> tuple[Category, ...]:
-    """Read the categories of a dataset.
-
-    Args:
-        folder: A folder of categories, or one category.
-        names: Which categories to read; all if empty.
-
-    Returns:
-        Categories, sorted by name.
-
-    Raises:
-        PathMissingError: There is no such folder.
-        UnknownNameError: A name is of no category in the folder.
-        DatasetError: There is no category, or `read_category` refuses one.
-    """
-    inside = visible(folder)
-    if is_category(folder):
-        category = read_category(folder)
-        _check_known(names, [category.name])
-        return (category,)
-    folders = {path.name: path for path in inside if is_category(path)}
-    if not folders:
-        raise DatasetError(
-            f"{folder} has no category inside, but needs at least one folder with train/good. "
-            f"{_LAYOUT}"
-        )
-    _check_known(names, list(folders))
-    return tuple(
-        read_category(path) for name, path in folders.items() if not names or name in names
+    found = read_test(folder / "test", folder / "ground_truth")
+    return Category(
+        folder_name(folder),
+        folder,
+        some_images(folder / "train" / "good"),
+        found.samples,
+        found.unused_masks,
+        normal_masks=found.normal_masks,
     )
 
 
-def _check_known(names: Sequence[str], available: Sequence[str]) -> None:
-    for name in names:
-        if name not in available:
-            raise UnknownNameError("category", name, available)
+def is_mvtec_2(folder: Path) -> bool:
+    """Whether a folder has ``train/good`` and ``test_public``."""
+    return is_mvtec(folder) and (folder / "test_public").is_dir()
 
 
-def _folders(folder: Path) -> set[str]:
-    return {path.name for path in visible(folder) if path.is_dir()} if folder.is_dir() else set()
+def read_mvtec_2(folder: Path) -> Category:
+    """Read the public part of a category of MVTec AD 2.
 
+    Args:
+        folder: A folder with ``train/good``, ``validation/good`` and ``test_public/<good or bad>``.
+            The mask of ``test_public/bad/<stem>.png`` is
+            ``test_public/ground_truth/bad/<stem>_mask.png``. The private test images have no
+            labels and are not read.
 
-def _images(folder: Path) -> tuple[Path, ...]:
-    return list_images(folder) if folder.is_dir() else ()
+    Raises:
+        DatasetError: There are no images in ``train/good``, or masks that fit twice.
 
-
-def _pair(images: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
-    by_stem: dict[str, list[Path]] = {}
-    for mask in masks:
-        by_stem.setdefault(mask.stem, []).append(mask)
-    paired: dict[Path, Path] = {}
-    owners: dict[Path, Path] = {}
-    for image in images:
-        candidates = by_stem.get(f"{image.stem}_mask") or by_stem.get(image.stem) or []
-        if len(candidates) > 1:
-            raise DatasetError(
-                f"{image} has {len(candidates)} masks ({listed(candidates)}), but needs one. "
-                "Remove or rename the others."
-            )
-        for mask in candidates:
-            if mask in owners:
-                raise DatasetError(
-                    f"{mask} is the mask of both {owners[mask]} and {image}, but needs to be of "
-                    "one. Rename the images and their masks."
-                )
-            paired[image] = mask
-            owners[mask] = image
-    return paired
+    Source:
+        Heckler-Kram et al. 2025 (MVTec AD 2) and the utilities that come with the dataset.
+    """
+    test = folder / "test_public"
+    found = read_test(test, test / "ground_truth", skip=("ground_truth",))
+    return Category(
+        folder_name(folder),
+        folder,
+        some_images(folder / "train" / "good"),
+        found.samples,
+        found.unused_masks,
+        validation=images_in(folder / "validation" / "good"),
+        normal_masks=found.normal_masks,
+        layout="MVTec AD 2",
+    )

@@ -1,0 +1,75 @@
+"""``padim check``."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from padim.check import KINDS, SEVERE, Finding, n_images
+from padim.check import check as check_category
+from padim.cli import options
+from padim.cli.console import progress, result, say, table
+from padim.datasets import describe, read_root
+
+
+def check(
+    data: Annotated[Path, typer.Argument(help="Folder of categories, a category, or a manifest.")],
+    category: Annotated[
+        list[str] | None, typer.Option("--category", metavar="NAME", help="Only this; repeatable.")
+    ] = None,
+    layout: options.Layout = None,
+    threads: options.Threads = None,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Look for what would make the numbers of a dataset wrong; exit with 1 if there is some."""
+    categories = read_root(data, category or (), layout)
+    say(f"{describe(categories)}.")
+    findings: list[Finding] = []
+    n_all = sum(map(n_images, categories))
+    with progress("check", n_all) as advance:
+        for one in categories:
+            say(one.describe())
+            findings += check_category(one, threads or os.cpu_count() or 1, advance)
+    counts = Counter(finding.kind for finding in findings)
+    is_sound = not any(finding.is_severe for finding in findings)
+    document = {
+        "data": str(data),
+        "layout": categories[0].layout,
+        "categories": [one.name for one in categories],
+        "n_images": n_all,
+        "is_sound": is_sound,
+        "counts": {kind: counts[kind] for kind in KINDS},
+        "findings": [_document(finding) for finding in findings],
+    }
+    result(document, _text(findings, counts, n_all))
+    if not is_sound:
+        raise typer.Exit(1)
+
+
+def _document(finding: Finding) -> dict[str, Any]:
+    return {
+        "kind": finding.kind,
+        "is_severe": finding.is_severe,
+        "category": finding.category,
+        "path": str(finding.path),
+        "detail": finding.detail,
+        "other": None if finding.other is None else str(finding.other),
+    }
+
+
+def _text(findings: Sequence[Finding], counts: Counter[str], n_all: int) -> str:
+    if not findings:
+        return f"Nothing was found in {n_all} images and their masks."
+    lines = [f"{finding.kind}: {finding.path}: {finding.detail}" for finding in findings]
+    rows = [
+        (kind, str(counts[kind]), "yes" if kind in SEVERE else "no", meaning)
+        for kind, meaning in KINDS.items()
+        if counts[kind]
+    ]
+    header = ("kind", "found", "makes numbers wrong", "what")
+    return "\n".join([*lines, "", table(header, rows)])

@@ -1,0 +1,198 @@
+"""What every layout is read into: categories and their test images."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from padim.errors import DatasetError, ShapeError
+from padim.images import read_levels, read_mask
+
+__all__ = ["GOOD", "Category", "DefectRegion", "Sample", "Saturation"]
+
+GOOD = "good"
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """How much of a kind of defect needs to be found for it to count as found whole.
+
+    Attributes:
+        defect: Kind of defect.
+        pixel_value: What its masks are drawn with.
+        threshold: Pixels, or a share of the defect's pixels.
+        is_relative: Whether it is a share.
+    """
+
+    defect: str
+    pixel_value: int
+    threshold: float
+    is_relative: bool
+
+    def area_px(self, defect_px: int) -> int:
+        """Pixels that are enough, of a defect of so many; never more than it has.
+
+        Source:
+            Bergmann et al. 2022 (MVTec LOCO AD), section 5, the saturation of sPRO.
+        """
+        wanted = self.threshold * defect_px if self.is_relative else self.threshold
+        return min(max(int(wanted), 1), defect_px)
+
+
+@dataclass(frozen=True, eq=False)
+class DefectRegion:
+    """One annotated defect of an image.
+
+    Attributes:
+        defect: Kind of defect.
+        mask: Its pixels, shape ``(H, W)``.
+        saturation_px: How many of them need to be found for it to count as found whole.
+    """
+
+    defect: str
+    mask: NDArray[np.bool_]
+    saturation_px: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One test image.
+
+    Attributes:
+        path: The image.
+        defect: Its kind of defect; ``good`` is normal.
+        mask_path: Its ground truth mask, the first of several, if there is one; a normal image has
+            none.
+        masks: Its masks where the layout has one for each defect of an image, else empty.
+        saturations: The kinds of defect that these masks are drawn with.
+    """
+
+    path: Path
+    defect: str
+    mask_path: Path | None
+    masks: tuple[Path, ...] = ()
+    saturations: tuple[Saturation, ...] = ()
+
+    @property
+    def is_anomalous(self) -> bool:
+        """Whether the image shows a defect."""
+        return self.defect != GOOD
+
+    @property
+    def mask_paths(self) -> tuple[Path, ...]:
+        """The files of its ground truth."""
+        return self.masks or (() if self.mask_path is None else (self.mask_path,))
+
+    def read_mask(self) -> NDArray[np.bool_] | None:
+        """Read its ground truth, true on any defect, shape ``(H, W)``; None if there is none.
+
+        Raises:
+            ImageReadError: A mask cannot be read.
+            ShapeError: Its masks are of several sizes.
+        """
+        union: NDArray[np.bool_] | None = None
+        for path in self.mask_paths:
+            mask = read_mask(path)
+            if union is not None and mask.shape != union.shape:
+                raise ShapeError(
+                    f"{path} has {mask.shape[0]}x{mask.shape[1]} px, but {self.mask_paths[0]} has "
+                    f"{union.shape[0]}x{union.shape[1]}; masks of one image need one size."
+                )
+            union = mask if union is None else union | mask
+        return union
+
+    def read_regions(self) -> tuple[DefectRegion, ...]:
+        """Read each mask as one defect; those without a pixel are left out.
+
+        Raises:
+            ImageReadError: A mask cannot be read.
+            DatasetError: A mask is drawn with a value that is of no kind of defect.
+        """
+        kinds = {kind.pixel_value: kind for kind in self.saturations}
+        regions = []
+        for path in self.mask_paths:
+            levels = read_levels(path)
+            mask = levels > 0
+            defect_px = int(mask.sum())
+            if not defect_px:
+                continue
+            if not kinds:
+                regions.append(DefectRegion(self.defect, mask, defect_px))
+                continue
+            value = int(levels.max())
+            if value not in kinds:
+                raise DatasetError(
+                    f"{path} is drawn with {value}, but defects_config.json knows "
+                    f"{', '.join(map(str, sorted(kinds)))}. Check both."
+                )
+            kind = kinds[value]
+            regions.append(DefectRegion(kind.defect, mask, kind.area_px(defect_px)))
+        return tuple(regions)
+
+
+@dataclass(frozen=True)
+class Category:
+    """The files of one category.
+
+    Attributes:
+        name: Name of its folder.
+        root: Its folder.
+        train: The normal images to learn from, sorted.
+        test: The test images, sorted by defect and name; may be empty.
+        unused_masks: Ground truth files that belong to no test image.
+        validation: Normal images that are set aside, where the layout has them.
+        normal_masks: Normal test images that have a mask all the same, and that mask; nothing but
+            a check of the data looks at it.
+        layout: How it is laid out, in words.
+    """
+
+    name: str
+    root: Path
+    train: tuple[Path, ...]
+    test: tuple[Sample, ...]
+    unused_masks: tuple[Path, ...] = ()
+    validation: tuple[Path, ...] = ()
+    normal_masks: tuple[tuple[Path, Path], ...] = ()
+    layout: str = "MVTec AD"
+
+    @property
+    def n_normal(self) -> int:
+        """Number of normal test images."""
+        return len(self.test) - self.n_anomalous
+
+    @property
+    def n_anomalous(self) -> int:
+        """Number of anomalous test images."""
+        return sum(sample.is_anomalous for sample in self.test)
+
+    @property
+    def missing_masks(self) -> tuple[Path, ...]:
+        """The anomalous test images that have no mask."""
+        return tuple(
+            sample.path for sample in self.test if sample.is_anomalous and sample.mask_path is None
+        )
+
+    def images(self) -> tuple[Path, ...]:
+        """All its images, to fit on and to test on."""
+        return (*self.train, *(sample.path for sample in self.test))
+
+    def name_of(self, path: Path) -> str:
+        """Name a file of the category: its way from the category's folder, if it is inside."""
+        inside = path.is_relative_to(self.root)
+        return (path.relative_to(self.root) if inside else path).as_posix()
+
+    def describe(self) -> str:
+        """Say in two lines what is there and what is missing."""
+        defects = Counter(sample.defect for sample in self.test)
+        test = ", ".join(f"{count} {defect}" for defect, count in defects.items())
+        n_missing = len(self.missing_masks)
+        lines = (
+            f"{self.name}: {len(self.train)} train and {len(self.test)} test images"
+            + (f" ({test})" if test else "")
+            + (f"; {len(self.validation)} more for validation." if self.validation else "."),
+            f"Masks: {self.n_anomalous - n_missing} found, {n_missing} missing"
+            + (f", {len(self.unused_masks)} of no test image." if self.unused_masks else "."),
+        )
+        return "\n".join(lines)

@@ -1,0 +1,218 @@
+"""Which layouts are known, which one a folder has, and what it holds."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from padim.datasets.btad import is_btad, read_btad
+from padim.datasets.category import Category
+from padim.datasets.folder import folder_name, is_folder, visible
+from padim.datasets.kolektor import is_kolektor, read_kolektor
+from padim.datasets.loco import is_loco, read_loco
+from padim.datasets.manifest import find_manifest, is_manifest, read_manifest
+from padim.datasets.mvtec import is_mvtec, is_mvtec_2, read_mvtec, read_mvtec_2
+from padim.datasets.plain import is_plain, read_plain
+from padim.datasets.real_iad import find_real_iad, is_real_iad, read_real_iad
+from padim.datasets.visa import find_visa, is_visa, read_visa
+from padim.errors import DatasetError, UnknownNameError, listed
+
+__all__ = [
+    "LAYOUTS",
+    "Layout",
+    "describe",
+    "layout_of",
+    "read_category",
+    "read_root",
+]
+
+Found = dict[str, Callable[[], Category]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which datasets are laid out.
+
+    Attributes:
+        title: Its name in words.
+        shape: What it looks like, in a few words.
+        is_category: Whether a path is a category laid out so.
+        read: Reads such a path.
+        search: Finds the categories of a dataset that is more than a folder of categories; None
+            where it is not.
+        refines: The layout that such categories have as well.
+    """
+
+    title: str
+    shape: str
+    is_category: Callable[[Path], bool]
+    read: Callable[[Path], Category]
+    search: Callable[[Path], Found] | None = None
+    refines: str | None = None
+
+    def find(self, folder: Path) -> Found:
+        """Find the categories laid out so: the folder itself, or those inside; maybe none."""
+        if self.search is not None and (found := self.search(folder)):
+            return found
+        if self.is_category(folder):
+            return {folder_name(folder): partial(self.read, folder)}
+        if self.search is not None or not folder.is_dir():
+            return {}
+        return {
+            path.name: partial(self.read, path)
+            for path in visible(folder)
+            if path.is_dir() and self.is_category(path)
+        }
+
+
+LAYOUTS: dict[str, Layout] = {
+    "mvtec": Layout(
+        "MVTec AD",
+        "train/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png",
+        is_mvtec,
+        read_mvtec,
+    ),
+    "mvtec-loco": Layout(
+        "MVTec LOCO AD",
+        "train/good, test/logical_anomalies, defects_config.json",
+        is_loco,
+        read_loco,
+        refines="mvtec",
+    ),
+    "mvtec-2": Layout(
+        "MVTec AD 2",
+        "train/good, test_public/<good or bad>",
+        is_mvtec_2,
+        read_mvtec_2,
+        refines="mvtec",
+    ),
+    "visa": Layout(
+        "VisA", "split_csv/1cls.csv beside the categories", is_visa, read_visa, find_visa
+    ),
+    "btad": Layout("BTAD", "train/ok, test/<ok or ko>", is_btad, read_btad),
+    "kolektor": Layout(
+        "Kolektor SDD2", "train/<id>.png with train/<id>_GT.png", is_kolektor, read_kolektor
+    ),
+    "real-iad": Layout(
+        "Real-IAD",
+        "realiad_jsons/<category>.json, realiad_1024/<category>",
+        is_real_iad,
+        read_real_iad,
+        find_real_iad,
+    ),
+    "folders": Layout(
+        "plain folders", "images in train, test/<good or defect>", is_plain, read_plain
+    ),
+    "manifest": Layout(
+        "manifest",
+        "manifest.csv or .parquet with path, split, label",
+        is_manifest,
+        read_manifest,
+        find_manifest,
+    ),
+}
+
+
+def read_root(
+    folder: Path, names: Sequence[str] = (), layout: str | None = None
+) -> tuple[Category, ...]:
+    """Read the categories of a dataset, whose layout is recognised.
+
+    Args:
+        folder: A folder of categories, one category, or a manifest.
+        names: Which categories to read; all if empty.
+        layout: A name in `LAYOUTS`, to take the folder for that.
+
+    Returns:
+        Categories, sorted by name, all of one layout.
+
+    Raises:
+        PathMissingError: There is no such folder.
+        UnknownNameError: A name is of no category in the folder, or of no layout.
+        DatasetError: There is no category, or there are categories of several layouts, or one is
+            not as it must be.
+    """
+    known = _known(layout)
+    is_file = not is_folder(folder)
+    found = _found(folder, known)
+    if not found:
+        if is_file:
+            visible(folder)
+        raise _no_layout(folder, "to be a category or to hold some", layout)
+    if len(found) > 1:
+        titles = " and ".join(f"{LAYOUTS[key].title} ({listed(found[key])})" for key in found)
+        raise DatasetError(
+            f"{folder} can be taken for {titles}, but needs one layout. Say which: "
+            f"{', '.join(found)}."
+        )
+    (categories,) = found.values()
+    for name in names:
+        if name not in categories:
+            raise UnknownNameError("category", name, list(categories))
+    return tuple(read() for name, read in sorted(categories.items()) if not names or name in names)
+
+
+def read_category(folder: Path, layout: str | None = None) -> Category:
+    """Read one category, whose layout is recognised.
+
+    Args:
+        folder: Its folder, or a manifest of one category.
+        layout: A name in `LAYOUTS`, to take the folder for that.
+
+    Returns:
+        The category, named as its folder.
+
+    Raises:
+        PathMissingError: There is no such folder.
+        UnknownNameError: There is no such layout.
+        DatasetError: It is no category, or not as it must be.
+    """
+    is_file = not is_folder(folder)
+    if (one := layout_of(folder, _known(layout))) is not None:
+        return one.read(folder)
+    if is_file:
+        visible(folder)
+    raise _no_layout(folder, "to be a category", layout)
+
+
+def describe(categories: Sequence[Category]) -> str:
+    """Say which layout was recognised, and how much it holds."""
+    n = len(categories)
+    names = listed((found.name for found in categories), 20)
+    return f"{categories[0].layout}: {n} {'category' if n == 1 else 'categories'} ({names})"
+
+
+def layout_of(folder: Path, known: Mapping[str, Layout] | None = None) -> Layout | None:
+    """Find the layout of which a path is a category, if it is one.
+
+    Args:
+        folder: What may be a category.
+        known: The layouts to choose from; all if None.
+    """
+    layouts = sorted((known or LAYOUTS).values(), key=lambda one: one.refines is None)
+    return next((one for one in layouts if one.is_category(folder)), None)
+
+
+def _found(folder: Path, known: Mapping[str, Layout]) -> dict[str, Found]:
+    found = {key: one.find(folder) for key, one in known.items()}
+    for key, one in known.items():
+        if one.refines in found:
+            for name in found[key]:
+                found[one.refines].pop(name, None)
+    return {key: there for key, there in found.items() if there}
+
+
+def _known(layout: str | None) -> dict[str, Layout]:
+    if layout is None:
+        return LAYOUTS
+    if layout not in LAYOUTS:
+        raise UnknownNameError("layout", layout, list(LAYOUTS))
+    return {layout: LAYOUTS[layout]}
+
+
+def _no_layout(folder: Path, needed: str, layout: str | None) -> DatasetError:
+    inside = listed(path.name for path in visible(folder)) or "nothing"
+    known = _known(layout)
+    shapes = "; ".join(f"{one.title} ({key}): {one.shape}" for key, one in known.items())
+    what = "The layout is" if layout else "The known layouts are"
+    return DatasetError(f"{folder} has {inside} inside, but needs {needed}. {what} {shapes}.")

@@ -1,0 +1,92 @@
+"""MVTec LOCO AD: several masks for each image, and how much of a defect is enough."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from padim.datasets.category import Category, Saturation
+from padim.datasets.folder import folder_name, list_images, some_images
+from padim.datasets.mvtec import is_mvtec
+from padim.datasets.pairing import folder_names, images_in, read_test
+from padim.errors import DatasetError
+
+__all__ = ["is_loco", "read_loco"]
+
+_CONFIG = "defects_config.json"
+_DEFECTS = {"logical_anomalies", "structural_anomalies"}
+
+
+def is_loco(folder: Path) -> bool:
+    """Whether a folder has ``train/good`` and what only MVTec LOCO AD has."""
+    if not is_mvtec(folder):
+        return False
+    return (folder / _CONFIG).is_file() or bool(_DEFECTS & folder_names(folder / "test"))
+
+
+def read_loco(folder: Path) -> Category:
+    """Read a category of MVTec LOCO AD.
+
+    Args:
+        folder: A folder with ``train/good``, ``validation/good``, ``test/<good or defect>`` and
+            ``defects_config.json``. The masks of ``test/<defect>/<stem>.png`` are all images in
+            ``ground_truth/<defect>/<stem>/``, one for each defect, drawn with the pixel value of
+            its kind; a mask for the whole image, as for MVTec AD, will do as well.
+
+    Raises:
+        DatasetError: There are no images in ``train/good``, or ``defects_config.json`` is not as
+            it must be.
+
+    Source:
+        Bergmann et al. 2022 (MVTec LOCO AD) and the readme that comes with the dataset.
+    """
+    saturations = _saturations(folder / _CONFIG)
+    truth = folder / "ground_truth"
+    found = read_test(folder / "test", truth)
+    samples = []
+    used = set()
+    for sample in found.samples:
+        if not sample.is_anomalous:
+            samples.append(sample)
+            continue
+        place = truth / sample.defect / sample.path.stem
+        used.add(place)
+        masks = images_in(place)
+        if masks:
+            sample = replace(sample, mask_path=masks[0], masks=masks)
+        samples.append(replace(sample, saturations=saturations if sample.mask_path else ()))
+    unused = list(found.unused_masks)
+    for defect in sorted(folder_names(truth)):
+        for name in sorted(folder_names(truth / defect)):
+            if truth / defect / name not in used:
+                unused.extend(list_images(truth / defect / name))
+    return Category(
+        folder_name(folder),
+        folder,
+        some_images(folder / "train" / "good"),
+        tuple(samples),
+        tuple(unused),
+        validation=images_in(folder / "validation" / "good"),
+        normal_masks=found.normal_masks,
+        layout="MVTec LOCO AD",
+    )
+
+
+def _saturations(path: Path) -> tuple[Saturation, ...]:
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(
+            Saturation(
+                str(entry["defect_name"]),
+                int(entry["pixel_value"]),
+                float(entry["saturation_threshold"]),
+                bool(entry["relative_saturation"]),
+            )
+            for entry in json.loads(path.read_text(encoding="utf-8"))
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"{path} cannot be understood ({type(error).__name__}: {error}), but needs to be a "
+            "list of objects with defect_name, pixel_value, saturation_threshold and "
+            "relative_saturation. Fetch it anew."
+        ) from error

@@ -1,0 +1,156 @@
+"""Real-IAD: a JSON file for each category, and its images in a folder for each resolution."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from padim.datasets.category import GOOD, Category
+from padim.datasets.folder import folder_name, visible
+from padim.datasets.table import Row, category_of
+from padim.errors import DatasetError, listed
+
+__all__ = ["find_real_iad", "is_real_iad", "read_real_iad"]
+
+_LISTS = "realiad_jsons"  # the lists of all five views; others add _sv or _fuiad_0.4
+_IMAGES = "realiad_"  # and 256, 512, 1024 or raw
+
+
+def is_real_iad(folder: Path) -> bool:
+    """Whether a folder is a category of Real-IAD, for which there is a list."""
+    folder = folder.absolute()
+    return folder.parent.name.startswith(_IMAGES) and bool(_lists_of(folder))
+
+
+def read_real_iad(folder: Path) -> Category:
+    """Read one category of Real-IAD, from within the dataset's folder.
+
+    Args:
+        folder: The folder of the category, in that of a resolution.
+
+    Raises:
+        DatasetError: Its list is not as it must be.
+    """
+    path = _chosen(folder, _lists_of(folder.absolute())) / f"{folder_name(folder)}.json"
+    return _read(path, folder.parent if folder.name else folder.absolute().parent)
+
+
+def find_real_iad(folder: Path) -> dict[str, Callable[[], Category]]:
+    """Find the categories of Real-IAD.
+
+    Args:
+        folder: The dataset's folder, with ``realiad_jsons*`` (lists of all views: ``realiad_jsons``
+            is taken where there are several) and one of ``realiad_256``, ``_512``, ``_1024`` and
+            ``_raw``; or the folder of one resolution, or of one kind of lists.
+
+    Returns:
+        How to read each; empty if it is no such folder.
+
+    Raises:
+        DatasetError: There are several resolutions, or several kinds of lists.
+
+    Source:
+        Wang et al. 2024 (Real-IAD), and its readers in public repositories. A list is an object
+        with ``meta`` (``normal_class`` and ``prefix``), ``train`` and ``test``; their entries have
+        ``anomaly_class``, ``image_path`` and ``mask_path``, below the folder of the resolution and
+        the prefix.
+    """
+    place = folder.absolute()
+    if place.name.startswith(_LISTS):
+        chosen = folder
+        roots = [parent for parent in place.parents[:2] if _resolutions(parent)]
+        if not roots or not _has_lists(folder):
+            return {}
+        images = _one_resolution(folder, roots[0])
+    elif place.name.startswith(_IMAGES) and _list_folders(place.parent):
+        chosen, images = _chosen(folder, _list_folders(place.parent)), folder
+    elif lists := _list_folders(folder):
+        chosen, images = _chosen(folder, lists), _one_resolution(folder, folder)
+    else:
+        return {}
+    return {path.stem: partial(_read, path, images) for path in visible(chosen) if _is_list(path)}
+
+
+def _read(path: Path, images: Path) -> Category:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        meta = document["meta"]
+        normal = meta.get("normal_class", "OK")
+        folder = images / (meta.get("prefix") or path.stem)
+        rows = [
+            _row(entry, split, folder, normal)
+            for split in ("train", "test")
+            for entry in document.get(split, [])
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(
+            f"{path} cannot be understood ({type(error).__name__}: {error}), but needs meta, train "
+            "and test. Fetch it anew."
+        ) from error
+    return category_of(rows, path.stem, folder, "Real-IAD")
+
+
+def _row(entry: dict[str, Any], split: str, folder: Path, normal: str) -> Row:
+    kind, mask = str(entry["anomaly_class"]), entry.get("mask_path")
+    return Row(
+        folder / entry["image_path"],
+        split,
+        GOOD if kind == normal else kind,
+        folder / mask if mask else None,
+    )
+
+
+def _lists_of(category: Path) -> list[Path]:
+    """The folders with a list of a category, which is given as an absolute path."""
+    folders = _list_folders(category.parent.parent)
+    return [folder for folder in folders if (folder / f"{category.name}.json").is_file()]
+
+
+def _list_folders(root: Path) -> list[Path]:
+    """The folders with lists, at most two deep."""
+    if not root.is_dir():
+        return []
+    outer = [path for path in visible(root) if _is_list_folder(path)]
+    inner = [path for folder in outer for path in visible(folder) if _is_list_folder(path)]
+    return [folder for folder in (*outer, *inner) if _has_lists(folder)]
+
+
+def _is_list_folder(path: Path) -> bool:
+    return path.name.startswith(_LISTS) and path.is_dir()
+
+
+def _has_lists(folder: Path) -> bool:
+    return any(_is_list(path) for path in visible(folder))
+
+
+def _is_list(path: Path) -> bool:
+    return path.suffix == ".json" and path.is_file()
+
+
+def _chosen(folder: Path, lists: list[Path]) -> Path:
+    usual = [path for path in lists if path.name == _LISTS] or lists
+    if len(usual) > 1:
+        raise DatasetError(
+            f"{folder} has several kinds of lists ({listed(usual)}), but one is needed. Name one "
+            f"of these folders instead."
+        )
+    return usual[0]
+
+
+def _resolutions(root: Path) -> list[Path]:
+    return [
+        path
+        for path in visible(root)
+        if path.name.startswith(_IMAGES) and not path.name.startswith(_LISTS) and path.is_dir()
+    ]
+
+
+def _one_resolution(folder: Path, root: Path) -> Path:
+    resolutions = _resolutions(root)
+    if len(resolutions) > 1:
+        raise DatasetError(
+            f"{folder} has several resolutions ({listed(path.name for path in resolutions)}), but "
+            f"one is needed. Name it: {resolutions[0]}."
+        )
+    return resolutions[0] if resolutions else root

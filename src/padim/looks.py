@@ -1,0 +1,84 @@
+"""What is kept of an image to compare it with others: a thumbnail, brightness and size."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_THUMBNAIL_PX = 32
+_DUPLICATE_RMS = 1.0  # grey levels between thumbnails
+_FAR_FACTOR = 2  # of size
+_BLOCK = 1024  # thumbnails compared at once
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is kept of an image to compare it with the rest.
+
+    Attributes:
+        source_px: (height, width) of the source image.
+        brightness: Mean grey level, 0 to 255.
+        thumbnail: Shape ``(32, 32)``, grey levels.
+    """
+
+    source_px: tuple[int, int]
+    brightness: float
+    thumbnail: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, pixels: NDArray[np.uint8], source_px: tuple[int, int]) -> "Look":
+        """Look at an image.
+
+        Args:
+            pixels: RGB, for instance at network size, shape ``(H, W, 3)``, at least 32x32.
+            source_px: (height, width) of the source image.
+        """
+        grey = pixels.mean(axis=2, dtype=np.float32)
+        edges = [np.arange(_THUMBNAIL_PX) * side // _THUMBNAIL_PX for side in grey.shape]
+        sums = np.add.reduceat(np.add.reduceat(grey, edges[0], axis=0), edges[1], axis=1)
+        counts = [np.diff(edge, append=side) for edge, side in zip(edges, grey.shape, strict=True)]
+        n_pixels = np.maximum(np.outer(*counts), 1).astype(np.float32)  # below 32 px some have none
+        return cls(source_px, float(grey.mean()), sums / n_pixels)
+
+
+def near_duplicates(looks: Sequence[Look]) -> Iterator[tuple[int, int]]:
+    """Find images that look as an earlier one does.
+
+    Args:
+        looks: The n images.
+
+    Yields:
+        The index of such an image, ascending, and that of the first that it looks like.
+    """
+    if not looks:
+        return
+    flat = np.stack([look.thumbnail.ravel() for look in looks])
+    flat = flat - flat.mean(axis=0)
+    squares = (flat**2).sum(axis=1)
+    limit = _DUPLICATE_RMS**2 * flat.shape[1]
+    for start in range(0, len(flat), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        apart_sq = squares[block, None] + squares - 2 * flat[block] @ flat.T
+        for i, row in enumerate(apart_sq, start):
+            if i and (earlier := np.flatnonzero(row[:i] <= limit)).size:
+                yield i, int(earlier[0])
+
+
+def far_sizes(looks: Sequence[Look]) -> Iterator[tuple[int, str]]:
+    """Find images whose height or width is less than half or more than twice the median.
+
+    Args:
+        looks: The n images.
+
+    Yields:
+        The index of such an image, ascending, and its size and the usual one in words.
+    """
+    if not looks:
+        return
+    sizes = np.array([look.source_px for look in looks], np.float64)
+    usual = np.median(sizes, axis=0)
+    for i in np.flatnonzero((np.abs(np.log(sizes / usual)) > math.log(_FAR_FACTOR)).any(axis=1)):
+        height, width = looks[int(i)].source_px
+        yield int(i), f"{height}x{width} px; {usual[0]:g}x{usual[1]:g} is usual"

@@ -1,0 +1,203 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from trees import make_category, striped
+
+from padim.check import KINDS, SEVERE
+from padim.cli import main
+
+
+@pytest.fixture
+def stripes(tmp_path: Path) -> Path:
+    return make_category(tmp_path / "data" / "stripes", n_train=6, n_test=3)
+
+
+def checked(
+    data: Path, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, list[tuple[str, str]], dict[str, object]]:
+    """The exit status, kinds and file names of what was found, and the document."""
+    capsys.readouterr()
+    status = main(["check", str(data), "--json", *arguments])
+    document = json.loads(capsys.readouterr().out)
+    found = [(finding["kind"], Path(finding["path"]).name) for finding in document["findings"]]
+    assert document["is_sound"] == (status == 0)
+    assert sum(document["counts"].values()) == len(found)
+    return status, found, document
+
+
+def test_a_sound_dataset_has_no_findings(stripes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(stripes.parent)]) == 0
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first == "MVTec AD: 1 category (stripes)."
+    assert last == "Nothing was found in 12 images and their masks."
+    assert checked(stripes, capsys)[:2] == (0, [])
+
+
+def test_one_file_in_two_splits_is_a_leak(
+    stripes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(stripes / "train/good/2.png", stripes / "test/good/copy.png")
+    status, found, document = checked(stripes, capsys)
+    assert (status, found) == (1, [("leak", "copy.png")])
+    (finding,) = document["findings"]  # type: ignore[misc]
+    assert finding["other"] == str(stripes / "train/good/2.png")
+    assert "(train, good)" in finding["detail"]
+
+
+def test_one_picture_in_two_splits_is_a_leak_whatever_its_file(
+    stripes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    striped(2).save(stripes / "test/good/copy.jpg", quality=95)
+    striped(3).resize((288, 288), Image.Resampling.NEAREST).save(stripes / "test/good/large.png")
+    status, found, _ = checked(stripes, capsys)
+    assert status == 1
+    assert found == [
+        ("look-alike", "copy.jpg"),
+        ("look-alike", "large.png"),
+        ("size", "large.png"),
+    ]
+
+
+def test_copies_within_a_split_are_told_and_do_not_fail(
+    stripes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(stripes / "train/good/0.png", stripes / "train/good/9.png")
+    striped(1).save(stripes / "train/good/8.jpg", quality=95)
+    assert checked(stripes, capsys)[:2] == (0, [("duplicate", "8.jpg"), ("duplicate", "9.png")])
+
+
+def test_one_file_that_is_good_and_bad_is_a_contradiction(
+    stripes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(stripes / "test/spot/0.png", stripes / "test/good/9.png")
+    status, found, document = checked(stripes, capsys)
+    assert (status, found) == (1, [("contradiction", "0.png")])
+    assert "9.png (test, good)" in document["findings"][0]["detail"]  # type: ignore[index]
+
+
+def test_unreadable_files_are_named_and_the_rest_is_looked_at(
+    stripes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stripes / "train/good/0.png").write_bytes((stripes / "train/good/0.png").read_bytes()[:99])
+    (stripes / "test/good/1.png").write_bytes(b"")
+    (stripes / "ground_truth/spot/2_mask.png").write_text("no mask")
+    Image.new("L", (72, 72)).save(stripes / "test/good/grey.png")
+    status, found, document = checked(stripes, capsys)
+    assert status == 1
+    assert found == [
+        ("unreadable", "2_mask.png"),
+        ("unreadable", "1.png"),
+        ("unreadable", "0.png"),
+        ("mode", "grey.png"),
+    ]
+    assert document["findings"][1]["detail"] == "it is empty"  # type: ignore[index]
+
+
+def test_masks_are_compared_with_image_and_label(
+    stripes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = stripes / "ground_truth"
+    Image.fromarray(np.ones((72, 71), np.uint8)).save(truth / "spot/0_mask.png")
+    Image.new("L", (72, 72)).save(truth / "spot/1_mask.png")
+    (truth / "spot/2_mask.png").rename(truth / "spot/7_mask.png")
+    (truth / "good").mkdir()
+    Image.new("L", (72, 72)).save(truth / "good/0_mask.png")
+    Image.new("L", (72, 72), 1).save(truth / "good/1_mask.png")
+    status, found, document = checked(stripes, capsys)
+    assert status == 1
+    assert found == [
+        ("contradiction", "1.png"),
+        ("contradiction", "1.png"),
+        ("mask-size", "0_mask.png"),
+        ("no-mask", "2.png"),
+        ("stray-mask", "7_mask.png"),
+    ]
+    details = [finding["detail"] for finding in document["findings"]]  # type: ignore[attr-defined]
+    assert "marks a defect" in details[0]
+    assert "1_mask.png is empty" in details[1]
+    assert details[2] == "72x71 px, but its image has 72x72 px"
+
+
+def test_a_dataset_without_masks_misses_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_category(tmp_path / "stripes", masks=False)
+    assert checked(folder, capsys)[:2] == (0, [])
+
+
+def test_one_empty_mask_of_several_is_told(
+    stripes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = stripes / "ground_truth/spot"
+    (stripes / "defects_config.json").write_text("[]")
+    for i in range(3):
+        (truth / str(i)).mkdir()
+        (truth / f"{i}_mask.png").rename(truth / f"{i}/000.png")
+    Image.new("L", (72, 72)).save(truth / "1/001.png")
+    (stripes / "validation/good").mkdir(parents=True)
+    shutil.copy(stripes / "test/good/0.png", stripes / "validation/good/5.png")
+    status, found, document = checked(stripes, capsys)
+    assert document["layout"] == "MVTec LOCO AD"
+    assert (status, found) == (1, [("leak", "0.png"), ("empty-mask", "001.png")])
+
+
+def test_sizes_that_vary_are_odd_only_far_from_the_median(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "tiles"
+    (folder / "train/good").mkdir(parents=True)
+    for i, side_px in enumerate((60, 64, 70, 72, 80, 200)):
+        striped(i, side_px).save(folder / f"train/good/{i}.png")
+    assert checked(folder, capsys)[:2] == (0, [("size", "5.png")])
+
+
+def test_each_finding_is_a_line_and_each_kind_a_row(
+    stripes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(stripes / "train/good/2.png", stripes / "test/good/copy.png")
+    (stripes / "test/good/bad.png").touch()
+    (stripes / "ground_truth/spot/9_mask.png").touch()
+    assert main(["check", str(stripes), "-q", "--threads", "1"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"unreadable: {stripes / 'test/good/bad.png'}: it is empty"
+    assert lines[1].startswith(f"leak: {stripes / 'test/good/copy.png'}: test, good; the same file")
+    assert lines[2] == f"stray-mask: {stripes / 'ground_truth/spot/9_mask.png'}: it is of no image"
+    assert [line.split()[:3] for line in lines[5:]] == [
+        ["unreadable", "1", "yes"],
+        ["leak", "1", "yes"],
+        ["stray-mask", "1", "no"],
+    ]
+
+
+def test_a_manifest_may_name_a_file_that_is_not_there(
+    stripes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = stripes.parent / "all.csv"
+    path.write_text(
+        "path,split,label,mask\n"
+        "stripes/train/good/0.png,train,good,\n"
+        "stripes/gone.png,test,good,\n"
+        "stripes/test/good/0.png,test,good,stripes/ground_truth/spot/0_mask.png\n"
+    )
+    status, found, document = checked(path, capsys)
+    assert (status, found) == (1, [("unreadable", "gone.png"), ("contradiction", "0.png")])
+    assert document["layout"] == "manifest"
+
+
+def test_only_the_named_category_is_checked(
+    stripes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_category(stripes.parent / "other")
+    (other / "train/good/0.png").write_text("x")
+    assert checked(stripes.parent, capsys, "--category", "stripes")[0] == 0
+    assert checked(stripes.parent, capsys)[0] == 1
+    assert main(["check", str(stripes.parent), "--layout", "btd", "--json"]) == 2
+    assert "Did you mean 'btad'?" in capsys.readouterr().err
+
+
+def test_what_makes_numbers_wrong_is_a_kind() -> None:
+    assert set(KINDS) > SEVERE
