@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from padim.backbones import DEFAULT_BACKBONE, backbone
 from padim.cli import run_guarded
@@ -14,6 +14,7 @@ from padim.files import written_whole
 
 if TYPE_CHECKING:
     from padim.fitting import Fitter
+    from padim.run_folder import Record
 
 # What the original drew at random with --reduce_dim; 100 for all others.
 _REDUCED_DIMS = {"wide_resnet50_2": 550, "efficientnet_l2_ns_475": 550}
@@ -58,9 +59,10 @@ def _run(given: Sequence[str]) -> None:
 
     import torch
 
-    from padim.benchmark import Result, markdown, settings_of, write_roc
+    from padim.benchmark import Result, settings_of, write_roc
     from padim.memory import format_bytes
     from padim.preparing import prepare
+    from padim.run_folder import Record, markdown
 
     if arguments.use_gpu and not torch.cuda.is_available():
         print("no GPU here, computing on the CPU")
@@ -80,7 +82,7 @@ def _run(given: Sequence[str]) -> None:
         f"forecast: peak memory {format_bytes(forecast.peak_bytes)}, "
         f"each model {format_bytes(forecast.file_bytes)}"
     )
-    records: list[dict[str, Any]] = []
+    records: list[Record] = []
     failed: list[str] = []
     for category in categories:
         print(category.describe())
@@ -89,9 +91,9 @@ def _run(given: Sequence[str]) -> None:
         except PadimError as error:
             print(f"{category.name} failed: {error}")
             failed.append(f"{category.name}: {error}")
-    result = Result(settings_of(fitter), records, [])
+    result = Result(settings_of(fitter), records)
     write_roc(result, arguments.save_path / "roc_curve.png")
-    document = result.document()
+    document = result.document
     for kind in ("image", "pixel"):
         print(f"Average {kind} ROCAUC: {_digits(document['means']['all'][f'{kind}_auroc'])}")
     print(f"\n{markdown(document)}")
@@ -103,8 +105,8 @@ def _run(given: Sequence[str]) -> None:
         raise PadimError(f"{len(failed)} of {len(names)} categories failed. {' '.join(failed)}")
 
 
-def _category(category: Category, fitter: "Fitter", temp: Path, drawn: Path) -> dict[str, Any]:
-    from padim.benchmark import record_of
+def _category(category: Category, fitter: "Fitter", temp: Path, drawn: Path) -> "Record":
+    from padim.benchmark import Job, record_of
     from padim.evaluation import evaluate
     from padim.figures import pictures
     from padim.model import fit_or_reuse
@@ -114,7 +116,7 @@ def _category(category: Category, fitter: "Fitter", temp: Path, drawn: Path) -> 
     print(f"{'reused' if reused else 'fitted'} {model_path}")
     evaluation = evaluate(model.predictor, category)
     record = record_of(
-        category,
+        Job(category, 0, {}),
         evaluation,
         n_train=model.state.count,
         fit_s=None,
@@ -122,11 +124,11 @@ def _category(category: Category, fitter: "Fitter", temp: Path, drawn: Path) -> 
         model_bytes=model_path.stat().st_size,
     )
     for kind in ("image", "pixel"):
-        print(f"{kind} ROCAUC: {_digits(record['row'][f'{kind}_auroc'])}")
+        print(f"{kind} ROCAUC: {_digits(record.data['row'][f'{kind}_auroc'])}")
     for i, (_, picture) in enumerate(pictures(evaluation, fitter.preprocess)):
         with written_whole(drawn / f"{category.name}_{i}.png") as partial:
             picture.save(partial, compress_level=1)
-    return record | {"unreadable": []}
+    return record
 
 
 def _digits(auroc: float | None) -> str:

@@ -4,39 +4,42 @@ Each finished category leaves a record and is not done again while nothing it re
 an unfinished one leaves nothing.
 """
 
-import csv
-import io
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES, Category
-from padim.errors import ImageReadError, PadimError
-from padim.evaluation import Evaluation, evaluate, shown
+import numpy as np
+
+from padim.datasets import Category
+from padim.errors import ImageReadError, PadimError, UsageError
+from padim.evaluation import Evaluation, evaluate, preview
 from padim.figures import Curve, pictures, png, roc_figure
-from padim.files import write_text, written_whole
+from padim.files import written_whole
 from padim.fitting import Fitter
 from padim.memory import peak_bytes, reset_peak
 from padim.model import from_fitted
+from padim.preparing import prepare
 from padim.preprocess import Preprocess
+from padim.processes import Tell, in_processes
+from padim.run_folder import (
+    COLUMNS,
+    METRICS,
+    SCHEMA_VERSION,
+    Record,
+    document_of,
+    read_record,
+    record_name,
+    write_results,
+)
 from padim.state import installed_versions
 
-SCHEMA_VERSION = 1
-METRICS = ("image_auroc", "pixel_auroc", "image_f1_max", "pixel_f1_max")
-COLUMNS = (
-    "category",
-    "n_train",
-    "n_test",
-    *METRICS,
-    "fit_s",
-    "score_s",
-    "fit_peak_bytes",
-    "model_bytes",
-)
 _CURVE_POINTS = 500
 
 
@@ -51,85 +54,138 @@ class Watcher(Protocol):
 
 
 @dataclass(frozen=True)
+class Plan:
+    """How every category is done; plain enough to be sent to another process.
+
+    Attributes:
+        prepared: Arguments of ``preparing.prepare``.
+        n_seeds: How often what is random is drawn anew.
+        skip_unreadable: Whether images that cannot be read are left out and listed; else their
+            category fails.
+        keep_maps: Whether the maps of the test images are kept, as float16.
+    """
+
+    prepared: Mapping[str, Any]
+    n_seeds: int = 1
+    skip_unreadable: bool = False
+    keep_maps: bool = False
+
+    def fitter(self, seed: int) -> Fitter:
+        """Prepare the fit of a seed.
+
+        Raises:
+            UsageError: Nothing is random, and there are several seeds.
+            PadimError: As ``preparing.prepare``.
+        """
+        fitter = prepare(**{**self.prepared, "dims_seed": seed})
+        if self.n_seeds > 1 and fitter.pyramid.n_dims == fitter.spec.n_dims:
+            raise UsageError(
+                "Nothing is random with all dimensions, so every seed would give the same. Draw "
+                "some with --dims, or leave --seeds out."
+            )
+        return fitter
+
+
+@dataclass(frozen=True)
+class Job:
+    """One category to be done once.
+
+    Attributes:
+        category: The category.
+        seed: Of what is random.
+        fingerprint: What the result rests on.
+    """
+
+    category: Category
+    seed: int
+    fingerprint: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Of its record."""
+        return record_name(self.category.name, self.seed)
+
+
+@dataclass(frozen=True)
 class Result:
     """What a benchmark gives.
 
     Attributes:
         settings: What everything was done with.
-        records: One per finished category, in order.
+        records: One per finished category and seed, in order.
         failed: Category, type and message of what went wrong, one per failed category.
     """
 
     settings: dict[str, Any]
-    records: list[dict[str, Any]]
-    failed: list[dict[str, str]]
+    records: list[Record]
+    failed: list[dict[str, str]] = field(default_factory=list)
 
+    @cached_property
     def document(self) -> dict[str, Any]:
         """The contents of ``results.json``."""
-        rows = [record["row"] for record in self.records]
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "settings": self.settings,
-            "rows": rows,
-            "means": {
-                "texture": _means([row for row in rows if row["category"] in MVTEC_TEXTURES]),
-                "object": _means([row for row in rows if row["category"] in MVTEC_OBJECTS]),
-                "all": _means(rows),
-            },
-            "failed": self.failed,
-            "unreadable": [path for record in self.records for path in record["unreadable"]],
-        }
+        return document_of(self.settings, self.records, self.failed)
 
 
 def run(
     categories: Sequence[Category],
-    fitter: Fitter,
+    plan: Plan,
     out: Path,
     watcher: Watcher,
     *,
-    skip_unreadable: bool = False,
+    fitter: Fitter | None = None,
+    n_workers: int = 1,
 ) -> Result:
-    """Fit and evaluate categories one after the other.
+    """Fit and evaluate categories.
 
     Args:
         categories: What to do.
-        fitter: How to do it.
+        plan: How to do it.
         out: Folder for the results.
         watcher: Told of what happens.
-        skip_unreadable: Whether images that cannot be read are left out and listed; else their
-            category fails.
+        fitter: That of the first seed, when it is prepared already.
+        n_workers: Processes at a time; with one, all is done in this process.
 
     Returns:
         What came out; a category that fails does not stop the others.
     """
-    settings = settings_of(fitter)
-    records, failed = [], []
+    fitter = fitter or plan.fitter(0)
+    settings = settings_of(fitter) | {"n_seeds": plan.n_seeds}
+    log = _Log(out / "log.jsonl")
+    log.write("started", settings=settings, categories=[category.name for category in categories])
+    records: dict[str, Record] = {}
+    jobs = []
     for category in categories:
-        record_path = out / "records" / f"{category.name}.json"
         fingerprint = {"settings": settings, "images": _fingerprint(category)}
-        known = _read_record(record_path)
-        is_whole = known is not None and (skip_unreadable or not known["unreadable"])
-        if known is not None and is_whole and known["fingerprint"] == fingerprint:
-            watcher.say(f"{category.name}: finished before, nothing changed.")
-            records.append(known)
+        for seed in range(plan.n_seeds):
+            job = Job(category, seed, fingerprint)
+            if (known := _still_true(job, plan, out, watcher)) is None:
+                jobs.append(job)
+            else:
+                records[job.name] = known
+                log.write("reused", category=category.name, seed=seed)
+    failed = []
+    for job, record, failure in _done(jobs, plan, out, watcher, fitter, n_workers):
+        if record is not None:
+            record.save(out)
+            records[job.name] = record
+            row = record.data["row"]
+            log.write("finished", **{k: row[k] for k in ("category", *METRICS)}, seed=job.seed)
             continue
-        if known is not None:
-            changed = _changed(known["fingerprint"], fingerprint)
-            watcher.say(f"{category.name}: done again, because of {changed}.")
-        record_path.unlink(missing_ok=True)
-        try:
-            record = _run_category(category, fitter, out, watcher, skip_unreadable)
-        except PadimError as error:
-            watcher.say(f"{category.name} failed: {error}")
-            failed.append(
-                {"category": category.name, "type": type(error).__name__, "message": str(error)}
-            )
-            continue
-        record["fingerprint"] = fingerprint
-        write_text(record_path, json.dumps(record))
-        records.append(record)
-    result = Result(settings, records, failed)
-    _write_results(result, out)
+        assert failure is not None
+        kind, message = failure
+        watcher.say(f"{job.category.name} failed: {message}")
+        failed.append({"category": job.category.name, "type": kind, "message": message})
+        log.write("failed", **failed[-1], seed=job.seed)
+    finished = [
+        records[record_name(category.name, seed)]
+        for category in categories
+        for seed in range(plan.n_seeds)
+        if all(record_name(category.name, s) in records for s in range(plan.n_seeds))
+    ]
+    result = Result(settings, finished, failed)
+    write_results(result.document, finished, out)
+    write_roc(result, out / "roc_curve.png")
+    log.write("ended", n_finished=len(finished), n_failed=len(failed))
     return result
 
 
@@ -154,24 +210,87 @@ def settings_of(fitter: Fitter) -> dict[str, Any]:
     )
 
 
-def _run_category(
-    category: Category,
-    fitter: Fitter,
-    out: Path,
-    watcher: Watcher,
-    skip_unreadable: bool,
-) -> dict[str, Any]:
+def _still_true(job: Job, plan: Plan, out: Path, watcher: Watcher) -> Record | None:
+    """The record of a job that need not be done again."""
+    known = read_record(out, job.name)
+    if known is None:
+        return None
+    name, before = job.category.name, known.data["fingerprint"]
+    is_whole = plan.skip_unreadable or not known.data["unreadable"]
+    has_maps = not plan.keep_maps or (out / "maps" / name).is_dir()
+    if is_whole and has_maps and before == job.fingerprint:
+        watcher.say(f"{name}: finished before, nothing changed.")
+        return known
+    reason = _changed(before, job.fingerprint) if has_maps else "maps that are to be kept"
+    watcher.say(f"{name}: done again, because of {reason}.")
+    for suffix in (".json", ".npz"):
+        (out / "records" / f"{job.name}{suffix}").unlink(missing_ok=True)
+    return None
+
+
+def _done(
+    jobs: Sequence[Job], plan: Plan, out: Path, watcher: Watcher, fitter: Fitter, n_workers: int
+) -> Iterator[tuple[Job, Record | None, tuple[str, str] | None]]:
+    """Do jobs, here or in processes: each with its record, or why it failed."""
+    if n_workers > 1:
+        work = [(job, plan, out) for job in jobs]
+
+        def told(item: tuple[Job, Plan, Path], line: str) -> None:
+            watcher.say(line)
+
+        advance = watcher.progress("categories", len(jobs))
+        for ended in in_processes(_work, work, n_workers, told):
+            advance(1)
+            yield ended.item[0], ended.result, ended.failure
+        return
+    fitters = {0: fitter}
+    for job in jobs:
+        if job.seed not in fitters:
+            fitters = {0: fitter, job.seed: plan.fitter(job.seed)}
+        try:
+            yield job, _run_job(job, plan, fitters[job.seed], out, watcher), None
+        except PadimError as error:
+            yield job, None, (type(error).__name__, str(error))
+
+
+def _work(item: tuple[Job, Plan, Path], tell: Tell) -> Record:
+    """Do a job in a process of its own."""
+    job, plan, out = item
+    return _run_job(job, plan, plan.fitter(job.seed), out, _Teller(tell))
+
+
+class _Teller:
+    """A watcher in another process: lines go to the one that waits, progress nowhere."""
+
+    def __init__(self, tell: Tell) -> None:
+        self.say = tell
+
+    def progress(self, description: str, n_images: int) -> Callable[[int], None]:
+        return lambda n_done: None
+
+
+class _Log:
+    """Appends what happens to a file, a JSON document each line."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+
+    def write(self, event: str, **facts: Any) -> None:
+        line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **facts}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _run_job(job: Job, plan: Plan, fitter: Fitter, out: Path, watcher: Watcher) -> Record:
+    category = job.category
     left_out: list[str] = []
 
     def leave_out(error: ImageReadError) -> None:
         watcher.say(f"left out: {error}")
         left_out.append(str(error.path))
 
-    unreadable = leave_out if skip_unreadable else None
-    pictures_folder = out / "pictures" / category.name
-    model_path = out / "models" / f"{category.name}.safetensors"
-    shutil.rmtree(pictures_folder, ignore_errors=True)
-    model_path.unlink(missing_ok=True)
+    unreadable = leave_out if plan.skip_unreadable else None
     watcher.say(category.describe())
     can_measure = reset_peak()
     start = time.perf_counter()
@@ -182,56 +301,105 @@ def _run_category(
     model = from_fitted(fitter, fitted)
     advance = watcher.progress(f"{category.name}: score", len(category.test))
     evaluation = evaluate(model.predictor, category, advance, unreadable)
-    advance = watcher.progress(f"{category.name}: draw", len(evaluation.samples))
-    _draw(evaluation, category, fitter.preprocess, pictures_folder, advance)
-    try:
-        model.save(model_path)
-    except BaseException:
-        shutil.rmtree(pictures_folder)
-        raise
-    record = record_of(
-        category,
+    model_path = out / "models" / f"{job.name}.safetensors"
+    if job.seed == 0:
+        advance = watcher.progress(f"{category.name}: draw", len(evaluation.samples))
+        _write_pictures(evaluation, category, fitter.preprocess, out, plan.keep_maps, advance)
+    model.save(model_path)
+    return record_of(
+        job,
         evaluation,
-        n_train=fitted.state.count,
+        unreadable=left_out,
         fit_s=round(fit_s, 3),
         fit_peak_bytes=fit_peak,
+        n_train=fitted.state.count,
         model_bytes=model_path.stat().st_size,
     )
-    return record | {"unreadable": left_out}
 
 
-def record_of(category: Category, evaluation: Evaluation, **fit_facts: Any) -> dict[str, Any]:
-    """What is kept of a finished category: its row, its images and its ROC curves.
+def record_of(
+    job: Job, evaluation: Evaluation, unreadable: Sequence[str] = (), **fit_facts: Any
+) -> Record:
+    """What is kept of a finished category.
 
     Args:
-        category: The category.
+        job: What was to be done.
         evaluation: What its model made of its test images.
+        unreadable: Images that were left out.
         **fit_facts: ``n_train``, ``fit_s``, ``fit_peak_bytes`` and ``model_bytes``.
     """
+    category = job.category
     facts = {
         "category": category.name,
         "n_test": len(evaluation.samples),
+        **dict.fromkeys(METRICS),
         **evaluation.metrics(),
         "score_s": round(evaluation.score_s, 3),
         **fit_facts,
     }
-    return {
-        "row": {column: facts[column] for column in COLUMNS},
-        "images": [
-            {
-                "category": category.name,
-                "path": category.name_of(sample.path),
-                "label": "anomalous" if sample.is_anomalous else "normal",
-                "defect": sample.defect,
-                "score": float(score),
-            }
-            for sample, score in zip(evaluation.samples, evaluation.image_score, strict=True)
+    images = [
+        {
+            "category": category.name,
+            "seed": job.seed,
+            "path": category.name_of(sample.path),
+            "label": "anomalous" if sample.is_anomalous else "normal",
+            "defect": sample.defect,
+            "score": float(score),
+            "level_scores": [round(float(value), 4) for value in levels],
+            "predicted": predicted,
+            "p_value": p_value,
+        }
+        for sample, score, levels, predicted, p_value in zip(
+            evaluation.samples,
+            evaluation.image_score,
+            evaluation.level_scores,
+            evaluation.labels,
+            evaluation.p_values,
+            strict=True,
+        )
+    ]
+    pixel_curves = evaluation.pixel_metrics.curves(_CURVE_POINTS)
+    data = {
+        "schema_version": SCHEMA_VERSION,
+        "root": str(category.root.absolute()),
+        "masks": [
+            [category.name_of(path) for path in sample.mask_paths] for sample in evaluation.samples
         ],
+        "row": {column: facts[column] for column in COLUMNS},
+        "by_defect": evaluation.by_defect(),
+        "images": images,
         "curves": {
             "image": [axis.tolist() for axis in evaluation.image_ranking.roc(_CURVE_POINTS)],
-            "pixel": [axis.tolist() for axis in evaluation.pixel_ranking.roc(_CURVE_POINTS)],
+            **{name: [axis.tolist() for axis in axes] for name, axes in pixel_curves.items()},
         },
+        "unreadable": list(unreadable),
+        "fingerprint": job.fingerprint,
     }
+    # The same images are drawn in every benchmark, so that two of them can be compared in pairs.
+    seed = zlib.crc32(category.name.encode())
+    return Record(job.name, data, evaluation.resampled(seed=seed))
+
+
+def _write_pictures(
+    evaluation: Evaluation,
+    category: Category,
+    preprocess: Preprocess,
+    out: Path,
+    keep_maps: bool,
+    advance: Callable[[int], None],
+) -> None:
+    """Write pictures, previews of maps and, when they are to be kept, the maps."""
+    _draw(evaluation, category, preprocess, out / "pictures" / category.name, advance)
+    previews = [preview(anomaly_map) for anomaly_map in evaluation.anomaly_map]
+    path = out / "previews" / f"{category.name}.npy"
+    with written_whole(path) as partial, partial.open("wb") as file:
+        np.save(file, np.array(previews, np.float16), allow_pickle=False)
+    folder = out / "maps" / category.name
+    shutil.rmtree(folder, ignore_errors=True)
+    if keep_maps:
+        for i, anomaly_map in enumerate(evaluation.anomaly_map):
+            with written_whole(folder / f"{i:05}.npy") as partial, partial.open("wb") as file:
+                np.save(file, np.asarray(anomaly_map), allow_pickle=False)
 
 
 def _draw(
@@ -241,6 +409,7 @@ def _draw(
     folder: Path,
     advance: Callable[[int], None],
 ) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -259,16 +428,6 @@ def _draw(
         raise
 
 
-def _means(rows: list[dict[str, Any]]) -> dict[str, float | None] | None:
-    if not rows:
-        return None
-    means: dict[str, float | None] = {}
-    for metric in METRICS:
-        values = [row[metric] for row in rows if row[metric] is not None]
-        means[metric] = sum(values) / len(values) if values else None
-    return means
-
-
 def _fingerprint(category: Category) -> list[list[str | int]]:
     files = [*category.train, *(sample.path for sample in category.test)]
     files += [path for sample in category.test for path in sample.mask_paths]
@@ -283,19 +442,7 @@ def _fingerprint(category: Category) -> list[list[str | int]]:
     return found
 
 
-def _read_record(path: Path) -> dict[str, Any] | None:
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return (
-        record
-        if {"fingerprint", "row", "images", "curves", "unreadable"} <= record.keys()
-        else None
-    )
-
-
-def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     settings = [
         key for key in now["settings"] if before["settings"].get(key) != now["settings"][key]
     ]
@@ -303,56 +450,14 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
     return ", ".join(settings + images) or "images that were left out"
 
 
-def _write_results(result: Result, out: Path) -> None:
-    document = result.document()
-    write_text(out / "results.json", json.dumps(document, indent=2) + "\n")
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(document["rows"])
-    write_text(out / "results.csv", table.getvalue())
-    write_text(out / "results.md", markdown(document))
-    lines = [json.dumps(image) for record in result.records for image in record["images"]]
-    write_text(out / "images.jsonl", "".join(line + "\n" for line in lines))
-    write_roc(result, out / "roc_curve.png")
-
-
 def write_roc(result: Result, path: Path) -> None:
     """Draw the ROC curves of a benchmark into a file."""
     curves: dict[str, dict[str, Curve]] = {"image": {}, "pixel": {}}
     for record in result.records:
-        for kind, (fpr, tpr) in record["curves"].items():
-            auroc = record["row"][f"{kind}_auroc"]
+        for kind, found in curves.items():
+            fpr, tpr = record.data["curves"][kind]
+            auroc = record.data["row"][f"{kind}_auroc"]
             if auroc is not None:
-                curves[kind][record["row"]["category"]] = (fpr, tpr, auroc)
+                found.setdefault(record.category, (fpr, tpr, auroc))
     with written_whole(path) as partial:
         partial.write_bytes(png(roc_figure(curves["image"], curves["pixel"])))
-
-
-def markdown(document: dict[str, Any]) -> str:
-    """Two tables, image and pixel level, with the means of the groups that are there."""
-    settings = document["settings"]
-    column = f"{settings['backbone']} ({settings['recipe']})"
-    groups = (
-        ("texture", "All texture classes"),
-        ("object", "All object classes"),
-        ("all", "All classes"),
-    )
-    tables = []
-    for kind in ("image", "pixel"):
-        lines = [
-            f"### {kind.capitalize()}-level ROC AUC",
-            "",
-            f"| category | {column} |",
-            "|---|---|",
-        ]
-        lines += [
-            f"| {row['category']} | {shown(row[f'{kind}_auroc'])} |" for row in document["rows"]
-        ]
-        lines += [
-            f"| {title} | {shown(document['means'][group][f'{kind}_auroc'])} |"
-            for group, title in groups
-            if document["means"][group] is not None
-        ]
-        tables.append("\n".join(lines))
-    return "\n\n".join(tables) + "\n"

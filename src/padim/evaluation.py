@@ -1,17 +1,29 @@
 """Score the test images of a category and compare with what is known of them."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from padim.bootstrap import ImageScores, bootstrap_weights, interval
 from padim.datasets import Category, Sample
 from padim.errors import ImageReadError
+from padim.files import TemporaryFolder
+from padim.map_counts import MapCounts
 from padim.metrics import Ranking
-from padim.predictor import Predictor
+from padim.pixel_metrics import PixelMetrics
+from padim.predictor import Prediction, Predictor
+from padim.preprocess import Preprocess
+
+FALSE_ALARMS = (0, 1)  # at which recall is measured
+N_RESAMPLES = 1000
+PREVIEW_PX = 64
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -22,46 +34,98 @@ class Evaluation:
         category: Name of the category.
         samples: The N test images that could be read.
         image_score: Shape ``(N,)``.
-        anomaly_map: Shape ``(N, H, W)``, float32; NaN where the model does not look.
-        mask: Ground truth, shape ``(N, H, W)``.
-        has_mask: Whether the ground truth of each pixel of an image is known, shape ``(N,)``.
-            Normal images need no mask.
+        level_scores: What each level of the network adds, coarse to fine, shape ``(N, levels)``.
+        labels: ``normal`` or ``anomalous`` by the model's threshold, N of them; None without one.
+        p_values: Share of good images that score as high, N of them; None without a threshold.
+        anomaly_map: Shape ``(N, H, W)``, float16, in a temporary file; NaN where the model does
+            not look.
+        counts: Pixels by score, of the images whose ground truth is known.
+        counted: Which images those are, ascending. Normal images need no mask.
         score_s: Seconds from the first image file to the last score.
+        folder: Of the temporary file.
     """
 
     category: str
     samples: tuple[Sample, ...]
-    image_score: NDArray[np.float64]
-    anomaly_map: NDArray[np.float32]
-    mask: NDArray[np.bool_]
-    has_mask: NDArray[np.bool_]
+    image_score: Floats
+    level_scores: NDArray[np.float32]
+    labels: tuple[str | None, ...]
+    p_values: tuple[float | None, ...]
+    anomaly_map: NDArray[np.float16]
+    counts: MapCounts
+    counted: NDArray[np.int64]
     score_s: float
+    folder: TemporaryFolder
+
+    @cached_property
+    def is_anomalous(self) -> NDArray[np.bool_]:
+        """Whether each image shows a defect, shape ``(N,)``."""
+        return np.array([sample.is_anomalous for sample in self.samples], np.bool_)
 
     @cached_property
     def image_ranking(self) -> Ranking:
         """Normal and anomalous images by image score."""
-        return Ranking.of([sample.is_anomalous for sample in self.samples], self.image_score)
+        return Ranking.of(self.is_anomalous, self.image_score)
 
     @cached_property
-    def pixel_ranking(self) -> Ranking:
-        """Normal and anomalous pixels by map, of the images whose every pixel is known."""
-        known = self.has_mask[:, None, None] & ~np.isnan(self.anomaly_map)
-        return Ranking.of(self.mask[known], self.anomaly_map[known])
+    def pixel_metrics(self) -> PixelMetrics:
+        """Of the images whose ground truth is known."""
+        return PixelMetrics(self.counts)
 
     def mistakes(self, threshold: float) -> tuple[int, int]:
         """Normal images that score above a threshold, and anomalous ones that do not."""
-        anomalous = np.array([sample.is_anomalous for sample in self.samples], np.bool_)
         called = self.image_score > threshold
-        return int((called & ~anomalous).sum()), int((anomalous & ~called).sum())
+        return int((called & ~self.is_anomalous).sum()), int((self.is_anomalous & ~called).sum())
 
     def metrics(self) -> dict[str, float | None]:
-        """AUROC and F1-max of images and pixels; None where a class is missing."""
+        """Every metric of images and pixels by name; None where it cannot be had.
+
+        Those that end in ``f1_max`` are oracles: their threshold is chosen with the test labels.
+        """
+        return _numbers({name: float(value) for name, value in self._resampled(None).items()})
+
+    def resampled(self, n_resamples: int = N_RESAMPLES, seed: int = 0) -> dict[str, Floats]:
+        """Every metric of bootstrap samples of the test images.
+
+        Args:
+            n_resamples: How many, B.
+            seed: Of the draws; with the same, evaluations of the same images are paired.
+
+        Returns:
+            By name, shape ``(B,)``; NaN where one cannot be had.
+        """
+        return self._resampled(bootstrap_weights(self.is_anomalous, n_resamples, seed))
+
+    def by_defect(self) -> dict[str, dict[str, float | None]]:
+        """Every metric of each kind of defect against all normal images."""
+        kinds = sorted({sample.defect for sample in self.samples if sample.is_anomalous})
+        defects = np.array([sample.defect for sample in self.samples])
+        weights = np.array([~self.is_anomalous | (defects == kind) for kind in kinds], np.float64)
+        if not kinds:
+            return {}
+        values = self._resampled(weights)
         return {
-            "image_auroc": self.image_ranking.auroc(),
-            "pixel_auroc": self.pixel_ranking.auroc(),
-            "image_f1_max": self.image_ranking.f1_max()[0],
-            "pixel_f1_max": self.pixel_ranking.f1_max()[0],
+            kind: _numbers({name: float(value[i]) for name, value in values.items()})
+            for i, kind in enumerate(kinds)
         }
+
+    def _resampled(self, weights: Floats | None) -> dict[str, Floats]:
+        ranking = ImageScores.of(self.is_anomalous, self.image_score)
+        values = {
+            "image_auroc": ranking.auroc(weights),
+            "image_average_precision": ranking.average_precision(weights),
+            "image_f1_max": ranking.f1_max(weights),
+        }
+        for n_alarms in FALSE_ALARMS:
+            values[f"image_recall_at_{n_alarms}"] = ranking.recall(n_alarms, weights)
+        of_counted = None if weights is None else weights[:, self.counted]
+        return values | self.pixel_metrics.resampled(of_counted)
+
+
+def intervals(resampled: Mapping[str, Floats]) -> dict[str, tuple[float, float] | None]:
+    """95% intervals of metrics of resamples, by name; None where one cannot be had."""
+    found = {name: interval(values) for name, values in resampled.items()}
+    return {name: None if np.isnan(ends[0]) else ends for name, ends in found.items()}
 
 
 def evaluate(
@@ -69,6 +133,7 @@ def evaluate(
     category: Category,
     advance: Callable[[int], None] = lambda n_images: None,
     unreadable: Callable[[ImageReadError], None] | None = None,
+    scratch: Path | None = None,
 ) -> Evaluation:
     """Score the test images of a category.
 
@@ -77,40 +142,107 @@ def evaluate(
         category: Its images.
         advance: Told how many more images have been scored.
         unreadable: Told of an image that cannot be read, which is then left out; raised when None.
+        scratch: Folder of the temporary file of maps; the system's when None.
 
     Raises:
         ImageReadError: An image cannot be read and nobody is told, or a mask cannot be read.
     """
-    start = time.perf_counter()
-    scores: list[float] = []
-    maps: list[NDArray[np.float32]] = []
-    scored = []
-    for prediction in predictor.stream([sample.path for sample in category.test], unreadable):
-        scored.append(prediction.path)
-        scores.append(prediction.score)
-        maps.append(prediction.anomaly_map)
-        advance(1)
-    score_s = time.perf_counter() - start
+    folder = TemporaryFolder(scratch)
+    path = folder.path / "maps"
+    counts, counted = MapCounts(), []
     by_path = {sample.path: sample for sample in category.test}
-    samples = tuple(by_path[path] for path in scored if path is not None)
-    preprocess = predictor.preprocess
-    mask = np.zeros((len(samples), *preprocess.size_px), np.bool_)
+    samples: list[Sample] = []
+    kept: list[Prediction] = []
+    start = time.perf_counter()
+    found = predictor.stream([sample.path for sample in category.test], unreadable)
+    with path.open("wb") as file:
+        for prediction in _without_maps(found, file.write):
+            assert prediction.path is not None
+            kept.append(prediction)
+            samples.append(by_path[prediction.path])
+            advance(1)
+    score_s = time.perf_counter() - start
+    shape = (len(samples), *predictor.preprocess.size_px)
+    maps: NDArray[np.float16] = np.empty(shape, np.float16)
+    if samples:
+        maps = np.memmap(path, np.float16, "r", shape=shape)
     for i, sample in enumerate(samples):
-        if (truth := sample.read_mask()) is not None:
-            mask[i] = preprocess.mask(truth)
+        if _count(counts, sample, maps[i].astype(np.float32), predictor.preprocess):
+            counted.append(i)
     return Evaluation(
         category=category.name,
-        samples=samples,
-        image_score=np.array(scores),
-        anomaly_map=np.array(maps, np.float32).reshape(-1, *preprocess.size_px),
-        mask=mask,
-        has_mask=np.array(
-            [not s.is_anomalous or s.mask_path is not None for s in samples], np.bool_
-        ),
+        samples=tuple(samples),
+        image_score=np.array([prediction.score for prediction in kept]),
+        level_scores=np.array([prediction.level_scores for prediction in kept], np.float32),
+        labels=tuple(prediction.label for prediction in kept),
+        p_values=tuple(prediction.p_value for prediction in kept),
+        anomaly_map=maps,
+        counts=counts,
+        counted=np.array(counted, np.int64),
         score_s=score_s,
+        folder=folder,
     )
+
+
+def preview(anomaly_map: NDArray[np.float16]) -> NDArray[np.float16]:
+    """A map at a few pixels, for a picture of it.
+
+    Args:
+        anomaly_map: Shape ``(H, W)``.
+
+    Returns:
+        Every so many rows and columns, 64 of them or what there is.
+    """
+    rows, columns = (
+        (np.arange(min(side, PREVIEW_PX)) + 0.5) * side / min(side, PREVIEW_PX)
+        for side in anomaly_map.shape
+    )
+    return np.asarray(anomaly_map[rows.astype(int)[:, None], columns.astype(int)])
 
 
 def shown(metric: float | None) -> str:
     """A metric with three digits, or ``n/a`` where it cannot be had."""
     return "n/a" if metric is None else f"{metric:.3f}"
+
+
+def _without_maps(
+    predictions: Iterator[Prediction], write: Callable[[bytes], object]
+) -> Iterator[Prediction]:
+    """Write the maps of predictions away as float16, and leave them out."""
+    nothing = np.empty((0, 0), np.float32)
+    for prediction in predictions:
+        write(prediction.anomaly_map.clip(-65504, 65504).astype(np.float16).tobytes())
+        yield replace(prediction, anomaly_map=nothing)
+
+
+def _count(
+    counts: MapCounts, sample: Sample, anomaly_map: NDArray[np.float32], preprocess: Preprocess
+) -> bool:
+    """Count the pixels of an image, unless its ground truth is not known.
+
+    Raises:
+        ImageReadError: A mask cannot be read.
+    """
+    if not sample.is_anomalous:
+        counts.add(anomaly_map)
+        return True
+    if sample.saturations:
+        defects = []
+        for region in sample.read_regions():
+            mask = preprocess.mask(region.mask)
+            # As much of the defect as at its own size.
+            share = region.saturation_px / max(int(region.mask.sum()), 1)
+            if mask.any():
+                defects.append((mask, max(1.0, share * int(mask.sum()))))
+        if defects:
+            counts.add(anomaly_map, defects=defects, is_anomalous=True)
+            return True
+    truth = sample.read_mask()
+    if truth is None:
+        return False
+    counts.add(anomaly_map, preprocess.mask(truth), is_anomalous=True)
+    return True
+
+
+def _numbers(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if np.isnan(value) else value for name, value in values.items()}

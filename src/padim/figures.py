@@ -139,7 +139,7 @@ def pictures(
             mask = np.zeros(shown_px, np.bool_)
         resized = Image.fromarray(image).resize(shown_px[::-1], Image.Resampling.BILINEAR)
         title = f"{evaluation.category}   {sample.defect}   {sample.path.name}   score {score:.2f}"
-        on_panel = preprocess.to_source(anomaly_map, shown_px)
+        on_panel = preprocess.to_source(anomaly_map.astype(np.float32), shown_px)
         yield sample, frame.fill(title, np.asarray(resized), mask, on_panel)
 
 
@@ -148,8 +148,12 @@ def oracle_threshold(evaluation: Evaluation) -> tuple[float | None, str]:
 
     Pixels where there are masks, else images.
     """
-    for ranking, kind in ((evaluation.pixel_ranking, "pixel"), (evaluation.image_ranking, "image")):
-        threshold = ranking.f1_max()[1]
+    of_pixels = float(evaluation.pixel_metrics.f1_threshold())
+    by_kind = {
+        "pixel": None if np.isnan(of_pixels) else of_pixels,
+        "image": evaluation.image_ranking.f1_max()[1],
+    }
+    for kind, threshold in by_kind.items():
         if threshold is not None:
             words = f"oracle threshold: uses test labels\n({kind} F1-max at {threshold:.2f})"
             return threshold, words
@@ -160,7 +164,7 @@ def map_range(evaluation: Evaluation) -> tuple[float, float]:
     """Scores of the darkest and the brightest colour, the same for all images of a category."""
     normal = [not sample.is_anomalous for sample in evaluation.samples]
     shown = evaluation.anomaly_map[normal] if any(normal) else evaluation.anomaly_map
-    thinned = shown[:, ::4, ::4], evaluation.anomaly_map[:, ::4, ::4]
+    thinned = [maps[:, ::4, ::4].astype(np.float32) for maps in (shown, evaluation.anomaly_map)]
     return float(np.nanmedian(thinned[0])), float(np.nanquantile(thinned[1], 0.999))
 
 

@@ -1,7 +1,9 @@
 """Files that are either there and whole, or not there."""
 
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -71,3 +73,26 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+class TemporaryFolder:
+    """A folder that goes, with all that is in it, when nobody holds it any more.
+
+    Args:
+        parent: Where; the system's folder for such when None. It is made when missing, and goes as
+            well when it is empty then.
+    """
+
+    def __init__(self, parent: Path | None = None) -> None:
+        is_new = parent is not None and not parent.exists()
+        if parent is not None:
+            parent.mkdir(parents=True, exist_ok=True)
+        self.path = Path(tempfile.mkdtemp(prefix=".padim-", dir=parent)).absolute()
+        weakref.finalize(self, _remove, self.path, is_new)
+
+
+def _remove(folder: Path, with_parent: bool) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if with_parent:
+        with suppress(OSError):  # others have written there
+            folder.parent.rmdir()

@@ -163,6 +163,26 @@ class PixelMetrics:
         """
         return self._one(weights, lambda sums: sums.aupimo_images(limits, order))
 
+    def curves(self, n_points: int = 500) -> dict[str, tuple[Floats, Floats]]:
+        """Points of the ROC curve and of the per-region overlap, to be drawn.
+
+        Args:
+            n_points: How many points a curve has at most.
+
+        Returns:
+            ``pixel`` and ``pro``: false positive rate, and true positive rate or overlap, each
+            rising from 0 to 1; empty where a class is missing.
+        """
+        layout = self._layout
+        sums = Sums(layout, np.ones((1, self.counts.count)))
+        nothing = np.empty(0), np.empty(0)
+        if not layout.normal_px.sum() or not layout.region_px.sum():
+            return {"pixel": nothing, "pro": nothing}
+        chosen = np.unique(np.linspace(0, layout.n_columns - 1, n_points - 1).astype(np.intp))
+        rates = {"pixel": sums.tp / sums.tp[:, -1:], "pro": sums.overlap}
+        fpr = np.append(0, sums.fpr[0, chosen])
+        return {name: (fpr, np.append(0, rate[0, chosen])) for name, rate in rates.items()}
+
     def _one(self, weights: ArrayLike | None, metric: _Metric) -> Floats:
         return self._each(weights, {"": metric})[""]
 

@@ -122,6 +122,13 @@ class Sums:
         overlap = layout.sum(layout.counts.regions, weights / layout.region_px)
         return self._under(over(overlap, weights.sum(axis=1, keepdims=True)), limit, order)
 
+    @property
+    def overlap(self) -> Floats:
+        """Mean share of a region at or above each threshold, shape ``(B, K)``."""
+        layout, weights = self.layout, self._of_regions
+        shares = layout.sum(layout.counts.regions, weights / layout.region_px).cumsum(axis=1)
+        return over(shares, weights.sum(axis=1, keepdims=True))
+
     def spro(self, limit: float, order: Order) -> Floats:
         """Shape ``(B,)``."""
         counts = self.layout.counts

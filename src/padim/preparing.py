@@ -25,7 +25,7 @@ from padim.fitting import STORES, Fitter, n_bytes
 from padim.loading import ImageInput, load_image
 from padim.networks import Network, choose_device, choose_engine
 from padim.preprocess import Preprocess
-from padim.pyramid import build_pyramid
+from padim.pyramid import RANDOM_DIMS_SEED, build_pyramid
 from padim.recipes import DEFAULT_RECIPE, known_recipe, recipe
 from padim.roi import Roi
 from padim.tile_by_tile import TileFitter
@@ -46,6 +46,7 @@ def prepare(
     size_px: tuple[int, int] | None = None,
     taps: tuple[int, ...] | None = None,
     dims: int | str | None = None,
+    dims_seed: int = 0,
     eps: float | None = None,
     eps_rule: str | None = None,
     sigma_px: float | None = None,
@@ -77,6 +78,7 @@ def prepare(
         size_px: (height, width) of what the network sees.
         taps: Numbers of the tapped blocks, instead of the backbone's own.
         dims: ``all``, or how many dimensions to draw at random.
+        dims_seed: Of the draw, counted from that of the published PaDiM figures.
         eps: Added to the diagonal of the covariances.
         eps_rule: ``absolute`` or ``relative``.
         sigma_px: Blur of the map.
@@ -132,7 +134,7 @@ def prepare(
         n_random_dims = None
     else:
         n_random_dims = _whole_number(dims)
-    pyramid = build_pyramid(spec, settings.size_px, n_random_dims)
+    pyramid = build_pyramid(spec, settings.size_px, n_random_dims, RANDOM_DIMS_SEED + dims_seed)
     chosen_device = choose_device(device)
     if store not in STORES:
         raise UnknownNameError("store", store, tuple(STORES))

@@ -213,7 +213,10 @@ class Pyramid:
 
 
 def build_pyramid(
-    spec: BackboneSpec, size_px: tuple[int, int], n_random_dims: int | None = None
+    spec: BackboneSpec,
+    size_px: tuple[int, int],
+    n_random_dims: int | None = None,
+    seed: int = RANDOM_DIMS_SEED,
 ) -> Pyramid:
     """Group the taps of a backbone into levels.
 
@@ -222,6 +225,7 @@ def build_pyramid(
         size_px: (height, width) of what the network sees.
         n_random_dims: How many dimensions to draw at random from all, as PaDiM does with its
             ResNets; all of them when None.
+        seed: Of the draw.
 
     Raises:
         UsageError: The size is no multiple of the coarsest stride, or there are not that many
@@ -240,7 +244,7 @@ def build_pyramid(
     if n_random_dims is None or n_random_dims == spec.n_dims:
         drawn = list(range(spec.n_dims))
     elif 1 <= n_random_dims < spec.n_dims:
-        drawn = sorted(random.Random(RANDOM_DIMS_SEED).sample(range(spec.n_dims), n_random_dims))
+        drawn = sorted(random.Random(seed).sample(range(spec.n_dims), n_random_dims))
     else:
         raise UsageError(
             f"{n_random_dims} dims were asked for, but {spec.name} has between 1 and {spec.n_dims} "

@@ -2,11 +2,7 @@
 
 import json
 import os
-import shutil
-import tempfile
-import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -77,29 +73,6 @@ class FileTensor:
         with self.path.open("rb+") as file:
             file.seek(self.start + first * n_row)
             file.write(_raw(values.to(self.dtype)))
-
-
-class TemporaryFolder:
-    """A folder that goes, with all that is in it, when nobody holds it any more.
-
-    Args:
-        parent: Where; the system's folder for such when None. It is made when missing, and goes as
-            well when it is empty then.
-    """
-
-    def __init__(self, parent: Path | None = None) -> None:
-        is_new = parent is not None and not parent.exists()
-        if parent is not None:
-            parent.mkdir(parents=True, exist_ok=True)
-        self.path = Path(tempfile.mkdtemp(prefix=".padim-", dir=parent)).absolute()
-        weakref.finalize(self, _remove, self.path, is_new)
-
-
-def _remove(folder: Path, with_parent: bool) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    if with_parent:
-        with suppress(OSError):  # others have written there
-            folder.parent.rmdir()
 
 
 Tensors = Mapping[str, Tensor | FileTensor]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from padim.calibration import LEAVE_ONE_OUT, Collector
 from padim.errors import DatasetError, ImageReadError, UsageError
+from padim.files import TemporaryFolder
 from padim.fitting import STORES, Fitted, Fitter, postprocess_of, reviewed
 from padim.forecast import Forecast
 from padim.gaussian import factor, level_eps, squared_distances
@@ -33,7 +34,7 @@ from padim.postprocess import image_score
 from padim.predictor import Outputs
 from padim.review import OUTLIER_RATE, Suspect
 from padim.state import ModelState
-from padim.tensor_file import FileTensor, TemporaryFolder, empty_file_tensor
+from padim.tensor_file import FileTensor, empty_file_tensor
 from padim.tiles import Tile, TiledFeatures
 
 N_PILOT = 16  # images whose variance scales a relative eps, before any tile is fitted

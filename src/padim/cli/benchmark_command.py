@@ -14,7 +14,9 @@ from padim.cli.console import bars, progress, result, say, table
 from padim.cli.fit_command import prepared
 from padim.cli.images import Unreadable, require_writable, sizes, threshold_words
 from padim.datasets import Category, describe, read_category, read_root
-from padim.errors import PadimError
+from padim.engines import n_cores
+from padim.errors import PadimError, UnknownNameError, UsageError
+from padim.memory import parse_bytes
 from padim.recipes import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
@@ -114,12 +116,27 @@ def benchmark(
     engine: options.Engine = "auto",
     threads: options.Threads = None,
     max_memory: options.MaxMemory = None,
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", help="Categories at a time, as memory allows.")
+    ] = 1,
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="K", help="Draw what is random (--dims) K times.")
+    ] = 1,
+    keep_maps: Annotated[
+        bool, typer.Option("--keep-maps", help="Keep the maps of the test images, as float16.")
+    ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="published", help="Compare with the published figures."),
+    ] = None,
     skip_unreadable: options.SkipUnreadable = False,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Fit and evaluate every category, and write tables, ROC curves and pictures."""
+    if against not in (None, "published"):
+        raise UnknownNameError("table to compare with", against, ("published",))
     categories = read_root(root, category or (), layout)
     outcome = run_benchmark(
         categories,
@@ -128,6 +145,9 @@ def benchmark(
         recipe,
         max_memory,
         skip_unreadable,
+        n_workers=_at_least_one(workers, "workers"),
+        n_seeds=_at_least_one(seeds, "seeds"),
+        keep_maps=keep_maps,
         size_px=options.parse_size(size),
         taps=options.parse_taps(taps),
         dims=dims,
@@ -142,7 +162,7 @@ def benchmark(
         engine=engine,
         n_threads=threads,
     )
-    finish(outcome, out)
+    finish(outcome, out, against)
 
 
 def run_benchmark(
@@ -152,6 +172,10 @@ def run_benchmark(
     recipe: str,
     max_memory: str | None,
     skip_unreadable: bool,
+    *,
+    n_workers: int = 1,
+    n_seeds: int = 1,
+    keep_maps: bool = False,
     **settings: Any,
 ) -> "Result":
     """Prepare a fit and run it over categories, with progress bars.
@@ -163,35 +187,89 @@ def run_benchmark(
         recipe: Name of the recipe.
         max_memory: What the user allows.
         skip_unreadable: Whether to go on without images that cannot be read.
+        n_workers: Categories at a time, fewer where memory does not allow them.
+        n_seeds: How often what is random is drawn anew.
+        keep_maps: Whether the maps of the test images are kept.
         **settings: As for ``padim.preparing.prepare``.
     """
-    from padim.benchmark import run
+    from padim.benchmark import Plan, run
 
     require_writable(out)
     n_train = max(len(found.train) for found in categories)
     largest_px, words = sizes(path for found in categories for path in found.images())
     say(f"{describe(categories)}; images {words}.")
-    fitter, _ = prepared(backbone, recipe, max_memory, largest_px, n_train, **settings)
+    fitter, forecast = prepared(backbone, recipe, max_memory, largest_px, n_train, **settings)
+    n_workers = min(n_workers, len(categories) * n_seeds)
+    if max_memory is not None:
+        allowed = max(1, parse_bytes(max_memory) // forecast.peak_bytes)
+        if allowed < n_workers:
+            say(f"{max_memory} allow {allowed} at a time.")
+        n_workers = min(n_workers, allowed)
+    if n_workers > 1 and settings.get("n_threads") is None:
+        settings["n_threads"] = max(1, n_cores() // n_workers)
+    plan = Plan(
+        {"backbone_name": backbone, "recipe_name": recipe, **settings},
+        n_seeds,
+        skip_unreadable,
+        keep_maps,
+    )
     with bars() as bar:
         watcher = _BarWatcher(bar)
-        return run(categories, fitter, out, watcher, skip_unreadable=skip_unreadable)
+        return run(categories, plan, out, watcher, fitter=fitter, n_workers=n_workers)
 
 
-def finish(outcome: "Result", out: Path) -> None:
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of a benchmark.")],
+    second: Annotated[Path, typer.Argument(help="Another, of the same test images.")],
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Say by how much one benchmark is better than another, and whether the difference holds."""
+    from padim.comparison import compare as compare_runs
+    from padim.evaluation import shown
+
+    document = compare_runs(first, second)
+    rows = []
+    for name, metrics in (*document["categories"].items(), ("all", document["all"])):
+        for metric, found in metrics.items():
+            low, high = found["interval"]
+            rows.append(
+                (
+                    name,
+                    metric,
+                    shown(found["first"]),
+                    shown(found["second"]),
+                    f"{found['difference']:+.3f} [{low:+.3f}, {high:+.3f}]",
+                    "yes" if found["holds"] else "no",
+                )
+            )
+    headers = ("category", "metric", "first", "second", "difference", "holds")
+    result(
+        document,
+        f"{table(headers, rows)}\nIn brackets: 95% of bootstrap samples of the test images, the "
+        "same for both. A difference holds when they leave 0 out.",
+    )
+
+
+def finish(outcome: "Result", out: Path, against: str | None = None) -> None:
     """Print the tables and where everything is.
 
     Raises:
         PadimError: A category failed.
     """
-    from padim.benchmark import markdown
+    from padim.published import difference_words
+    from padim.run_folder import markdown
 
-    document = outcome.document()
+    document = outcome.document
     places = (
         f"Tables: {out / 'results.md'}, results.csv, results.json. "
         f"Scores: {out / 'images.jsonl'}.\n"
         f"ROC curves: {out / 'roc_curve.png'}. Pictures: {out / 'pictures'}. "
         f"Models: {out / 'models'}."
     )
+    if against is not None:
+        places = f"{difference_words(document)}\n\n{places}"
     if not outcome.failed:
         result(document, f"{markdown(document)}\n{places}")
         return
@@ -202,6 +280,12 @@ def finish(outcome: "Result", out: Path) -> None:
         f"{len(outcome.failed)} of {len(outcome.failed) + len(outcome.records)} categories failed. "
         f"{reasons}"
     )
+
+
+def _at_least_one(number: int, what: str) -> int:
+    if number < 1:
+        raise UsageError(f"The number of {what} is {number}, but needs to be 1 or more. Try 1.")
+    return number
 
 
 class _BarWatcher:

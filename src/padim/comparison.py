@@ -1,0 +1,98 @@
+"""Two benchmarks of the same test images, compared image by image."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from padim.bootstrap import interval
+from padim.errors import DatasetError, listed
+from padim.run_folder import METRICS, Record, Resampled, read_run
+
+
+def compare(first: Path, second: Path) -> dict[str, Any]:
+    """Say by how much a benchmark is better than another, and whether that holds.
+
+    Both were resampled with the same draws of test images, so that their differences are paired.
+
+    Args:
+        first: Folder of a benchmark.
+        second: Of another, of the same test images.
+
+    Returns:
+        Plain data: for each common category, and the mean over them under ``all``, each metric's
+        ``first``, ``second``, ``difference`` (first less second), its 95% ``interval`` and whether
+        it ``holds``: the interval leaves 0 out.
+
+    Raises:
+        PathMissingError: There is no such folder.
+        DatasetError: One is no benchmark, or they have no category or not the same images.
+    """
+    (said, records), (other_said, other_records) = read_run(first), read_run(second)
+    names = [name for name in records if name in other_records]
+    if not names:
+        raise DatasetError(
+            f"{first} has {listed(records)}, {second} has {listed(other_records)}: no category "
+            "is in both. Name two benchmarks of the same dataset."
+        )
+    rows = {row["category"]: row for row in said["rows"]}
+    other_rows = {row["category"]: row for row in other_said["rows"]}
+    categories: dict[str, dict[str, Any]] = {}
+    pairs: dict[str, list[tuple[float, float, Any]]] = {}
+    for name in names:
+        _require_same_images(name, records[name][0], other_records[name][0])
+        mine, theirs = _resampled(records[name]), _resampled(other_records[name])
+        categories[name] = {}
+        for metric in METRICS:
+            values = rows[name][metric], other_rows[name][metric]
+            if None in values or metric not in mine or metric not in theirs:
+                continue
+            differences = mine[metric] - theirs[metric]
+            pairs.setdefault(metric, []).append((*values, differences))
+            categories[name][metric] = _judged(*values, differences)
+    overall = {
+        metric: _judged(
+            float(np.mean([one for one, _, _ in found])),
+            float(np.mean([other for _, other, _ in found])),
+            np.mean([differences for _, _, differences in found], axis=0),
+        )
+        for metric, found in pairs.items()
+    }
+    return {
+        "first": str(first),
+        "second": str(second),
+        "settings": {"first": said["settings"], "second": other_said["settings"]},
+        "categories": categories,
+        "all": overall,
+    }
+
+
+def _judged(first: float, second: float, differences: Any) -> dict[str, Any]:
+    low, high = interval(differences)
+    return {
+        "first": first,
+        "second": second,
+        "difference": first - second,
+        "interval": (low, high),
+        "holds": bool(low > 0 or high < 0),
+    }
+
+
+def _resampled(seeds: list[Record]) -> Resampled:
+    return {
+        metric: np.mean([record.resampled[metric] for record in seeds], axis=0)
+        for metric in seeds[0].resampled
+    }
+
+
+def _require_same_images(name: str, one: Record, other: Record) -> None:
+    mine, theirs = (
+        [(image["path"], image["label"]) for image in record.data["images"]]
+        for record in (one, other)
+    )
+    if mine != theirs:
+        raise DatasetError(
+            f"The two benchmarks have other test images of {name} ({len(mine)} and {len(theirs)}, "
+            f"{len(set(mine) & set(theirs))} in common), so they cannot be paired. Run both on the "
+            "same."
+        )
