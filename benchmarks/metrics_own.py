@@ -74,7 +74,7 @@ def explained(maps: NDArray[np.float32], masks: NDArray[np.bool_]) -> dict[str, 
     """
     if np.isnan(maps).any():
         return {}
-    squashed = maps if 0 <= maps.min() and maps.max() <= 1 else 1 / (1 + np.exp(-maps))
+    squashed = maps if maps.min() >= 0 and maps.max() <= 1 else 1 / (1 + np.exp(-maps))
     ranking = Ranking.of(masks, squashed)
     counts = MapCounts.exact(list(maps), list(masks))
     rates = Sums(Layout(counts), np.ones((1, len(maps)))).shared_fpr[0]
