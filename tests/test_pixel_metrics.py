@@ -203,6 +203,8 @@ def test_streaming_is_exact_on_rounded_scores_and_bounds_the_others(case: Case) 
         np.testing.assert_allclose(tied[name], of_rounded[name], atol=1e-12, err_msg=name)
         assert not (worst[name] > value + 1e-12).any(), name
         assert not (best[name] < value - 1e-12).any(), name
+    for name, pair in streaming.bounds().items():
+        assert pair == (worst[name], best[name])
 
 
 @given(case=CASES)
@@ -334,8 +336,17 @@ def test_a_missing_class_gives_none(exact: bool) -> None:
                 counts.add(anomaly_map, mask)
         metrics = PixelMetrics(counts)
         assert set(metrics.metrics().values()) == {None}
+        assert set(metrics.bounds().values()) == {None}
         assert np.isnan(metrics.f1_threshold())
         assert np.isnan(metrics.spro())
+
+
+@given(case=CASES, is_anomalous=st.booleans())
+def test_an_image_of_nan_alone_matters_to_no_metric(case: Case, is_anomalous: bool) -> None:
+    counts = case.counts(exact=False, saturated=True)
+    before = PixelMetrics(counts).metrics()
+    counts.add(np.full((8, 9), np.nan, np.float32), is_anomalous=is_anomalous)
+    assert PixelMetrics(counts).metrics() == pytest.approx(before, abs=1e-12)
 
 
 def test_what_hangs_on_normal_images_is_none_without_any() -> None:

@@ -92,6 +92,9 @@ class MapCounts:
     ) -> None:
         """Add an image.
 
+        One whose ground truth is not known keeps its place, and matters to no metric, when it is
+        added as a map of NaN alone.
+
         Args:
             anomaly_map: Shape ``(H, W)``; NaN where it was not looked at.
             mask: Ground truth, shape ``(H, W)``: True where anomalous, or the labels that

@@ -27,7 +27,8 @@ class PixelMetrics:
       ``bootstrap_weights`` gives; None for once;
     - ``order``: how scores of one bin are ranked. ``tied`` gives the metric of the rounded scores;
       ``worst`` and ``best`` give the limits between which that of the scores themselves lies. How
-      far they are apart depends on how many pixels share a bin, not on how many bins there are.
+      far they are apart depends on which pixels share a bin: for an area, it is the sum over the
+      bins of what the curve rises there times what the rate grows, on the area's own scale.
 
     and gives one number, shape ``()``, or ``(B,)`` where the weights have two axes; NaN where it
     cannot be had. A normal pixel is one outside the ground truth, whatever image it is of. No
@@ -62,6 +63,17 @@ class PixelMetrics:
         if len(self.counts.defects):
             metrics["spro_05"] = lambda s: s.spro(0.05, order)
         return self._each(weights, metrics)
+
+    def bounds(self) -> dict[str, tuple[float, float] | None]:
+        """Between what every metric of the scores lies, whatever rounding did to them.
+
+        Returns:
+            By name, the lowest and the highest; equal but for ties where nothing was rounded. None
+            where the metric cannot be had.
+        """
+        low, high = (self.resampled(None, order) for order in ("worst", "best"))
+        pairs = {name: (float(value), float(high[name])) for name, value in low.items()}
+        return {name: None if np.isnan(pair[0]) else pair for name, pair in pairs.items()}
 
     def auroc(self, weights: ArrayLike | None = None, order: Order = "tied") -> Floats:
         """Chance that an anomalous pixel scores above a normal one, ties counting half.

@@ -1,0 +1,275 @@
+"""Do our metrics of maps agree with anomalib's and torchmetrics', and what do both cost?
+
+The same generated maps go to all, in several guises:
+
+- ``distances``: as a model gives them, from about 2 to 40;
+- ``scaled``: the same from 0 to 1;
+- ``tied``: rounded to whole numbers;
+- ``spike``: one normal pixel at 100,000;
+- ``masked``: a border of NaN that nobody looked at.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import measure
+import numpy as np
+import peer_env
+import process
+from measure import Spread
+from numpy.typing import NDArray
+
+METRICS = (
+    "pixel_auroc",
+    "pixel_average_precision",
+    "pixel_f1_max",
+    "aupro_30",
+    "aupro_05",
+    "aupimo",
+)
+OTHERS = ("streaming", "anomalib", "torchmetrics")
+PAGE_BYTES = 4096  # what adds nothing is counted as this, so that ratios exist
+SAME = 1e-5  # float32 sums of the others differ by less
+SIGMOID = "scores outside [0, 1] are put through a sigmoid, where high ones become equal"
+CUT = "the range is cut at the nearest thresholds, but the area divided by the whole range"
+NO_NAN = "NaN is ranked like a score"
+WHY = {
+    ("distances", "torchmetrics"): SIGMOID,
+    ("tied", "torchmetrics"): SIGMOID,
+    ("spike", "torchmetrics"): SIGMOID,
+    ("masked", "torchmetrics"): NO_NAN,
+    ("masked", "anomalib"): NO_NAN,
+}
+
+
+def smooth(noise: NDArray[np.float64], sigma_px: float) -> NDArray[np.float64]:
+    """Noise blurred by a Gaussian, round the edges, of mean 0 and deviation 1."""
+    rate = np.fft.fftfreq(noise.shape[-1])
+    kernel = np.exp(-2 * (np.pi * sigma_px * rate) ** 2)
+    blurred = np.fft.ifft2(np.fft.fft2(noise) * np.outer(kernel, kernel)).real
+    return (blurred - blurred.mean()) / blurred.std()
+
+
+def generate(n_images: int, side_px: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Maps and masks, the first half normal; some defects are plain, some hardly there."""
+    generator = np.random.default_rng(0)
+    maps = np.zeros((n_images, side_px, side_px), np.float32)
+    masks = np.zeros(maps.shape, np.bool_)
+    for i in range(n_images):
+        fine, coarse, blobs, strength = generator.standard_normal((4, side_px, side_px))
+        ground = 14 + 2 * smooth(fine, 3) + smooth(coarse, side_px / 12)
+        if i >= n_images // 2:
+            masks[i] = smooth(blobs, side_px / 24) > generator.uniform(1.9, 2.4)
+            ground += 6 * (1.2 + smooth(strength, side_px / 8)) * masks[i]
+        maps[i] = np.abs(ground)
+    return maps, masks
+
+
+def guises(maps: NDArray[np.float32], masks: NDArray[np.bool_]) -> dict[str, NDArray[np.float32]]:
+    """The maps as the module names them."""
+    low, high = maps.min(), maps.max()
+    spike, masked = maps.copy(), maps.copy()
+    spike[0, 0, 0] = 1e5
+    border = maps.shape[1] // 8
+    masked[:, :border] = np.nan
+    return {
+        "distances": maps,
+        "scaled": (maps - low) / (high - low),
+        "tied": maps.round(),
+        "spike": spike,
+        "masked": masked,
+    }
+
+
+def run(python: object, script: str, *words: object) -> tuple[dict[str, Any], process.Ran]:
+    """What a script of this folder prints, and what its process did."""
+    path = measure.ROOT / "benchmarks" / script
+    ran = process.run(
+        (python, path, *words), {**os.environ, **peer_env.PASSIVE, "PYTHONWARNINGS": "ignore"}
+    )
+    return json.loads(ran.stdout), ran
+
+
+def compare(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Every metric of every guise by everyone, and who differs from the exact one and why."""
+    exact, _ = run(sys.executable, "metrics_own.py", "exact", *folders)
+    streaming, _ = run(sys.executable, "metrics_own.py", "streaming", *folders)
+    explained, _ = run(sys.executable, "metrics_own.py", "explained", *folders)
+    peers, _ = run(peer_env.anomalib_python(), "metrics_peer.py", *folders)
+    rows = []
+    for guise in exact:
+        for metric in METRICS:
+            value = exact[guise][metric]["value"]
+            ours = streaming[guise]
+            bounds = [ours["bounds"][order][metric] for order in ("worst", "best")]
+            found = {"streaming": {"value": ours["together"]["value"][metric], "error": None}}
+            found |= {who: of[metric] for who, of in peers[guise].items() if metric in of}
+            others = {}
+            for who, other in found.items():
+                gap = None if other["value"] is None else other["value"] - value
+                others[who] = {"value": other["value"], "minus_exact": gap}
+                if gap is None or not abs(gap) <= SAME:
+                    others[who]["why"] = other["error"] or why(guise, metric, who)
+                    if who != "streaming" and gap is not None and metric in explained[guise]:
+                        others[who]["minus_explained"] = other["value"] - explained[guise][metric]
+            rows.append(
+                {"guise": guise, "metric": metric, "exact": value, "bounds": bounds, **others}
+            )
+    return rows
+
+
+def why(guise: str, metric: str, who: str) -> str:
+    """Why someone's value is not the exact one."""
+    if who == "streaming":
+        return "rounded to float16"
+    if (guise, who) in WHY:
+        return WHY[guise, who]
+    if metric == "pixel_auroc" and guise != "scaled":
+        return SIGMOID
+    return CUT if metric == "aupimo" else "unknown"
+
+
+def print_rows(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the comparison, and the reasons below."""
+    reasons: list[str] = []
+    table = []
+    for row in rows:
+        cells = [f"{row['guise']} {row['metric']}", f"{row['exact']:.6f}"]
+        cells.append(f"{row['bounds'][1] - row['bounds'][0]:.0e}")
+        for who in OTHERS:
+            other = row.get(who)
+            if other is None:
+                cells.append("")
+                continue
+            gap = other["minus_exact"]
+            cell = "none" if gap is None else f"{gap:+.0e}"
+            if "why" in other:
+                if other["why"] not in reasons:
+                    reasons.append(other["why"])
+                cell += f" ({reasons.index(other['why']) + 1})"
+            cells.append(cell)
+        table.append(cells)
+    headers = ("maps, metric", "exact", "bounds apart", *(f"{who} -" for who in OTHERS))
+    measure.print_table(headers, table)
+    for i, reason in enumerate(reasons, 1):
+        print(f"({i}) {reason}")
+    left = [
+        abs(o["minus_explained"])
+        for r in rows
+        for w in OTHERS
+        if "minus_explained" in (o := r.get(w, {}))
+    ]
+    print(f"Done their way in {len(left)} such cases, ours differ from theirs by {max(left):.0e}.")
+
+
+def cost(folder: Path, n_rounds: int) -> dict[str, Any]:
+    """Seconds and added bytes of everyone, in turn, each in a fresh process."""
+    taken: dict[str, dict[str, list[float]]] = {}
+
+    def note(who: str, what: dict[str, Any]) -> None:
+        place = taken.setdefault(who, {"seconds": [], "added_bytes": []})
+        place["seconds"].append(what["seconds"])
+        place["added_bytes"].append(max(what["added_bytes"], PAGE_BYTES))
+
+    for _ in range(n_rounds):
+        ours, _ = run(sys.executable, "metrics_own.py", "streaming", folder)
+        counting, together = ours[folder.name]["counting"], ours[folder.name]["together"]
+        note("streaming counting", counting)
+        both = ("seconds", "added_bytes")
+        note("streaming all", {key: counting[key] + together[key] for key in both})
+        exact, _ = run(sys.executable, "metrics_own.py", "exact", folder)
+        peers, _ = run(peer_env.anomalib_python(), "metrics_peer.py", folder)
+        of_all = {"exact": exact[folder.name], **peers[folder.name]}
+        for library, metrics in of_all.items():
+            for name, what in metrics.items():
+                note(f"{library} {name}", what)
+        for library in ("exact", "anomalib"):
+            parts = [of_all[library][name] for name in of_all["anomalib"]]
+            added = max(part["added_bytes"] for part in parts)
+            seconds = sum(part["seconds"] for part in parts)
+            note(f"{library} all", {"seconds": seconds, "added_bytes": added})
+    return {
+        who: {key: Spread(tuple(values)) for key, values in place.items()}
+        for who, place in taken.items()
+    }
+
+
+def print_cost(spreads: dict[str, dict[str, Spread]]) -> dict[str, Any]:
+    """Print the cost and its ratios to anomalib's; give both as plain data."""
+    rows, ratios = [], {}
+    for who, of in spreads.items():
+        library, _, metric = who.partition(" ")
+        alternative = spreads.get(f"anomalib {metric}")
+        cells = [who, of["seconds"].shown(digits=2), of["added_bytes"].shown(1e-6, 0)]
+        if alternative is not None and library != "anomalib":
+            ratio = {key: of[key].over(alternative[key]) for key in of}
+            cells += [ratio["seconds"].shown(digits=3), ratio["added_bytes"].shown(digits=3)]
+            ratios[who] = {key: spread.to_json() for key, spread in ratio.items()}
+        else:
+            cells += ["", ""]
+        rows.append(cells)
+    print()
+    headers = ("", "s", "MB added", "s / anomalib's", "MB / anomalib's")
+    measure.print_table(headers, rows)
+    plain = {who: {key: s.to_json() for key, s in of.items()} for who, of in spreads.items()}
+    return {"cost": plain, "ratios_to_anomalib": ratios}
+
+
+def main() -> None:
+    """Compare, time, and count ten thousand megapixel maps."""
+    options = measure.arguments(__doc__)
+    about = measure.facts()
+    n_images, side_px, n_rounds = (8, 64, 1) if options.quick else (48, 256, 3)
+    scale = (20, 128, 50) if options.quick else (10_000, 1024, 1000)
+    maps, masks = generate(n_images, side_px)
+    with tempfile.TemporaryDirectory() as name:
+        folders = []
+        for guise, values in guises(maps, masks).items():
+            folder = Path(name) / guise
+            folder.mkdir()
+            np.save(folder / "maps.npy", values.astype(np.float32))
+            np.save(folder / "masks.npy", masks)
+            folders.append(folder)
+        measure.say("Comparing.")
+        rows = compare(folders)
+        print_rows(rows)
+        measure.say("Timing.")
+        costs = print_cost(cost(folders[0], n_rounds))
+    measure.say("Counting many large maps.")
+    large, ran = run(sys.executable, "metrics_own.py", "scale", *scale)
+    large["process_peak_bytes"] = ran.peak_bytes
+    print(
+        f"\n{large['n_images']:,} maps of {large['side_px']} x {large['side_px']} px: "
+        f"{large['counting_ms_per_image']:.1f} ms each to count, "
+        f"{large['counts_bytes'] / 1e6:.0f} MB of counts "
+        f"({large['maps_bytes_computed'] / 1e9:.1f} GB of maps, computed), "
+        f"{large['once_s']:.1f} s for all metrics, {large['resampling_s']:.0f} s for "
+        f"{large['n_resamples']:,} resamples, {ran.peak_bytes / 1e6:.0f} MB at the peak."
+    )
+    limit = 2.0
+    aims = [
+        measure.Aim("Peak of the process, GB", ran.peak_bytes / 1e9, limit),
+        measure.Aim(
+            "Furthest that the exact value lies outside the bounds of the counts",
+            max(max(r["bounds"][0] - r["exact"], r["exact"] - r["bounds"][1]) for r in rows),
+            1e-9,
+            digits=10,
+        ),
+    ]
+    content = {
+        "settings": {"n_images": n_images, "side_px": side_px, "n_rounds": n_rounds},
+        "values": rows,
+        **costs,
+        "scale": large,
+        "aims": measure.judge(aims),
+    }
+    measure.finish("metrics", about, content, quick=options.quick)
+
+
+if __name__ == "__main__":
+    main()
