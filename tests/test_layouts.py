@@ -114,6 +114,8 @@ def kolektor(root: Path) -> Path:
     }.items():
         picture(root / f"{name}.png")
         mask(root / f"{name}_GT.png", n_px=n_px)
+    picture(root / "train/10000 (copy).png")
+    mask(root / "train/10000_GT (copy).png", n_px=0)
     return root
 
 

@@ -11,6 +11,7 @@ from padim.images import read_mask
 __all__ = ["is_kolektor", "read_kolektor"]
 
 _SUFFIX = "_GT"
+_STRAY = " (copy)"  # the archive has train/10301 (copy).png and train/10301_GT (copy).png
 
 
 def is_kolektor(folder: Path) -> bool:
@@ -25,7 +26,7 @@ def read_kolektor(folder: Path) -> Category:
     Args:
         folder: A folder with ``train`` and ``test``, each with ``<id>.png`` and ``<id>_GT.png``. An
             image is defective when its mask is not empty; defective images of ``train`` are left
-            out.
+            out, as is the copy of an image that the archive has by mistake.
 
     Raises:
         DatasetError: An image has no mask, or no image of ``train`` is good.
@@ -46,7 +47,7 @@ def read_kolektor(folder: Path) -> Category:
         for path, mask, is_defective in test
     ]
     known = {mask for _, mask, _ in test}
-    masks = [path for path in list_images(folder / "test") if _is_mask(path)] if test else []
+    masks = [path for path in _files(folder / "test") if _is_mask(path)] if test else []
     return Category(
         folder_name(folder),
         folder,
@@ -59,7 +60,7 @@ def read_kolektor(folder: Path) -> Category:
 
 def _read(folder: Path) -> list[tuple[Path, Path, bool]]:
     """The images of a split, the mask of each and whether it is not empty."""
-    files = list_images(folder)
+    files = _files(folder)
     masks = {path.stem: path for path in files if _is_mask(path)}
     images = [path for path in files if not _is_mask(path)]
     for image in images:
@@ -72,6 +73,10 @@ def _read(folder: Path) -> list[tuple[Path, Path, bool]]:
     with ThreadPoolExecutor() as pool:
         defective = pool.map(lambda pair: bool(read_mask(pair[1]).any()), paired)
         return [(*pair, is_defective) for pair, is_defective in zip(paired, defective, strict=True)]
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in list_images(folder) if not path.stem.endswith(_STRAY)]
 
 
 def _is_mask(path: Path) -> bool:
