@@ -156,7 +156,7 @@ def test_half_finished_work_leaves_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("padim.state.save_file", interrupt)  # the last step of a category
+        patch.setattr("padim.state.write_tensors", interrupt)  # the last step of a category
         assert benchmark(root, out, "--category", "bottle", "-q") == 130
     assert {path for path in out.rglob("*") if path.is_file()} == before
     assert benchmark(root, out, "-q") == 0

@@ -113,3 +113,22 @@ def test_what_is_no_model_is_not_changed(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(ModelFileError, match="is a graph, but no model"):
         write_description(path, "{}")
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("cost", ["inf", "nan", "0", "-1"])
+def test_impossible_costs_are_refused(
+    folder: Path, cost: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, spots = folder / "m.safetensors", folder / "stripes/test/spot"
+    words = ["calibrate", str(model), str(folder / "more"), "--anomalous", str(spots)]
+    assert main([*words, "--miss-cost", cost]) == 2
+    assert "A cost needs to be a number above 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("known", ["more", "stripes/train/good"])
+def test_good_images_are_no_known_defects(
+    folder: Path, known: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["calibrate", str(folder / "m.safetensors"), str(folder / "more")]
+    assert main([*words, "--anomalous", str(folder / known)]) == 1
+    assert "cannot be good ones as well" in capsys.readouterr().err

@@ -92,3 +92,19 @@ def test_impossible_rates_are_refused(rate: float) -> None:
     for threshold in (calibration.threshold, calibration.pixel_threshold):
         with pytest.raises(UsageError, match="needs to be above 0 and below 1"):
             threshold(rate)
+
+
+def test_a_tail_claims_no_p_value_below_a_tenth_of_one_image() -> None:
+    scores = np.sort(np.random.default_rng(0).gamma(9, 1, 80)).astype(np.float32)
+    calibration = Calibration("held-out", scores, scores, np.ones(80, np.int64))
+    assert calibration.p_value(1e6) == pytest.approx(0.1 / 80)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_threshold_lies_in_its_own_interval(seed: int) -> None:
+    scores = np.random.default_rng(seed).gamma(9, 1, 60).astype(np.float32)
+    scores[0] = 100  # an outlier, below which no threshold goes
+    calibration = Calibration("held-out", np.sort(scores), scores, np.ones(60, np.int64))
+    threshold = calibration.threshold(0.01)
+    assert threshold.interval is not None
+    assert threshold.interval[0] <= threshold.score <= threshold.interval[1]

@@ -178,3 +178,9 @@ def test_a_pair_is_always_the_old_or_the_new(whole: ModelState, tmp_path: Path) 
         assert state.count == moments.count == int(moments.mean[0][0, 0])
         seen.add(state.count)
     assert len(seen) > 50
+
+
+def test_a_graph_learns_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "m.onnx").touch()
+    assert main(["update", str(tmp_path / "m.onnx"), str(tmp_path / "m.onnx")]) == 2
+    assert "is a graph, which learns nothing more" in capsys.readouterr().err

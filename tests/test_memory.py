@@ -110,7 +110,7 @@ def test_the_forecast_grows_with_what_is_asked_for() -> None:
     assert small.peak_bytes < large.peak_bytes
     assert large.file_bytes < double.file_bytes
     assert large.peak_bytes < batch.peak_bytes
-    assert plain.forecast().peak_bytes < moments.peak_bytes
+    assert plain.forecast().peak_bytes == moments.peak_bytes  # written piece by piece
     assert plain.forecast().peak_bytes < double.peak_bytes
 
 

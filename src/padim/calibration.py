@@ -139,7 +139,7 @@ class Calibration:
         """Share of good images that score at least as high.
 
         The conformal p-value, (1 + k) / (1 + n) where k of n scores are as high; where none is, and
-        there are enough for a tail, what the tail says if that is lower.
+        there are enough for a tail, what the tail says if that is lower, and never below 0.1 / n.
 
         Args:
             score: An image score.
@@ -151,7 +151,7 @@ class Calibration:
         conformal = (1 + higher) / (1 + self.count)
         if higher or self.tail is None:
             return conformal
-        return min(conformal, self.tail.rate(score))
+        return min(conformal, max(self.tail.rate(score), TAIL_REACH / self.count))
 
     def threshold(self, rate: float) -> Threshold:
         """The score that a good image exceeds at a rate.
@@ -184,7 +184,8 @@ class Calibration:
             return Threshold(used, highest, "conformal", warning=warning)
         # Never below what a good image was seen to score.
         score = max(self.tail.quantile(used), highest)
-        return Threshold(used, score, "tail", self.tail.interval(used), warning)
+        low, high = self.tail.interval(used)
+        return Threshold(used, score, "tail", (min(low, score), max(high, score)), warning)
 
     def pixel_threshold(self, rate: float) -> float:
         """The score that a pixel of a good image exceeds at a rate.
@@ -198,7 +199,7 @@ class Calibration:
         Raises:
             UsageError: The rate is out of range.
         """
-        check_rate(rate, "pixel false-alarm rate")
+        check_rate(rate, "pixel false-alarm rate", DEFAULT_PIXEL_RATE)
         above = self.pixel_count[::-1].cumsum()[::-1] - self.pixel_count
         first = int(np.argmax(above <= rate * self.pixel_count.sum()))
         return float(self.pixel_score[first]) * (1 + _BIN_ERROR)
@@ -313,14 +314,16 @@ def least_cost(
     )
 
 
-def check_rate(rate: float, what: str) -> None:
+def check_rate(rate: float, what: str, usual: float = DEFAULT_RATE) -> None:
     """Make sure that a rate is one.
 
     Raises:
         UsageError: It is not above 0 and below 1.
     """
     if not 0 < rate < 1:
-        raise UsageError(f"The {what} is {rate:g}, but needs to be above 0 and below 1. Try 0.01.")
+        raise UsageError(
+            f"The {what} is {rate:g}, but needs to be above 0 and below 1. Try {usual}."
+        )
 
 
 def _pareto(excesses: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

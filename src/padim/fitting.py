@@ -245,6 +245,11 @@ class Fitter:
             suspects, outlier_maps = reviewed(collector, looked, self.drop_outliers or OUTLIER_RATE)
             if self.drop_outliers:
                 dropped = {suspect.index for suspect in suspects if suspect.reason == "outlier"}
+            if len(dropped) > len(hashes) - 2:
+                raise DatasetError(
+                    f"{len(dropped)} of {len(hashes)} images would be dropped as outliers. Take a "
+                    "smaller --drop-outliers."
+                )
             if dropped:
                 assert moments is not None
                 left = set(range(len(hashes))) - dropped

@@ -11,6 +11,7 @@ from padim.moments import GROUP
 from padim.pyramid import Pyramid
 from padim.samples import STEP_PX
 
+SLACK = 1.12  # what the allocator holds beyond what is asked of it, as measured at most
 KEPT_FEATURE_BYTES = 256 << 20  # of features kept for a second look; beyond, they are recomputed
 
 
@@ -35,8 +36,8 @@ class Forecast:
         if max_bytes is not None and self.peak_bytes > max_bytes:
             raise MemoryLimitError(
                 f"This fit needs about {format_bytes(self.peak_bytes)} of memory, but may have "
-                f"{format_bytes(max_bytes)}. Raise --max-memory, or take a smaller --size, fewer "
-                "--dims or a smaller --backbone."
+                f"{format_bytes(max_bytes)}. Raise --max-memory, or take a smaller --size or "
+                "--tile-px, fewer --dims, another --recipe or --backbone."
             )
 
 
@@ -90,7 +91,7 @@ def forecast_fit(
         # Their features in float64 before and after centring.
         looking = 8 * pyramid.n_entries + n_batch * image_bytes + 16 * n_looked * pyramid.n_features
         work = max(work, factoring + looking) + kept_bytes
-    return Forecast(resident_bytes() + work, file_bytes)
+    return Forecast(resident_bytes() + round(SLACK * work), file_bytes)
 
 
 def activation_bytes(trunk: nn.Module, size_px: tuple[int, int]) -> int:

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 OUTLINE = (0, 255, 255)
+BORDER = (128, 128, 128)  # of a region of interest
 # Every 32nd entry of matplotlib's inferno, readable for colour-blind eyes and in print.
 _INFERNO = np.array(
     [
@@ -93,6 +94,9 @@ def overlay(
     mask = Image.fromarray(region.astype(np.uint8) * 255).resize(size, _BILINEAR)
     rim = outline(np.asarray(mask) > 127, max(1, min(image.size) // 256))
     picture = image.convert("RGB")
+    if values.size < anomaly_map.size:
+        looked = Image.fromarray(~np.isnan(anomaly_map)).resize(size, Image.Resampling.NEAREST)
+        picture.paste(BORDER, box, Image.fromarray(outline(np.asarray(looked))))
     picture.paste(level.convert("RGB"), box, alpha)
     picture.paste(OUTLINE, box, Image.fromarray(rim))
     return picture

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from padim.calibration import LEAVE_ONE_OUT
+from padim.engines import GRAPH_ENGINES
 from padim.errors import DatasetError, UsageError, listed
 from padim.fitting import STORES, Fitter
 from padim.graphs import open_graphs
@@ -43,7 +44,7 @@ def update(
         DatasetError: An image is in it already, or one to recalibrate by is not.
         ImageReadError: An image cannot be read.
     """
-    state, moments = load_pair(path)
+    state, moments = _loaded(path)
     hashes = [sha256(image) for image in images]
     if known := _named(images, hashes, set(state.image_sha256)):
         raise DatasetError(f"{path} knows {known} already. Name images that it has not seen.")
@@ -74,7 +75,7 @@ def forget(
         DatasetError: An image is not in it, or nothing would be left.
         ImageReadError: An image cannot be read.
     """
-    state, moments = load_pair(path)
+    state, moments = _loaded(path)
     hashes = [sha256(image) for image in images]
     left = Counter(state.image_sha256)
     left.subtract(hashes)
@@ -112,7 +113,7 @@ def merge(first: Path, second: Path, out: Path, *, weights: Path | None = None) 
         UsageError: A model was fitted without ``--keep-moments``, or the two do not fit together.
         DatasetError: An image is in both.
     """
-    (state, moments), (other, more) = load_pair(first), load_pair(second)
+    (state, moments), (other, more) = _loaded(first), _loaded(second)
     for what in ("spec", "weights_sha256", "recipe", "preprocess", "pyramid", "precision"):
         if getattr(state, what) != getattr(other, what):
             name = {"spec": "backbone", "weights_sha256": "weights"}.get(what, what)
@@ -197,6 +198,21 @@ def _changed(
     state = replace(state, calibration=calibration, samples=samples)
     save_pair(state, moments, path)
     return state
+
+
+def _loaded(path: Path) -> tuple[ModelState, Moments]:
+    """Read a model and its moments.
+
+    Raises:
+        UsageError: It is a graph, or has no moments.
+        ModelFileError: A file is damaged.
+    """
+    if path.suffix in GRAPH_ENGINES:
+        raise UsageError(
+            f"{path} is a graph, which learns nothing more. Change the model file that it was made "
+            "of, and export that again."
+        )
+    return load_pair(path)
 
 
 def _named(images: Sequence[Path], hashes: Sequence[str], wanted: set[str]) -> str:

@@ -49,6 +49,11 @@ def load_pair(path: Path) -> tuple[ModelState, Moments]:
     """
     state = load_state(path)
     found = _path_of_moments(state, path)
+    if found is None and len(state.tiling.tiles) > 1:
+        raise UsageError(
+            f"{path} looks at images tile by tile, and such models keep no moments. Fit it anew on "
+            "all images."
+        )
     if found is None:
         raise UsageError(
             f"{path} has no moments of its own beside it, as {moments_path(path).name}. Fit it "

@@ -27,6 +27,7 @@ from padim.networks import Network, choose_device, choose_engine
 from padim.preprocess import Preprocess
 from padim.pyramid import RANDOM_DIMS_SEED, build_pyramid
 from padim.recipes import DEFAULT_RECIPE, known_recipe, recipe
+from padim.review import OUTLIER_RATE
 from padim.roi import Roi
 from padim.tile_by_tile import TileFitter
 from padim.tiles import plan_tiles
@@ -139,7 +140,7 @@ def prepare(
     if store not in STORES:
         raise UnknownNameError("store", store, tuple(STORES))
     if drop_outliers:
-        check_rate(drop_outliers, "rate of outliers")
+        check_rate(drop_outliers, "rate of outliers", OUTLIER_RATE)
     if (drop_outliers or keep_outlier_maps) and not calibrate:
         raise UsageError("Outliers are known by calibrating only. Leave --no-calibrate out.")
     engine = choose_engine(engine, chosen_device, precision)

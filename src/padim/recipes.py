@@ -111,6 +111,11 @@ def recipe(name: str, **overrides: Any) -> Recipe:
     changed = replace(known_recipe(name), **given)
     if changed.eps_rule not in EPS_RULES:
         raise UnknownNameError("eps rule", changed.eps_rule, EPS_RULES)
+    if min(changed.size_px) < 1:
+        raise UsageError(
+            f"The size is {changed.size_px[0]}x{changed.size_px[1]} px, but needs to be above 0. "
+            "Try 256."
+        )
     if not 0 < changed.eps < float("inf"):
         raise UsageError(f"eps is {changed.eps:g}, but needs to be above 0. Try 0.01.")
     if not 0 <= changed.sigma_px <= min(changed.size_px):

@@ -134,7 +134,7 @@ def plan_tiles(pyramid: Pyramid, recipe: Recipe, roi: Roi | None) -> Tiling:
         spans = [[_around(np.asarray(wanted.any(axis=1 - axis)), overlap // 2)] for axis in (0, 1)]
         sides = tuple(axis[0][0].stop - axis[0][0].start for axis in spans)
     else:
-        side = _in_cells(recipe.tile_px, stride, "tile", least=1)
+        side = _in_cells(recipe.tile_px, stride, "tile", least=2 * overlap or 1)
         if overlap >= side:
             raise UsageError(
                 f"Tiles of {recipe.tile_px} px cannot overlap by {recipe.tile_overlap_px} px. "
@@ -189,8 +189,8 @@ def _resized(level: Level, grid: tuple[int, int], sides: Sequence[int]) -> Level
 
 
 def _in_cells(side_px: int, stride: int, what: str, least: int) -> int:
-    if side_px % stride or side_px < least * stride:
-        nearest = max(least, round(side_px / stride)) * stride
+    if side_px % stride or side_px < min(least, 1) * stride:
+        nearest = max(least, side_px // stride) * stride
         raise UsageError(
             f"The {what} is {side_px} px, but needs to be a multiple of {stride} px. Try {nearest}."
         )

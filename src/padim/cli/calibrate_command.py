@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -48,14 +49,20 @@ def calibrate(
     if anomalous is None and (miss_cost, false_alarm_cost) != (None, None):
         raise UsageError("Costs need known defects to weigh. Name them with --anomalous.")
     costs = tuple(1.0 if cost is None else cost for cost in (miss_cost, false_alarm_cost))
-    if not min(costs) > 0:
-        raise UsageError("A cost is 0 or less, but needs to be above. Leave it out for 1.")
+    if not (min(costs) > 0 and max(costs) < math.inf):
+        raise UsageError("A cost needs to be a number above 0. Leave it out for 1.")
     normal = normal_images(good, recursive=recursive)
     defective = expand([anomalous], recursive=True) if anomalous else ()
     from padim.opening import load
 
     predictor = load(model, weights=weights, device=device, engine=engine, n_threads=threads)
-    _require_unseen(normal, set(predictor.description["image_sha256"]))
+    fitted = set(predictor.description["image_sha256"])
+    hashes = _require_unseen(normal, fitted) | fitted
+    if both := [path for path in defective if _sha256(path) in hashes]:
+        raise DatasetError(
+            f"{listed(both)}: images of known defects cannot be good ones as well, of this folder "
+            "or of the fit. Name a folder of defects only with --anomalous."
+        )
     say(f"{len(normal)} good and {len(defective)} anomalous images. Engine: {predictor.engine}.")
     unreadable = Unreadable(skip_unreadable)
     collectors = Collector(), Collector()
@@ -92,20 +99,25 @@ def calibrate(
     result(document, f"{model}: {threshold_words(decision)}")
 
 
-def _require_unseen(paths: Sequence[Path], fitted: set[str]) -> None:
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require_unseen(paths: Sequence[Path], fitted: set[str]) -> set[str]:
     """Make sure that a model was not fitted on images.
+
+    Returns:
+        Their sha256.
 
     Raises:
         DatasetError: It was.
     """
-    known = []
-    for path in paths:
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() in fitted:
-                known.append(str(path))
-    if known:
+    hashes = {path: _sha256(path) for path in paths}
+    if known := [str(path) for path, digest in hashes.items() if digest in fitted]:
         raise DatasetError(
             f"The model was fitted on {len(known)} of the {len(paths)} images, and scores those "
             f"too low for a threshold: {listed(known)}. Name others, or fit it anew without "
             "--no-calibrate, which leaves each out in turn."
         )
+    return set(hashes.values())

@@ -12,8 +12,10 @@ from padim.cli.console import detail, progress, result, say
 from padim.cli.images import (
     Unreadable,
     output_names,
+    require_apart,
     require_writable,
     sizes,
+    threshold_words,
     write_overlay,
 )
 from padim.datasets import layout_title, normal_images
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 10
 _HEADINGS = {
-    "outlier": "score as if they did not belong (--drop-outliers leaves them out)",
+    "outlier": "score as if they did not belong",
     "duplicate": "repeat another, and so make the model surer than it should be",
     "size": "are of another size than the rest",
     "brightness": "are of another brightness than the rest",
@@ -121,6 +123,7 @@ def fit(
         )
     require_writable(out.parent)
     if outlier_overlays is not None:
+        require_apart(outlier_overlays, [images])
         require_writable(outlier_overlays)
     largest_px, words = sizes(chosen)
     title = layout_title(images)
@@ -204,7 +207,13 @@ def fit(
     if peak is not None:
         text += f", peak memory {format_bytes(peak)}"
     pictures = f"\nOutliers drawn: {len(drawn)}, in {outlier_overlays}." if drawn else ""
-    result(document, f"{text}.{_suspects(fitted)}{pictures}")
+    calibration = fitted.state.calibration
+    threshold = "No threshold: one image cannot be judged by itself."
+    if calibration is not None:
+        threshold = threshold_words(decide(calibration))
+    elif not calibrate:
+        threshold = "No threshold: --no-calibrate."
+    result(document, f"{text}.\n{threshold}{_suspects(fitted)}{pictures}")
 
 
 def _draw_outliers(fitted: "Fitted", places: dict[Path, Path]) -> dict[int, str]:
@@ -236,6 +245,8 @@ def _suspects(fitted: "Fitted") -> str:
         found = [suspect for suspect in fitted.suspects if suspect.reason == reason]
         if not found:
             continue
+        if reason == "outlier" and not fitted.dropped:
+            heading += " (--drop-outliers leaves them out)"
         text += f"\n{len(found)} {heading}:"
         for suspect in found[:_SHOWN]:
             text += f"\n  {fitted.paths[suspect.index]}: {suspect.detail}"

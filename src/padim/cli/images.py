@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from padim.cli.console import say
-from padim.errors import ImageReadError, PadimError, listed
+from padim.errors import ImageReadError, PadimError, UsageError, listed
 from padim.files import written_whole
 from padim.images import read_size_px
 from padim.predictor import Decision
@@ -73,6 +73,20 @@ def threshold_words(decision: Decision) -> str:
         low, high = threshold.interval
         words += f" and a fit of their tail (90% interval {low:.4g} to {high:.4g})"
     return f"{words}. {threshold.warning}".rstrip() + stale
+
+
+def require_apart(out: Path, given: Iterable[Path]) -> None:
+    """Make sure that what is written does not end up among the images that are read.
+
+    Raises:
+        UsageError: It would.
+    """
+    for folder in given:
+        if folder.is_dir() and out.resolve() == folder.resolve():
+            raise UsageError(
+                f"{out} is where the images are, and what is written would be taken for one of "
+                "them next time. Choose another folder."
+            )
 
 
 def require_writable(folder: Path) -> None:

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from padim.calibration import Calibration
+from padim.calibration import DEFAULT_PIXEL_RATE, Calibration
 from padim.cli import options
 from padim.cli.console import result
 from padim.cli.images import threshold_words
@@ -34,6 +34,10 @@ def info(
     lines = _lines(file, document)
     if decision is not None:
         lines["calibration"] = threshold_words(decision)
+        rate = pixel_false_alarm_rate or DEFAULT_PIXEL_RATE
+        lines["pixels"] = (
+            f"threshold {decision.pixel_threshold:.4g}: a false-alarm rate of {rate:g}"
+        )
     width = max(map(len, lines))
     result(document, "\n".join(f"{key.ljust(width)}  {value}" for key, value in lines.items()))
 

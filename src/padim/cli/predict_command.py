@@ -16,6 +16,7 @@ from padim.cli.console import Output, progress, result, say, table
 from padim.cli.images import (
     Unreadable,
     output_names,
+    require_apart,
     require_writable,
     sizes,
     threshold_words,
@@ -88,6 +89,9 @@ def predict(
         raise UnknownNameError("kind of map", maps, ("npy", "tiff"))
     if not model.is_file():
         raise PathMissingError(model)
+    if min_region_px < 1:
+        raise UsageError(f"--min-region-px is {min_region_px}, but needs to be 1 or more. Try 1.")
+    require_apart(out, images)
     chosen = expand(images, recursive=recursive)
     names = output_names(chosen, images)
     require_writable(out)
