@@ -10,8 +10,9 @@ from sklearn.metrics import roc_auc_score
 from trees import make_category
 
 from padim.backbones import backbone
-from padim.benchmark import COLUMNS, markdown
 from padim.cli import main
+from padim.published import difference_words, published
+from padim.run_folder import COLUMNS, markdown
 from padim.weights import locate
 
 
@@ -34,10 +35,14 @@ def test_benchmark_writes_what_it_promises(
     printed = json.loads(capsys.readouterr().out)
     document = json.loads((out / "results.json").read_text())
     assert printed == document
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert document["settings"]["size_px"] == [64, 64]
     bottle, carpet = document["rows"]
-    assert list(carpet) == list(COLUMNS)
+    assert list(carpet) == [*COLUMNS, "intervals", "by_defect"]
+    low, high = carpet["intervals"]["image_auroc"]
+    assert low <= carpet["image_auroc"] <= high
+    assert carpet["by_defect"]["spot"]["image_auroc"] == carpet["image_auroc"]
+    assert document["mean_intervals"]["all"]["image_auroc"] is not None
     assert (carpet["category"], carpet["n_train"], carpet["n_test"]) == ("carpet", 6, 6)
     assert carpet["model_bytes"] == (out / "models/carpet.safetensors").stat().st_size
     assert bottle["pixel_auroc"] is None
@@ -50,7 +55,7 @@ def test_benchmark_writes_what_it_promises(
     with (out / "results.csv").open(newline="") as file:
         assert [row["category"] for row in csv.DictReader(file)] == ["bottle", "carpet"]
     table = (out / "results.md").read_text()
-    assert table.count("All texture classes") == table.count("All object classes") == 2
+    assert table.count("All texture classes") == table.count("All object classes") == 3
     images = [json.loads(line) for line in (out / "images.jsonl").read_text().splitlines()]
     assert len(images) == 12
     carpets = [image for image in images if image["category"] == "carpet"]
@@ -151,6 +156,7 @@ def test_half_finished_work_leaves_nothing(
     out = tmp_path / "out"
     assert benchmark(root, out, "--category", "carpet", "-q") == 0
     before = {path for path in out.rglob("*") if path.is_file()}
+    seen = (out / "log.jsonl").read_text()
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -159,6 +165,7 @@ def test_half_finished_work_leaves_nothing(
         patch.setattr("padim.state.write_tensors", interrupt)  # the last step of a category
         assert benchmark(root, out, "--category", "bottle", "-q") == 130
     assert {path for path in out.rglob("*") if path.is_file()} == before
+    assert (out / "log.jsonl").read_text().startswith(seen)
     assert benchmark(root, out, "-q") == 0
     assert len(json.loads((out / "results.json").read_text())["rows"]) == 2
 
@@ -207,3 +214,110 @@ def test_weights_of_a_file_serve_a_network_that_does_not_travel(
     ]
     assert main([*predict, "--weights", str(weights)]) == 0
     assert main([*predict, "--weights", str(tmp_path / "none.pth")]) == 2
+
+
+def test_processes_give_what_one_gives(root: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert benchmark(root, one, "--threads", "1", "-q") == 0
+    assert benchmark(root, two, "--workers", "2", "-q") == 0
+    rows = [json.loads((out / "results.json").read_text())["rows"] for out in (one, two)]
+    unlike = {"fit_s", "score_s", "fit_peak_bytes"}
+    for mine, theirs in zip(*rows, strict=True):
+        assert {k: v for k, v in mine.items() if k not in unlike} == {
+            k: v for k, v in theirs.items() if k not in unlike
+        }
+    events = [json.loads(line) for line in (two / "log.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["started", "finished", "finished", "ended"]
+
+
+def test_a_budget_of_memory_limits_the_processes(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert benchmark(root, out, "--workers", "2", "--max-memory", "2GB") == 0
+    assert "2GB allow 1 at a time." in capsys.readouterr().out
+    assert benchmark(root, out, "--workers", "0") == 2
+
+
+def test_a_category_that_fails_in_a_process_does_not_stop_the_others(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    (root / "bottle/test/spot/1.png").write_bytes(b"not an image")
+    assert benchmark(root, out, "--workers", "2", "-q") == 1
+    assert "1 of 2 categories failed. bottle: " in capsys.readouterr().err
+    document = json.loads((out / "results.json").read_text())
+    assert [row["category"] for row in document["rows"]] == ["carpet"]
+    assert document["failed"][0]["type"] == "ImageReadError"
+
+
+def test_seeds_draw_other_dimensions(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ("--category", "carpet", "--seeds", "3", "-q")
+    assert benchmark(root, out, *words) == 2
+    assert "Nothing is random with all dimensions" in capsys.readouterr().err
+    assert benchmark(root, out, *words, "--dims", "20") == 0
+    (row,) = json.loads((out / "results.json").read_text())["rows"]
+    values = row["per_seed"]["pixel_auroc"]
+    assert len(set(values)) == 3
+    assert row["pixel_auroc"] == pytest.approx(np.mean(values))
+    assert row["spread"]["pixel_auroc"] == pytest.approx(np.std(values, ddof=1))
+    assert " ± " in (out / "results.md").read_text()
+
+
+def test_maps_are_kept_on_request(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert benchmark(root, out, "--category", "carpet", "-q") == 0
+    assert not (out / "maps").exists()
+    assert benchmark(root, out, "--category", "carpet", "--keep-maps", "-q") == 0
+    maps = [np.load(path) for path in sorted((out / "maps/carpet").iterdir())]
+    assert len(maps) == 6
+    assert {(found.shape, str(found.dtype)) for found in maps} == {((64, 64), "float16")}
+
+
+def test_two_benchmarks_are_compared_in_pairs(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert benchmark(root, first, "-q") == 0
+    assert benchmark(root, second, "--sigma", "0", "-q") == 0
+    capsys.readouterr()
+    assert main(["compare", str(first), str(first), "--json"]) == 0
+    same = json.loads(capsys.readouterr().out)
+    for found in same["all"].values():
+        assert (found["difference"], found["interval"], found["holds"]) == (0, [0, 0], False)
+    assert main(["compare", str(first), str(second), "--json"]) == 0
+    other = json.loads(capsys.readouterr().out)
+    assert set(other["categories"]) == {"bottle", "carpet"}
+    found = other["categories"]["carpet"]["pixel_auroc"]
+    assert found["difference"] == pytest.approx(found["first"] - found["second"])
+    assert found["interval"][0] <= found["difference"] <= found["interval"][1]
+
+    (root / "carpet/test/good/0.png").unlink()
+    assert benchmark(root, second, "-q") == 0
+    assert main(["compare", str(first), str(second)]) == 1
+    assert "other test images of carpet (6 and 5, 5 in common)" in capsys.readouterr().err
+    assert main(["compare", str(first), str(root)]) == 1
+    assert main(["compare", str(first), str(tmp_path / "none")]) == 2
+
+
+def test_published_figures_are_compared_with(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert published("resnet18", 100, "screw") == (0.745, 0.972)
+    assert published("resnet18", 448, "screw") is None
+    assert published("efficientnet_b7_ns", 432, "all") == (0.977, 0.967)
+    values = {"image_auroc": 0.99, "pixel_auroc": 0.987}
+    document = {
+        "settings": {"backbone": "efficientnet_v2_m", "n_dims": 288},
+        "rows": [{"category": "carpet", **values}],
+        "means": {"all": None},
+    }
+    said = difference_words(document)
+    assert "| carpet | 0.990 | 1.000 | -0.010 **off** | 0.987 | 0.987 | +0.000 |" in said
+    assert "1 of 2 figures are off by more than 0.005." in said
+    assert benchmark(root, tmp_path / "out", "--against", "published", "-q") == 0
+    assert "Nothing was published for these settings" in capsys.readouterr().out
+    assert benchmark(root, tmp_path / "out", "--against", "mine", "-q") == 2

@@ -168,8 +168,8 @@ def test_what_lies_outside_does_not_count_in_an_evaluation(tmp_path: Path) -> No
     model = padim.fit(category, size_px=(64, 64), roi=left, device="cpu")
     evaluation = evaluate(model.predictor, read_category(category))
     counted = model.predictor.preprocess.mask(left)
-    ranking = evaluation.pixel_ranking
-    assert ranking.normal.size + ranking.anomalous.size == 6 * counted.sum()
+    counts = evaluation.counts
+    assert counts.normal.n_px().sum() + counts.regions.n_px().sum() == 6 * counted.sum()
 
 
 def test_a_region_smaller_than_its_surroundings_takes_the_network_there_only() -> None:

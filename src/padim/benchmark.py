@@ -291,6 +291,7 @@ def _run_job(job: Job, plan: Plan, fitter: Fitter, out: Path, watcher: Watcher) 
         left_out.append(str(error.path))
 
     unreadable = leave_out if plan.skip_unreadable else None
+    _remove_results(job, out)
     watcher.say(category.describe())
     can_measure = reset_peak()
     start = time.perf_counter()
@@ -302,10 +303,14 @@ def _run_job(job: Job, plan: Plan, fitter: Fitter, out: Path, watcher: Watcher) 
     advance = watcher.progress(f"{category.name}: score", len(category.test))
     evaluation = evaluate(model.predictor, category, advance, unreadable)
     model_path = out / "models" / f"{job.name}.safetensors"
-    if job.seed == 0:
-        advance = watcher.progress(f"{category.name}: draw", len(evaluation.samples))
-        _write_pictures(evaluation, category, fitter.preprocess, out, plan.keep_maps, advance)
-    model.save(model_path)
+    try:
+        if job.seed == 0:
+            advance = watcher.progress(f"{category.name}: draw", len(evaluation.samples))
+            _write_pictures(evaluation, category, fitter.preprocess, out, plan.keep_maps, advance)
+        model.save(model_path)
+    except BaseException:
+        _remove_results(job, out)
+        raise
     return record_of(
         job,
         evaluation,
@@ -315,6 +320,15 @@ def _run_job(job: Job, plan: Plan, fitter: Fitter, out: Path, watcher: Watcher) 
         n_train=fitted.state.count,
         model_bytes=model_path.stat().st_size,
     )
+
+
+def _remove_results(job: Job, out: Path) -> None:
+    """Remove what was written of a job before, or is half written."""
+    (out / "models" / f"{job.name}.safetensors").unlink(missing_ok=True)
+    if job.seed == 0:
+        (out / "previews" / f"{job.category.name}.npy").unlink(missing_ok=True)
+        for folder in ("pictures", "maps"):
+            shutil.rmtree(out / folder / job.category.name, ignore_errors=True)
 
 
 def record_of(
@@ -394,9 +408,8 @@ def _write_pictures(
     path = out / "previews" / f"{category.name}.npy"
     with written_whole(path) as partial, partial.open("wb") as file:
         np.save(file, np.array(previews, np.float16), allow_pickle=False)
-    folder = out / "maps" / category.name
-    shutil.rmtree(folder, ignore_errors=True)
     if keep_maps:
+        folder = out / "maps" / category.name
         for i, anomaly_map in enumerate(evaluation.anomaly_map):
             with written_whole(folder / f"{i:05}.npy") as partial, partial.open("wb") as file:
                 np.save(file, np.asarray(anomaly_map), allow_pickle=False)
@@ -409,7 +422,6 @@ def _draw(
     folder: Path,
     advance: Callable[[int], None],
 ) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
