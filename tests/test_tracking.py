@@ -1,0 +1,49 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from padim.errors import PadimError
+from padim.run_folder import METRICS
+from padim.tracking import send_to_mlflow, write_tensorboard
+
+VALUES = dict.fromkeys(METRICS) | {"image_auroc": 0.9, "aupro_30": 0.5}
+DOCUMENT: dict[str, Any] = {
+    "settings": {"backbone": "resnet18", "recipe": "standard", "versions": {"numpy": "2.0"}},
+    "rows": [{"category": "bolt", **VALUES}],
+    "means": {"texture": None, "object": None, "all": VALUES},
+}
+EXPECTED = {
+    ("bolt", "image_auroc"): 0.9,
+    ("bolt", "aupro_30"): 0.5,
+    ("mean_all", "image_auroc"): 0.9,
+    ("mean_all", "aupro_30"): 0.5,
+}
+
+
+def test_mlflow_gets_settings_and_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "runs").as_uri()
+    send_to_mlflow(DOCUMENT, uri)
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name("padim")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.data.params["backbone"] == "resnet18"
+    assert run.data.params["version.numpy"] == "2.0"
+    assert run.data.metrics == {f"{name}/{metric}": v for (name, metric), v in EXPECTED.items()}
+
+
+def test_an_mlflow_that_cannot_be_reached_is_said(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    with pytest.raises(PadimError, match="did not take the results"):
+        send_to_mlflow(DOCUMENT, "nonsense://nowhere")
+
+
+def test_tensorboard_gets_every_metric(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    write_tensorboard(DOCUMENT, tmp_path)
+    events = accumulator.EventAccumulator(str(tmp_path))
+    events.Reload()
+    found = {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}
+    assert found == pytest.approx({f"{metric}/{name}": v for (name, metric), v in EXPECTED.items()})
