@@ -33,7 +33,7 @@ METRICS = (
     "aupimo",
 )
 OTHERS = ("streaming", "anomalib", "torchmetrics")
-PAGE_BYTES = 4096  # what adds nothing is counted as this, so that ratios exist
+COSTS = ("seconds", "added_bytes")
 SAME = 1e-5  # float32 sums of the others differ by less
 SIGMOID = "scores outside [0, 1] are put through a sigmoid, where high ones become equal"
 CUT = "the range is cut at the nearest thresholds, but the area divided by the whole range"
@@ -158,41 +158,41 @@ def print_rows(rows: Sequence[dict[str, Any]]) -> None:
     measure.print_table(headers, table)
     for i, reason in enumerate(reasons, 1):
         print(f"({i}) {reason}")
-    left = [
-        abs(o["minus_explained"])
-        for r in rows
-        for w in OTHERS
-        if "minus_explained" in (o := r.get(w, {}))
-    ]
-    print(f"Done their way in {len(left)} such cases, ours differ from theirs by {max(left):.0e}.")
+    others = [row[who] for row in rows for who in OTHERS if who in row]
+    left = [abs(o["minus_explained"]) for o in others if "minus_explained" in o]
+    most = max(left, default=0.0)
+    print(f"Done their way in {len(left)} such cases, ours differ from theirs by {most:.0e}.")
 
 
 def cost(folder: Path, n_rounds: int) -> dict[str, Any]:
-    """Seconds and added bytes of everyone, in turn, each in a fresh process."""
+    """What everyone costs, in turn, each in a fresh process.
+
+    Seconds of each metric, and seconds and bytes added at the peak of those that anomalib has. A
+    single metric's bytes would be what the one before it left to be used again.
+    """
     taken: dict[str, dict[str, list[float]]] = {}
 
-    def note(who: str, what: dict[str, Any]) -> None:
-        place = taken.setdefault(who, {"seconds": [], "added_bytes": []})
-        place["seconds"].append(what["seconds"])
-        place["added_bytes"].append(max(what["added_bytes"], PAGE_BYTES))
+    def note(who: str, **values: float) -> None:
+        place = taken.setdefault(who, {key: [] for key in values})
+        for key, value in values.items():
+            place[key].append(value)
 
     for _ in range(n_rounds):
         ours, _ = run(sys.executable, "metrics_own.py", "streaming", folder)
         counting, together = ours[folder.name]["counting"], ours[folder.name]["together"]
-        note("streaming counting", counting)
-        both = ("seconds", "added_bytes")
-        note("streaming all", {key: counting[key] + together[key] for key in both})
+        note("streaming counting", seconds=counting["seconds"])
+        note("streaming all", **{key: counting[key] + together[key] for key in COSTS})
         exact, _ = run(sys.executable, "metrics_own.py", "exact", folder)
         peers, _ = run(peer_env.anomalib_python(), "metrics_peer.py", folder)
         of_all = {"exact": exact[folder.name], **peers[folder.name]}
         for library, metrics in of_all.items():
             for name, what in metrics.items():
-                note(f"{library} {name}", what)
+                note(f"{library} {name}", seconds=what["seconds"])
         for library in ("exact", "anomalib"):
             parts = [of_all[library][name] for name in of_all["anomalib"]]
             added = max(part["added_bytes"] for part in parts)
             seconds = sum(part["seconds"] for part in parts)
-            note(f"{library} all", {"seconds": seconds, "added_bytes": added})
+            note(f"{library} all", seconds=seconds, added_bytes=added)
     return {
         who: {key: Spread(tuple(values)) for key, values in place.items()}
         for who, place in taken.items()
@@ -201,17 +201,19 @@ def cost(folder: Path, n_rounds: int) -> dict[str, Any]:
 
 def print_cost(spreads: dict[str, dict[str, Spread]]) -> dict[str, Any]:
     """Print the cost and its ratios to anomalib's; give both as plain data."""
-    rows, ratios = [], {}
+    rows: list[list[str]] = []
+    ratios: dict[str, dict[str, Any]] = {}
     for who, of in spreads.items():
         library, _, metric = who.partition(" ")
         alternative = spreads.get(f"anomalib {metric}")
-        cells = [who, of["seconds"].shown(digits=2), of["added_bytes"].shown(1e-6, 0)]
-        if alternative is not None and library != "anomalib":
-            ratio = {key: of[key].over(alternative[key]) for key in of}
-            cells += [ratio["seconds"].shown(digits=3), ratio["added_bytes"].shown(digits=3)]
-            ratios[who] = {key: spread.to_json() for key, spread in ratio.items()}
-        else:
-            cells += ["", ""]
+        cells = [who, *("" for _ in range(2 * len(COSTS)))]
+        for k, (key, spread) in enumerate(of.items()):
+            scale, digits = ((1, 2), (1e-6, 0))[k]
+            cells[1 + k] = spread.shown(scale, digits)
+            if alternative is not None and library != "anomalib":
+                ratio = spread.over(alternative[key])
+                cells[1 + len(COSTS) + k] = ratio.shown(digits=3)
+                ratios.setdefault(who, {})[key] = ratio.to_json()
         rows.append(cells)
     print()
     headers = ("", "s", "MB added", "s / anomalib's", "MB / anomalib's")

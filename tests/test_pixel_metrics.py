@@ -244,13 +244,15 @@ def test_weights_are_repeated_images(case: Case, exact: bool, seed: int) -> None
         np.testing.assert_allclose(images[row][places], of_images, atol=1e-12)
 
 
-def test_resamples_in_chunks_are_those_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("wide", [0, 1 << 16])
+def test_resamples_in_chunks_are_those_at_once(monkeypatch: pytest.MonkeyPatch, wide: int) -> None:
     case = make_case(6, "spread", 0.8, 1)
     weights = bootstrap_weights([mask.any() for mask in case.masks], 20)
     metrics = PixelMetrics(case.counts(exact=False, saturated=True))
     at_once = metrics.resampled(weights)
     monkeypatch.setattr("padim.bootstrap._CHUNK_BYTES", 1)
     monkeypatch.setattr("padim.sparse_counts._BLOCK_BYTES", 1)
+    monkeypatch.setattr("padim.sparse_counts._WIDE", wide)
     for name, values in metrics.resampled(weights).items():
         assert values.shape == (20,)
         np.testing.assert_allclose(values, at_once[name], atol=1e-12)

@@ -55,12 +55,12 @@ class Layout:
             Shape ``(B, K)``.
         """
         total = np.zeros((len(weights), self.n_columns))
-        for chosen, block in rows.blocks(self.column, self.n_columns):
+        for chosen, columns, block in rows.blocks(self.column, self.n_columns):
             if saturation_px is not None:
                 found = np.minimum(block.cumsum(axis=1), saturation_px[chosen, None])
-                total += weights[:, chosen] @ np.diff(found, axis=1, prepend=0)
+                total[:, columns] += weights[:, chosen] @ np.diff(found, axis=1, prepend=0)
             else:
-                total += weights[:, chosen] @ block
+                total[:, columns] += weights[:, chosen] @ block
         return total
 
 
@@ -142,8 +142,9 @@ class Sums:
         layout = self.layout
         worths = worth(self.shared_fpr, limits, log=True, order=order)
         found = np.zeros((layout.counts.count, len(self.weights)))
-        for chosen, block in layout.counts.regions.blocks(layout.column, layout.n_columns):
-            np.add.at(found, layout.region_image[chosen], block @ worths.T)
+        regions = layout.counts.regions
+        for chosen, columns, block in regions.blocks(layout.column, layout.n_columns):
+            np.add.at(found, layout.region_image[chosen], block @ worths[:, columns].T)
         return over(found.T, layout.image_px).clip(0, 1)
 
     def aupimo(self, limits: tuple[float, float], order: Order) -> Floats:

@@ -15,6 +15,7 @@ N_FLOAT16 = 1 << 16
 _HIGHEST = 65504.0  # of float16
 _SIGN = np.uint16(1 << 15)
 _BLOCK_BYTES = 1 << 25
+_WIDE = N_FLOAT16  # more columns than this, as exact levels have, are mostly 0
 
 Bins = NDArray[np.integer[Any]]
 
@@ -93,16 +94,23 @@ class Rows:
         """Pixels of each row, shape ``(rows,)``."""
         return np.array([counts.sum(dtype=np.int64) for counts in self.counts], np.float64)
 
-    def blocks(self, column: NDArray[np.intp], n_columns: int) -> Iterator[tuple[slice, Floats]]:
+    def blocks(
+        self, column: NDArray[np.intp], n_columns: int
+    ) -> Iterator[tuple[slice, slice | NDArray[np.intp], Floats]]:
         """Some rows at a time, written out.
 
         Args:
-            column: Where each bin goes.
+            column: Where each bin goes; descends with the bins.
             n_columns: K.
 
         Yields:
-            Which rows, and their counts, shape ``(some, K)``.
+            Which rows, which columns, ascending, and their counts, shape ``(rows, columns)``; those
+            of all other columns are 0.
         """
+        if n_columns > _WIDE:
+            for i, (bins, counts) in enumerate(zip(self.bins, self.counts, strict=True)):
+                yield slice(i, i + 1), column[bins[::-1]], counts[None, ::-1].astype(np.float64)
+            return
         n_rows = max(1, _BLOCK_BYTES // (8 * max(n_columns, 1)))
         for start in range(0, len(self), n_rows):
             chosen = slice(start, min(start + n_rows, len(self)))
@@ -111,7 +119,7 @@ class Rows:
                 block, self.bins[chosen], self.counts[chosen], strict=True
             ):
                 row[column[bins]] = counts
-            yield chosen, block
+            yield chosen, slice(None), block
 
     def flat(self, dtype: np.dtype[Any]) -> dict[str, NDArray[Any]]:
         """All rows one after the other, and how long each is."""
