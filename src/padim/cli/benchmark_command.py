@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ from padim.cli.fit_command import prepared
 from padim.cli.images import Unreadable, require_writable, sizes, threshold_words
 from padim.datasets import Category, describe, read_category, read_root
 from padim.engines import n_cores
-from padim.errors import PadimError, UnknownNameError, UsageError
+from padim.errors import MissingExtraError, PadimError, UnknownNameError, UsageError
 from padim.memory import parse_bytes
 from padim.recipes import DEFAULT_RECIPE
 
@@ -129,12 +130,22 @@ def benchmark(
         str | None,
         typer.Option("--against", metavar="published", help="Compare with the published figures."),
     ] = None,
+    mlflow: Annotated[
+        str | None, typer.Option("--mlflow", metavar="URI", help="Send the rows there as well.")
+    ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option("--tensorboard", metavar="DIR", help="Write the rows there as scalars."),
+    ] = None,
     skip_unreadable: options.SkipUnreadable = False,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Fit and evaluate every category, and write tables, ROC curves and pictures."""
+    for package, wanted in (("mlflow", mlflow), ("tensorboard", tensorboard)):
+        if wanted is not None and find_spec(package) is None:
+            raise MissingExtraError(package, "tracking")
     if against not in (None, "published"):
         raise UnknownNameError("table to compare with", against, ("published",))
     categories = read_root(root, category or (), layout)
@@ -162,6 +173,14 @@ def benchmark(
         engine=engine,
         n_threads=threads,
     )
+    if mlflow is not None:
+        from padim.tracking import send_to_mlflow
+
+        send_to_mlflow(outcome.document, mlflow)
+    if tensorboard is not None:
+        from padim.tracking import write_tensorboard
+
+        write_tensorboard(outcome.document, tensorboard)
     finish(outcome, out, against)
 
 
