@@ -55,12 +55,12 @@ _TITLES = {
 _GROUP_TITLES = {"texture": "All textures", "object": "All objects", "all": "All categories"}
 _BY_DEFECT = ("image_auroc", "image_average_precision", "pixel_auroc", "aupro_30")
 _VERDICTS = {
-    ("anomalous", "normal"): "missed defect",
+    ("anomalous", "normal"): "missed",
     ("normal", "anomalous"): "false alarm",
     ("anomalous", "anomalous"): "found",
     ("normal", "normal"): "passed",
 }
-_WRONG = ("missed defect", "false alarm")
+_WRONG = ("missed", "false alarm")
 _X0, _X1, _Y0, _Y1 = 40, 308, 12, 200  # edges of a chart's plot
 
 Cell = tuple[str, str]  # a number and its interval, as text
@@ -194,7 +194,7 @@ class _Part:
         levels = np.array([image["level_scores"] for image in self.images], np.float64)
         usual = np.median(levels[is_normal] if is_normal.any() else levels, axis=0)
         ratios = levels / np.maximum(usual, 1e-12)
-        middle = self.threshold or _between_classes(self.images)
+        middle = _between_classes(self.images) if self.threshold is None else self.threshold
 
         def card(i: int) -> dict[str, Any]:
             image, masks = self.images[i], self.record.data["masks"][i]
@@ -311,6 +311,7 @@ def _root(record: Record, data: Path | None) -> Path:
 
 
 def _threshold(images: Sequence[Mapping[str, Any]]) -> float | None:
+    """As near to the model's own as its judgements say, which is all that a picture can show."""
     normal = [image["score"] for image in images if image["predicted"] == "normal"]
     anomalous = [image["score"] for image in images if image["predicted"] == "anomalous"]
     ends = [*([max(normal)] if normal else []), *([min(anomalous)] if anomalous else [])]
@@ -318,6 +319,7 @@ def _threshold(images: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _between_classes(images: Sequence[Mapping[str, Any]]) -> float:
+    """Halfway between the medians of normal and of anomalous images."""
     medians = [
         float(np.median([image["score"] for image in images if image["label"] == label]))
         for label in sorted({image["label"] for image in images})
@@ -382,6 +384,7 @@ def _page(
         js=files["report.js"],
         js_sha256=digest,
         settings={key: _setting(value) for key, value in settings.items()},
+        size_px=settings["size_px"],
         versions=versions,
         title=_text(parts[0].name) if len(parts) == 1 else f"{len(parts)} categories",
         tiles=_tiles(document),
@@ -396,6 +399,7 @@ def _page(
         failed=[{key: _text(value) for key, value in item.items()} for item in document["failed"]],
         unreadable=[_text(path) for path in document["unreadable"]],
         palette=_palette(),
+        gradient=", ".join(f"rgb({r} {g} {b})" for r, g, b in COLOURS[::15].tolist()),
         details=_json(details),
     )
 

@@ -37,7 +37,6 @@ _EXTRAS = {
     "timm": "fit",
     "matplotlib": "report",
     "jinja2": "report",
-    "markupsafe": "report",
     "onnxscript": "fit",
     "platformdirs": "fit",
     "openvino": "openvino",

@@ -20,7 +20,7 @@
   function fits(detail) {
     const chosen = (id) => (find(id) ? find(id).value : "");
     const verdict = chosen("verdict");
-    const isWrong = detail.verdict === "missed defect" || detail.verdict === "false alarm";
+    const isWrong = detail.verdict === "missed" || detail.verdict === "false alarm";
     if (chosen("category") && chosen("category") !== detail.category) return false;
     if (chosen("defect") && chosen("defect") !== detail.defect) return false;
     if (verdict === "wrong") return isWrong;
