@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,20 @@ _VERDICTS = {
     ("anomalous", "anomalous"): "found",
     ("normal", "normal"): "passed",
 }
+_DETAILS = (
+    "category",
+    "name",
+    "defect",
+    "label",
+    "verdict",
+    "score",
+    "p",
+    "levels",
+    "box",
+    "outline",
+    "outline_px",
+    "source_px",
+)
 _WRONG = ("missed", "false alarm")
 _X0, _X1, _Y0, _Y1 = 40, 308, 12, 200  # edges of a chart's plot
 
@@ -290,7 +305,7 @@ def outline_path(mask: NDArray[np.bool_]) -> str:
 def _loop(corners: Sequence[tuple[int, int]]) -> str:
     """Steps between neighbouring corners as straight lines, as few as there can be."""
     lines: list[list[int]] = []
-    for (x0, y0), (x1, y1) in zip(corners, corners[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(corners):
         dx, dy = x1 - x0, y1 - y0
         if lines and (lines[-1][0] * dx > 0 or lines[-1][1] * dy > 0):
             lines[-1] = [lines[-1][0] + dx, lines[-1][1] + dy]
@@ -376,9 +391,7 @@ def _page(
     labels = Counter(card["label"] for card in cards)
     settings = dict(document["settings"])
     versions = settings.pop("versions", {})
-    kept = ("category", "name", "defect", "label", "verdict", "score", "p", "levels", "box")
-    kept += ("outline", "outline_px", "source_px")
-    details = [{key: card[key] for key in kept} for card in cards]
+    details = [{key: card[key] for key in _DETAILS} for card in cards]
     return environment.get_template("report.html.jinja").render(
         css=files["report.css"],
         js=files["report.js"],
@@ -406,7 +419,7 @@ def _page(
 
 def _file(environment: Environment, name: str) -> Markup:
     assert environment.loader is not None
-    return Markup(environment.loader.get_source(environment, name)[0])  # noqa: S704  # our own
+    return Markup(environment.loader.get_source(environment, name)[0])  # our own
 
 
 def _json(data: Any) -> Markup:
@@ -414,7 +427,7 @@ def _json(data: Any) -> Markup:
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=True)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)  # noqa: S704  # escaped just above
+    return Markup(text)  # escaped just above
 
 
 def _palette() -> list[str]:
@@ -449,16 +462,19 @@ def _table(document: Mapping[str, Any]) -> dict[str, Any]:
     named = [(_text(row["category"]), row, row.get("intervals"), False) for row in rows]
     if len(rows) > 1:
         named += [
-            (_GROUP_TITLES[group], document["means"][group], document["mean_intervals"][group], True)
+            (
+                _GROUP_TITLES[group],
+                document["means"][group],
+                document["mean_intervals"][group],
+                True,
+            )
             for group in (*GROUPS, "all")
             if document["means"][group]
         ]
     cells = [[_cell(row, ends, metric) for metric in metrics] for _, row, ends, _ in named]
     titles = [_TITLES[metric] for metric in metrics]
     if len(named) <= _FEW_COLUMNS:
-        body = [
-            (title, [line[i] for line in cells], False) for i, title in enumerate(titles)
-        ]
+        body = [(title, [line[i] for line in cells], False) for i, title in enumerate(titles)]
         return {"corner": "metric", "columns": [name for name, *_ in named], "rows": body}
     body = [(name, line, is_mean) for (name, _, _, is_mean), line in zip(named, cells, strict=True)]
     return {"corner": "category", "columns": titles, "rows": body}
@@ -514,9 +530,7 @@ def _curve(axes: Sequence[Sequence[float]], limit: float) -> str:
     inside = x < limit
     x, y = np.append(x[inside], limit), np.append(y[inside], at_limit)
     points: list[str] = []
-    for left, top in zip(
-        _X0 + (_X1 - _X0) * x / limit, _Y1 - (_Y1 - _Y0) * y, strict=True
-    ):
+    for left, top in zip(_X0 + (_X1 - _X0) * x / limit, _Y1 - (_Y1 - _Y0) * y, strict=True):
         point = f"{left:.1f} {top:.1f}"
         if not points or points[-1] != point:
             points.append(point)
