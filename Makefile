@@ -2,17 +2,24 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test format clean
+.PHONY: demo test browser format clean
 
 demo: $(VENV)/installed
 	$(BIN)/padim demo
 
-test: $(VENV)/installed
+test: $(VENV)/installed browser
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+# The tests of the report drive it; elsewhere than in CI they are skipped without it.
+browser:
+	@if [ "$$CI" = true ] && ! { command -v chromium && command -v chromedriver; } >/dev/null; then \
+		sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq chromium chromium-driver; \
+	fi
 
 format: $(VENV)/installed
 	$(BIN)/ruff format .

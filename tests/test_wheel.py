@@ -74,6 +74,7 @@ def test_what_the_core_install_lacks_is_named(python: Path, folder: Path) -> Non
         (("predict", folder / "m.safetensors", image, "-o", out), "fit"),
         (("predict", folder / "m.xml", image, "-o", out), "openvino"),
         (("fit", folder / "stripes", "-o", folder / "n.safetensors"), "fit"),
+        (("report", folder), "report"),
         (("export", folder / "m.safetensors", "-o", folder / "n.onnx"), "fit"),
     ):
         said = run(python, *command, status=1)
@@ -82,3 +83,12 @@ def test_what_the_core_install_lacks_is_named(python: Path, folder: Path) -> Non
     said = run(python, "doctor")
     assert "Nothing is timed" in said
     assert "pip install 'padim-efficientnet[openvino]'" in said
+
+
+def test_the_files_of_the_report_are_in_the_wheel(python: Path) -> None:
+    code = (
+        "from importlib.resources import files\n"
+        "print(*(path.name for path in files('padim').joinpath('report_files').iterdir()))"
+    )
+    done = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
+    assert {"report.css", "report.html.jinja", "report.js"} <= set(done.stdout.split())

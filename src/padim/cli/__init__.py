@@ -24,6 +24,7 @@ from padim.cli import (
     info_command,
     learning_commands,
     predict_command,
+    report_command,
     weights_command,
 )
 from padim.cli.console import Output, fail
@@ -35,6 +36,7 @@ _EXTRAS = {
     "torchvision": "fit",
     "timm": "fit",
     "matplotlib": "report",
+    "jinja2": "report",
     "onnxscript": "fit",
     "platformdirs": "fit",
     "openvino": "openvino",
@@ -72,6 +74,7 @@ app.command("check")(check_command.check)
 app.command("evaluate")(benchmark_command.evaluate)
 app.command("benchmark")(benchmark_command.benchmark)
 app.command("compare")(benchmark_command.compare)
+app.command("report")(report_command.report)
 app.command("export")(export_command.export)
 app.command("verify")(export_command.verify)
 app.command("doctor")(doctor_command.doctor)

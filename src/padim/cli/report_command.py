@@ -1,0 +1,50 @@
+"""``padim report``."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from padim.cli import options
+from padim.cli.console import progress, result
+from padim.cli.images import require_writable
+from padim.memory import format_bytes
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder that padim benchmark wrote.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="The HTML file; else RUN/report.html."),
+    ] = None,
+    full_size: Annotated[
+        bool, typer.Option("--full-size", help="Keep images at their size, not as thumbnails.")
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="ROOT", help="Where the dataset is, if it has moved."),
+    ] = None,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Write a benchmark as one HTML file: metrics, curves, and every image, mistakes first."""
+    from padim.report import write_report
+
+    if out is not None:
+        require_writable(out.parent)
+    with ExitStack() as stack:
+
+        def began(n_images: int) -> Callable[[int], None]:
+            return stack.enter_context(progress("draw", n_images))
+
+        written = write_report(run, out, full_size=full_size, data=data, began=began)
+    document = {
+        "report": str(written.path),
+        "n_images": written.n_images,
+        "n_bytes": written.n_bytes,
+    }
+    size = format_bytes(written.n_bytes)
+    result(document, f"Report: {written.path}, {written.n_images} images, {size}.")

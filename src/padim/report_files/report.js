@@ -1,0 +1,143 @@
+"use strict";
+(() => {
+  const find = (id) => document.getElementById(id);
+  const details = JSON.parse(find("details").textContent);
+  const list = find("cards");
+  const cards = [...list.children];
+  const of = (card) => details[Number(card.dataset.index)];
+  const dialog = find("large");
+  let open = null;
+
+  const byName = (a, b) =>
+    of(a).category.localeCompare(of(b).category) || of(a).name.localeCompare(of(b).name);
+  const orders = {
+    order: (a, b) => a.dataset.index - b.dataset.index,
+    descending: (a, b) => of(b).score - of(a).score,
+    ascending: (a, b) => of(a).score - of(b).score,
+    name: byName,
+  };
+
+  function fits(detail) {
+    const chosen = (id) => (find(id) ? find(id).value : "");
+    const verdict = chosen("verdict");
+    const isWrong = detail.verdict === "missed" || detail.verdict === "false alarm";
+    if (chosen("category") && chosen("category") !== detail.category) return false;
+    if (chosen("defect") && chosen("defect") !== detail.defect) return false;
+    if (verdict === "wrong") return isWrong;
+    if (verdict === "right") return !isWrong;
+    return !verdict || verdict === detail.verdict;
+  }
+
+  function arrange() {
+    cards.sort(orders[find("sort").value]);
+    list.append(...cards);
+    let n = 0;
+    for (const card of cards) {
+      card.hidden = !fits(of(card));
+      n += !card.hidden;
+    }
+    find("nothing").hidden = n > 0;
+    find("count").value = n === cards.length ? `${n} images` : `${n} of ${cards.length} images`;
+  }
+
+  function bar(ratio, i, all) {
+    const row = document.createElement("div");
+    const name = document.createElement("span");
+    const track = document.createElement("span");
+    const fill = document.createElement("i");
+    const value = document.createElement("b");
+    const longest = Math.max(2, ...all);
+    row.className = "level";
+    track.className = "track";
+    track.style.setProperty("--one", `${100 / longest}%`);
+    fill.style.width = `${(100 * ratio) / longest}%`;
+    const last = all.length - 1;
+    name.textContent =
+      last === 0 ? "all" : i === 0 ? "coarse" : i === last ? "fine" : last === 2 ? "middle" : `${i + 1}`;
+    value.textContent = `${ratio.toFixed(2)}×`;
+    track.append(fill);
+    row.append(name, track, value);
+    return row;
+  }
+
+  function show(card) {
+    const detail = of(card);
+    const [height, width] = detail.source_px;
+    open = card;
+    find("large-name").textContent = detail.name;
+    find("large-category").textContent = detail.category;
+    find("large-image").src = card.querySelector(".source").src;
+    find("large-image").alt = `${detail.name}, ${detail.label}`;
+    const map = find("large-map");
+    map.src = card.querySelector(".map").src;
+    ["left", "top", "width", "height"].forEach((side, i) => {
+      map.style[side] = `${detail.box[i]}%`;
+    });
+    find("stage").style.setProperty("--w", width);
+    find("stage").style.setProperty("--h", height);
+    const outline = find("large-outline");
+    outline.setAttribute("viewBox", `0 0 ${detail.outline_px.join(" ")}`);
+    for (const path of outline.children) path.setAttribute("d", detail.outline);
+    find("outline").disabled = !detail.outline;
+    find("no-mask").textContent =
+      detail.outline ? "" : detail.label === "normal" ? "(no defect)" : "(no mask)";
+    find("large-verdict").textContent = detail.verdict;
+    find("large-verdict").parentElement.className = `judgement ${card.firstElementChild.className}`;
+    find("large-score").textContent = detail.score.toFixed(2);
+    find("large-p").textContent = detail.p === null ? "n/a" : detail.p.toPrecision(2);
+    find("large-label").textContent =
+      detail.label === "normal" ? "normal" : `anomalous, ${detail.defect}`;
+    find("large-size").textContent = `${width} × ${height} px`;
+    find("levels").replaceChildren(...detail.levels.map(bar));
+    const shown = cards.filter((other) => !other.hidden);
+    find("previous").disabled = shown[0] === card;
+    find("next").disabled = shown[shown.length - 1] === card;
+    if (!dialog.open) dialog.showModal();
+  }
+
+  function step(by) {
+    const shown = cards.filter((card) => !card.hidden);
+    const next = shown[shown.indexOf(open) + by];
+    if (next) show(next);
+  }
+
+  function fade() {
+    find("large-map").style.opacity = find("opacity").value / 100;
+  }
+
+  function toggle() {
+    find("large-outline").classList.toggle("off", !find("outline").checked);
+  }
+
+  for (const id of ["sort", "category", "defect", "verdict"]) {
+    if (find(id)) find(id).addEventListener("change", arrange);
+  }
+  find("maps").addEventListener("change", () => {
+    list.classList.toggle("plain", !find("maps").checked);
+  });
+  list.addEventListener("click", (event) => {
+    const card = event.target.closest(".card");
+    if (card) show(card);
+  });
+  find("previous").addEventListener("click", () => step(-1));
+  find("next").addEventListener("click", () => step(1));
+  find("close").addEventListener("click", () => dialog.close());
+  find("opacity").addEventListener("input", fade);
+  find("outline").addEventListener("change", toggle);
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog) dialog.close();
+  });
+  dialog.addEventListener("keydown", (event) => {
+    if (event.target === find("opacity")) return;
+    if (event.key === "ArrowLeft") step(-1);
+    if (event.key === "ArrowRight") step(1);
+  });
+  dialog.addEventListener("close", () => {
+    if (open) open.firstElementChild.focus();
+  });
+  // A browser may remember what was chosen before a reload.
+  arrange();
+  fade();
+  toggle();
+  list.classList.toggle("plain", !find("maps").checked);
+})();

@@ -1,0 +1,264 @@
+"""The report of a benchmark: what is in the file, and what a browser makes of it."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from trees import make_category, striped
+
+from padim.cli import main
+
+pytest.importorskip("jinja2")
+webdriver = pytest.importorskip("selenium.webdriver")
+
+from padim.report import outline_path  # noqa: E402  # needs jinja2
+
+# As a path they end a script, and an attribute.
+NASTY = ("</script><b>x.png", '"><img src=x onerror=console.error(1)>.png')
+N_IMAGES = 14
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    carpet = make_category(root / "carpet")
+    make_category(root / "bottle", n_train=4, masks=False)
+    striped(300).save(carpet / "test/good" / NASTY[1])
+    (carpet / "test/<").mkdir()
+    striped(301, spot=True).save(carpet / "test" / NASTY[0])
+    # One whose defect cannot be seen is missed for certain.
+    striped(302).save(carpet / "test/spot/unseen.png")
+    (carpet / "test/good/2.png").unlink()
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    assert main(["benchmark", str(root), "-o", str(out), "--size", "64", "-q"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> Path:
+    assert main(["report", str(run), "-q"]) == 0
+    return run / "report.html"
+
+
+@pytest.fixture
+def browser(page: Path) -> Iterator["webdriver.Chrome"]:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if (chromium is None or driver is None) and not os.environ.get("CI"):
+        pytest.skip("there is no chromium; apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.add_argument("--window-size=1200,900")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    try:
+        chrome.get(page.as_uri())
+        yield chrome
+        assert chrome.get_log("browser") == []
+        events = [
+            json.loads(entry["message"])["message"] for entry in chrome.get_log("performance")
+        ]
+        urls = [
+            event["params"]["request"]["url"]
+            for event in events
+            if event["method"] == "Network.requestWillBeSent"
+        ]
+        asked = [url for url in urls if not url.startswith(("data:", "blob:"))]
+        assert asked == [page.as_uri()]
+    finally:
+        chrome.quit()
+
+
+def details(page: Path) -> list[dict[str, object]]:
+    found = re.search(r'id="details">(.*?)</script>', page.read_text(), re.DOTALL)
+    assert found is not None
+    data: list[dict[str, object]] = json.loads(found[1])
+    return data
+
+
+def shown(browser: "webdriver.Chrome") -> list[int]:
+    found: list[int] = browser.execute_script(
+        "return [...document.querySelectorAll('.card:not([hidden])')].map(c => +c.dataset.index)"
+    )
+    return found
+
+
+def choose(browser: "webdriver.Chrome", name: str, value: str) -> None:
+    browser.find_element("css selector", f"#{name} option[value='{value}']").click()
+
+
+def press(browser: "webdriver.Chrome", key: str) -> None:
+    webdriver.ActionChains(browser).send_keys(key).perform()
+
+
+def test_the_file_holds_everything_and_asks_for_nothing(run: Path, page: Path) -> None:
+    text = page.read_text()
+    assert "http:" not in text
+    assert "https:" not in text
+    assert len(text) < 2**20
+    assert text.count('class="map" alt="" loading') == len(details(page)) == N_IMAGES
+    document = json.loads((run / "results.json").read_text())
+    mean, (low, high) = (document[key]["all"]["image_auroc"] for key in ("means", "mean_intervals"))
+    heads, *rows = re.findall(r"<tr.*?</tr>", text, re.DOTALL)
+    column = re.findall(r"<bdi>(.*?)</bdi>", heads).index("Image AUROC")
+    (row,) = [row for row in rows if "<bdi>All categories</bdi>" in row]
+    cells = re.findall(r"<td>(.*?)</td>", row)
+    assert cells[column] == f"{mean:.3f} <small>{low:.3f} – {high:.3f}</small>"
+    assert "is an oracle" in text
+    assert document["settings"]["weights_sha256"] in text
+
+
+def test_names_are_untrusted(page: Path) -> None:
+    text = page.read_text()
+    assert "<b>x" not in text
+    assert "<img src=x" not in text
+    assert {f"test/{NASTY[0]}", f"test/good/{NASTY[1]}"} <= {
+        image["name"] for image in details(page)
+    }
+
+
+def test_the_same_run_gives_the_same_bytes(
+    run: Path, page: Path, root: Path, tmp_path: Path
+) -> None:
+    assert main(["report", str(run), "-o", str(tmp_path / "again.html"), "-q"]) == 0
+    assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
+    shutil.copytree(root, tmp_path / "moved")
+    words = ["report", str(run), "-o", str(tmp_path / "b.html"), "--data", str(tmp_path / "moved")]
+    assert main([*words, "-q"]) == 0
+    assert (tmp_path / "b.html").read_bytes() == page.read_bytes()
+
+
+def test_mistakes_come_first(page: Path) -> None:
+    images = details(page)
+    assert images[0]["verdict"] in ("missed", "false alarm")
+    wrong = [image["verdict"] in ("missed", "false alarm") for image in images]
+    assert wrong == sorted(wrong, reverse=True)
+    missed = [i["score"] for i in images if i["verdict"] == "missed" and i["category"] == "carpet"]
+    assert missed == sorted(missed)  # type: ignore[type-var]
+    assert "unseen.png" in str(images[0]["name"]) or images[0]["verdict"] == "false alarm"
+
+
+def test_missing_images_are_named_once(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "o.html"
+    assert main(["report", str(run), "-o", str(out), "--data", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path}")
+    assert said.count("\n") == 1
+    assert "--data ROOT" in said
+    assert not out.exists()
+    assert main(["report", str(tmp_path)]) == 1
+    assert "no folder that padim benchmark" in capsys.readouterr().err
+
+
+def test_full_size_keeps_the_size(run: Path, page: Path, tmp_path: Path) -> None:
+    assert main(["report", str(run), "-o", str(tmp_path / "f.html"), "--full-size", "-q"]) == 0
+    assert (tmp_path / "f.html").stat().st_size > page.stat().st_size
+
+
+def test_an_outline_goes_round_a_mask() -> None:
+    mask = np.zeros((6, 6), np.bool_)
+    mask[1:3, 1:4] = True
+    mask[3, 1] = mask[5, 5] = True
+    assert outline_path(mask) == "M1 1h3v2h-2v1h-1v-3zM5 5h1v1h-1v-1z"
+    assert outline_path(np.zeros((3, 3), np.bool_)) == ""
+
+
+def test_the_gallery_sorts_and_filters(browser: "webdriver.Chrome", page: Path) -> None:
+    images = details(page)
+    assert shown(browser) == list(range(N_IMAGES))
+    choose(browser, "sort", "descending")
+    scores = [images[i]["score"] for i in shown(browser)]
+    assert scores == sorted(scores, reverse=True)  # type: ignore[type-var]
+    choose(browser, "sort", "ascending")
+    assert [images[i]["score"] for i in shown(browser)] == scores[::-1]
+    choose(browser, "sort", "name")
+    names = [images[i]["category"] for i in shown(browser)]
+    assert names == sorted(names)  # type: ignore[type-var]
+
+    choose(browser, "verdict", "wrong")
+    verdicts = {images[i]["verdict"] for i in shown(browser)}
+    assert "missed" in verdicts
+    assert verdicts <= {"missed", "false alarm"}
+    choose(browser, "verdict", "")
+    choose(browser, "defect", "<")
+    assert [images[i]["name"] for i in shown(browser)] == [f"test/{NASTY[0]}"]
+    assert browser.find_element("id", "count").text == f"1 of {N_IMAGES} images"
+    browser.find_element("xpath", "//select[@id='category']/option[text()='bottle']").click()
+    assert browser.find_element("id", "nothing").is_displayed()
+
+
+def test_a_card_opens_large_by_click_and_by_keyboard(
+    browser: "webdriver.Chrome", page: Path
+) -> None:
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    images = details(page)
+    dialog = browser.find_element("id", "large")
+    title = browser.find_element("id", "large-name")
+    cards = browser.find_elements("css selector", ".card button")
+    cards[1].click()
+    assert dialog.is_displayed()
+    assert title.text == images[1]["name"]
+    assert browser.find_element("id", "large-score").text == f"{images[1]['score']:.2f}"
+    levels = browser.find_elements("css selector", ".level b")
+    assert [level.text for level in levels] == [f"{x:.2f}×" for x in images[1]["levels"]]  # type: ignore[attr-defined]
+    press(browser, Keys.ARROW_RIGHT)
+    assert title.text == images[2]["name"]
+    press(browser, Keys.ARROW_LEFT)
+    press(browser, Keys.ARROW_LEFT)
+    assert title.text == images[0]["name"]
+    press(browser, Keys.ESCAPE)
+    assert not dialog.is_displayed()
+
+    # The focus goes to the card that was shown last; a dialog says only later that it closed.
+    WebDriverWait(browser, 5).until(lambda chrome: chrome.switch_to.active_element == cards[0])
+    press(browser, Keys.TAB)
+    press(browser, Keys.ENTER)
+    assert dialog.is_displayed()
+    assert title.text == images[1]["name"]
+
+
+def test_the_map_fades_and_the_outline_goes(browser: "webdriver.Chrome", page: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    images = details(page)
+    (index, *_) = [i for i, image in enumerate(images) if image["outline"]]
+    browser.find_elements("css selector", ".card button")[index].click()
+    anomaly_map = browser.find_element("id", "large-map")
+    slider = browser.find_element("id", "opacity")
+    assert float(anomaly_map.value_of_css_property("opacity")) == 0.6
+    slider.send_keys(Keys.HOME)
+    assert float(anomaly_map.value_of_css_property("opacity")) == 0
+    slider.send_keys(Keys.END)
+    assert float(anomaly_map.value_of_css_property("opacity")) == 1
+    outline = browser.find_element("id", "large-outline")
+    assert outline.is_displayed()
+    browser.find_element("id", "outline").click()
+    assert outline.value_of_css_property("display") == "none"
+    browser.find_element("id", "outline").click()
+    assert outline.value_of_css_property("display") != "none"
+
+
+@pytest.mark.parametrize("width_px", [390, 820, 1440])
+def test_nothing_runs_over_the_edge(browser: "webdriver.Chrome", width_px: int) -> None:
+    size = {"width": width_px, "height": 900, "deviceScaleFactor": 1, "mobile": width_px < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    over = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert browser.execute_script(over) <= 0
+    browser.execute_script("document.querySelector('.card button').click()")
+    over = "const d = document.getElementById('large'); return d.scrollWidth - d.clientWidth"
+    assert browser.execute_script(over) <= 0
