@@ -106,9 +106,9 @@ def _run(given: Sequence[str]) -> None:
 
 
 def _category(category: Category, fitter: "Fitter", temp: Path, drawn: Path) -> "Record":
-    from padim.benchmark import Job, record_of
     from padim.evaluation import evaluate
     from padim.figures import pictures
+    from padim.jobs import Job, record_of
     from padim.model import fit_or_reuse
 
     model_path = temp / f"train_{category.name}.safetensors"

@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from trees import make_category
 
+import padim
 from padim.backbones import backbone
 from padim.cli import main
 from padim.published import difference_words, published
@@ -51,6 +52,11 @@ def test_benchmark_writes_what_it_promises(
     assert document["means"]["object"]["pixel_auroc"] is None
     mean = (bottle["image_auroc"] + carpet["image_auroc"]) / 2
     assert document["means"]["all"]["image_auroc"] == mean
+
+    record = json.loads((out / "records/carpet.json").read_text())
+    decision = padim.load(out / "models/carpet.safetensors").decision
+    assert decision is not None
+    assert record["threshold"] == decision.threshold.score
 
     with (out / "results.csv").open(newline="") as file:
         assert [row["category"] for row in csv.DictReader(file)] == ["bottle", "carpet"]

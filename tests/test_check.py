@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ def stripes(tmp_path: Path) -> Path:
 
 def checked(
     data: Path, capsys: pytest.CaptureFixture[str], *arguments: str
-) -> tuple[int, list[tuple[str, str]], dict[str, object]]:
+) -> tuple[int, list[tuple[str, str]], dict[str, Any]]:
     """The exit status, kinds and file names of what was found, and the document."""
     capsys.readouterr()
     status = main(["check", str(data), "--json", *arguments])
@@ -43,7 +44,7 @@ def test_one_file_in_two_splits_is_a_leak(
     shutil.copy(stripes / "train/good/2.png", stripes / "test/good/copy.png")
     status, found, document = checked(stripes, capsys)
     assert (status, found) == (1, [("leak", "copy.png")])
-    (finding,) = document["findings"]  # type: ignore[misc]
+    (finding,) = document["findings"]
     assert finding["other"] == str(stripes / "train/good/2.png")
     assert "(train, good)" in finding["detail"]
 
@@ -76,7 +77,7 @@ def test_one_file_that_is_good_and_bad_is_a_contradiction(
     shutil.copy(stripes / "test/spot/0.png", stripes / "test/good/9.png")
     status, found, document = checked(stripes, capsys)
     assert (status, found) == (1, [("contradiction", "0.png")])
-    assert "9.png (test, good)" in document["findings"][0]["detail"]  # type: ignore[index]
+    assert "9.png (test, good)" in document["findings"][0]["detail"]
 
 
 def test_unreadable_files_are_named_and_the_rest_is_looked_at(
@@ -94,7 +95,7 @@ def test_unreadable_files_are_named_and_the_rest_is_looked_at(
         ("unreadable", "0.png"),
         ("mode", "grey.png"),
     ]
-    assert document["findings"][1]["detail"] == "it is empty"  # type: ignore[index]
+    assert document["findings"][1]["detail"] == "it is empty"
 
 
 def test_masks_are_compared_with_image_and_label(
@@ -116,7 +117,7 @@ def test_masks_are_compared_with_image_and_label(
         ("no-mask", "2.png"),
         ("stray-mask", "7_mask.png"),
     ]
-    details = [finding["detail"] for finding in document["findings"]]  # type: ignore[attr-defined]
+    details = [finding["detail"] for finding in document["findings"]]
     assert "marks a defect" in details[0]
     assert "1_mask.png is empty" in details[1]
     assert details[2] == "72x71 px, but its image has 72x72 px"

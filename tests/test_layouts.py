@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from padim.datasets import LAYOUTS, Category, normal_images, read_category, read_root
 from padim.errors import DatasetError, MissingExtraError, ShapeError, UnknownNameError
@@ -420,9 +422,6 @@ def test_a_manifest_of_several_categories_is_no_single_one(root: Path) -> None:
 
 
 def test_a_manifest_in_parquet_reads_as_one_in_csv(root: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
     with (manifest(root) / "manifest.csv").open(newline="") as file:
         rows = [{k: v or None for k, v in row.items()} for row in csv.DictReader(file)]
     expected = read_root(root)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from padim import fitting
+from padim import model_graph
 from padim.calibration import LEAVE_ONE_OUT
 from padim.errors import DatasetError, MemoryLimitError, UsageError
 from padim.leave_one_out import LeaveOneOut, grouped
@@ -71,7 +71,7 @@ def test_the_calibration_of_a_fit_is_that_of_refits(n: int) -> None:
     refits = []
     for i, image in enumerate(images):
         other = fitter.fit(images[:i] + images[i + 1 :]).state
-        scorer = fitting.scorer_of(other, fitter.features)
+        scorer = model_graph.scorer_of(other, fitter.features)
         with torch.inference_mode():
             refits.append(float(scorer(torch.from_numpy(image[None])).image_score))
     np.testing.assert_allclose(state.calibration.image_score, sorted(refits), rtol=1e-4)

@@ -6,17 +6,15 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from selenium import webdriver
 from trees import make_category, striped
 
+from padim.charts import outline_path
 from padim.cli import main
-
-pytest.importorskip("jinja2")
-webdriver = pytest.importorskip("selenium.webdriver")
-
-from padim.report import outline_path  # noqa: E402  # needs jinja2
 
 # As a path they end a script, and an attribute.
 NASTY = ("</script><b>x.png", '"><img src=x onerror=console.error(1)>.png')
@@ -51,7 +49,7 @@ def page(run: Path) -> Path:
 
 
 @pytest.fixture
-def browser(page: Path) -> Iterator["webdriver.Chrome"]:
+def browser(page: Path) -> Iterator[webdriver.Chrome]:
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if (chromium is None or driver is None) and not os.environ.get("CI"):
         pytest.skip("there is no chromium; apt-get install chromium chromium-driver")
@@ -80,25 +78,25 @@ def browser(page: Path) -> Iterator["webdriver.Chrome"]:
         chrome.quit()
 
 
-def details(page: Path) -> list[dict[str, object]]:
+def details(page: Path) -> list[dict[str, Any]]:
     found = re.search(r'id="details">(.*?)</script>', page.read_text(), re.DOTALL)
     assert found is not None
-    data: list[dict[str, object]] = json.loads(found[1])
+    data: list[dict[str, Any]] = json.loads(found[1])
     return data
 
 
-def shown(browser: "webdriver.Chrome") -> list[int]:
+def shown(browser: webdriver.Chrome) -> list[int]:
     found: list[int] = browser.execute_script(
         "return [...document.querySelectorAll('.card:not([hidden])')].map(c => +c.dataset.index)"
     )
     return found
 
 
-def choose(browser: "webdriver.Chrome", name: str, value: str) -> None:
+def choose(browser: webdriver.Chrome, name: str, value: str) -> None:
     browser.find_element("css selector", f"#{name} option[value='{value}']").click()
 
 
-def press(browser: "webdriver.Chrome", key: str) -> None:
+def press(browser: webdriver.Chrome, key: str) -> None:
     webdriver.ActionChains(browser).send_keys(key).perform()
 
 
@@ -145,7 +143,7 @@ def test_mistakes_come_first(page: Path) -> None:
     wrong = [image["verdict"] in ("missed", "false alarm") for image in images]
     assert wrong == sorted(wrong, reverse=True)
     missed = [i["score"] for i in images if i["verdict"] == "missed" and i["category"] == "carpet"]
-    assert missed == sorted(missed)  # type: ignore[type-var]
+    assert missed == sorted(missed)
     assert "unseen.png" in str(images[0]["name"]) or images[0]["verdict"] == "false alarm"
 
 
@@ -176,17 +174,17 @@ def test_an_outline_goes_round_a_mask() -> None:
     assert outline_path(np.zeros((3, 3), np.bool_)) == ""
 
 
-def test_the_gallery_sorts_and_filters(browser: "webdriver.Chrome", page: Path) -> None:
+def test_the_gallery_sorts_and_filters(browser: webdriver.Chrome, page: Path) -> None:
     images = details(page)
     assert shown(browser) == list(range(N_IMAGES))
     choose(browser, "sort", "descending")
     scores = [images[i]["score"] for i in shown(browser)]
-    assert scores == sorted(scores, reverse=True)  # type: ignore[type-var]
+    assert scores == sorted(scores, reverse=True)
     choose(browser, "sort", "ascending")
     assert [images[i]["score"] for i in shown(browser)] == scores[::-1]
     choose(browser, "sort", "name")
     names = [images[i]["category"] for i in shown(browser)]
-    assert names == sorted(names)  # type: ignore[type-var]
+    assert names == sorted(names)
 
     choose(browser, "verdict", "wrong")
     verdicts = {images[i]["verdict"] for i in shown(browser)}
@@ -200,9 +198,7 @@ def test_the_gallery_sorts_and_filters(browser: "webdriver.Chrome", page: Path) 
     assert browser.find_element("id", "nothing").is_displayed()
 
 
-def test_a_card_opens_large_by_click_and_by_keyboard(
-    browser: "webdriver.Chrome", page: Path
-) -> None:
+def test_a_card_opens_large_by_click_and_by_keyboard(browser: webdriver.Chrome, page: Path) -> None:
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -215,7 +211,7 @@ def test_a_card_opens_large_by_click_and_by_keyboard(
     assert title.text == images[1]["name"]
     assert browser.find_element("id", "large-score").text == f"{images[1]['score']:.2f}"
     levels = browser.find_elements("css selector", ".level b")
-    assert [level.text for level in levels] == [f"{x:.2f}×" for x in images[1]["levels"]]  # type: ignore[attr-defined]
+    assert [level.text for level in levels] == [f"{x:.2f}×" for x in images[1]["levels"]]
     press(browser, Keys.ARROW_RIGHT)
     assert title.text == images[2]["name"]
     press(browser, Keys.ARROW_LEFT)
@@ -232,7 +228,7 @@ def test_a_card_opens_large_by_click_and_by_keyboard(
     assert title.text == images[1]["name"]
 
 
-def test_the_map_fades_and_the_outline_goes(browser: "webdriver.Chrome", page: Path) -> None:
+def test_the_map_fades_and_the_outline_goes(browser: webdriver.Chrome, page: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     images = details(page)
@@ -254,7 +250,7 @@ def test_the_map_fades_and_the_outline_goes(browser: "webdriver.Chrome", page: P
 
 
 @pytest.mark.parametrize("width_px", [390, 820, 1440])
-def test_nothing_runs_over_the_edge(browser: "webdriver.Chrome", width_px: int) -> None:
+def test_nothing_runs_over_the_edge(browser: webdriver.Chrome, width_px: int) -> None:
     size = {"width": width_px, "height": 900, "deviceScaleFactor": 1, "mobile": width_px < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     over = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"

@@ -15,8 +15,9 @@ from padim.cli import main
 from padim.datasets import read_category
 from padim.errors import ShapeError, UsageError
 from padim.evaluation import evaluate
-from padim.fitting import Fitter, scorer_of
+from padim.fitting import Fitter
 from padim.model import PaDiM, from_fitted
+from padim.model_graph import scorer_of
 from padim.roi import Roi, read_roi
 
 SIZE_PX = (64, 96)

@@ -16,8 +16,8 @@ import padim
 from padim.backbones import backbone
 from padim.cli import main
 from padim.errors import ModelFileError, ModelFileHashError, UsageError
-from padim.fitting import postprocess_of, scorer_of
 from padim.model import PaDiM, from_fitted
+from padim.model_graph import postprocess_of, scorer_of
 from padim.pyramid import build_pyramid
 from padim.recipes import recipe
 from padim.roi import Roi

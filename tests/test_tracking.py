@@ -1,7 +1,9 @@
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from padim.errors import PadimError
 from padim.run_folder import METRICS
@@ -22,7 +24,6 @@ EXPECTED = {
 
 
 def test_mlflow_gets_settings_and_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     uri = (tmp_path / "runs").as_uri()
     send_to_mlflow(DOCUMENT, uri)
@@ -35,15 +36,13 @@ def test_mlflow_gets_settings_and_metrics(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_an_mlflow_that_cannot_be_reached_is_said(tmp_path: Path) -> None:
-    pytest.importorskip("mlflow")
     with pytest.raises(PadimError, match="did not take the results"):
         send_to_mlflow(DOCUMENT, "nonsense://nowhere")
 
 
 def test_tensorboard_gets_every_metric(tmp_path: Path) -> None:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     write_tensorboard(DOCUMENT, tmp_path)
-    events = accumulator.EventAccumulator(str(tmp_path))
+    events = EventAccumulator(str(tmp_path))
     events.Reload()
     found = {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}
     assert found == pytest.approx({f"{metric}/{name}": v for (name, metric), v in EXPECTED.items()})

@@ -7,7 +7,7 @@ import numpy as np
 
 from padim.bootstrap import interval
 from padim.errors import DatasetError, listed
-from padim.run_folder import METRICS, Record, Resampled, read_run
+from padim.run_folder import METRICS, Record, mean_resampled, read_run
 
 
 def compare(first: Path, second: Path) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
     pairs: dict[str, list[tuple[float, float, Any]]] = {}
     for name in names:
         _require_same_images(name, records[name][0], other_records[name][0])
-        mine, theirs = _resampled(records[name]), _resampled(other_records[name])
+        mine, theirs = mean_resampled(records[name]), mean_resampled(other_records[name])
         categories[name] = {}
         for metric in METRICS:
             values = rows[name][metric], other_rows[name][metric]
@@ -75,13 +75,6 @@ def _judged(first: float, second: float, differences: Any) -> dict[str, Any]:
         "difference": first - second,
         "interval": (low, high),
         "holds": bool(low > 0 or high < 0),
-    }
-
-
-def _resampled(seeds: list[Record]) -> Resampled:
-    return {
-        metric: np.mean([record.resampled[metric] for record in seeds], axis=0)
-        for metric in seeds[0].resampled
     }
 
 

@@ -37,6 +37,7 @@ class Evaluation:
         level_scores: What each level of the network adds, coarse to fine, shape ``(N, levels)``.
         labels: ``normal`` or ``anomalous`` by the model's threshold, N of them; None without one.
         p_values: Share of good images that score as high, N of them; None without a threshold.
+        threshold: Of the model's image scores; None when it has none.
         anomaly_map: Shape ``(N, H, W)``, float16, in a temporary file; NaN where the model does
             not look.
         counts: Pixels by score, of the images whose ground truth is known.
@@ -51,6 +52,7 @@ class Evaluation:
     level_scores: NDArray[np.float32]
     labels: tuple[str | None, ...]
     p_values: tuple[float | None, ...]
+    threshold: float | None
     anomaly_map: NDArray[np.float16]
     counts: MapCounts
     counted: NDArray[np.int64]
@@ -176,6 +178,7 @@ def evaluate(
         level_scores=np.array([prediction.level_scores for prediction in kept], np.float32),
         labels=tuple(prediction.label for prediction in kept),
         p_values=tuple(prediction.p_value for prediction in kept),
+        threshold=predictor.decision.threshold.score if predictor.decision else None,
         anomaly_map=maps,
         counts=counts,
         counted=np.array(counted, np.int64),
@@ -203,6 +206,11 @@ def preview(anomaly_map: NDArray[np.float16]) -> NDArray[np.float16]:
 def shown(metric: float | None) -> str:
     """A metric with three digits, or ``n/a`` where it cannot be had."""
     return "n/a" if metric is None else f"{metric:.3f}"
+
+
+def interval_words(ends: tuple[float, float] | None) -> str:
+    """The interval of a metric behind its value; nothing where there is none."""
+    return "" if ends is None else " [{:.3f}, {:.3f}]".format(*ends)
 
 
 def _without_maps(

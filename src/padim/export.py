@@ -17,10 +17,11 @@ from torch import nn
 from padim.engines import BIN_SHA256, GRAPH_ENGINES, N_BATCH, require_engine
 from padim.errors import UnknownNameError, UsageError
 from padim.files import written_together
-from padim.fitting import STORES, scorer_of
+from padim.fitting import STORES
 from padim.graphs import write_onnx
 from padim.loading import batched, load_ahead
 from padim.model import TorchScore, network_of
+from padim.model_graph import scorer_of
 from padim.opening import GRAPH_VERSION, load
 from padim.predictor import Camera, Outputs
 from padim.preprocess import Preprocess

@@ -37,16 +37,15 @@ from padim.loading import (
     load_ahead,
 )
 from padim.looks import Look
+from padim.model_graph import postprocess_of, scorer_of
 from padim.moments import Accumulator, Moments
-from padim.postprocess import Postprocess
 from padim.preprocess import Preprocess
 from padim.pyramid import Pyramid
 from padim.recipes import Recipe
 from padim.review import OUTLIER_RATE, Suspect, review
 from padim.samples import N_SAMPLES, Samples
-from padim.scorer import Head, Scorer
 from padim.state import ModelState, installed_versions
-from padim.tensor_file import FileTensor
+from padim.tensor_file import FileTensor, n_bytes
 from padim.tiles import Tiling
 
 N_OUTLIER_MAPS = 100  # kept at most, whatever the number of images
@@ -261,21 +260,14 @@ class Fitter:
                 samples = [image for image in samples if image.sha256 not in unwanted]
             state = replace(state, calibration=collector.calibration(LEAVE_ONE_OUT))
         kept.clear()
-        if not self.keep_moments:
-            moments = None
         if samples:
             # Mirrored, they are new to the model: the distances of images that it knows are small
             # differences, in which the last digits of an engine weigh more than on the line.
             mirrored = np.stack([image.pixels[:, ::-1] for image in samples])
             state = replace(state, samples=self.sampled(state, mirrored))
-        return Fitted(
-            state,
-            moments,
-            tuple(suspects),
-            tuple(sorted(dropped)),
-            outlier_maps,
-            tuple(paths),
-        )
+        left_moments = moments if self.keep_moments else None
+        places = tuple(sorted(dropped))
+        return Fitted(state, left_moments, tuple(suspects), places, outlier_maps, tuple(paths))
 
     def embedded(
         self,
@@ -332,23 +324,6 @@ class Fitter:
             counted = self.preprocess.counted(anomaly_map.cpu().numpy())
             collector.add(counted, image_score.cpu().numpy())
         return collector
-
-    def would_give(self, state: ModelState) -> bool:
-        """Whether a fit on the same images would give this model."""
-        return (
-            state.spec == self.spec
-            and state.recipe == self.settings
-            and state.preprocess == self.preprocess
-            and state.pyramid == self.pyramid
-            and state.engine == self.engine
-            and state.precision == self.precision
-            and (state.samples is not None) == self.keep_samples
-            and (state.calibration is not None) == (self.calibrate and state.count > 1)
-            and state.whitening[0].dtype == STORES[self.store]
-            and state.weights_sha256 == self.weights_sha256
-            and bool(state.trunk) == bool(self.trunk_tensors)
-            and state.versions == installed_versions()
-        )
 
     def solved(self, moments: Moments, hashes: Sequence[str]) -> ModelState:
         """Make a model of moments, without calibration or samples.
@@ -419,49 +394,3 @@ def reviewed(
     suspects = review(collector.image_scores(), looked, rate)
     outliers = {suspect.index for suspect in suspects if suspect.reason == "outlier"}
     return suspects, {i: found for i, found in collector.maps().items() if i in outliers}
-
-
-def scorer_of(
-    state: ModelState, features: nn.Module, store: torch.dtype | None = None, grouped: bool = False
-) -> Scorer:
-    """The graph of a model.
-
-    Args:
-        state: The model.
-        features: From uint8 images to its features.
-        store: Type the whitening rows are kept in; float32 when None.
-        grouped: As for ``Head``.
-    """
-    return Scorer(
-        features,
-        Head(state.pyramid, state.mean, state.in_memory(), store=store, grouped=grouped),
-        postprocess_of(state),
-    )
-
-
-def postprocess_of(state: ModelState) -> Postprocess:
-    """The way from a model's distances to its maps and scores."""
-    pyramid, roi = state.pyramid, state.preprocess.roi
-    grid = pyramid.levels[-1].grid
-    modelled = counted = None
-    if roi is not None:
-        modelled = (pyramid.place < pyramid.n_cells(-1)).reshape(grid)
-        counted = roi.mask
-    size_px, fraction = state.preprocess.size_px, state.recipe.score_fraction
-    if state.recipe.tile_px is not None:
-        # A defect is as large as it is, however much else the picture shows.
-        n_counted = size_px[0] * size_px[1] if counted is None else counted.sum()
-        fraction *= min(1.0, state.tiling.window_px[0] * state.tiling.window_px[1] / n_counted)
-    return Postprocess(
-        grid,
-        size_px,
-        state.recipe.sigma_px,
-        fraction,
-        modelled,
-        counted,
-    )
-
-
-def n_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """What tensors take."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from padim.backbones import DEFAULT_BACKBONE
 from padim.datasets import normal_images
 from padim.errors import ModelFileError, PathMissingError, UsageError, WeightsError
-from padim.fitting import Fitted, Fitter, scorer_of
+from padim.fitting import STORES, Fitted, Fitter
 from padim.graphs import open_graphs
 from padim.loading import ImageInput
 from padim.memory import parse_bytes
+from padim.model_graph import scorer_of
 from padim.moments import Moments
 from padim.networks import DTYPES, Network, choose_device, choose_engine
 from padim.pairs import save_pair
@@ -26,7 +27,7 @@ from padim.preparing import choose_batch, first_px, prepare
 from padim.recipes import DEFAULT_RECIPE
 from padim.roi import read_roi
 from padim.scorer import Scorer
-from padim.state import ModelState, load_state, save_state
+from padim.state import ModelState, installed_versions, load_state, save_state
 from padim.tile_by_tile import TileScore
 from padim.tiles import TiledFeatures
 from padim.weights import fetch, read_weights, sha256
@@ -227,11 +228,29 @@ def fit_or_reuse(
         pass
     else:
         hashes = sorted(sha256(image) for image in images)
-        if fitter.would_give(state) and list(state.image_sha256) == hashes:
+        if _would_give(fitter, state) and list(state.image_sha256) == hashes:
             return _with_network(fitter, state), True
     fitted = fitter.fit(images, advance or (lambda n_images: None))
     save_state(fitted.state, path)
     return from_fitted(fitter, fitted), False
+
+
+def _would_give(fitter: Fitter, state: ModelState) -> bool:
+    """Whether a fit on the same images would give this model."""
+    return (
+        state.spec == fitter.spec
+        and state.recipe == fitter.settings
+        and state.preprocess == fitter.preprocess
+        and state.pyramid == fitter.pyramid
+        and state.engine == fitter.engine
+        and state.precision == fitter.precision
+        and (state.samples is not None) == fitter.keep_samples
+        and (state.calibration is not None) == (fitter.calibrate and state.count > 1)
+        and state.whitening[0].dtype == STORES[fitter.store]
+        and state.weights_sha256 == fitter.weights_sha256
+        and bool(state.trunk) == bool(fitter.trunk_tensors)
+        and state.versions == installed_versions()
+    )
 
 
 def _with_network(fitter: Fitter, state: ModelState, moments: Moments | None = None) -> PaDiM:

@@ -21,7 +21,7 @@ from padim.errors import (
     UnknownNameError,
     UsageError,
 )
-from padim.fitting import STORES, Fitter, n_bytes
+from padim.fitting import STORES, Fitter
 from padim.loading import ImageInput, load_image
 from padim.networks import Network, choose_device, choose_engine
 from padim.preprocess import Preprocess
@@ -29,6 +29,7 @@ from padim.pyramid import RANDOM_DIMS_SEED, build_pyramid
 from padim.recipes import DEFAULT_RECIPE, known_recipe, recipe
 from padim.review import OUTLIER_RATE
 from padim.roi import Roi
+from padim.tensor_file import n_bytes
 from padim.tile_by_tile import TileFitter
 from padim.tiles import plan_tiles
 from padim.trunk import with_taps

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from padim.evaluation import shown
+
 TOLERANCE = 0.005
 
 # Image level, then pixel level, in the order of _COLUMNS.
@@ -75,13 +77,13 @@ def difference_words(document: Mapping[str, Any]) -> str:
         for i, kind in enumerate(("image", "pixel")):
             value = values[f"{kind}_auroc"]
             if known is None or value is None:
-                cells += [_three(value), _three(known and known[i]), "n/a"]
+                cells += [shown(value), shown(known and known[i]), "n/a"]
                 continue
             difference = value - known[i]
             n_known += 1
             n_off += abs(difference) > TOLERANCE
             flag = " **off**" if abs(difference) > TOLERANCE else ""
-            cells += [_three(value), _three(known[i]), f"{difference:+.3f}{flag}"]
+            cells += [shown(value), shown(known[i]), f"{difference:+.3f}{flag}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     if n_known:
         lines += ["", f"{n_off} of {n_known} figures are off by more than {TOLERANCE}."]
@@ -91,7 +93,3 @@ def difference_words(document: Mapping[str, Any]) -> str:
         )
         lines += ["", f"Nothing was published for these settings; there is {columns}."]
     return "\n".join(lines)
-
-
-def _three(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.3f}"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES
 from padim.errors import DatasetError, PathMissingError
-from padim.evaluation import intervals, shown
+from padim.evaluation import interval_words, intervals, shown
 from padim.files import write_text, written_whole
 
 SCHEMA_VERSION = 2
@@ -107,7 +107,7 @@ def document_of(
     for record in records:
         by_category.setdefault(record.category, []).append(record)
     rows = [_row(seeds) for seeds in by_category.values()]
-    resampled = {name: _mean_resampled(seeds) for name, seeds in by_category.items()}
+    resampled = {name: mean_resampled(seeds) for name, seeds in by_category.items()}
     means: dict[str, Any] = {}
     mean_intervals: dict[str, Any] = {}
     for group in (*GROUPS, "all"):
@@ -223,9 +223,7 @@ def markdown(document: Mapping[str, Any]) -> str:
 
 
 def _with_interval(values: Mapping[str, Any], ends: Mapping[str, Any] | None, metric: str) -> str:
-    text = shown(values[metric])
-    if ends and ends.get(metric):
-        text += " [{:.3f}, {:.3f}]".format(*ends[metric])
+    text = shown(values[metric]) + interval_words(ends.get(metric) if ends else None)
     if values.get("spread", {}).get(metric) is not None:
         text += f" ± {values['spread'][metric]:.3f}"
     return text
@@ -237,7 +235,7 @@ def _row(seeds: Sequence[Record]) -> dict[str, Any]:
     per_seed = [[record.data["row"][metric] for record in seeds] for metric in METRICS]
     for metric, values in zip(METRICS, per_seed, strict=True):
         row[metric] = None if None in values else float(np.mean(values))
-    row["intervals"] = intervals(_mean_resampled(seeds))
+    row["intervals"] = intervals(mean_resampled(seeds))
     row["by_defect"] = seeds[0].data["by_defect"]
     if len(seeds) > 1:
         row["spread"] = {
@@ -248,7 +246,8 @@ def _row(seeds: Sequence[Record]) -> dict[str, Any]:
     return row
 
 
-def _mean_resampled(seeds: Sequence[Record]) -> Resampled:
+def mean_resampled(seeds: Sequence[Record]) -> Resampled:
+    """The metrics of resamples of a category, the mean over its seeds."""
     return _averaged([record.resampled for record in seeds])
 
 

@@ -288,7 +288,7 @@ def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Any]]:
         try:
             tensors = {
                 name: in_file(path, name) if name.endswith(left) else file.get_tensor(name)
-                for name in file.keys()  # noqa: SIM118
+                for name in file.keys()  # noqa: SIM118  # no mapping
             }
         except SafetensorError as error:
             raise _truncated(path, error) from error

@@ -87,6 +87,11 @@ def empty_file_tensor(
     return FileTensor(path, 0, shape, dtype, owner=owner)
 
 
+def n_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """What tensors take."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
 def pieces(tensor: Tensor | FileTensor) -> Iterator[memoryview]:
     """The bytes of a tensor, a piece at a time."""
     if not tensor.shape:

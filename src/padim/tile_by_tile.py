@@ -13,7 +13,7 @@ from torch import Tensor
 from padim.calibration import LEAVE_ONE_OUT, Collector
 from padim.errors import DatasetError, ImageReadError, UsageError
 from padim.files import TemporaryFolder
-from padim.fitting import STORES, Fitted, Fitter, postprocess_of, reviewed
+from padim.fitting import STORES, Fitted, Fitter, reviewed
 from padim.forecast import Forecast
 from padim.gaussian import factor, level_eps, squared_distances
 from padim.graphs import open_graphs
@@ -29,6 +29,7 @@ from padim.loading import (
     mapped_ahead,
 )
 from padim.looks import Look
+from padim.model_graph import postprocess_of
 from padim.moments import Accumulator
 from padim.postprocess import image_score
 from padim.predictor import Outputs

@@ -41,7 +41,7 @@ def evaluate(
 ) -> None:
     """Measure a model on the test images of one category."""
     from padim.evaluation import evaluate as evaluate_category
-    from padim.evaluation import shown
+    from padim.evaluation import interval_words, intervals, shown
     from padim.opening import load
 
     found = read_category(category, layout)
@@ -63,7 +63,10 @@ def evaluate(
     unreadable.report()
     metrics = evaluation.metrics()
     decided: dict[str, Any] = {"threshold": None}
-    rows = [(name, shown(value)) for name, value in metrics.items()]
+    ends = intervals(evaluation.resampled())
+    rows = [
+        (name, f"{shown(value)}{interval_words(ends[name])}") for name, value in metrics.items()
+    ]
     if loaded.decision is not None:
         say(threshold_words(loaded.decision))
         threshold = loaded.decision.threshold
@@ -86,6 +89,7 @@ def evaluate(
         "unreadable": unreadable.paths,
         "engine": loaded.engine,
         **metrics,
+        "intervals": ends,
         **decided,
         "score_s": round(evaluation.score_s, 3),
     }
@@ -211,7 +215,8 @@ def run_benchmark(
         keep_maps: Whether the maps of the test images are kept.
         **settings: As for ``padim.preparing.prepare``.
     """
-    from padim.benchmark import Plan, run
+    from padim.benchmark import run
+    from padim.jobs import Plan
 
     require_writable(out)
     n_train = max(len(found.train) for found in categories)

@@ -1,0 +1,255 @@
+"""One category of a benchmark: fitted, evaluated, its model and pictures written."""
+
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from padim.datasets import Category
+from padim.errors import ImageReadError
+from padim.evaluation import Evaluation, evaluate, preview
+from padim.figures import pictures
+from padim.files import written_whole
+from padim.fitting import Fitter
+from padim.memory import peak_bytes, reset_peak
+from padim.model import from_fitted
+from padim.preparing import prepare
+from padim.preprocess import Preprocess
+from padim.run_folder import COLUMNS, METRICS, SCHEMA_VERSION, Record, record_name
+
+_CURVE_POINTS = 500
+
+
+class Watcher(Protocol):
+    """Who is told what happens while a benchmark runs."""
+
+    def say(self, text: str) -> None:
+        """Hear a line."""
+
+    def progress(self, description: str, n_images: int) -> Callable[[int], None]:
+        """Hear that work on so many images begins; return what is told of each step."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How every category is done; plain enough to be sent to another process.
+
+    Attributes:
+        prepared: Arguments of ``preparing.prepare``.
+        n_seeds: How often what is random is drawn anew.
+        skip_unreadable: Whether images that cannot be read are left out and listed; else their
+            category fails.
+        keep_maps: Whether the maps of the test images are kept, as float16.
+    """
+
+    prepared: Mapping[str, Any]
+    n_seeds: int = 1
+    skip_unreadable: bool = False
+    keep_maps: bool = False
+
+    def fitter(self, seed: int) -> Fitter:
+        """Prepare the fit of a seed.
+
+        Raises:
+            PadimError: As ``preparing.prepare``.
+        """
+        return prepare(**{**self.prepared, "dims_seed": seed})
+
+
+@dataclass(frozen=True)
+class Job:
+    """One category to be done once.
+
+    Attributes:
+        category: The category.
+        seed: Of what is random.
+        fingerprint: What the result rests on.
+    """
+
+    category: Category
+    seed: int
+    fingerprint: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Of its record."""
+        return record_name(self.category.name, self.seed)
+
+
+def run_job(job: Job, plan: Plan, fitter: Fitter, out: Path, watcher: Watcher) -> Record:
+    """Fit and evaluate a category, and write its model and pictures.
+
+    Args:
+        job: What is to be done.
+        plan: How.
+        fitter: Of its seed.
+        out: Folder of the benchmark; nothing half done is left there.
+        watcher: Told of what happens.
+
+    Returns:
+        What is to be kept of it, not yet written.
+
+    Raises:
+        PadimError: It cannot be done.
+    """
+    category = job.category
+    left_out: list[str] = []
+
+    def leave_out(error: ImageReadError) -> None:
+        watcher.say(f"left out: {error}")
+        left_out.append(str(error.path))
+
+    unreadable = leave_out if plan.skip_unreadable else None
+    _remove_results(job, out)
+    watcher.say(category.describe())
+    can_measure = reset_peak()
+    start = time.perf_counter()
+    advance = watcher.progress(f"{category.name}: fit", len(category.train))
+    fitted = fitter.fit(category.train, advance, unreadable)
+    fit_s = time.perf_counter() - start
+    fit_peak = peak_bytes() if can_measure else None
+    model = from_fitted(fitter, fitted)
+    advance = watcher.progress(f"{category.name}: score", len(category.test))
+    evaluation = evaluate(model.predictor, category, advance, unreadable)
+    model_path = out / "models" / f"{job.name}.safetensors"
+    try:
+        if job.seed == 0:
+            advance = watcher.progress(f"{category.name}: draw", len(evaluation.samples))
+            _write_pictures(evaluation, category, fitter.preprocess, out, plan.keep_maps, advance)
+        model.save(model_path)
+    except BaseException:
+        _remove_results(job, out)
+        raise
+    return record_of(
+        job,
+        evaluation,
+        unreadable=left_out,
+        fit_s=round(fit_s, 3),
+        fit_peak_bytes=fit_peak,
+        n_train=fitted.state.count,
+        model_bytes=model_path.stat().st_size,
+    )
+
+
+def _remove_results(job: Job, out: Path) -> None:
+    """Remove what was written of a job before, or is half written."""
+    (out / "models" / f"{job.name}.safetensors").unlink(missing_ok=True)
+    if job.seed == 0:
+        (out / "previews" / f"{job.category.name}.npy").unlink(missing_ok=True)
+        for folder in ("pictures", "maps"):
+            shutil.rmtree(out / folder / job.category.name, ignore_errors=True)
+
+
+def record_of(
+    job: Job, evaluation: Evaluation, unreadable: Sequence[str] = (), **fit_facts: Any
+) -> Record:
+    """What is kept of a finished category.
+
+    Args:
+        job: What was to be done.
+        evaluation: What its model made of its test images.
+        unreadable: Images that were left out.
+        **fit_facts: ``n_train``, ``fit_s``, ``fit_peak_bytes`` and ``model_bytes``.
+    """
+    category = job.category
+    facts = {
+        "category": category.name,
+        "n_test": len(evaluation.samples),
+        **dict.fromkeys(METRICS),
+        **evaluation.metrics(),
+        "score_s": round(evaluation.score_s, 3),
+        **fit_facts,
+    }
+    images = [
+        {
+            "category": category.name,
+            "seed": job.seed,
+            "path": category.name_of(sample.path),
+            "label": "anomalous" if sample.is_anomalous else "normal",
+            "defect": sample.defect,
+            "score": float(score),
+            "level_scores": [round(float(value), 4) for value in levels],
+            "predicted": predicted,
+            "p_value": p_value,
+        }
+        for sample, score, levels, predicted, p_value in zip(
+            evaluation.samples,
+            evaluation.image_score,
+            evaluation.level_scores,
+            evaluation.labels,
+            evaluation.p_values,
+            strict=True,
+        )
+    ]
+    pixel_curves = evaluation.pixel_metrics.curves(_CURVE_POINTS)
+    data = {
+        "schema_version": SCHEMA_VERSION,
+        "root": str(category.root.absolute()),
+        "masks": [
+            [category.name_of(path) for path in sample.mask_paths] for sample in evaluation.samples
+        ],
+        "threshold": evaluation.threshold,
+        "row": {column: facts[column] for column in COLUMNS},
+        "by_defect": evaluation.by_defect(),
+        "images": images,
+        "curves": {
+            "image": [axis.tolist() for axis in evaluation.image_ranking.roc(_CURVE_POINTS)],
+            **{name: [axis.tolist() for axis in axes] for name, axes in pixel_curves.items()},
+        },
+        "unreadable": list(unreadable),
+        "fingerprint": job.fingerprint,
+    }
+    # The same images are drawn in every benchmark, so that two of them can be compared in pairs.
+    seed = zlib.crc32(category.name.encode())
+    return Record(job.name, data, evaluation.resampled(seed=seed))
+
+
+def _write_pictures(
+    evaluation: Evaluation,
+    category: Category,
+    preprocess: Preprocess,
+    out: Path,
+    keep_maps: bool,
+    advance: Callable[[int], None],
+) -> None:
+    """Write pictures, previews of maps and, when they are to be kept, the maps."""
+    _draw(evaluation, category, preprocess, out / "pictures" / category.name, advance)
+    previews = [preview(anomaly_map) for anomaly_map in evaluation.anomaly_map]
+    path = out / "previews" / f"{category.name}.npy"
+    with written_whole(path) as partial, partial.open("wb") as file:
+        np.save(file, np.array(previews, np.float16), allow_pickle=False)
+    if keep_maps:
+        folder = out / "maps" / category.name
+        for i, anomaly_map in enumerate(evaluation.anomaly_map):
+            with written_whole(folder / f"{i:05}.npy") as partial, partial.open("wb") as file:
+                np.save(file, np.asarray(anomaly_map), allow_pickle=False)
+
+
+def _draw(
+    evaluation: Evaluation,
+    category: Category,
+    preprocess: Preprocess,
+    folder: Path,
+    advance: Callable[[int], None],
+) -> None:
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for sample, picture in pictures(evaluation, preprocess):
+            name = f"{sample.defect}_{sample.path.stem}.png"
+            if (partial / name).exists():  # images of one stem keep their suffixes
+                name = f"{sample.defect}_{sample.path.name}.png"
+            if (partial / name).exists():  # those of several folders are told apart by them
+                name = f"{sample.defect}_{category.name_of(sample.path).replace('/', '_')}.png"
+            picture.save(partial / name, compress_level=1)
+            advance(1)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
