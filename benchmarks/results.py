@@ -136,9 +136,10 @@ def lever_lines() -> list[str]:
         "## The choice of the recipe",
         "",
         f"`python benchmarks/recipe_levers.py`, {result['date']}, commit {result['commit'][:7]}. "
-        "Forty variants were tried on monocrystalline cells and tiles with blowholes; two were "
-        "named, and then looked at once on polycrystalline cells and on tiles with cracks and "
-        "uneven ones: fitted on 60 and on 300 good images, three draws each. Errors are 1 - AUROC "
+        "Variants were tried on monocrystalline cells and tiles with blowholes; two were named, "
+        "and then looked at once on polycrystalline cells and on tiles with cracks and uneven "
+        "ones: fitted on 60 and on 300 good images, three draws each. (Eleven more were tried on "
+        "the first half after that; none was taken.) Errors are 1 - AUROC "
         "of images, in per cent; small defects are scratches, spots and displaced patches of 4 to "
         "16 px made on good cells; intervals are 95%, paired over the test images.",
         "",
