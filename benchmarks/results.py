@@ -14,10 +14,10 @@ from typing import Any
 
 import measure
 
-from padim.benchmark import settings_of, shown
+from padim.benchmark import settings_of
 from padim.datasets import Category, read_category
 from padim.demo import LICENCE, lay_out_solar_cells
-from padim.evaluation import evaluate
+from padim.evaluation import evaluate, shown
 from padim.files import write_text
 from padim.fitting import Fitter
 from padim.model import from_fitted
