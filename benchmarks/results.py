@@ -135,7 +135,8 @@ def lever_lines() -> list[str]:
     lines = [
         "## The choice of the recipe",
         "",
-        f"`python benchmarks/recipe_levers.py --phase report`, {result['date']}, commit {result['commit'][:7]}. "
+        f"`python benchmarks/recipe_levers.py --phase report`, {result['date']}, "
+        f"commit {result['commit'][:7]}. "
         "Variants were tried on monocrystalline cells and tiles with blowholes; two were named, "
         "and then looked at once on polycrystalline cells and on tiles with cracks and uneven "
         "ones: fitted on 60 and on 300 good images, three draws each. (Eleven more were tried on "
