@@ -11,6 +11,7 @@ from padim.cli import run_guarded
 from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES, Category, read_root
 from padim.errors import PadimError, UsageError, listed
 from padim.files import written_whole
+from padim.heatmap import DEFAULT_COLORMAP, colours_of
 
 if TYPE_CHECKING:
     from padim.fitting import Fitter
@@ -35,6 +36,9 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--use_gpu", action="store_true", help="compute on a GPU where there is one"
     )
+    parser.add_argument(
+        "--colormap", default=DEFAULT_COLORMAP, help="of the pictures: inferno or jet"
+    )
     parser.add_argument("--save_gpu_memory", action="store_true", help="accepted and unneeded")
     parser.add_argument("--pca", action="store_true", help="not supported")
     parser.add_argument("--npca", action="store_true", help="not supported")
@@ -48,6 +52,7 @@ def _run(given: Sequence[str]) -> None:
             "--pca and --npca are not supported: the covariance is factored exactly in their "
             "place. Leave them out, or use --reduce_dim for a smaller model."
         )
+    colours_of(arguments.colormap)
     spec = backbone(arguments.arch)
     categories = read_root(arguments.data_path)
     known = (*MVTEC_TEXTURES, *MVTEC_OBJECTS)
@@ -87,7 +92,7 @@ def _run(given: Sequence[str]) -> None:
     for category in categories:
         print(category.describe())
         try:
-            records.append(_category(category, fitter, temp, drawn))
+            records.append(_category(category, fitter, temp, drawn, arguments.colormap))
         except PadimError as error:
             print(f"{category.name} failed: {error}")
             failed.append(f"{category.name}: {error}")
@@ -105,7 +110,9 @@ def _run(given: Sequence[str]) -> None:
         raise PadimError(f"{len(failed)} of {len(names)} categories failed. {' '.join(failed)}")
 
 
-def _category(category: Category, fitter: "Fitter", temp: Path, drawn: Path) -> "Record":
+def _category(
+    category: Category, fitter: "Fitter", temp: Path, drawn: Path, colormap: str
+) -> "Record":
     from padim.evaluation import evaluate
     from padim.figures import pictures
     from padim.jobs import Job, record_of
@@ -125,7 +132,7 @@ def _category(category: Category, fitter: "Fitter", temp: Path, drawn: Path) -> 
     )
     for kind in ("image", "pixel"):
         print(f"{kind} ROCAUC: {_digits(record.data['row'][f'{kind}_auroc'])}")
-    for i, (_, picture) in enumerate(pictures(evaluation, fitter.preprocess)):
+    for i, (_, picture) in enumerate(pictures(evaluation, fitter.preprocess, colormap)):
         with written_whole(drawn / f"{category.name}_{i}.png") as partial:
             picture.save(partial, compress_level=1)
     return record

@@ -148,6 +148,36 @@ def test_pictures_show_the_image_its_truth_and_its_map(root: Path, tmp_path: Pat
     assert hot[defect].mean() > 2 * hot[~defect].mean()
 
 
+def test_all_pictures_of_a_category_have_one_colour_scale(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert benchmark(root, out, "--category", "carpet", "-q") == 0
+    pictures = {path.name: np.asarray(Image.open(path)) for path in out.glob("pictures/carpet/*")}
+    side, gap = 256, 16
+    bar = np.s_[:, 12 + 3 * side + 2 * gap : 12 + 3 * side + 3 * gap + 40]  # with its numbers
+    scales = {picture[bar].tobytes() for picture in pictures.values()}
+    assert len(scales) == 1 < len(pictures)
+    heat = np.s_[58 : 58 + side, 12 + 2 * (side + gap) : 12 + 2 * (side + gap) + side]
+    brightest = {name: picture[heat].sum(axis=2).max() for name, picture in pictures.items()}
+    assert brightest["good_0.png"] < brightest["spot_0.png"] / 2
+
+
+def test_a_colormap_draws_anew(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, place = tmp_path / "out", "pictures/carpet/good_0.png"
+    assert benchmark(root, out, "--category", "carpet") == 0
+    before = np.asarray(Image.open(out / place)).astype(int)
+    capsys.readouterr()
+    assert benchmark(root, out, "--category", "carpet", "--colormap", "jet") == 0
+    assert "done again, because of the colours of its pictures" in capsys.readouterr().out
+    after = np.asarray(Image.open(out / place)).astype(int)
+    corner = (60, 12 + 2 * (256 + 16) + 2)  # of the map of a good image
+    assert before[corner].max() < 60
+    assert after[corner].argmax() == 2
+    assert benchmark(root, out, "--colormap", "grey") == 2
+    assert "colormap" in capsys.readouterr().err
+
+
 def test_a_category_without_test_images_has_no_figures(root: Path, tmp_path: Path) -> None:
     shutil.rmtree(root / "bottle/test")
     assert benchmark(root, tmp_path / "out", "--category", "bottle", "-q") == 0

@@ -32,7 +32,16 @@ def test_original_command_line_does_the_whole_job(tmp_path: Path) -> None:
     assert drawn == [f"{name}_{i}.png" for name in ("carpet", "my_part") for i in range(6)]
 
     (tmp_path / "data/carpet/train/good/0.png").unlink()
-    again = run(*arguments, "--arch", "efficientnet_lite0", "--save_gpu_memory", "-b", "4")
+    again = run(
+        *arguments,
+        "--arch",
+        "efficientnet_lite0",
+        "--save_gpu_memory",
+        "-b",
+        "4",
+        "--colormap",
+        "jet",
+    )
     assert again.returncode == 0, again.stderr
     assert re.search(r"^fitted .*train_carpet", again.stdout, re.MULTILINE)
     assert re.search(r"^reused .*train_my_part", again.stdout, re.MULTILINE)
@@ -45,6 +54,7 @@ def test_original_command_line_does_the_whole_job(tmp_path: Path) -> None:
         (("--npca",), 2, "--pca and --npca are not supported"),
         (("--arch", "efficientnet_b7"), 2, "Did you mean 'efficientnet_b7_ns'"),
         (("-b", "0"), 2, "batch size is 0"),
+        (("--colormap", "jett"), 2, "Did you mean 'jet'"),
         (("--nonsense",), 2, "nrecognized arguments"),
     ],
 )

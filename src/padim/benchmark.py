@@ -80,7 +80,11 @@ def run(
     records: dict[str, Record] = {}
     jobs = []
     for category in categories:
-        fingerprint = {"settings": settings, "images": _fingerprint(category)}
+        fingerprint = {
+            "settings": settings,
+            "images": _fingerprint(category),
+            "colormap": plan.colormap,
+        }
         for seed in range(plan.n_seeds):
             job = Job(category, seed, fingerprint)
             if (known := _still_true(job, plan, out, watcher)) is None:
@@ -225,8 +229,9 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     settings = [
         key for key in now["settings"] if before["settings"].get(key) != now["settings"][key]
     ]
-    images = ["its images"] if before["images"] != now["images"] else []
-    return ", ".join(settings + images) or "images that were left out"
+    others = {"images": "its images", "colormap": "the colours of its pictures"}
+    settings += [words for key, words in others.items() if before.get(key) != now[key]]
+    return ", ".join(settings) or "images that were left out"
 
 
 def write_roc(result: Result, path: Path) -> None:

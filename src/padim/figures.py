@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from io import BytesIO
 
 import numpy as np
+from cycler import cycler
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
@@ -12,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from padim.datasets import Sample
 from padim.evaluation import Evaluation
-from padim.heatmap import COLOURS, OUTLINE, heatmap, outline
+from padim.heatmap import DEFAULT_COLORMAP, OUTLINE, colours_of, heatmap, outline
 from padim.images import read_image
 from padim.preprocess import Preprocess
 
@@ -20,6 +21,10 @@ Curve = tuple[list[float], list[float], float]  # false and true positive rates,
 
 _DPI = 100
 _PANEL_PX = 256
+# Colours that colour-blind eyes tell apart (Okabe and Ito 2008, without their yellow); what has
+# more lines than colours goes on with other strokes.
+_LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_STROKES = ("-", "--", ":")
 _TITLES = ("image", "ground truth", "anomaly map", "predicted mask", "outline")
 
 
@@ -36,6 +41,7 @@ def roc_figure(image_curves: Mapping[str, Curve], pixel_curves: Mapping[str, Cur
         panels, ("Image", "Pixel"), (image_curves, pixel_curves), strict=True
     ):
         axes.plot([0, 1], [0, 1], color="0.8", linewidth=1)
+        axes.set_prop_cycle(cycler(linestyle=_STROKES) * cycler(color=_LINE_COLOURS))
         for name, (fpr, tpr, auroc) in curves.items():
             axes.plot(fpr, tpr, label=f"{name}: {auroc:.3f}")
         if curves:
@@ -60,15 +66,22 @@ class PictureFrame:
         high: Score of the brightest.
         threshold: Score at and above which a pixel is predicted defective, or None.
         threshold_note: Where the threshold comes from.
+        colormap: As ``heatmap.colours_of`` takes it.
     """
 
     def __init__(
-        self, low: float, high: float, threshold: float | None, threshold_note: str
+        self,
+        low: float,
+        high: float,
+        threshold: float | None,
+        threshold_note: str,
+        colormap: str = DEFAULT_COLORMAP,
     ) -> None:
         self.low = low
         self.high = high
         self.threshold = threshold
-        self._frame, self._boxes = _draw_frame(low, high, threshold_note)
+        self._colours = colours_of(colormap)
+        self._frame, self._boxes = _draw_frame(low, high, threshold_note, self._colours)
         self._font = ImageFont.load_default(15)
 
     def fill(
@@ -95,7 +108,7 @@ class PictureFrame:
         panels = (
             image,
             None if mask is None else _grey(mask),
-            heatmap(anomaly_map, self.low, self.high),
+            heatmap(anomaly_map, self.low, self.high, self._colours),
             _grey(predicted),
             outlined,
         )
@@ -114,18 +127,19 @@ class PictureFrame:
 
 
 def pictures(
-    evaluation: Evaluation, preprocess: Preprocess
+    evaluation: Evaluation, preprocess: Preprocess, colormap: str = DEFAULT_COLORMAP
 ) -> Iterator[tuple[Sample, Image.Image]]:
     """Draw each test image of a category: image, truth, map, predicted mask and outline.
 
     Args:
         evaluation: What a model made of them.
         preprocess: The way from a source image to its map.
+        colormap: Of the maps, as ``heatmap.colours_of`` takes it.
     """
     if not evaluation.samples:
         return
     threshold, note = oracle_threshold(evaluation)
-    frame = PictureFrame(*map_range(evaluation), threshold, note)
+    frame = PictureFrame(*map_range(evaluation), threshold, note, colormap)
     for sample, score, anomaly_map in zip(
         evaluation.samples, evaluation.image_score, evaluation.anomaly_map, strict=True
     ):
@@ -186,7 +200,7 @@ def png(figure: Figure) -> bytes:
 
 
 def _draw_frame(
-    low: float, high: float, note: str
+    low: float, high: float, note: str, colours: NDArray[np.uint8]
 ) -> tuple[Image.Image, list[tuple[int, int, int, int]]]:
     gap, left, top, bottom, bar = 16, 12, 58, 46, 64
     width = left + 5 * (_PANEL_PX + gap) + bar
@@ -203,8 +217,8 @@ def _draw_frame(
             bar_axes = figure.add_axes(
                 ((x + _PANEL_PX + 8) / width, bottom / height, 12 / width, _PANEL_PX / height)
             )
-            colours = ListedColormap(COLOURS / 255)
-            figure.colorbar(ScalarMappable(Normalize(low, high), colours), cax=bar_axes)
+            scale = ScalarMappable(Normalize(low, high), ListedColormap(colours / 255))
+            figure.colorbar(scale, cax=bar_axes)
             bar_axes.tick_params(labelsize=8)
             x += bar
         if title == "predicted mask":

@@ -4,11 +4,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from padim.errors import UnknownNameError
+
 OUTLINE = (0, 255, 255)
 BORDER = (128, 128, 128)  # of a region of interest
-# Every 32nd entry of matplotlib's inferno, readable for colour-blind eyes and in print.
-_INFERNO = np.array(
-    [
+DEFAULT_COLORMAP = "inferno"
+# Nine even steps. Those of matplotlib's inferno grow lighter all the way, which colour-blind eyes
+# and print keep. Those of the classic jet do not; published pictures have it.
+_ENTRIES = {
+    DEFAULT_COLORMAP: (
         (0, 0, 4),
         (31, 12, 72),
         (85, 15, 109),
@@ -18,28 +22,64 @@ _INFERNO = np.array(
         (249, 140, 10),
         (249, 201, 50),
         (252, 255, 164),
-    ],
-    np.float64,
-)
-COLOURS: NDArray[np.uint8] = np.stack(
-    [np.interp(np.arange(256), np.linspace(0, 255, 9), channel) for channel in _INFERNO.T], axis=1
-).astype(np.uint8)
+    ),
+    "jet": (
+        (0, 0, 128),
+        (0, 0, 255),
+        (0, 128, 255),
+        (0, 255, 255),
+        (128, 255, 128),
+        (255, 255, 0),
+        (255, 128, 0),
+        (255, 0, 0),
+        (128, 0, 0),
+    ),
+}
+
+
+def colours_of(colormap: str) -> NDArray[np.uint8]:
+    """The colours of a map from its lowest to its highest score.
+
+    Args:
+        colormap: ``inferno`` or ``jet``.
+
+    Returns:
+        RGB, shape ``(256, 3)``.
+
+    Raises:
+        UnknownNameError: There is no such colormap.
+    """
+    if colormap not in _ENTRIES:
+        raise UnknownNameError("colormap", colormap, tuple(_ENTRIES))
+    channels = np.array(_ENTRIES[colormap], np.float64).T
+    places = np.linspace(0, 255, channels.shape[1])
+    mixed = [np.interp(np.arange(256), places, channel) for channel in channels]
+    return np.stack(mixed, axis=1).astype(np.uint8)
+
+
+COLOURS = colours_of(DEFAULT_COLORMAP)
 _ALPHA = [round(level * 0.6) for level in range(256)]
 _BILINEAR = Image.Resampling.BILINEAR
 
 
-def heatmap(anomaly_map: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
+def heatmap(
+    anomaly_map: NDArray[np.float32],
+    low: float,
+    high: float,
+    colours: NDArray[np.uint8] = COLOURS,
+) -> NDArray[np.uint8]:
     """Colour a map.
 
     Args:
         anomaly_map: Shape ``(H, W)``; NaN becomes black.
         low: Score of the darkest colour.
         high: Score of the brightest.
+        colours: As ``colours_of`` gives them.
 
     Returns:
         RGB, shape ``(H, W, 3)``.
     """
-    return COLOURS[_levels(anomaly_map, low, high)]
+    return colours[_levels(anomaly_map, low, high)]
 
 
 def _levels(anomaly_map: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:

@@ -3,19 +3,21 @@
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
-from padim.datasets import Category
+from padim.datasets import Category, Sample
 from padim.errors import ImageReadError
 from padim.evaluation import Evaluation, evaluate, preview
 from padim.figures import pictures
 from padim.files import written_whole
 from padim.fitting import Fitter
+from padim.heatmap import DEFAULT_COLORMAP
 from padim.memory import peak_bytes, reset_peak
 from padim.model import from_fitted
 from padim.preparing import prepare
@@ -45,12 +47,14 @@ class Plan:
         skip_unreadable: Whether images that cannot be read are left out and listed; else their
             category fails.
         keep_maps: Whether the maps of the test images are kept, as float16.
+        colormap: Of the pictures, as ``heatmap.colours_of`` takes it.
     """
 
     prepared: Mapping[str, Any]
     n_seeds: int = 1
     skip_unreadable: bool = False
     keep_maps: bool = False
+    colormap: str = DEFAULT_COLORMAP
 
     def fitter(self, seed: int) -> Fitter:
         """Prepare the fit of a seed.
@@ -120,7 +124,7 @@ def run_job(job: Job, plan: Plan, fitter: Fitter, out: Path, watcher: Watcher) -
     try:
         if job.seed == 0:
             advance = watcher.progress(f"{category.name}: draw", len(evaluation.samples))
-            _write_pictures(evaluation, category, fitter.preprocess, out, plan.keep_maps, advance)
+            _write_pictures(evaluation, category, fitter.preprocess, out, plan, advance)
         model.save(model_path)
     except BaseException:
         _remove_results(job, out)
@@ -214,26 +218,26 @@ def _write_pictures(
     category: Category,
     preprocess: Preprocess,
     out: Path,
-    keep_maps: bool,
+    plan: Plan,
     advance: Callable[[int], None],
 ) -> None:
     """Write pictures, previews of maps and, when they are to be kept, the maps."""
-    _draw(evaluation, category, preprocess, out / "pictures" / category.name, advance)
+    drawn = pictures(evaluation, preprocess, plan.colormap)
+    _save_pictures(drawn, category, out / "pictures" / category.name, advance)
     previews = [preview(anomaly_map) for anomaly_map in evaluation.anomaly_map]
     path = out / "previews" / f"{category.name}.npy"
     with written_whole(path) as partial, partial.open("wb") as file:
         np.save(file, np.array(previews, np.float16), allow_pickle=False)
-    if keep_maps:
+    if plan.keep_maps:
         folder = out / "maps" / category.name
         for i, anomaly_map in enumerate(evaluation.anomaly_map):
             with written_whole(folder / f"{i:05}.npy") as partial, partial.open("wb") as file:
                 np.save(file, np.asarray(anomaly_map), allow_pickle=False)
 
 
-def _draw(
-    evaluation: Evaluation,
+def _save_pictures(
+    drawn: Iterable[tuple[Sample, Image.Image]],
     category: Category,
-    preprocess: Preprocess,
     folder: Path,
     advance: Callable[[int], None],
 ) -> None:
@@ -241,7 +245,7 @@ def _draw(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        for sample, picture in pictures(evaluation, preprocess):
+        for sample, picture in drawn:
             name = f"{sample.defect}_{sample.path.stem}.png"
             if (partial / name).exists():  # images of one stem keep their suffixes
                 name = f"{sample.defect}_{sample.path.name}.png"

@@ -17,6 +17,7 @@ from padim.cli.images import Unreadable, require_writable, sizes, threshold_word
 from padim.datasets import Category, describe, read_category, read_root
 from padim.engines import n_cores
 from padim.errors import MissingExtraError, PadimError, UnknownNameError, UsageError
+from padim.heatmap import DEFAULT_COLORMAP, colours_of
 from padim.memory import parse_bytes
 from padim.recipes import DEFAULT_RECIPE
 
@@ -130,6 +131,9 @@ def benchmark(
     keep_maps: Annotated[
         bool, typer.Option("--keep-maps", help="Keep the maps of the test images, as float16.")
     ] = False,
+    colormap: Annotated[
+        str, typer.Option("--colormap", metavar="NAME", help="Of the pictures: inferno or jet.")
+    ] = DEFAULT_COLORMAP,
     against: Annotated[
         str | None,
         typer.Option("--against", metavar="published", help="Compare with the published figures."),
@@ -152,6 +156,7 @@ def benchmark(
             raise MissingExtraError(package, "tracking")
     if against not in (None, "published"):
         raise UnknownNameError("table to compare with", against, ("published",))
+    colours_of(colormap)  # refused before any work
     categories = read_root(root, category or (), layout)
     outcome = run_benchmark(
         categories,
@@ -163,6 +168,7 @@ def benchmark(
         n_workers=_at_least_one(workers, "workers"),
         n_seeds=_at_least_one(seeds, "seeds"),
         keep_maps=keep_maps,
+        colormap=colormap,
         size_px=options.parse_size(size),
         taps=options.parse_taps(taps),
         dims=dims,
@@ -199,6 +205,7 @@ def run_benchmark(
     n_workers: int = 1,
     n_seeds: int = 1,
     keep_maps: bool = False,
+    colormap: str = DEFAULT_COLORMAP,
     **settings: Any,
 ) -> "Result":
     """Prepare a fit and run it over categories, with progress bars.
@@ -213,6 +220,7 @@ def run_benchmark(
         n_workers: Categories at a time, fewer where memory does not allow them.
         n_seeds: How often what is random is drawn anew.
         keep_maps: Whether the maps of the test images are kept.
+        colormap: Of the pictures.
         **settings: As for ``padim.preparing.prepare``.
     """
     from padim.benchmark import run
@@ -236,6 +244,7 @@ def run_benchmark(
         n_seeds,
         skip_unreadable,
         keep_maps,
+        colormap,
     )
     with bars() as bar:
         watcher = _BarWatcher(bar)
