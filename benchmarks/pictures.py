@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from padim.datasets import read_category
 from padim.demo import lay_out_solar_cells
 from padim.evaluation import Evaluation, evaluate
-from padim.figures import map_range, oracle_threshold, pictures
+from padim.figures import map_range, mask_threshold, pictures
 from padim.heatmap import OUTLINE, outline
 from padim.images import read_image
 from padim.model import from_fitted
@@ -49,7 +49,7 @@ Panels = tuple[
 
 def panels_of(evaluation: Evaluation, preprocess: Preprocess) -> list[Panels]:
     """What the alternative draws: image, truth, map, predicted mask and outlined image."""
-    threshold, _ = oracle_threshold(evaluation)
+    threshold, _ = mask_threshold(evaluation)
     assert threshold is not None
     found = []
     for sample, anomaly_map in zip(evaluation.samples, evaluation.anomaly_map, strict=True):

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from trees import make_category
 import padim
 from padim.backbones import backbone
 from padim.cli import main
+from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES
 from padim.published import difference_words, published
 from padim.run_folder import COLUMNS, markdown
 from padim.weights import locate
@@ -303,6 +305,27 @@ def test_seeds_draw_other_dimensions(
     assert " ± " in (out / "results.md").read_text()
 
 
+def test_no_test_image_has_a_say_in_model_threshold_or_scores(root: Path, tmp_path: Path) -> None:
+    carpet, shared = root / "carpet", "test/spot/0.png"
+    before, after = tmp_path / "before", tmp_path / "after"
+    words = ("--category", "carpet", "-q")
+    assert benchmark(root, before, *words) == 0
+    for path in carpet.glob("test/*/*.png"):
+        if path != carpet / shared:
+            Image.new("RGB", (72, 72), "white").save(path)
+    for mask in (carpet / "ground_truth/spot").iterdir():
+        Image.new("L", (72, 72), 255).save(mask)
+    assert benchmark(root, after, *words) == 0
+    model = "models/carpet.safetensors"
+    assert (before / model).read_bytes() == (after / model).read_bytes()
+    found = []
+    for out in (before, after):
+        record = json.loads((out / "records/carpet.json").read_text())
+        (image,) = [image for image in record["images"] if image["path"] == shared]
+        found.append((record["threshold"], image))
+    assert found[0] == found[1]
+
+
 def test_maps_are_kept_on_request(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert benchmark(root, out, "--category", "carpet", "-q") == 0
@@ -337,6 +360,27 @@ def test_two_benchmarks_are_compared_in_pairs(
     assert "other test images of carpet (6 and 5, 5 in common)" in capsys.readouterr().err
     assert main(["compare", str(first), str(root)]) == 1
     assert main(["compare", str(first), str(tmp_path / "none")]) == 2
+
+
+def test_the_page_of_the_published_table_has_the_published_figures() -> None:
+    text = (Path(__file__).parents[1] / "docs/mvtec.md").read_text()
+    sections = text.split("\n## ")[1:]
+    assert len(sections) == 4
+    for section in sections:
+        (command,) = re.findall(r"^    padim benchmark (.*)$", section, re.MULTILINE)
+        words = dict(re.findall(r"--(backbone|dims|recipe|against) (\S+)", command))
+        n_dims = int(words.get("dims", backbone(words["backbone"]).n_dims))
+        rows = re.findall(r"^\| (\w+) \| (\S+) \| \| (\S+) \| \|$", section, re.MULTILINE)
+        assert [name for name, *_ in rows] == [
+            *MVTEC_TEXTURES,
+            *MVTEC_OBJECTS,
+            "texture",
+            "object",
+            "all",
+        ]
+        for name, *figures in rows:
+            assert tuple(map(float, figures)) == published(words["backbone"], n_dims, name)
+        assert (words["recipe"], words["against"]) == ("reference", "published")
 
 
 def test_published_figures_are_compared_with(

@@ -38,6 +38,7 @@ class Evaluation:
         labels: ``normal`` or ``anomalous`` by the model's threshold, N of them; None without one.
         p_values: Share of good images that score as high, N of them; None without a threshold.
         threshold: Of the model's image scores; None when it has none.
+        pixel_threshold: Of its maps; likewise.
         anomaly_map: Shape ``(N, H, W)``, float16, in a temporary file; NaN where the model does
             not look.
         counts: Pixels by score, of the images whose ground truth is known.
@@ -53,6 +54,7 @@ class Evaluation:
     labels: tuple[str | None, ...]
     p_values: tuple[float | None, ...]
     threshold: float | None
+    pixel_threshold: float | None
     anomaly_map: NDArray[np.float16]
     counts: MapCounts
     counted: NDArray[np.int64]
@@ -179,6 +181,7 @@ def evaluate(
         labels=tuple(prediction.label for prediction in kept),
         p_values=tuple(prediction.p_value for prediction in kept),
         threshold=predictor.decision.threshold.score if predictor.decision else None,
+        pixel_threshold=predictor.decision.pixel_threshold if predictor.decision else None,
         anomaly_map=maps,
         counts=counts,
         counted=np.array(counted, np.int64),

@@ -138,7 +138,7 @@ def pictures(
     """
     if not evaluation.samples:
         return
-    threshold, note = oracle_threshold(evaluation)
+    threshold, note = mask_threshold(evaluation)
     frame = PictureFrame(*map_range(evaluation), threshold, note, colormap)
     for sample, score, anomaly_map in zip(
         evaluation.samples, evaluation.image_score, evaluation.anomaly_map, strict=True
@@ -157,11 +157,15 @@ def pictures(
         yield sample, frame.fill(title, np.asarray(resized), mask, on_panel)
 
 
-def oracle_threshold(evaluation: Evaluation) -> tuple[float | None, str]:
-    """The threshold of the best F1 on the test set itself, and the words that say so.
+def mask_threshold(evaluation: Evaluation) -> tuple[float | None, str]:
+    """From which score on a pixel is predicted defective, and the words that say whence that is.
 
-    Pixels where there are masks, else images.
+    The model's own pixel threshold; of a model that has none, the best F1 on the test set itself,
+    of pixels where there are masks, else of images.
     """
+    own = evaluation.pixel_threshold
+    if own is not None:
+        return own, f"pixel threshold of the model,\nset by good images alone: {own:.2f}"
     of_pixels = float(evaluation.pixel_metrics.f1_threshold())
     by_kind = {
         "pixel": None if np.isnan(of_pixels) else of_pixels,
