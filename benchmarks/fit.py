@@ -86,6 +86,7 @@ def candidates_of(
 
     def solve() -> None:
         moments = fitted.moments
+        assert moments is not None
         eps = relative_eps(moments, fitter.settings.eps)
         factor(moments, eps, moments.count - 1, STORES[fitter.store])
 

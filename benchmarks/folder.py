@@ -188,8 +188,10 @@ def main() -> None:
             for model in models:
                 with tempfile.TemporaryDirectory(dir=root) as folder:
                     rows.append(run_case(place, paths, model, cells, Path(folder), quick))
-    headers = ("images per second", "engine", "overlays", "no overlays")
-    headers += ("overlays / engine", "no overlays / engine", f"peak MB, {N_FEW}", "all")
+    headers = (
+        *("images per second", "engine", "overlays", "no overlays"),
+        *("overlays / engine", "no overlays / engine", f"peak MB, {N_FEW}", "all"),
+    )
     measure.print_table(headers, [row.pop("shown") for row in rows])
     print(
         f"\nJPEG of 2,048 px: {drafted['whole_s'] * 1e3:.0f} ms to decode and resize, "

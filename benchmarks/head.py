@@ -99,7 +99,8 @@ def tiled(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Random numbers of a shape, of which only the first few along the first axis are distinct."""
     few = torch.randn(min(N_DISTINCT, shape[0]), *shape[1:], generator=generator) * 0.1
     whole = torch.empty(shape)
-    for part in whole.split(len(few)):
+    for start in range(0, len(whole), len(few)):
+        part = whole[start : start + len(few)]
         part.copy_(few[: len(part)])
     return whole
 
@@ -197,8 +198,10 @@ def main() -> None:
         rows += run_case(name, 2 if quick else N_ROUNDS)
         gc.collect()
     print(f"Both ways agree to {error:.0e}, relative, on the same moments (float64).\n")
-    headers = ("backbone", "images", "dense ms", "shared ms", "from maps ms", "dense/shared")
-    headers += ("dense/from maps", "fp16 MB", "fp32 MB", "dense MB")
+    headers = (
+        *("backbone", "images", "dense ms", "shared ms", "from maps ms", "dense/shared"),
+        *("dense/from maps", "fp16 MB", "fp32 MB", "dense MB"),
+    )
     measure.print_table(headers, [row.pop("shown") for row in rows])
     settings = {"size_px": SIZE_PX, "n_rounds": N_ROUNDS, "n_warm_up": 1}
     content = {"settings": settings, "largest_relative_difference": error, "rows": rows}

@@ -51,8 +51,11 @@ def smooth(noise: NDArray[np.float64], sigma_px: float) -> NDArray[np.float64]:
     """Noise blurred by a Gaussian, round the edges, of mean 0 and deviation 1."""
     rate = np.fft.fftfreq(noise.shape[-1])
     kernel = np.exp(-2 * (np.pi * sigma_px * rate) ** 2)
-    blurred = np.fft.ifft2(np.fft.fft2(noise) * np.outer(kernel, kernel)).real
-    return (blurred - blurred.mean()) / blurred.std()
+    spectrum = np.fft.fft2(noise) * np.outer(kernel, kernel)
+    blurred: NDArray[np.float64] = np.fft.ifft2(spectrum).real
+    blurred -= blurred.mean()
+    blurred /= blurred.std()
+    return blurred
 
 
 def generate(n_images: int, side_px: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -152,6 +152,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        child(Path(sys.argv[2]), *sys.argv[3:5], Path(sys.argv[5]))
+        child(Path(sys.argv[2]), sys.argv[3], sys.argv[4], Path(sys.argv[5]))
     else:
         main()

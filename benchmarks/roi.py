@@ -70,31 +70,28 @@ def main() -> None:
         fit_s, score_s = measure.in_turn(fits, n_rounds), measure.in_turn(scores, n_rounds)
     rows, lines = [], []
     for key in fits:
-        ratios = {
-            "file": n_bytes[key] / n_bytes["1"],
-            "fit": fit_s[key].over(fit_s["1"]),
-            "score": score_s[key].over(score_s["1"]),
-        }
+        file_ratio = n_bytes[key] / n_bytes["1"]
+        fit_ratio, score_ratio = fit_s[key].over(fit_s["1"]), score_s[key].over(score_s["1"])
         rows.append(
             {
                 "part_of_sides": float(key),
                 "file_bytes": n_bytes[key],
                 "fit_s": fit_s[key].to_json(),
                 "score_s": score_s[key].to_json(),
-                "file_ratio": ratios["file"],
-                "fit_ratio": ratios["fit"].to_json(),
-                "score_ratio": ratios["score"].to_json(),
+                "file_ratio": file_ratio,
+                "fit_ratio": fit_ratio.to_json(),
+                "score_ratio": score_ratio.to_json(),
             }
         )
         lines.append(
             (
                 key,
                 f"{n_bytes[key] / 1e6:.1f}",
-                f"{ratios['file']:.2f}",
+                f"{file_ratio:.2f}",
                 fit_s[key].shown(digits=1),
-                ratios["fit"].shown(digits=2),
+                fit_ratio.shown(digits=2),
                 score_s[key].shown(1e3),
-                ratios["score"].shown(digits=2),
+                score_ratio.shown(digits=2),
             )
         )
     headers = ("part of the sides", "file MB", "ratio", "fit s", "ratio", "score ms", "ratio")

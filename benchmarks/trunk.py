@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import measure
 import numpy as np
@@ -88,7 +88,7 @@ def candidates_of(fitter: Fitter, folder: Path) -> tuple[dict[str, Run], dict[st
     }
     if any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
         torch.compiler.config.force_disable_caches = True  # or an earlier run's would be taken
-        compiled = torch.compile(optimised.trunk, dynamic=False)
+        compiled = cast(Trunk, torch.compile(optimised.trunk, dynamic=False))
         runs["torch, compiled"] = in_torch(Features(compiled, *rest).eval())
     else:
         measure.say("Without torch.compile: there is no C++ compiler here.")

@@ -211,6 +211,11 @@ def shown(metric: float | None) -> str:
     return "n/a" if metric is None else f"{metric:.3f}"
 
 
+def metric_words(name: str) -> str:
+    """The name of a metric, with what it is when the test labels had a say in it."""
+    return f"{name} (oracle)" if name.endswith("f1_max") else name
+
+
 def interval_words(ends: tuple[float, float] | None) -> str:
     """The interval of a metric behind its value; nothing where there is none."""
     return "" if ends is None else " [{:.3f}, {:.3f}]".format(*ends)

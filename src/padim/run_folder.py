@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES
 from padim.errors import DatasetError, PathMissingError
-from padim.evaluation import interval_words, intervals, shown
+from padim.evaluation import interval_words, intervals, metric_words, shown
 from padim.files import write_text, written_whole
 
 SCHEMA_VERSION = 2
@@ -47,6 +47,8 @@ _TITLES = {
     "object": "All object classes",
     "all": "All classes",
 }
+
+_FEW_COLUMNS = 4
 
 Resampled = dict[str, NDArray[np.float64]]
 
@@ -205,25 +207,34 @@ def markdown(document: Mapping[str, Any]) -> str:
             for group in groups
         ]
         tables.append("\n".join(lines))
-    others = [m for m in METRICS if any(row.get(m) is not None for row in document["rows"])]
-    lines = ["### Every metric", "", f"| category | {' | '.join(others)} |", "|---" * len(others)]
-    lines[-1] += "|---|"
-    named = [(row["category"], row) for row in document["rows"]]
-    named += [(_TITLES[group], document["means"][group]) for group in groups]
-    lines += [
-        f"| {name} | {' | '.join(shown(values.get(metric)) for metric in others)} |"
-        for name, values in named
-    ]
-    lines += [
-        "",
+    tables.append("\n".join(_every_metric(document, groups)))
+    tables.append(
         "In brackets: 95% bootstrap intervals over the test images. F1-max is an oracle: its "
-        "threshold is chosen with the test labels.",
+        "threshold is chosen with the test labels."
+    )
+    return "\n\n".join(tables) + "\n"
+
+
+def _every_metric(document: Mapping[str, Any], groups: Sequence[str]) -> list[str]:
+    """The lines of a table; few categories are its columns."""
+    metrics = [m for m in METRICS if any(row.get(m) is not None for row in document["rows"])]
+    ends = document.get("mean_intervals", {})
+    named = [(row["category"], row, row.get("intervals")) for row in document["rows"]]
+    named += [(_TITLES[group], document["means"][group], ends.get(group)) for group in groups]
+    cells = [
+        [name, *(_with_interval(values, found, metric) for metric in metrics)]
+        for name, values, found in named
     ]
-    return "\n\n".join([*tables, "\n".join(lines)]) + "\n"
+    header = ["category", *map(metric_words, metrics)]
+    if len(cells) <= _FEW_COLUMNS:
+        header, *cells = map(list, zip(header, *cells, strict=True))
+        header[0] = "metric"
+    lines = [f"| {' | '.join(line)} |" for line in (header, *cells)]
+    return ["### Every metric", "", lines[0], "|---" * len(header) + "|", *lines[1:]]
 
 
 def _with_interval(values: Mapping[str, Any], ends: Mapping[str, Any] | None, metric: str) -> str:
-    text = shown(values[metric]) + interval_words(ends.get(metric) if ends else None)
+    text = shown(values.get(metric)) + interval_words(ends.get(metric) if ends else None)
     if values.get("spread", {}).get(metric) is not None:
         text += f" ± {values['spread'][metric]:.3f}"
     return text

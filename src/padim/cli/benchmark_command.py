@@ -42,7 +42,7 @@ def evaluate(
 ) -> None:
     """Measure a model on the test images of one category."""
     from padim.evaluation import evaluate as evaluate_category
-    from padim.evaluation import interval_words, intervals, shown
+    from padim.evaluation import interval_words, intervals, metric_words, shown
     from padim.opening import load
 
     found = read_category(category, layout)
@@ -66,7 +66,8 @@ def evaluate(
     decided: dict[str, Any] = {"threshold": None}
     ends = intervals(evaluation.resampled())
     rows = [
-        (name, f"{shown(value)}{interval_words(ends[name])}") for name, value in metrics.items()
+        (metric_words(name), f"{shown(value)}{interval_words(ends[name])}")
+        for name, value in metrics.items()
     ]
     if loaded.decision is not None:
         say(threshold_words(loaded.decision))
@@ -260,7 +261,7 @@ def compare(
 ) -> None:
     """Say by how much one benchmark is better than another, and whether the difference holds."""
     from padim.comparison import compare as compare_runs
-    from padim.evaluation import shown
+    from padim.evaluation import metric_words, shown
 
     document = compare_runs(first, second)
     rows = []
@@ -270,7 +271,7 @@ def compare(
             rows.append(
                 (
                     name,
-                    metric,
+                    metric_words(metric),
                     shown(found["first"]),
                     shown(found["second"]),
                     f"{found['difference']:+.3f} [{low:+.3f}, {high:+.3f}]",
