@@ -13,7 +13,7 @@ import pytest
 from selenium import webdriver
 from trees import make_category, striped
 
-from padim.charts import outline_path
+from padim.charts import curve, histogram, outline_path
 from padim.cli import main
 
 # As a path they end a script, and an attribute.
@@ -258,3 +258,19 @@ def test_nothing_runs_over_the_edge(browser: webdriver.Chrome, width_px: int) ->
     browser.execute_script("document.querySelector('.card button').click()")
     over = "const d = document.getElementById('large'); return d.scrollWidth - d.clientWidth"
     assert browser.execute_script(over) <= 0
+
+
+def test_a_curve_may_rise_where_its_chart_ends() -> None:
+    assert (
+        curve([[0, 0.5, 1, 1], [0, 0, 0, 1]], 1) == "M40.0 200.0L174.0 200.0L308.0 200.0L308.0 12.0"
+    )
+    assert curve([[0, 1], [0, 1]], 0.5) == "M40.0 200.0L308.0 106.0"
+    assert curve([[0], [0]], 1) == ""
+
+
+def test_a_threshold_above_all_scores_is_in_the_chart() -> None:
+    drawn = histogram(np.array([1.0, 2.0]), np.array([False, True]), 5.0)
+    assert drawn is not None
+    across, text = drawn["threshold"]
+    assert text == "5.0"
+    assert 40 < across < 308
