@@ -275,3 +275,18 @@ def test_a_threshold_above_all_scores_is_in_the_chart() -> None:
     across, text = drawn["threshold"]
     assert text == "5.0"
     assert 40 < across < 308
+
+
+def test_changed_images_are_told(
+    run: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(root, tmp_path / "data")
+    striped(999, 48).save(tmp_path / "data/carpet/test/good/0.png")
+    out = tmp_path / "o.html"
+    words = ["report", str(run), "-o", str(out), "--data", str(tmp_path / "data"), "--json"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["changed"] == ["carpet: test/good/0.png"]
+    assert said.err.startswith("warning: Of another size")
+    assert "carpet: test/good/0.png" in said.err
+    assert "Files that changed since the benchmark: 1" in out.read_text()

@@ -68,11 +68,13 @@ class Report:
         path: The file.
         n_images: How many images it shows.
         n_bytes: Its size.
+        changed: Images and masks that are of another size than when they were benchmarked.
     """
 
     path: Path
     n_images: int
     n_bytes: int
+    changed: tuple[str, ...]
 
 
 def write_report(
@@ -101,18 +103,22 @@ def write_report(
     parts = [Part.of(run, seeds[0], data) for seeds in by_category.values()]
     for part in parts:
         part.require_files()
+    changed = [plain_text(f"{part.name}: {name}") for part in parts for name in part.changed()]
     n_images = sum(len(part.images) for part in parts)
     advance = began(n_images)
     cards = [card for part in parts for card in part.cards(full_size, advance)]
     cards.sort(key=lambda card: card["order"])
-    text = _page(document, parts, cards)
+    text = _page(document, parts, cards, changed)
     path = run / "report.html" if out is None else out
     write_text(path, text)
-    return Report(path, n_images, len(text.encode()))
+    return Report(path, n_images, len(text.encode()), tuple(changed))
 
 
 def _page(
-    document: Mapping[str, Any], parts: Sequence[Part], cards: Sequence[dict[str, Any]]
+    document: Mapping[str, Any],
+    parts: Sequence[Part],
+    cards: Sequence[dict[str, Any]],
+    changed: Sequence[str],
 ) -> str:
     environment = Environment(
         loader=PackageLoader("padim", "report_files"),
@@ -149,6 +155,7 @@ def _page(
         failed=[
             {key: plain_text(value) for key, value in item.items()} for item in document["failed"]
         ],
+        changed=changed,
         unreadable=[plain_text(path) for path in document["unreadable"]],
         palette=_palette(),
         gradient=", ".join(f"rgb({r} {g} {b})" for r, g, b in COLOURS[::15].tolist()),

@@ -112,6 +112,17 @@ class Part:
                         "folder of the dataset with --data ROOT."
                     )
 
+    def changed(self) -> list[str]:
+        """Names of the files that have another size than when they were benchmarked."""
+        before = {name: size for name, size, _ in self.record.data["fingerprint"]["images"]}
+        shown = [
+            name
+            for image, masks in zip(self.images, self.record.data["masks"], strict=True)
+            for name in (image["path"], *masks)
+        ]
+        # Copying a dataset changes the times of its files, but not their sizes.
+        return [name for name in shown if (self.root / name).stat().st_size != before[name]]
+
     def cards(self, full_size: bool, advance: Callable[[int], None]) -> Iterator[dict[str, Any]]:
         """All there is to say of each image."""
         is_normal = np.array([image["label"] == "normal" for image in self.images], np.bool_)
