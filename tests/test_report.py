@@ -218,6 +218,12 @@ def test_a_card_opens_large_by_click_and_by_keyboard(browser: webdriver.Chrome, 
     press(browser, Keys.ARROW_LEFT)
     press(browser, Keys.ARROW_LEFT)
     assert title.text == images[0]["name"]
+    browser.find_element("id", "next").click()
+    browser.find_element("id", "previous").click()
+    assert not browser.find_element("id", "previous").is_enabled()
+    press(browser, Keys.ARROW_RIGHT)
+    assert title.text == images[1]["name"]
+    press(browser, Keys.ARROW_LEFT)
     press(browser, Keys.ESCAPE)
     assert not dialog.is_displayed()
 

@@ -127,8 +127,9 @@
   dialog.addEventListener("click", (event) => {
     if (event.target === dialog) dialog.close();
   });
-  dialog.addEventListener("keydown", (event) => {
-    if (event.target === find("opacity")) return;
+  // A button that is focused and then disabled lets no key through to the dialog.
+  document.addEventListener("keydown", (event) => {
+    if (!dialog.open || event.target === find("opacity")) return;
     if (event.key === "ArrowLeft") step(-1);
     if (event.key === "ArrowRight") step(1);
   });
