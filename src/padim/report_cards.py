@@ -98,6 +98,14 @@ class Part:
         found: list[dict[str, Any]] = self.record.data["images"]
         return found
 
+    @property
+    def verdicts(self) -> list[str]:
+        """Of each of the N images: missed, false alarm, found, passed, or not judged."""
+        return [
+            _VERDICTS.get((image["label"], image["predicted"]), "not judged")
+            for image in self.images
+        ]
+
     def require_files(self) -> None:
         """Make sure that everything is there before any work.
 
@@ -132,23 +140,25 @@ class Part:
         levels = np.array([image["level_scores"] for image in self.images], np.float64)
         usual = np.median(levels[is_normal] if is_normal.any() else levels, axis=0)
         ratios = levels / np.maximum(usual, 1e-12)
+        verdicts = self.verdicts
         middle = _between_classes(self.images) if self.threshold is None else self.threshold
 
         def card(i: int) -> dict[str, Any]:
             image, masks = self.images[i], self.record.data["masks"][i]
-            verdict = _VERDICTS.get((image["label"], image["predicted"]), "not judged")
             return {
                 "category": plain_text(self.name),
                 "name": plain_text(image["path"]),
                 "defect": plain_text(image["defect"]),
                 "label": image["label"],
-                "verdict": verdict,
-                "wrong": verdict in _WRONG,
+                "verdict": verdicts[i],
+                "wrong": verdicts[i] in _WRONG,
                 "score": image["score"],
+                "threshold": self.threshold,
                 "p": image["p_value"],
                 "levels": [round(float(ratio), 3) for ratio in ratios[i]],
                 "order": _order(image, middle, i),
                 "map": _png(self.previews[i], low, high),
+                "range": [float(f"{end:.3g}") for end in (low, high)],
                 **self._picture(image, masks, full_size),
             }
 
