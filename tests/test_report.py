@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from selenium import webdriver
 from trees import make_category, striped
 
-from padim.charts import outline_path
+from padim.charts import curve, histogram, outline_path
 from padim.cli import main
 
 # As a path they end a script, and an attribute.
@@ -38,7 +39,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run")
-    assert main(["benchmark", str(root), "-o", str(out), "--size", "64", "-q"]) == 0
+    words = ["benchmark", str(root), "-o", str(out), "--size", "64", "--engine", "torch", "-q"]
+    assert main(words) == 0
     return out
 
 
@@ -48,8 +50,26 @@ def page(run: Path) -> Path:
     return run / "report.html"
 
 
+@pytest.fixture(scope="module")
+def seeds_page(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of one category, two seeds, and a recipe that does not look at the whole image."""
+    out = tmp_path_factory.mktemp("seeds")
+    words = ["benchmark", str(root), "-o", str(out), "--category", "carpet", "--size", "64"]
+    words += ["--recipe", "reference", "--dims", "20", "--seeds", "2", "--engine", "torch", "-q"]
+    assert main(words) == 0
+    assert main(["report", str(out), "-q"]) == 0
+    return out / "report.html"
+
+
 @pytest.fixture
 def browser(page: Path) -> Iterator[webdriver.Chrome]:
+    with opened(page) as chrome:
+        yield chrome
+
+
+@contextmanager
+def opened(page: Path) -> Iterator[webdriver.Chrome]:
+    """A page in a browser; afterwards, that it logged nothing and asked for nothing."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if (chromium is None or driver is None) and not os.environ.get("CI"):
         pytest.skip("there is no chromium; apt-get install chromium chromium-driver")
@@ -110,8 +130,9 @@ def test_the_file_holds_everything_and_asks_for_nothing(run: Path, page: Path) -
     mean, (low, high) = (document[key]["all"]["image_auroc"] for key in ("means", "mean_intervals"))
     heads, *rows = re.findall(r"<tr.*?</tr>", text, re.DOTALL)
     column = re.findall(r"<bdi>(.*?)</bdi>", heads).index("Image AUROC")
-    (row,) = [row for row in rows if "<bdi>All categories</bdi>" in row]
-    cells = re.findall(r"<td>(.*?)</td>", row)
+    of_images, of_pixels = [row for row in rows if "<bdi>All categories</bdi>" in row]
+    assert f"<td>{document['means']['all']['pixel_auroc']:.3f} " in of_pixels
+    cells = re.findall(r"<td>(.*?)</td>", of_images)
     assert cells[column] == f"{mean:.3f} <small>{low:.3f} – {high:.3f}</small>"
     assert "is an oracle" in text
     assert document["settings"]["weights_sha256"] in text
@@ -194,7 +215,9 @@ def test_the_gallery_sorts_and_filters(browser: webdriver.Chrome, page: Path) ->
     choose(browser, "defect", "<")
     assert [images[i]["name"] for i in shown(browser)] == [f"test/{NASTY[0]}"]
     assert browser.find_element("id", "count").text == f"1 of {N_IMAGES} images"
-    browser.find_element("xpath", "//select[@id='category']/option[text()='bottle']").click()
+    category = browser.find_element("css selector", "#category option[value='bottle']")
+    assert category.text == "bottle (0)"
+    category.click()
     assert browser.find_element("id", "nothing").is_displayed()
 
 
@@ -217,6 +240,12 @@ def test_a_card_opens_large_by_click_and_by_keyboard(browser: webdriver.Chrome, 
     press(browser, Keys.ARROW_LEFT)
     press(browser, Keys.ARROW_LEFT)
     assert title.text == images[0]["name"]
+    browser.find_element("id", "next").click()
+    browser.find_element("id", "previous").click()
+    assert not browser.find_element("id", "previous").is_enabled()
+    press(browser, Keys.ARROW_RIGHT)
+    assert title.text == images[1]["name"]
+    press(browser, Keys.ARROW_LEFT)
     press(browser, Keys.ESCAPE)
     assert not dialog.is_displayed()
 
@@ -249,12 +278,138 @@ def test_the_map_fades_and_the_outline_goes(browser: webdriver.Chrome, page: Pat
     assert outline.value_of_css_property("display") != "none"
 
 
+def test_sections_fold_and_unfold(browser: webdriver.Chrome, page: Path) -> None:
+    are_open = "return [...document.querySelectorAll('details')].map((section) => section.open)"
+    button = browser.find_element("id", "unfold")
+    assert browser.execute_script(are_open) == [True, True, False]
+    assert button.text == "Close all"
+    button.click()
+    assert browser.execute_script(are_open) == [False, False, False]
+
+    browser.execute_script(
+        "addEventListener('beforeprint', () => { window.printed = (() => {" + are_open + "})(); })"
+    )
+    browser.execute_cdp_cmd("Page.printToPDF", {})
+    assert browser.execute_script("return window.printed") == [True, True, True]
+    assert browser.execute_script(are_open) == [False, False, False]
+
+    browser.find_element("css selector", "th a[href='#category-2']").click()
+    assert browser.execute_script(are_open) == [False, True, False]
+    choose(browser, "defect", "<")
+    browser.find_element("css selector", "#category-2 [data-category]").click()
+    images = details(page)
+    assert {images[i]["category"] for i in shown(browser)} == {"carpet"}
+    assert len(shown(browser)) == sum(image["category"] == "carpet" for image in images)
+
+
+def test_what_is_of_one_seed_says_so(seeds_page: Path) -> None:
+    text = seeds_page.read_text()
+    document = json.loads((seeds_page.parent / "results.json").read_text())
+    (row,) = document["rows"]
+    spread = f'<span class="spread">± {row["spread"]["image_auroc"]:.3f}</span>'
+    assert f"<td>{row['image_auroc']:.3f} {spread}" in text
+    record = json.loads((seeds_page.parent / "records/carpet.json").read_text())
+    assert f'aria-label="Image ROC, AUROC: {record["row"]["image_auroc"]:.3f}"' in text
+    assert text.count("of the first of 2 seeds") == 2
+
+
+def test_what_a_model_does_not_see_is_dimmed(
+    browser: webdriver.Chrome, page: Path, seeds_page: Path
+) -> None:
+    is_shown = "return !document.getElementById('window').hidden"
+    browser.execute_script("document.querySelector('.card button').click()")
+    assert not browser.execute_script(is_shown)
+    with opened(seeds_page) as chrome:
+        chrome.execute_script("document.querySelector('.card button').click()")
+        assert chrome.execute_script(is_shown)
+        seen, anomaly_map = (chrome.find_element("id", name) for name in ("window", "large-map"))
+        assert seen.rect == anomaly_map.rect
+        assert 0 < seen.rect["width"] < chrome.find_element("id", "stage").rect["width"]
+
+
+def test_changed_images_are_told(
+    run: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(root, tmp_path / "data")
+    striped(999, 48).save(tmp_path / "data/carpet/test/good/0.png")
+    out = tmp_path / "o.html"
+    words = ["report", str(run), "-o", str(out), "--data", str(tmp_path / "data"), "--json"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["changed"] == ["carpet: test/good/0.png"]
+    assert said.err.startswith("warning: Of another size")
+    assert "carpet: test/good/0.png" in said.err
+    assert "Files that changed since the benchmark: 1" in out.read_text()
+
+
+def test_a_curve_may_rise_where_its_chart_ends() -> None:
+    assert (
+        curve([[0, 0.5, 1, 1], [0, 0, 0, 1]], 1) == "M40.0 200.0L174.0 200.0L308.0 200.0L308.0 12.0"
+    )
+    assert curve([[0, 1], [0, 1]], 0.5) == "M40.0 200.0L308.0 106.0"
+    assert curve([[0], [0]], 1) == ""
+
+
+def test_a_threshold_above_all_scores_is_in_the_chart() -> None:
+    drawn = histogram(np.array([1.0, 2.0]), np.array([False, True]), 5.0)
+    assert drawn is not None
+    across, text = drawn["threshold"]
+    assert text == "5.0"
+    assert 40 < across < 308
+
+
+@pytest.mark.parametrize("is_dark", [False, True])
+def test_text_can_be_told_from_its_ground(page: Path, is_dark: bool) -> None:
+    blocks = re.findall(r":root \{(.*?)\}", page.read_text(), re.DOTALL)
+    colours: dict[str, str] = {}
+    for block in blocks[: 1 + is_dark]:
+        colours |= dict(re.findall(r"--(\S+): (#\w+);", block))
+
+    def luminance(name: str) -> float:
+        digits = colours[name][1:]
+        whole = digits if len(digits) == 6 else "".join(2 * digit for digit in digits)
+        parts = np.frombuffer(bytes.fromhex(whole), np.uint8) / 255
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return float(linear @ (0.2126, 0.7152, 0.0722))
+
+    def contrast(ink: str, paper: str) -> float:
+        low, high = sorted((luminance(ink), luminance(paper)))
+        return (high + 0.05) / (low + 0.05)
+
+    # WCAG 2.2, level AA: text, and the edges of what can be used.
+    for paper in ("paper", "raised"):
+        for ink in ("ink", "soft", "normal", "anomalous", "focus"):
+            assert contrast(ink, paper) >= 4.5, (ink, paper)
+        assert contrast("edge", paper) >= 3
+    assert contrast("wrong-ink", "wrong-paper") >= 4.5
+
+
 @pytest.mark.parametrize("width_px", [390, 820, 1440])
 def test_nothing_runs_over_the_edge(browser: webdriver.Chrome, width_px: int) -> None:
     size = {"width": width_px, "height": 900, "deviceScaleFactor": 1, "mobile": width_px < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     over = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert browser.execute_script(over) <= 0
+    if width_px > 500:
+        over = (
+            "return [...document.querySelectorAll('.scroll')]"
+            ".map((table) => table.scrollWidth - table.clientWidth)"
+        )
+        assert max(browser.execute_script(over)) <= 0
     browser.execute_script("document.querySelector('.card button').click()")
     over = "const d = document.getElementById('large'); return d.scrollWidth - d.clientWidth"
     assert browser.execute_script(over) <= 0
+
+
+def test_a_printed_page_cuts_no_table(browser: webdriver.Chrome) -> None:
+    browser.execute_script("for (const e of document.querySelectorAll('details')) e.open = true")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    # A4 within its margins is 182 mm wide.
+    size = {"width": 688, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    rights = (
+        "return [...document.querySelectorAll('table')].map(t => t.getBoundingClientRect().right)"
+    )
+    assert max(browser.execute_script(rights)) <= 688
+    assert not browser.find_element("id", "sort").is_displayed()
+    assert not browser.find_element("id", "unfold").is_displayed()

@@ -68,7 +68,7 @@ def curve(axes: Sequence[Sequence[float]], limit: float) -> str:
         return ""
     x, y = (np.asarray(axis, np.float64) for axis in axes)
     at_limit = float(np.interp(limit, x, y))
-    inside = x < limit
+    inside = x <= limit  # a curve may rise at the limit itself
     x, y = np.append(x[inside], limit), np.append(y[inside], at_limit)
     points: list[str] = []
     for left, top in zip(_X0 + (_X1 - _X0) * x / limit, _Y1 - (_Y1 - _Y0) * y, strict=True):
@@ -93,7 +93,8 @@ def histogram(
     """
     if not len(scores):
         return None
-    low, high = float(scores.min()), float(scores.max())
+    marked = scores if threshold is None else np.append(scores, threshold)
+    low, high = float(marked.min()), float(marked.max())
     pad = (high - low) * 0.02 or 1.0
     low, high = low - pad, high + pad
     edges = np.linspace(low, high, _N_BINS + 1)

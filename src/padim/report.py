@@ -26,6 +26,9 @@ from padim.run_folder import GROUPS, METRICS, read_run
 
 _PRO_LIMIT = 0.3  # to which AUPRO is commonly reported (Bergmann et al. 2021)
 _FEW_COLUMNS = 4
+_FEW_CATEGORIES = 3  # whose curves are open from the start
+# How opaque a map is at 0, 1/4, ... of its range: what is usual hides nothing.
+_STRENGTH = (0, 0.45, 0.75, 0.9, 1)
 _TITLES = {
     "image_auroc": "Image AUROC",
     "pixel_auroc": "Pixel AUROC",
@@ -49,6 +52,8 @@ _DETAILS = (
     "label",
     "verdict",
     "score",
+    "threshold",
+    "range",
     "p",
     "levels",
     "box",
@@ -57,7 +62,8 @@ _DETAILS = (
     "source_px",
 )
 
-Cell = tuple[str, str]  # a number and its interval, as text
+Cell = tuple[str, str, str]  # a number, its spread over seeds and its interval, as text
+Head = tuple[str, int | None]  # of a row or a column: its name, and the section it leads to
 
 
 @dataclass(frozen=True)
@@ -68,11 +74,13 @@ class Report:
         path: The file.
         n_images: How many images it shows.
         n_bytes: Its size.
+        changed: Images and masks that are of another size than when they were benchmarked.
     """
 
     path: Path
     n_images: int
     n_bytes: int
+    changed: tuple[str, ...]
 
 
 def write_report(
@@ -101,18 +109,22 @@ def write_report(
     parts = [Part.of(run, seeds[0], data) for seeds in by_category.values()]
     for part in parts:
         part.require_files()
+    changed = [plain_text(f"{part.name}: {name}") for part in parts for name in part.changed()]
     n_images = sum(len(part.images) for part in parts)
     advance = began(n_images)
     cards = [card for part in parts for card in part.cards(full_size, advance)]
     cards.sort(key=lambda card: card["order"])
-    text = _page(document, parts, cards)
+    text = _page(document, parts, cards, changed)
     path = run / "report.html" if out is None else out
     write_text(path, text)
-    return Report(path, n_images, len(text.encode()))
+    return Report(path, n_images, len(text.encode()), tuple(changed))
 
 
 def _page(
-    document: Mapping[str, Any], parts: Sequence[Part], cards: Sequence[dict[str, Any]]
+    document: Mapping[str, Any],
+    parts: Sequence[Part],
+    cards: Sequence[dict[str, Any]],
+    changed: Sequence[str],
 ) -> str:
     environment = Environment(
         loader=PackageLoader("padim", "report_files"),
@@ -141,17 +153,20 @@ def _page(
         is_judged=any(part.threshold is not None for part in parts),
         counts=counts,
         labels=labels,
-        n_wrong=sum(card["wrong"] for card in cards),
-        table=_table(document),
-        sections=[_section(part, document) for part in parts],
+        tables=_tables(document),
+        n_seeds=settings["n_seeds"],
+        n_open=_FEW_CATEGORIES,
+        sections=[_section(part) for part in parts],
         cards=cards,
         defects=Counter(card["defect"] for card in cards),
         failed=[
             {key: plain_text(value) for key, value in item.items()} for item in document["failed"]
         ],
+        changed=changed,
         unreadable=[plain_text(path) for path in document["unreadable"]],
         palette=_palette(),
-        gradient=", ".join(f"rgb({r} {g} {b})" for r, g, b in COLOURS[::15].tolist()),
+        strength=" ".join(f"{value:g}" for value in _STRENGTH),
+        gradient=_gradient(),
         details=_json(details),
     )
 
@@ -175,13 +190,28 @@ def _palette() -> list[str]:
     return [" ".join(f"{value:.3f}" for value in channel) for channel in entries.T]
 
 
+def _gradient() -> str:
+    """The colours of maps as they lie on an image, from usual to hottest."""
+    levels = np.linspace(0, 255, 18).astype(int)
+    alphas = np.interp(levels / 255, np.linspace(0, 1, len(_STRENGTH)), _STRENGTH)
+    return ", ".join(
+        f"rgb({r} {g} {b} / {alpha:.2f})"
+        for (r, g, b), alpha in zip(COLOURS[levels].tolist(), alphas, strict=True)
+    )
+
+
 def _setting(value: Any) -> str:
     return plain_text(value if isinstance(value, str) else json.dumps(value))
 
 
 def _cell(values: Mapping[str, Any], ends: Mapping[str, Any] | None, metric: str) -> Cell:
     interval = ends and ends.get(metric)
-    return shown(values.get(metric)), "{:.3f} – {:.3f}".format(*interval) if interval else ""
+    spread = values.get("spread", {}).get(metric)
+    return (
+        shown(values.get(metric)),
+        "" if spread is None else f"± {spread:.3f}",
+        "{:.3f} – {:.3f}".format(*interval) if interval else "",
+    )
 
 
 def _tiles(document: Mapping[str, Any]) -> list[tuple[str, Cell]]:
@@ -194,42 +224,59 @@ def _tiles(document: Mapping[str, Any]) -> list[tuple[str, Cell]]:
     ]
 
 
-def _table(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Every metric of every category, and the means; few categories are columns."""
+def _tables(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every metric of every category, and the means.
+
+    A few categories are the columns of one table; more are the rows of two, for a page is not
+    wide enough for all metrics.
+    """
     rows = document["rows"]
-    metrics = [m for m in METRICS if any(row.get(m) is not None for row in rows)]
-    named = [(plain_text(row["category"]), row, row.get("intervals"), False) for row in rows]
+    lines: list[tuple[Head, Any, Any]] = [
+        ((plain_text(row["category"]), i if len(rows) > 1 else None), row, row.get("intervals"))
+        for i, row in enumerate(rows, 1)
+    ]
     if len(rows) > 1:
-        named += [
-            (
-                _GROUP_TITLES[group],
-                document["means"][group],
-                document["mean_intervals"][group],
-                True,
-            )
+        means, ends = document["means"], document["mean_intervals"]
+        lines += [
+            ((_GROUP_TITLES[group], None), means[group], ends[group])
             for group in (*GROUPS, "all")
-            if document["means"][group]
+            if means[group]
         ]
-    cells = [[_cell(row, ends, metric) for metric in metrics] for _, row, ends, _ in named]
-    titles = [_TITLES[metric] for metric in metrics]
-    if len(named) <= _FEW_COLUMNS:
-        body = [(title, [line[i] for line in cells], False) for i, title in enumerate(titles)]
-        return {"corner": "metric", "columns": [name for name, *_ in named], "rows": body}
-    body = [(name, line, is_mean) for (name, _, _, is_mean), line in zip(named, cells, strict=True)]
-    return {"corner": "category", "columns": titles, "rows": body}
+    metrics = [m for m in METRICS if any(row.get(m) is not None for row in rows)]
+    if len(lines) <= _FEW_COLUMNS:
+        body: list[tuple[Head, list[Cell]]] = [
+            ((_TITLES[metric], None), [_cell(row, ends, metric) for _, row, ends in lines])
+            for metric in metrics
+        ]
+        heads = [head for head, *_ in lines]
+        return [{"corner": "metric", "columns": heads, "rows": body, "is_wide": False}]
+    tables = []
+    for is_of_images in (True, False):
+        chosen = [m for m in metrics if m.startswith("image_") == is_of_images]
+        heads = [(_TITLES[metric], None) for metric in chosen]
+        body = [(head, [_cell(row, ends, m) for m in chosen]) for head, row, ends in lines]
+        if chosen:
+            tables.append({"corner": "category", "columns": heads, "rows": body, "is_wide": True})
+    return tables
 
 
-def _section(part: Part, document: Mapping[str, Any]) -> dict[str, Any]:
-    (row,) = [row for row in document["rows"] if row["category"] == part.name]
+def _section(part: Part) -> dict[str, Any]:
+    row = part.record.data["row"]
     curves = part.record.data["curves"]
     scores = np.array([image["score"] for image in part.images], np.float64)
     is_anomalous = np.array([image["label"] == "anomalous" for image in part.images], np.bool_)
     files = part.record.data["fingerprint"]["images"]
+    verdicts = Counter(part.verdicts)
     digest = hashlib.sha256(json.dumps([entry[:2] for entry in files]).encode()).hexdigest()
     return {
         "name": plain_text(part.name),
         "n_train": row["n_train"],
         "n_test": row["n_test"],
+        "n_normal": int((~is_anomalous).sum()),
+        "n_anomalous": int(is_anomalous.sum()),
+        "n_missed": verdicts["missed"],
+        "n_false_alarms": verdicts["false alarm"],
+        "is_judged": part.threshold is not None,
         "image_roc": curve(curves["image"], 1.0),
         "pixel_roc": curve(curves["pixel"], 1.0),
         "pro": curve(curves["pro"], _PRO_LIMIT),

@@ -98,6 +98,14 @@ class Part:
         found: list[dict[str, Any]] = self.record.data["images"]
         return found
 
+    @property
+    def verdicts(self) -> list[str]:
+        """Of each of the N images: missed, false alarm, found, passed, or not judged."""
+        return [
+            _VERDICTS.get((image["label"], image["predicted"]), "not judged")
+            for image in self.images
+        ]
+
     def require_files(self) -> None:
         """Make sure that everything is there before any work.
 
@@ -112,6 +120,17 @@ class Part:
                         "folder of the dataset with --data ROOT."
                     )
 
+    def changed(self) -> list[str]:
+        """Names of the files that have another size than when they were benchmarked."""
+        before = {name: size for name, size, _ in self.record.data["fingerprint"]["images"]}
+        shown = [
+            name
+            for image, masks in zip(self.images, self.record.data["masks"], strict=True)
+            for name in (image["path"], *masks)
+        ]
+        # Copying a dataset changes the times of its files, but not their sizes.
+        return [name for name in shown if (self.root / name).stat().st_size != before[name]]
+
     def cards(self, full_size: bool, advance: Callable[[int], None]) -> Iterator[dict[str, Any]]:
         """All there is to say of each image."""
         is_normal = np.array([image["label"] == "normal" for image in self.images], np.bool_)
@@ -121,23 +140,25 @@ class Part:
         levels = np.array([image["level_scores"] for image in self.images], np.float64)
         usual = np.median(levels[is_normal] if is_normal.any() else levels, axis=0)
         ratios = levels / np.maximum(usual, 1e-12)
+        verdicts = self.verdicts
         middle = _between_classes(self.images) if self.threshold is None else self.threshold
 
         def card(i: int) -> dict[str, Any]:
             image, masks = self.images[i], self.record.data["masks"][i]
-            verdict = _VERDICTS.get((image["label"], image["predicted"]), "not judged")
             return {
                 "category": plain_text(self.name),
                 "name": plain_text(image["path"]),
                 "defect": plain_text(image["defect"]),
                 "label": image["label"],
-                "verdict": verdict,
-                "wrong": verdict in _WRONG,
+                "verdict": verdicts[i],
+                "wrong": verdicts[i] in _WRONG,
                 "score": image["score"],
+                "threshold": self.threshold,
                 "p": image["p_value"],
                 "levels": [round(float(ratio), 3) for ratio in ratios[i]],
                 "order": _order(image, middle, i),
                 "map": _png(self.previews[i], low, high),
+                "range": [float(f"{end:.3g}") for end in (low, high)],
                 **self._picture(image, masks, full_size),
             }
 

@@ -1,7 +1,8 @@
 """What a person or a program reads.
 
-Text goes to stdout, and stderr is for errors and for progress on a terminal, so that the first line
-there is the error. With ``--json`` stdout is the document alone, and other text moves to stderr.
+Text goes to stdout, and stderr is for errors, for warnings about what was done, and for progress on
+a terminal, so that the first line there is the error. With ``--json`` stdout is the document alone,
+and other text moves to stderr.
 """
 
 import json
@@ -60,6 +61,11 @@ def result(document: Any, text: str) -> None:
         text = json.dumps(document, indent=2)
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def warn(message: str) -> None:
+    """Say on stderr what is doubtful about a result, even if only results are wanted."""
+    sys.stderr.write(f"warning: {message}\n")
 
 
 def fail(error: BaseException, message: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from padim.cli import options
-from padim.cli.console import progress, result
+from padim.cli.console import progress, result, warn
 from padim.cli.images import require_writable
 from padim.memory import format_bytes
 
@@ -45,6 +45,14 @@ def report(
         "report": str(written.path),
         "n_images": written.n_images,
         "n_bytes": written.n_bytes,
+        "changed": list(written.changed),
     }
+    if written.changed:
+        first, *others = written.changed
+        more = f" and {len(others)} more" if others else ""
+        warn(
+            f"Of another size than when they were benchmarked: {first}{more}. Run padim benchmark "
+            "again, or name the folder of the dataset with --data ROOT."
+        )
     size = format_bytes(written.n_bytes)
     result(document, f"Report: {written.path}, {written.n_images} images, {size}.")

@@ -17,15 +17,25 @@
     name: byName,
   };
 
-  function fits(detail) {
-    const chosen = (id) => (find(id) ? find(id).value : "");
-    const verdict = chosen("verdict");
-    const isWrong = detail.verdict === "missed" || detail.verdict === "false alarm";
-    if (chosen("category") && chosen("category") !== detail.category) return false;
-    if (chosen("defect") && chosen("defect") !== detail.defect) return false;
-    if (verdict === "wrong") return isWrong;
-    if (verdict === "right") return !isWrong;
-    return !verdict || verdict === detail.verdict;
+  const kinds = { wrong: ["missed", "false alarm"], right: ["found", "passed"] };
+  const filters = {
+    category: (detail, value) => detail.category === value,
+    defect: (detail, value) => detail.defect === value,
+    verdict: (detail, value) => (kinds[value] || [value]).includes(detail.verdict),
+  };
+  const selects = Object.keys(filters).map(find).filter(Boolean);
+  const admits = (select, detail, value = select.value) => !value || filters[select.id](detail, value);
+
+  function count() {
+    for (const select of selects) {
+      const others = selects.filter((other) => other !== select);
+      const left = details.filter((detail) => others.every((other) => admits(other, detail)));
+      for (const option of select.options) {
+        if (!option.value) continue;
+        const n = left.filter((detail) => admits(select, detail, option.value)).length;
+        option.text = `${option.dataset.name} (${n})`;
+      }
+    }
   }
 
   function arrange() {
@@ -33,11 +43,12 @@
     list.append(...cards);
     let n = 0;
     for (const card of cards) {
-      card.hidden = !fits(of(card));
+      card.hidden = !selects.every((select) => admits(select, of(card)));
       n += !card.hidden;
     }
     find("nothing").hidden = n > 0;
     find("count").value = n === cards.length ? `${n} images` : `${n} of ${cards.length} images`;
+    count();
   }
 
   function bar(ratio, i, all) {
@@ -71,8 +82,13 @@
     const map = find("large-map");
     map.src = card.querySelector(".map").src;
     ["left", "top", "width", "height"].forEach((side, i) => {
-      map.style[side] = `${detail.box[i]}%`;
+      map.style[side] = find("window").style[side] = `${detail.box[i]}%`;
     });
+    find("usual").textContent = `usual ${detail.range[0]}`;
+    find("hottest").textContent = `${detail.range[1]} hottest`;
+    const [, , seenWidth, seenHeight] = detail.box;
+    const seesAll = seenWidth === 100 && seenHeight === 100;
+    find("window").hidden = find("unseen").hidden = seesAll;
     find("stage").style.setProperty("--w", width);
     find("stage").style.setProperty("--h", height);
     const outline = find("large-outline");
@@ -84,6 +100,8 @@
     find("large-verdict").textContent = detail.verdict;
     find("large-verdict").parentElement.className = `judgement ${card.firstElementChild.className}`;
     find("large-score").textContent = detail.score.toFixed(2);
+    find("large-threshold").textContent =
+      detail.threshold === null ? "n/a" : detail.threshold.toFixed(2);
     find("large-p").textContent = detail.p === null ? "n/a" : detail.p.toPrecision(2);
     find("large-label").textContent =
       detail.label === "normal" ? "normal" : `anomalous, ${detail.defect}`;
@@ -109,9 +127,43 @@
     find("large-outline").classList.toggle("off", !find("outline").checked);
   }
 
-  for (const id of ["sort", "category", "defect", "verdict"]) {
-    if (find(id)) find(id).addEventListener("change", arrange);
+  function unfold(hash) {
+    const target = find(hash.slice(1));
+    if (target && target.matches("details")) target.open = true;
   }
+
+  for (const select of [find("sort"), ...selects]) select.addEventListener("change", arrange);
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("a[href^='#']");
+    if (!link) return;
+    unfold(link.hash);
+    if (!link.dataset.category) return;
+    for (const select of selects) select.value = "";
+    find("category").value = link.dataset.category;
+    arrange();
+  });
+  const sections = [...document.querySelectorAll("details.category")];
+  if (sections.length) {
+    const button = find("unfold");
+    const areOpen = () => sections.every((section) => section.open);
+    const name = () => {
+      button.textContent = areOpen() ? "Close all" : "Open all";
+    };
+    button.addEventListener("click", () => {
+      const isOpen = !areOpen();
+      for (const section of sections) section.open = isOpen;
+    });
+    for (const section of sections) section.addEventListener("toggle", name);
+    name();
+  }
+  let folded = [];
+  window.addEventListener("beforeprint", () => {
+    folded = [...document.querySelectorAll("details:not([open])")];
+    for (const section of folded) section.open = true;
+  });
+  window.addEventListener("afterprint", () => {
+    for (const section of folded) section.open = false;
+  });
   find("maps").addEventListener("change", () => {
     list.classList.toggle("plain", !find("maps").checked);
   });
@@ -127,14 +179,16 @@
   dialog.addEventListener("click", (event) => {
     if (event.target === dialog) dialog.close();
   });
-  dialog.addEventListener("keydown", (event) => {
-    if (event.target === find("opacity")) return;
+  // A button that is focused and then disabled lets no key through to the dialog.
+  document.addEventListener("keydown", (event) => {
+    if (!dialog.open || event.target === find("opacity")) return;
     if (event.key === "ArrowLeft") step(-1);
     if (event.key === "ArrowRight") step(1);
   });
   dialog.addEventListener("close", () => {
     if (open) open.firstElementChild.focus();
   });
+  unfold(location.hash);
   // A browser may remember what was chosen before a reload.
   arrange();
   fade();
