@@ -151,7 +151,7 @@ def run_category(
                 "n_test_normal": category.n_normal,
                 "n_test_anomalous": category.n_anomalous,
                 **metrics,
-                "intervals": intervals(resampled[method]),
+                "intervals": intervals(resampled[method], metrics),
                 "less_peer": less_peer,
             }
         )

@@ -8,6 +8,7 @@ from test_metrics import CASES, Labelled, brute_f1_max
 
 from padim.bootstrap import ImageScores, bootstrap_weights, interval
 from padim.errors import ShapeError, UsageError
+from padim.evaluation import intervals
 from padim.metrics import Ranking
 
 
@@ -101,3 +102,17 @@ def test_an_interval_is_as_wide_as_theory_has_it() -> None:
     scores = np.concatenate(([0.5], np.arange(400) >= 240))
     low, high = interval(ImageScores.of(labels, scores).auroc(bootstrap_weights(labels)))
     assert (low, high) == pytest.approx((0.4 - 0.048, 0.4 + 0.048), abs=0.006)
+
+
+def test_an_interval_holds_its_metric() -> None:
+    labels = [0] * 5 + [1] * 6  # the anomalous score lowest
+    scores = ImageScores.of(np.array(labels, np.bool_), np.arange(11.0)[::-1])
+    drawn = scores.average_precision(bootstrap_weights(labels))
+    value = float(scores.average_precision(None))
+    assert value == pytest.approx(average_precision_score(labels, np.arange(11)[::-1]))
+    assert interval(drawn)[0] > value
+    found = intervals(
+        {"ap": drawn, "none": drawn, "never": drawn * np.nan},
+        {"ap": value, "none": None, "never": value},
+    )
+    assert found == {"ap": (value, interval(drawn)[1]), "none": None, "never": None}

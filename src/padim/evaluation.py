@@ -126,10 +126,25 @@ class Evaluation:
         return values | self.pixel_metrics.resampled(of_counted)
 
 
-def intervals(resampled: Mapping[str, Floats]) -> dict[str, tuple[float, float] | None]:
-    """95% intervals of metrics of resamples, by name; None where one cannot be had."""
-    found = {name: interval(values) for name, values in resampled.items()}
-    return {name: None if np.isnan(ends[0]) else ends for name, ends in found.items()}
+def intervals(
+    resampled: Mapping[str, Floats], values: Mapping[str, float | None]
+) -> dict[str, tuple[float, float] | None]:
+    """95% intervals of metrics, by name; None where one cannot be had.
+
+    An interval always holds its metric. That of a handful of images may lie outside the middle of
+    its resamples: an image that is drawn twice is a tie, which average precision rewards.
+
+    Args:
+        resampled: Each metric of resamples, shape ``(B,)``.
+        values: Each metric of the images themselves.
+    """
+    found: dict[str, tuple[float, float] | None] = {}
+    for name, drawn in resampled.items():
+        (low, high), value = interval(drawn), values[name]
+        found[name] = None
+        if value is not None and not np.isnan(low):
+            found[name] = min(low, value), max(high, value)
+    return found
 
 
 def evaluate(

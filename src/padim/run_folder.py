@@ -116,7 +116,7 @@ def document_of(
         chosen = [row for row in rows if group == "all" or row["category"] in GROUPS[group]]
         means[group] = _means(chosen)
         mean_intervals[group] = means[group] and intervals(
-            _averaged([resampled[row["category"]] for row in chosen])
+            _averaged([resampled[row["category"]] for row in chosen]), means[group]
         )
     return {
         "schema_version": SCHEMA_VERSION,
@@ -246,7 +246,7 @@ def _row(seeds: Sequence[Record]) -> dict[str, Any]:
     per_seed = [[record.data["row"][metric] for record in seeds] for metric in METRICS]
     for metric, values in zip(METRICS, per_seed, strict=True):
         row[metric] = None if None in values else float(np.mean(values))
-    row["intervals"] = intervals(mean_resampled(seeds))
+    row["intervals"] = intervals(mean_resampled(seeds), row)
     row["by_defect"] = seeds[0].data["by_defect"]
     if len(seeds) > 1:
         row["spread"] = {

@@ -64,7 +64,7 @@ def evaluate(
     unreadable.report()
     metrics = evaluation.metrics()
     decided: dict[str, Any] = {"threshold": None}
-    ends = intervals(evaluation.resampled())
+    ends = intervals(evaluation.resampled(), metrics)
     rows = [
         (metric_words(name), f"{shown(value)}{interval_words(ends[name])}")
         for name, value in metrics.items()
