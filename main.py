@@ -10,7 +10,6 @@ from padim.backbones import DEFAULT_BACKBONE, backbone
 from padim.cli import run_guarded
 from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES, Category, read_root
 from padim.errors import PadimError, UsageError, listed
-from padim.files import written_whole
 from padim.heatmap import DEFAULT_COLORMAP, colours_of
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ def _category(
     category: Category, fitter: "Fitter", temp: Path, drawn: Path, colormap: str
 ) -> "Record":
     from padim.evaluation import evaluate
-    from padim.figures import pictures
+    from padim.figures import pictures, save_pictures
     from padim.jobs import Job, record_of
     from padim.model import fit_or_reuse
 
@@ -132,9 +131,8 @@ def _category(
     )
     for kind in ("image", "pixel"):
         print(f"{kind} ROCAUC: {_digits(record.data['row'][f'{kind}_auroc'])}")
-    for i, (_, picture) in enumerate(pictures(evaluation, fitter.preprocess, colormap)):
-        with written_whole(drawn / f"{category.name}_{i}.png") as partial:
-            picture.save(partial, compress_level=1)
+    made = enumerate(pictures(evaluation, fitter.preprocess, colormap))
+    list(save_pictures((drawn / f"{category.name}_{i}.png", picture) for i, (_, picture) in made))
     return record
 
 

@@ -5,7 +5,7 @@ folder of, or, where it is unset, of the monocrystalline cells; fitted and score
 candidate draws and writes the same images, PNG, in one process, and is given the same threshold:
 
 - *padim*: ``figures.pictures`` as ``padim benchmark`` calls it, the image read from its file and
-  everything scaled to its panel.
+  everything scaled to its panel; drawn in one thread, written in two.
 - *matplotlib* (the alternative): a figure for each image, as the published script has it: image,
   ground truth, map over the image in jet, mask, boundaries of the mask on the image, and a colour
   bar, saved at 100 dpi. Images, masks and maps are given to it decoded and at network size, which
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from padim.datasets import read_category
 from padim.demo import lay_out_solar_cells
 from padim.evaluation import Evaluation, evaluate
-from padim.figures import map_range, mask_threshold, pictures
+from padim.figures import map_range, mask_threshold, pictures, save_pictures
 from padim.heatmap import OUTLINE, outline
 from padim.images import read_image
 from padim.model import from_fitted
@@ -65,8 +65,8 @@ def panels_of(evaluation: Evaluation, preprocess: Preprocess) -> list[Panels]:
 
 def draw_ours(evaluation: Evaluation, preprocess: Preprocess, folder: Path) -> None:
     """Draw and write as ``padim benchmark`` does."""
-    for i, (_, picture) in enumerate(pictures(evaluation, preprocess)):
-        picture.save(folder / f"ours_{i}.png", compress_level=1)
+    made = enumerate(pictures(evaluation, preprocess))
+    list(save_pictures((folder / f"ours_{i}.png", picture) for i, (_, picture) in made))
 
 
 def draw_matplotlib(panels: list[Panels], low: float, high: float, folder: Path) -> None:

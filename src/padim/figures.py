@@ -1,7 +1,8 @@
 """ROC curves and pictures of where the defects are."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 from cycler import cycler
@@ -13,8 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from padim.datasets import Sample
 from padim.evaluation import Evaluation
+from padim.files import written_whole
 from padim.heatmap import DEFAULT_COLORMAP, OUTLINE, colours_of, heatmap, outline
 from padim.images import read_image
+from padim.loading import WRITE_BEHIND, WRITE_THREADS, mapped_ahead
 from padim.preprocess import Preprocess
 
 Curve = tuple[list[float], list[float], float]  # false and true positive rates, AUROC
@@ -155,6 +158,25 @@ def pictures(
         title = f"{evaluation.category}   {sample.defect}   {sample.path.name}   score {score:.2f}"
         on_panel = preprocess.to_source(anomaly_map.astype(np.float32), shown_px)
         yield sample, frame.fill(title, np.asarray(resized), mask, on_panel)
+
+
+def save_pictures(named: Iterable[tuple[Path, Image.Image]]) -> Iterator[Path]:
+    """Write pictures as PNG, several at a time, each whole or not at all.
+
+    Args:
+        named: A file and its picture; the next is taken as one is written.
+
+    Yields:
+        Each file that was written.
+    """
+
+    def save(one: tuple[Path, Image.Image]) -> Path:
+        path, picture = one
+        with written_whole(path) as partial:
+            picture.save(partial, compress_level=1)
+        return path
+
+    return mapped_ahead(save, named, WRITE_THREADS, WRITE_BEHIND)
 
 
 def mask_threshold(evaluation: Evaluation) -> tuple[float | None, str]:

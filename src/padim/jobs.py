@@ -3,7 +3,7 @@
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from PIL import Image
 from padim.datasets import Category, Sample
 from padim.errors import ImageReadError
 from padim.evaluation import Evaluation, evaluate, preview
-from padim.figures import pictures
+from padim.figures import pictures, save_pictures
 from padim.files import written_whole
 from padim.fitting import Fitter
 from padim.heatmap import DEFAULT_COLORMAP
@@ -223,7 +223,8 @@ def _write_pictures(
 ) -> None:
     """Write pictures, previews of maps and, when they are to be kept, the maps."""
     drawn = pictures(evaluation, preprocess, plan.colormap)
-    _save_pictures(drawn, category, out / "pictures" / category.name, advance)
+    for _ in save_pictures(_named(drawn, category, out / "pictures" / category.name)):
+        advance(1)
     previews = [preview(anomaly_map) for anomaly_map in evaluation.anomaly_map]
     path = out / "previews" / f"{category.name}.npy"
     with written_whole(path) as partial, partial.open("wb") as file:
@@ -235,25 +236,16 @@ def _write_pictures(
                 np.save(file, np.asarray(anomaly_map), allow_pickle=False)
 
 
-def _save_pictures(
-    drawn: Iterable[tuple[Sample, Image.Image]],
-    category: Category,
-    folder: Path,
-    advance: Callable[[int], None],
-) -> None:
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        for sample, picture in drawn:
-            name = f"{sample.defect}_{sample.path.stem}.png"
-            if (partial / name).exists():  # images of one stem keep their suffixes
-                name = f"{sample.defect}_{sample.path.name}.png"
-            if (partial / name).exists():  # those of several folders are told apart by them
-                name = f"{sample.defect}_{category.name_of(sample.path).replace('/', '_')}.png"
-            picture.save(partial / name, compress_level=1)
-            advance(1)
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+def _named(
+    drawn: Iterable[tuple[Sample, Image.Image]], category: Category, folder: Path
+) -> Iterator[tuple[Path, Image.Image]]:
+    """Give each picture a file: by its stem, else by its name, else by the way to it."""
+    taken: set[str] = set()
+    for sample, picture in drawn:
+        way = category.name_of(sample.path).replace("/", "_")
+        names = [
+            f"{sample.defect}_{name}.png" for name in (sample.path.stem, sample.path.name, way)
+        ]
+        name = next((name for name in names if name not in taken), names[-1])
+        taken.add(name)
+        yield folder / name, picture

@@ -21,6 +21,8 @@ R = TypeVar("R")
 ImageInput = str | Path | Image.Image | NDArray[np.uint8]
 Bring = Callable[[Image.Image | NDArray[np.uint8]], NDArray[np.uint8]]
 
+WRITE_THREADS = 2
+WRITE_BEHIND = 8  # results that wait to be written, at most
 DECODE_THREADS = 2
 DECODE_BYTES_PER_PX = 8  # Pillow's pixels and a copy of them on the way
 DECODE_AHEAD = 16  # images decoded and not yet taken, at most

@@ -27,7 +27,7 @@ from padim.errors import PathMissingError, UnknownNameError, UsageError
 from padim.files import written_whole
 from padim.heatmap import overlay
 from padim.images import decode
-from padim.loading import mapped_ahead
+from padim.loading import WRITE_BEHIND, WRITE_THREADS, mapped_ahead
 from padim.predictor import NOT_CALIBRATED
 from padim.regions import Region, peak_region
 
@@ -48,8 +48,6 @@ COLUMNS = (
     "area_px",
 )
 _SHOWN = 10
-WRITE_THREADS = 2
-WRITE_BEHIND = 8  # predictions scored and not yet written, at most
 KEPT_PX = 1_000_000  # of a source image that is drawn from memory; larger ones are read again
 
 
