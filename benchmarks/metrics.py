@@ -1,12 +1,8 @@
 """Do our metrics of maps agree with anomalib's and torchmetrics', and what do both cost?
 
-The same generated maps go to all, in several guises:
+Writes docs/metrics.md too: what each metric is, and who agrees where.
 
-- ``distances``: as a model gives them, from about 2 to 40;
-- ``scaled``: the same from 0 to 1;
-- ``tied``: rounded to whole numbers;
-- ``spike``: one normal pixel at 100,000;
-- ``masked``: a border of NaN that nobody looked at.
+The same generated maps go to all, in the guises that ``GUISES`` names.
 """
 
 import json
@@ -24,6 +20,9 @@ import process
 from measure import Spread
 from numpy.typing import NDArray
 
+from padim.files import write_text
+
+PAGE = measure.ROOT / "docs" / "metrics.md"
 METRICS = (
     "pixel_auroc",
     "pixel_average_precision",
@@ -38,6 +37,33 @@ SAME = 1e-5  # float32 sums of the others differ by less
 SIGMOID = "scores outside [0, 1] are put through a sigmoid, where high ones become equal"
 CUT = "the range is cut at the nearest thresholds, but the area divided by the whole range"
 NO_NAN = "NaN is ranked like a score"
+GUISES = {
+    "distances": "as a model gives them, from about 2 to 40",
+    "scaled": "the same from 0 to 1",
+    "tied": "rounded to whole numbers",
+    "spike": "one normal pixel at 100,000",
+    "masked": "a border of NaN that nobody looked at",
+}
+DEFINITIONS = {
+    "image_auroc, pixel_auroc": "Chance that something anomalous scores above something normal; "
+    "ties count half. Of images by their score, or of all pixels of all images.",
+    "image_average_precision, pixel_average_precision": "Sum over the scores that occur of the "
+    "precision there times the recall it adds; nothing is interpolated (as scikit-learn has it).",
+    "image_f1_max, pixel_f1_max": "The best F1 that any one threshold reaches. An oracle: the "
+    "threshold is chosen with the test labels.",
+    "image_recall_at_K": "Share of the anomalous images found with at most K false alarms among "
+    "the normal test images.",
+    "aupro_30, aupro_05": "Share of a region of the ground truth that is called anomalous, "
+    "averaged over regions (8-connected), over the false positive rate of all normal pixels of all "
+    "images; the area up to a rate of 0.30 or 0.05, interpolated there, divided by it. Bergmann et "
+    "al. 2021, The MVTec Anomaly Detection Dataset, section 5.1.",
+    "aupimo": "Share of the anomalous pixels of an image that is found, averaged over the "
+    "logarithm of the shared false positive rate (its mean over the normal images) from 1e-5 to "
+    "1e-4; the mean over anomalous images. Bertoldo et al. 2024, AUPIMO, equations 3 to 5.",
+    "spro_05": "As `aupro_05`, where a defect counts as found whole once as many of its pixels are "
+    "found as its saturation says. Bergmann et al. 2022, Beyond Dents and Scratches (MVTec LOCO "
+    "AD), section 4.",
+}
 WHY = {
     ("distances", "torchmetrics"): SIGMOID,
     ("tied", "torchmetrics"): SIGMOID,
@@ -139,6 +165,16 @@ def why(guise: str, metric: str, who: str) -> str:
 
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:
     """Print the comparison, and the reasons below."""
+    table, reasons = comparison(rows)
+    headers = ("maps, metric", "exact", "bounds apart", *(f"{who} -" for who in OTHERS))
+    measure.print_table(headers, table)
+    for i, reason in enumerate(reasons, 1):
+        print(f"({i}) {reason}")
+    print(explained_words(rows))
+
+
+def comparison(rows: Sequence[dict[str, Any]]) -> tuple[list[list[str]], list[str]]:
+    """The cells of the comparison, and the reasons that they number."""
     reasons: list[str] = []
     table = []
     for row in rows:
@@ -157,14 +193,76 @@ def print_rows(rows: Sequence[dict[str, Any]]) -> None:
                 cell += f" ({reasons.index(other['why']) + 1})"
             cells.append(cell)
         table.append(cells)
-    headers = ("maps, metric", "exact", "bounds apart", *(f"{who} -" for who in OTHERS))
-    measure.print_table(headers, table)
-    for i, reason in enumerate(reasons, 1):
-        print(f"({i}) {reason}")
+    return table, reasons
+
+
+def explained_words(rows: Sequence[dict[str, Any]]) -> str:
+    """How far the reasons explain the differences."""
     others = [row[who] for row in rows for who in OTHERS if who in row]
     left = [abs(o["minus_explained"]) for o in others if "minus_explained" in o]
     most = max(left, default=0.0)
-    print(f"Done their way in {len(left)} such cases, ours differ from theirs by {most:.0e}.")
+    return f"Done their way in {len(left)} such cases, ours differ from theirs by {most:.0e}."
+
+
+def page(document: dict[str, Any]) -> str:
+    """The page that says what the metrics are, and who agrees where."""
+    machine, scale, settings = document["machine"], document["scale"], document["settings"]
+    rows = document["values"]
+    table, reasons = comparison(rows)
+    ratio = document["ratios_to_anomalib"]["streaming all"]["seconds"]["median"]
+    lines = [
+        "# Metrics",
+        "",
+        "All are taken on raw scores: nothing is scaled, clipped or put through a sigmoid before. "
+        "A pixel is normal outside the ground truth, whatever image it is of; one that the model "
+        "does not look at is left out. A metric that needs what is not there (both classes, masks) "
+        "is *n/a*, never 0 or 0.5. A mean is that of categories, each for one.",
+        "",
+        "| name | definition |",
+        "|---|---|",
+        *(f"| `{name.replace(', ', '`, `')}` | {words} |" for name, words in DEFINITIONS.items()),
+        "",
+        "Intervals are 95% percentiles of 1,000 bootstrap samples of the test images, normal and "
+        "anomalous drawn apart. Masks are brought to the size of the map by nearest neighbour.",
+        "",
+        "## Two ways of counting",
+        "",
+        "*Exact* takes every score that occurs as a threshold. *Streaming*, what `benchmark` and "
+        "`evaluate` do, counts pixels by their score rounded to float16, image by image: counts "
+        "of any number of images can be added up, here and elsewhere. What rounding can do to a "
+        "metric is known from the counts (`PixelMetrics.bounds`): the exact value lies between the "
+        "metric with all ties broken one way and the other, *bounds apart* below.",
+        "",
+        f"{scale['n_images']:,} maps of {scale['side_px']:,} x {scale['side_px']:,} pixels "
+        f"({scale['maps_bytes_computed'] / 1e9:.0f} GB) are counted in "
+        f"{scale['counting_ms_per_image']:.1f} ms each and "
+        f"{scale['process_peak_bytes'] / 1e9:.2f} GB at the peak, every metric of them takes "
+        f"{scale['once_s']:.1f} s, and their intervals {scale['resampling_s']:.0f} s. All that "
+        f"anomalib has takes {ratio:.3f} of its time on the {settings['n_images']} maps below.",
+        "",
+        "## Who agrees where",
+        "",
+        f"Written by `{document['command']}` on {document['date']} ({machine['cpu']}, "
+        f"{machine['cores']} cores, commit {(document['commit'] or 'unknown')[:7]}): "
+        f"{settings['n_images']} generated maps of {settings['side_px']} x {settings['side_px']} "
+        "pixels, half of them normal, given to all alike in several guises. The exact value, and "
+        "how far the others are from it; sums in float32 make about 1e-7. In the tests, the exact "
+        "values are those of scikit-learn and of the definitions written out.",
+        "",
+        *(f"- *{guise}*: {words}." for guise, words in GUISES.items()),
+        "",
+        f"| maps, metric | exact | bounds apart | {' | '.join(OTHERS)} |",
+        f"|---|---|---|{'---|' * len(OTHERS)}",
+        *(f"| {' | '.join(cells)} |" for cells in table),
+        "",
+        *(
+            f"{i}. {reason[0].upper()}{reason[1:].rstrip('.')}."
+            for i, reason in enumerate(reasons, 1)
+        ),
+        "",
+        explained_words(rows),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def cost(folder: Path, n_rounds: int) -> dict[str, Any]:
@@ -273,7 +371,11 @@ def main() -> None:
         "scale": large,
         "aims": measure.judge(aims),
     }
-    measure.finish("metrics", about, content, quick=options.quick)
+    document = measure.finish("metrics", about, content, quick=options.quick)
+    text = page(document)
+    if not options.quick:
+        write_text(PAGE, text)
+        print(f"Written: {PAGE.relative_to(measure.ROOT).as_posix()}")
 
 
 if __name__ == "__main__":
