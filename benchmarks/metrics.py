@@ -52,7 +52,7 @@ DEFINITIONS = {
     "image_f1_max, pixel_f1_max": "The best F1 that any one threshold reaches. An oracle: the "
     "threshold is chosen with the test labels.",
     "image_recall_at_K": "Share of the anomalous images found with at most K false alarms among "
-    "the normal test images.",
+    "the normal test images. An oracle likewise.",
     "aupro_30, aupro_05": "Share of a region of the ground truth that is called anomalous, "
     "averaged over regions (8-connected), over the false positive rate of all normal pixels of all "
     "images; the area up to a rate of 0.30 or 0.05, interpolated there, divided by it. Bergmann et "
@@ -222,8 +222,16 @@ def page(document: dict[str, Any]) -> str:
         "|---|---|",
         *(f"| `{name.replace(', ', '`, `')}` | {words} |" for name, words in DEFINITIONS.items()),
         "",
+        "Regions of the ground truth are told apart at the size of the mask, and then brought to "
+        "that of the map, which is what the network sees, by nearest neighbour; one that no "
+        "neighbour is of keeps a pixel, so that no defect is lost. What lies outside a centre crop "
+        "is not counted. A mask of another size than its image is refused.",
+        "",
         "Intervals are 95% percentiles of 1,000 bootstrap samples of the test images, normal and "
-        "anomalous drawn apart. Masks are brought to the size of the map by nearest neighbour.",
+        "anomalous drawn apart, widened to the metric itself where a handful of images leaves it "
+        "outside; with few images they are somewhat too narrow, as percentiles are. Those of "
+        "recall are of the anomalous images alone, at the threshold that the normal ones set: it "
+        "hangs on single normal images, and resampling can only take those away.",
         "",
         "## Two ways of counting",
         "",

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from peer_env import score_with_peer
 
 from padim.benchmark import settings_of
-from padim.bootstrap import interval
+from padim.comparison import judged
 from padim.datasets import Category, read_category
 from padim.demo import LICENCE, lay_out_solar_cells
 from padim.evaluation import Evaluation, evaluate, interval_words, intervals, shown
@@ -47,8 +47,8 @@ OF_IMAGES = {
     "image_auroc": "image AUROC",
     "image_average_precision": "image AP",
     "image_f1_max": "image F1-max (oracle)",
-    "image_recall_at_0": "recall, no false alarm",
-    "image_recall_at_1": "recall, one",
+    "image_recall_at_0": "recall, no false alarm (oracle)",
+    "image_recall_at_1": "recall, one (oracle)",
 }
 OF_PIXELS = {
     "pixel_auroc": "pixel AUROC",
@@ -56,7 +56,7 @@ OF_PIXELS = {
     "pixel_f1_max": "pixel F1-max (oracle)",
     "aupro_30": "AUPRO, to FPR 0.30",
     "aupro_05": "AUPRO, to FPR 0.05",
-    "aupimo": "AUPIMO",
+    "aupimo": "AUPIMO, FPR 1e-5 to 1e-4",
 }
 COMPARED = ("image_auroc", "image_average_precision", "pixel_average_precision", "aupro_30")
 EVERY_QUICK = 20  # a quick run takes every so many images
@@ -136,12 +136,9 @@ def run_category(
             value, of_peer = metrics[metric], measured[PEER][metric]
             if value is None or of_peer is None:
                 continue
-            ends = interval(resampled[method][metric] - resampled[PEER][metric])
-            less_peer[metric] = {
-                "difference": value - of_peer,
-                "interval": ends,
-                "holds": not ends[0] <= 0 <= ends[1],
-            }
+            less_peer[metric] = judged(
+                value, of_peer, resampled[method][metric] - resampled[PEER][metric]
+            )
         rows.append(
             {
                 "category": category.name,
@@ -176,8 +173,9 @@ def page(document: dict[str, Any]) -> str:
         "default; `fast` has two taps. anomalib's PaDiM has the same weights, taps and dimensions, "
         "the whole image at 256 px, and the blur and maximum that it has by itself. All metrics "
         "are taken by the same code. In brackets are 95% bootstrap intervals over the test images. "
-        "F1-max is the best F1 over all thresholds, chosen with the test labels: an upper bound, "
-        "not a promise. Recall is at no and at one false alarm among the normal test images. The "
+        "F1-max is the best F1 over all thresholds, and recall is at no and at one false alarm "
+        "among the normal test images: thresholds that the test labels set, upper bounds and no "
+        "promise. The "
         "metrics of pixels of `reference` leave out what its crop does not show, and are not "
         "comparable.",
     ]

@@ -362,6 +362,21 @@ def test_two_benchmarks_are_compared_in_pairs(
     assert main(["compare", str(first), str(tmp_path / "none")]) == 2
 
 
+def test_pixels_are_not_compared_where_others_are_looked_at(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    words = ("--category", "carpet", "-q", "--engine", "torch")
+    assert benchmark(root, first, *words) == 0
+    assert benchmark(root, second, *words, "--recipe", "reference") == 0
+    capsys.readouterr()
+    assert main(["compare", str(first), str(second)]) == 0
+    said = capsys.readouterr().out
+    assert "image_auroc" in said
+    assert "pixel_auroc" not in said
+    assert "Metrics of pixels are left out" in said
+
+
 def test_the_page_of_the_published_table_has_the_published_figures() -> None:
     text = (Path(__file__).parents[1] / "docs/mvtec.md").read_text()
     sections = text.split("\n## ")[1:]

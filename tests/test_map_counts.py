@@ -134,7 +134,6 @@ def test_what_does_not_fit_is_refused_and_nothing_added() -> None:
     refused(r"mask has shape \(3, 2\), but needs that of", ShapeError, mask=mask.T)
     refused(r"mask has shape \(3, 2\)", ShapeError, defects=[(mask.T, 1)])
     refused("type uint8, but needs bool", mask=mask.astype(np.uint8))
-    refused("mask is given beside defects", mask=mask, defects=[(mask, 1)])
     refused("saturation is 0 pixels, but needs to be above 0", defects=[(mask, 0)])
 
 

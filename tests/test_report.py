@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from selenium import webdriver
 from trees import make_category, striped
 
@@ -413,3 +414,23 @@ def test_a_printed_page_cuts_no_table(browser: webdriver.Chrome) -> None:
     assert max(browser.execute_script(rights)) <= 688
     assert not browser.find_element("id", "sort").is_displayed()
     assert not browser.find_element("id", "unfold").is_displayed()
+
+
+def test_a_line_scan_is_shown_whole(tmp_path: Path) -> None:
+    folder = make_category(tmp_path / "data", n_test=1)
+    Image.new("L", (72, 17_000)).save(folder / "test/good/long.png")
+    out = tmp_path / "run"
+    words = ("--size", "64", "--engine", "torch", "-q")
+    assert main(["benchmark", str(folder), "-o", str(out), *words]) == 0
+    assert main(["report", str(out), "--full-size", "-q"]) == 0
+    text = (out / "report.html").read_text()
+    assert '"source_px":[17000,72]' in text
+
+
+def test_a_category_without_test_images_has_a_report(tmp_path: Path) -> None:
+    folder = make_category(tmp_path / "data", n_test=0)
+    out = tmp_path / "run"
+    words = ("--size", "64", "--engine", "torch", "-q")
+    assert main(["benchmark", str(folder), "-o", str(out), *words]) == 0
+    assert main(["report", str(out), "-q"]) == 0
+    assert "n/a" in (out / "report.html").read_text()

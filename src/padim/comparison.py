@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from padim.bootstrap import interval
+from padim.curves import Floats
 from padim.errors import DatasetError, listed
 from padim.run_folder import METRICS, Record, mean_resampled, read_run
 
@@ -19,10 +20,13 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
         first: Folder of a benchmark.
         second: Of another, of the same test images.
 
+    Metrics of pixels are left out where the two look at other pixels: at another size, or with
+    another crop.
+
     Returns:
         Plain data: for each common category, and the mean over them under ``all``, each metric's
         ``first``, ``second``, ``difference`` (first less second), its 95% ``interval`` and whether
-        it ``holds``: the interval leaves 0 out.
+        it ``holds``: the interval leaves 0 out. ``same_pixels`` says whether both look at the same.
 
     Raises:
         PathMissingError: There is no such folder.
@@ -37,21 +41,25 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
         )
     rows = {row["category"]: row for row in said["rows"]}
     other_rows = {row["category"]: row for row in other_said["rows"]}
+    seen = [
+        (run["settings"]["size_px"], run["settings"]["crop_fraction"]) for run in (said, other_said)
+    ]
+    compared = [m for m in METRICS if seen[0] == seen[1] or m.startswith("image_")]
     categories: dict[str, dict[str, Any]] = {}
     pairs: dict[str, list[tuple[float, float, Any]]] = {}
     for name in names:
         _require_same_images(name, records[name][0], other_records[name][0])
         mine, theirs = mean_resampled(records[name]), mean_resampled(other_records[name])
         categories[name] = {}
-        for metric in METRICS:
+        for metric in compared:
             values = rows[name][metric], other_rows[name][metric]
             if None in values or metric not in mine or metric not in theirs:
                 continue
             differences = mine[metric] - theirs[metric]
             pairs.setdefault(metric, []).append((*values, differences))
-            categories[name][metric] = _judged(*values, differences)
+            categories[name][metric] = judged(*values, differences)
     overall = {
-        metric: _judged(
+        metric: judged(
             float(np.mean([one for one, _, _ in found])),
             float(np.mean([other for _, other, _ in found])),
             np.mean([differences for _, _, differences in found], axis=0),
@@ -62,12 +70,20 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
         "first": str(first),
         "second": str(second),
         "settings": {"first": said["settings"], "second": other_said["settings"]},
+        "same_pixels": seen[0] == seen[1],
         "categories": categories,
         "all": overall,
     }
 
 
-def _judged(first: float, second: float, differences: Any) -> dict[str, Any]:
+def judged(first: float, second: float, differences: Floats) -> dict[str, Any]:
+    """What there is to say of a metric that two have.
+
+    Args:
+        first: Its value.
+        second: That of the other.
+        differences: First less second of paired resamples, shape ``(B,)``.
+    """
     low, high = interval(differences)
     return {
         "first": first,

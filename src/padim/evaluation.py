@@ -1,6 +1,7 @@
 """Score the test images of a category and compare with what is known of them."""
 
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,13 +12,14 @@ from numpy.typing import NDArray
 
 from padim.bootstrap import ImageScores, bootstrap_weights, interval
 from padim.datasets import Category, Sample
-from padim.errors import ImageReadError
+from padim.errors import DatasetError, ImageReadError
 from padim.files import TemporaryFolder
 from padim.map_counts import MapCounts
 from padim.metrics import Ranking
 from padim.pixel_metrics import PixelMetrics
 from padim.predictor import Prediction, Predictor
 from padim.preprocess import Preprocess
+from padim.regions import label_regions
 
 FALSE_ALARMS = (0, 1)  # at which recall is measured
 N_RESAMPLES = 1000
@@ -26,7 +28,7 @@ PREVIEW_PX = 64
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """Scores and maps of a category's test images, at network size.
 
@@ -84,20 +86,25 @@ class Evaluation:
     def metrics(self) -> dict[str, float | None]:
         """Every metric of images and pixels by name; None where it cannot be had.
 
-        Those that end in ``f1_max`` are oracles: their threshold is chosen with the test labels.
+        F1-max and recall are oracles: their thresholds are set by the test images' labels.
         """
         return _numbers({name: float(value) for name, value in self._resampled(None).items()})
 
-    def resampled(self, n_resamples: int = N_RESAMPLES, seed: int = 0) -> dict[str, Floats]:
+    def resampled(self, n_resamples: int = N_RESAMPLES) -> dict[str, Floats]:
         """Every metric of bootstrap samples of the test images.
+
+        The draws depend on nothing but the category's name and how many images there are, so that
+        evaluations of the same images are paired. Recall at a number of false alarms hangs on
+        single normal images, which resampling can only take away: of it, the anomalous images
+        alone are drawn, against the threshold that the normal ones set.
 
         Args:
             n_resamples: How many, B.
-            seed: Of the draws; with the same, evaluations of the same images are paired.
 
         Returns:
             By name, shape ``(B,)``; NaN where one cannot be had.
         """
+        seed = zlib.crc32(self.category.encode("utf-8", "surrogateescape"))
         return self._resampled(bootstrap_weights(self.is_anomalous, n_resamples, seed))
 
     def by_defect(self) -> dict[str, dict[str, float | None]]:
@@ -120,8 +127,9 @@ class Evaluation:
             "image_average_precision": ranking.average_precision(weights),
             "image_f1_max": ranking.f1_max(weights),
         }
+        of_anomalous = None if weights is None else np.where(self.is_anomalous, weights, 1.0)
         for n_alarms in FALSE_ALARMS:
-            values[f"image_recall_at_{n_alarms}"] = ranking.recall(n_alarms, weights)
+            values[f"image_recall_at_{n_alarms}"] = ranking.recall(n_alarms, of_anomalous)
         of_counted = None if weights is None else weights[:, self.counted]
         return values | self.pixel_metrics.resampled(of_counted)
 
@@ -165,6 +173,7 @@ def evaluate(
 
     Raises:
         ImageReadError: An image cannot be read and nobody is told, or a mask cannot be read.
+        DatasetError: A mask is of another size than its image.
     """
     folder = TemporaryFolder(scratch)
     path = folder.path / "maps"
@@ -186,7 +195,8 @@ def evaluate(
     if samples:
         maps = np.memmap(path, np.float16, "r", shape=shape)
     for i, sample in enumerate(samples):
-        if _count(counts, sample, maps[i].astype(np.float32), predictor.preprocess):
+        anomaly_map = maps[i].astype(np.float32)
+        if _count(counts, sample, anomaly_map, predictor.preprocess, kept[i].source_px):
             counted.append(i)
     return Evaluation(
         category=category.name,
@@ -228,7 +238,7 @@ def shown(metric: float | None) -> str:
 
 def metric_words(name: str) -> str:
     """The name of a metric, with what it is when the test labels had a say in it."""
-    return f"{name} (oracle)" if name.endswith("f1_max") else name
+    return f"{name} (oracle)" if "f1_max" in name or "recall" in name else name
 
 
 def interval_words(ends: tuple[float, float] | None) -> str:
@@ -247,31 +257,39 @@ def _without_maps(
 
 
 def _count(
-    counts: MapCounts, sample: Sample, anomaly_map: NDArray[np.float32], preprocess: Preprocess
+    counts: MapCounts,
+    sample: Sample,
+    anomaly_map: NDArray[np.float32],
+    preprocess: Preprocess,
+    source_px: tuple[int, int],
 ) -> bool:
     """Count the pixels of an image, unless its ground truth is not known.
 
+    Regions are told apart at the size of the mask, where what is thin still hangs together.
+
     Raises:
         ImageReadError: A mask cannot be read.
+        DatasetError: A mask is of another size than its image.
     """
-    if not sample.is_anomalous:
-        counts.add(anomaly_map)
-        return True
-    if sample.saturations:
-        defects = []
-        for region in sample.read_regions():
-            mask = preprocess.mask(region.mask)
-            # As much of the defect as at its own size.
-            share = region.saturation_px / max(int(region.mask.sum()), 1)
-            if mask.any():
-                defects.append((mask, max(1.0, share * int(mask.sum()))))
-        if defects:
-            counts.add(anomaly_map, defects=defects, is_anomalous=True)
-            return True
-    truth = sample.read_mask()
+    truth = sample.read_mask() if sample.is_anomalous else None
     if truth is None:
-        return False
-    counts.add(anomaly_map, preprocess.mask(truth), is_anomalous=True)
+        if not sample.is_anomalous:
+            counts.add(anomaly_map)
+        return not sample.is_anomalous
+    if truth.shape != source_px:
+        raise DatasetError(
+            f"The mask of {sample.path} is {truth.shape[0]}x{truth.shape[1]} px, but its image "
+            f"{source_px[0]}x{source_px[1]} px. padim check finds all such; draw them anew."
+        )
+    labels = preprocess.labels(label_regions(truth)[0])
+    defects = []
+    for region in sample.read_regions() if sample.saturations else ():
+        mask = preprocess.labels(region.mask.astype(np.int32)) > 0
+        # As much of the defect as at its own size.
+        share = region.saturation_px / max(int(region.mask.sum()), 1)
+        if mask.any():
+            defects.append((mask, max(1.0, share * int(mask.sum()))))
+    counts.add(anomaly_map, labels, defects=defects, is_anomalous=True)
     return True
 
 

@@ -1,5 +1,6 @@
 """ROC curves and pictures of where the defects are."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +25,7 @@ Curve = tuple[list[float], list[float], float]  # false and true positive rates,
 
 _DPI = 100
 _PANEL_PX = 256
+_SCALE_PX = 4_000_000  # of all maps, that a colour scale looks at
 # Colours that colour-blind eyes tell apart (Okabe and Ito 2008, without their yellow); what has
 # more lines than colours goes on with other strokes.
 _LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -67,7 +69,7 @@ class PictureFrame:
     Args:
         low: Score of the darkest colour.
         high: Score of the brightest.
-        threshold: Score at and above which a pixel is predicted defective, or None.
+        threshold: Score above which a pixel is predicted defective, or None.
         threshold_note: Where the threshold comes from.
         colormap: As ``heatmap.colours_of`` takes it.
     """
@@ -105,7 +107,7 @@ class PictureFrame:
         if self.threshold is None:
             predicted = np.zeros(anomaly_map.shape, np.bool_)
         else:
-            predicted = np.nan_to_num(anomaly_map, nan=-np.inf) >= self.threshold
+            predicted = np.nan_to_num(anomaly_map, nan=-np.inf) > self.threshold
         outlined = image.copy()
         outlined[outline(predicted, 2)] = OUTLINE
         panels = (
@@ -180,7 +182,7 @@ def save_pictures(named: Iterable[tuple[Path, Image.Image]]) -> Iterator[Path]:
 
 
 def mask_threshold(evaluation: Evaluation) -> tuple[float | None, str]:
-    """From which score on a pixel is predicted defective, and the words that say whence that is.
+    """Above which score a pixel is predicted defective, and the words that say whence that is.
 
     The model's own pixel threshold; of a model that has none, the best F1 on the test set itself,
     of pixels where there are masks, else of images.
@@ -202,10 +204,11 @@ def mask_threshold(evaluation: Evaluation) -> tuple[float | None, str]:
 
 def map_range(evaluation: Evaluation) -> tuple[float, float]:
     """Scores of the darkest and the brightest colour, the same for all images of a category."""
-    normal = [not sample.is_anomalous for sample in evaluation.samples]
-    shown = evaluation.anomaly_map[normal] if any(normal) else evaluation.anomaly_map
-    thinned = [maps[:, ::4, ::4].astype(np.float32) for maps in (shown, evaluation.anomaly_map)]
-    return float(np.nanmedian(thinned[0])), float(np.nanquantile(thinned[1], 0.999))
+    every = max(4, math.ceil(math.sqrt(evaluation.anomaly_map.size / _SCALE_PX)))
+    thinned = evaluation.anomaly_map[:, ::every, ::every].astype(np.float32)
+    normal = ~evaluation.is_anomalous
+    usual = thinned[normal] if normal.any() else thinned
+    return float(np.nanmedian(usual)), float(np.nanquantile(thinned, 0.999))
 
 
 def panel_px(source_px: tuple[int, int]) -> tuple[int, int]:

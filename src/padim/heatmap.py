@@ -79,11 +79,17 @@ def heatmap(
     Returns:
         RGB, shape ``(H, W, 3)``.
     """
-    return colours[_levels(anomaly_map, low, high)]
+    return colours[colour_levels(anomaly_map, low, high)]
 
 
-def _levels(anomaly_map: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
-    """The entry of the colour table for each pixel, shape ``(H, W)``."""
+def colour_levels(anomaly_map: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
+    """The entry of the colour table for each pixel, shape ``(H, W)``.
+
+    Args:
+        anomaly_map: Shape ``(H, W)``; NaN becomes 0.
+        low: Score of the first entry.
+        high: Score of the last.
+    """
     scaled = (anomaly_map - np.float32(low)) * np.float32(255 / max(high - low, 1e-12))
     levels: NDArray[np.uint8] = np.nan_to_num(scaled, nan=0).clip(0, 255).astype(np.uint8)
     return levels
@@ -128,7 +134,7 @@ def overlay(
     middle = values.size // 2
     low = float(np.partition(values, middle)[middle])  # faster than np.median
     high = float(values.max())
-    level = Image.fromarray(_levels(anomaly_map, low, high)).resize(size, _BILINEAR)
+    level = Image.fromarray(colour_levels(anomaly_map, low, high)).resize(size, _BILINEAR)
     alpha = level.point(_ALPHA)
     level.putpalette(COLOURS.tobytes())
     mask = Image.fromarray(region.astype(np.uint8) * 255).resize(size, _BILINEAR)

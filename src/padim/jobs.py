@@ -2,7 +2,6 @@
 
 import shutil
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,9 +207,7 @@ def record_of(
         "unreadable": list(unreadable),
         "fingerprint": job.fingerprint,
     }
-    # The same images are drawn in every benchmark, so that two of them can be compared in pairs.
-    seed = zlib.crc32(category.name.encode())
-    return Record(job.name, data, evaluation.resampled(seed=seed))
+    return Record(job.name, data, evaluation.resampled())
 
 
 def _write_pictures(

@@ -100,21 +100,16 @@ class MapCounts:
             mask: Ground truth, shape ``(H, W)``: True where anomalous, or the labels that
                 ``label_regions`` gives; None for a normal image.
             defects: Mask, shape ``(H, W)``, and saturation in pixels of each defect. They may
-                overlap. The ground truth is then all of them, and no mask is given.
+                overlap. All of them are the ground truth when no mask is given.
             is_anomalous: Whether the image is; None for what its mask says. It matters where
                 nothing is left of a mask at this size: such an image is not normal.
 
         Raises:
             ShapeError: The map has not two axes, or a mask has another shape.
-            UsageError: A mask is neither bool nor int32, there is one beside defects, a saturation
-                is not above 0, or a score is not one of the levels.
+            UsageError: A mask is neither bool nor int32, a saturation is not above 0, or a score is
+                not one of the levels.
         """
         anomaly_map = np.asarray(anomaly_map, np.float32)
-        if defects and mask is not None:
-            raise UsageError(
-                "A mask is given beside defects, but theirs already say what is anomalous. "
-                "Leave one out."
-            )
         for part in (mask, *(part for part, _ in defects)):
             _check(anomaly_map, part)
         for _, saturation_px in defects:
@@ -123,7 +118,7 @@ class MapCounts:
                     f"A saturation is {saturation_px:g} pixels, but needs to be above 0. "
                     "Give the pixels that have to be found."
                 )
-        if defects:
+        if mask is None and defects:
             mask = np.logical_or.reduce([part for part, _ in defects])
         labels = None if mask is None else _labels(mask)
         bins, seen = bins_of(anomaly_map, self.levels), ~np.isnan(anomaly_map)

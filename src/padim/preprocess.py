@@ -101,6 +101,33 @@ class Preprocess:
         grey = Image.fromarray(mask.astype(np.uint8) * 255)
         return np.asarray(self._geometry(grey, Image.Resampling.NEAREST)) > 0
 
+    def labels(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Bring numbered regions of a ground truth to network size by nearest neighbour.
+
+        What is so small or thin that no neighbour is of it keeps the middle one of the pixels it
+        touches and no other region has.
+
+        Args:
+            labels: Shape ``(H0, W0)``, 0 outside and from 1 inside.
+
+        Returns:
+            Shape ``(H, W)``.
+        """
+        brought = np.array(self._geometry(Image.fromarray(labels), Image.Resampling.NEAREST))
+        n_px = np.bincount(labels.ravel())
+        n_left = np.bincount(brought.ravel(), minlength=n_px.size)
+        top, left, height, width = self.window((labels.shape[0], labels.shape[1]))
+        for lost in 1 + np.flatnonzero((n_px[1:] > 0) & (n_left[1:] == 0)):
+            y, x = np.nonzero(labels == lost)
+            inside = (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
+            rows = (y[inside] - top) * self.size_px[0] // height
+            columns = (x[inside] - left) * self.size_px[1] // width
+            free = np.flatnonzero(brought[rows, columns] == 0)
+            if free.size:
+                middle = free[free.size // 2]
+                brought[rows[middle], columns[middle]] = lost
+        return brought
+
     def counted(self, anomaly_map: NDArray[np.float32]) -> NDArray[np.float32]:
         """Maps with NaN outside the region of interest.
 

@@ -35,12 +35,12 @@ _TITLES = {
     "image_f1_max": "Image F1-max (oracle)",
     "pixel_f1_max": "Pixel F1-max (oracle)",
     "image_average_precision": "Image average precision",
-    "image_recall_at_0": "Image recall, no false alarm",
-    "image_recall_at_1": "Image recall, one false alarm",
+    "image_recall_at_0": "Image recall, no false alarm (oracle)",
+    "image_recall_at_1": "Image recall, one false alarm (oracle)",
     "pixel_average_precision": "Pixel average precision",
     "aupro_30": "AUPRO, to FPR 0.3",
     "aupro_05": "AUPRO, to FPR 0.05",
-    "aupimo": "AUPIMO",
+    "aupimo": "AUPIMO, FPR 1e-5 to 1e-4",
     "spro_05": "AUC of sPRO, to FPR 0.05",
 }
 _GROUP_TITLES = {"texture": "All textures", "object": "All objects", "all": "All categories"}

@@ -17,11 +17,13 @@ from padim.charts import outline_path
 from padim.datasets import Sample
 from padim.engines import n_cores
 from padim.errors import DatasetError
+from padim.heatmap import colour_levels
 from padim.images import decode
 from padim.preprocess import Preprocess
 from padim.run_folder import Record
 
 THUMBNAIL_PX = 256
+_WEBP_PX = 16383  # the longest side that WebP takes
 _FULL_OUTLINE_PX = 512  # finer outlines only cost space
 _QUALITY = {True: 90, False: 70}  # of WebP, at source size or not
 _WRONG = ("missed", "false alarm")
@@ -133,10 +135,12 @@ class Part:
 
     def cards(self, full_size: bool, advance: Callable[[int], None]) -> Iterator[dict[str, Any]]:
         """All there is to say of each image."""
+        if not self.images:
+            return
         is_normal = np.array([image["label"] == "normal" for image in self.images], np.bool_)
         shown_maps = self.previews[is_normal] if is_normal.any() else self.previews
-        low = float(np.nanmedian(shown_maps)) if shown_maps.size else 0.0
-        high = float(np.nanquantile(self.previews, 0.999)) if shown_maps.size else 1.0
+        low = float(np.nanmedian(shown_maps))
+        high = float(np.nanquantile(self.previews, 0.999))
         levels = np.array([image["level_scores"] for image in self.images], np.float64)
         usual = np.median(levels[is_normal] if is_normal.any() else levels, axis=0)
         ratios = levels / np.maximum(usual, 1e-12)
@@ -175,8 +179,7 @@ class Part:
         picture = decode(path)
         source = (picture.height, picture.width)
         top, left, height, width = self.preprocess.window(source)
-        if not full_size:
-            picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+        picture.thumbnail((_WEBP_PX if full_size else THUMBNAIL_PX,) * 2)
         buffer = io.BytesIO()
         picture.save(buffer, "WEBP", quality=_QUALITY[full_size])
         paths = tuple(self.root / name for name in masks)
@@ -238,10 +241,8 @@ def _shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]
 
 
 def _png(anomaly_map: NDArray[np.float32], low: float, high: float) -> str:
-    scaled = (anomaly_map - low) * (255 / max(high - low, 1e-12))
-    level = np.nan_to_num(scaled, nan=0).clip(0, 255).astype(np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(level).save(buffer, "PNG", optimize=True)
+    Image.fromarray(colour_levels(anomaly_map, low, high)).save(buffer, "PNG", optimize=True)
     return _data_url("image/png", buffer.getvalue())
 
 

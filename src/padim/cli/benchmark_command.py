@@ -92,6 +92,7 @@ def evaluate(
         "engine": loaded.engine,
         **metrics,
         "intervals": ends,
+        "bounds": evaluation.pixel_metrics.bounds(),
         **decided,
         "score_s": round(evaluation.score_s, 3),
     }
@@ -279,11 +280,16 @@ def compare(
                 )
             )
     headers = ("category", "metric", "first", "second", "difference", "holds")
-    result(
-        document,
+    text = (
         f"{table(headers, rows)}\nIn brackets: 95% of bootstrap samples of the test images, the "
-        "same for both. A difference holds when they leave 0 out.",
+        "same for both. A difference holds when they leave 0 out."
     )
+    if not document["same_pixels"]:
+        text += (
+            "\nMetrics of pixels are left out: the two look at other pixels (size or crop), so "
+            "theirs cannot be compared."
+        )
+    result(document, text)
 
 
 def finish(outcome: "Result", out: Path, against: str | None = None) -> None:
