@@ -195,3 +195,23 @@ def test_the_smallest_images_go_there_and_back(
     seen = preprocess(noise(source_px))
     assert seen.shape == (*preprocess.size_px, 3)
     assert preprocess.to_source(seen[:, :, 0].astype(np.float32), source_px).shape == source_px
+
+
+def test_no_region_in_sight_is_lost() -> None:
+    labels = np.zeros((900, 900), np.int32)
+    labels[::90, ::90] = np.arange(1, 101).reshape(10, 10)
+    labels[400:600, 405:445] = 200
+    brought = STANDARD.labels(labels)
+    assert set(np.unique(brought)) == {0, *labels[labels > 0].tolist()}
+    assert (brought > 0).sum() < 110 + (STANDARD.mask(labels == 200)).sum()
+    in_sight = labels[58:842, 58:842]  # 16 of 256 px are cut off on each side
+    assert set(np.unique(REFERENCE.labels(labels))) >= set(np.unique(in_sight))
+    assert 1 not in REFERENCE.labels(labels)
+
+
+def test_regions_that_are_met_are_brought_as_a_mask_is() -> None:
+    labels = np.zeros((300, 400), np.int32)
+    labels[50:90, 30:300] = 1
+    labels[150:250, 200:210] = 2
+    for preprocess in (STANDARD, REFERENCE):
+        np.testing.assert_array_equal(preprocess.labels(labels) > 0, preprocess.mask(labels > 0))

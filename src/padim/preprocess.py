@@ -114,18 +114,20 @@ class Preprocess:
             Shape ``(H, W)``.
         """
         brought = np.array(self._geometry(Image.fromarray(labels), Image.Resampling.NEAREST))
-        n_px = np.bincount(labels.ravel())
-        n_left = np.bincount(brought.ravel(), minlength=n_px.size)
+        is_lost = np.bincount(brought.ravel(), minlength=int(labels.max()) + 1) == 0
+        is_lost[0] = False
         top, left, height, width = self.window((labels.shape[0], labels.shape[1]))
-        for lost in 1 + np.flatnonzero((n_px[1:] > 0) & (n_left[1:] == 0)):
-            y, x = np.nonzero(labels == lost)
-            inside = (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
-            rows = (y[inside] - top) * self.size_px[0] // height
-            columns = (x[inside] - left) * self.size_px[1] // width
-            free = np.flatnonzero(brought[rows, columns] == 0)
+        seen = labels[top : top + height, left : left + width]
+        y, x = np.nonzero(is_lost[seen])
+        order = np.argsort(seen[y, x], kind="stable")
+        y, x = y[order], x[order]
+        rows, columns = y * self.size_px[0] // height, x * self.size_px[1] // width
+        ends = np.flatnonzero(np.diff(seen[y, x])) + 1
+        for region in np.split(np.arange(y.size), ends) if y.size else ():
+            free = region[brought[rows[region], columns[region]] == 0]
             if free.size:
                 middle = free[free.size // 2]
-                brought[rows[middle], columns[middle]] = lost
+                brought[rows[middle], columns[middle]] = seen[y[middle], x[middle]]
         return brought
 
     def counted(self, anomaly_map: NDArray[np.float32]) -> NDArray[np.float32]:
