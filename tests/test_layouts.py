@@ -269,10 +269,10 @@ def test_mvtec_loco_has_several_masks_and_saturations(root: Path) -> None:
     logical, structural = category.test[1:]
     assert logical.mask_path == logical.masks[0]
     assert logical.read_mask().sum() == 10
-    regions = [(r.defect, int(r.mask.sum()), r.saturation_px) for r in logical.read_regions()]
-    assert regions == [("missing", 4, 3), ("extra", 10, 5)]
+    regions = [(int(r.mask.sum()), r.saturation_px) for r in logical.read_regions()]
+    assert regions == [(4, 3), (10, 5)]
     (bent,) = structural.read_regions()
-    assert (bent.defect, bent.saturation_px) == ("bent", 6)  # 99 are more than it has
+    assert bent.saturation_px == 6  # 99 are more than it has
     assert hash(logical)
 
 
@@ -291,6 +291,11 @@ def test_mvtec_loco_masks_that_do_not_fit_are_named(root: Path) -> None:
         category.test[1].read_mask()
     mask(truth / "000/002.png", 7)
     with pytest.raises(DatasetError, match=r"drawn with 7, but .* knows 253, 254, 255"):
+        category.test[1].read_regions()
+    levels = np.zeros((8, 8), np.uint8)
+    levels[0], levels[1] = 254, 255
+    Image.fromarray(levels).save(truth / "000/002.png")
+    with pytest.raises(DatasetError, match=r"drawn with 254, 255, but needs one value"):
         category.test[1].read_regions()
     (root / "pushpins/defects_config.json").write_text('[{"defect_name": "bent"}]')
     with pytest.raises(DatasetError, match=r"KeyError: 'pixel_value'.*, but needs to be a list"):

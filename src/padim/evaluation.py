@@ -165,6 +165,7 @@ def evaluate(
 
     Raises:
         ImageReadError: An image cannot be read and nobody is told, or a mask cannot be read.
+        DatasetError: A mask is not drawn with the value of one kind of defect.
     """
     folder = TemporaryFolder(scratch)
     path = folder.path / "maps"
@@ -253,6 +254,7 @@ def _count(
 
     Raises:
         ImageReadError: A mask cannot be read.
+        DatasetError: A mask is not drawn with the value of one kind of defect.
     """
     if not sample.is_anomalous:
         counts.add(anomaly_map)
