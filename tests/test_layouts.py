@@ -464,6 +464,8 @@ def test_a_manifest_may_be_named_by_its_file(root: Path) -> None:
         ("path,split,label,defect\na.png,test,bad,good", "the defect 'good', but needs another"),
         ("path,split,label,category\na.png,test,good,x/y", "the category 'x/y', but needs a name"),
         ("path,split,label,category\na.png,test,ok,..", r"the category '\.\.', but needs a name"),
+        ("path,split,label\na.png,test,2.0", "the label '2.0', but needs 0, 1 or a word"),
+        ("path,split,label\na.png,test,nan", "the label 'nan', but needs 0, 1 or a word"),
         ("path,split,label\na.png,test,ok\na.png,train,ok", "Row 2 .* has the image of row 1"),
         ("path,split,label\na.png,test,ok\n./a.png,train,ok", "Row 2 .* has the image of row 1"),
         ("path,split,label\n", "has no rows, but needs one for each image"),
@@ -501,6 +503,14 @@ def test_a_manifest_in_parquet_reads_as_one_in_csv(root: Path) -> None:
     (root / "manifest.parquet").write_bytes(b"PAR1")
     with pytest.raises(DatasetError, match=r"is no Parquet file"):
         read_root(root)
+
+
+def test_labels_of_zero_and_one_may_be_floats(root: Path) -> None:
+    root.mkdir()
+    rows = [{"path": f"{label}.png", "split": "test", "label": label} for label in (0.0, 1.0)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), root / "manifest.parquet")
+    (category,) = read_root(root)
+    assert held(category) == ["defective 1.0.png", "good 0.0.png"]
 
 
 def test_a_manifest_in_parquet_names_what_it_needs(

@@ -50,7 +50,7 @@ def find_manifest(path: Path) -> dict[str, Callable[[], Category]]:
     Args:
         path: The file, or a folder with ``manifest.csv`` or ``manifest.parquet``. Columns: ``path``
             of the image; ``split``, which is train, validation (or val) or test; ``label``, which
-            is good (or normal, ok, 0, false) or anything else; and, where wanted, ``mask`` (a
+            is good (or normal, ok, 0, false), 1, true or a word; and, where wanted, ``mask`` (a
             path), ``category`` (the manifest's folder otherwise) and ``defect`` (the label
             otherwise). Paths are relative to the manifest's folder.
 

@@ -12,8 +12,8 @@ from padim.errors import DatasetError, listed
 __all__ = ["Row", "category_of", "check_columns", "read_csv", "rows_of"]
 
 _SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
-_NORMAL = frozenset({"good", "normal", "ok", "0", "false"})
-_ONLY_ANOMALOUS = frozenset({"1", "true"})  # say that it is, not what
+_NORMAL = frozenset({"good", "normal", "ok", "0", "0.0", "false"})
+_ONLY_ANOMALOUS = frozenset({"1", "1.0", "true"})  # say that it is, not what
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,20 @@ def _row(cells: Mapping[str, str], place: str, root: Path) -> Row:
         raise _wrong(place, f"the label {label!r} in train", "good there, or split test")
     else:
         named = "defective" if label.lower() in _ONLY_ANOMALOUS else label
+        if _is_number(named):
+            raise _wrong(place, f"the label {label!r}", "0, 1 or a word")
         defect = cells.get("defect") or named
         if defect == GOOD:
             raise _wrong(place, f"the defect {defect!r}", f"another for the label {label!r}")
     return Row(root / path, split, defect, root / mask if mask else None, place)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_name(text: str) -> bool:
