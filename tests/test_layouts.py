@@ -468,6 +468,7 @@ def test_a_manifest_may_be_named_by_its_file(root: Path) -> None:
         ("path,split,label\na.png,test,nan", "the label 'nan', but needs 0, 1 or a word"),
         ("path,split,label\na.png,test,ok\na.png,train,ok", "Row 2 .* has the image of row 1"),
         ("path,split,label\na.png,test,ok\n./a.png,train,ok", "Row 2 .* has the image of row 1"),
+        ("path,split,label\na.png,test,ok\nb/../a.png,test,bad", "Row 2 .* has the image of row 1"),
         ("path,split,label\n", "has no rows, but needs one for each image"),
     ],
 )
@@ -476,6 +477,18 @@ def test_a_manifest_that_cannot_be_meant_is_refused(rows: str, message: str, roo
     (root / "manifest.csv").write_text(rows)
     with pytest.raises(DatasetError, match=message):
         read_root(root / "manifest.csv")
+
+
+def test_an_image_named_from_anywhere_is_the_same(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.mkdir()
+    (root / "manifest.csv").write_text(
+        f"path,split,label\na.png,train,ok\n{root / 'a.png'},test,ok\n"
+    )
+    monkeypatch.chdir(root.parent)
+    with pytest.raises(DatasetError, match=r"Row 2 .* has the image of row 1"):
+        read_root(Path(root.name))
 
 
 def test_another_table_of_the_name_is_no_manifest(root: Path) -> None:

@@ -1,6 +1,7 @@
 """Categories from rows that name each image, its split, its kind and its mask."""
 
 import csv
+import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,7 @@ def category_of(
         is_good = row.defect == GOOD
         if row.split != "test" and not is_good:
             continue
-        earlier = first.setdefault(row.path, row)
+        earlier = first.setdefault(Path(os.path.normpath(row.path.absolute())), row)
         if earlier is not row:
             raise _wrong(row.place, f"the image of {earlier.place}", "one of its own")
         if row.split != "test":
