@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from trees import make_category, striped
 
 from padim.check import KINDS, SEVERE
 from padim.cli import main
+from padim.datasets import Category
 
 
 @pytest.fixture
@@ -198,6 +200,29 @@ def test_only_the_named_category_is_checked(
     assert checked(stripes.parent, capsys)[0] == 1
     assert main(["check", str(stripes.parent), "--layout", "btd", "--json"]) == 2
     assert "Did you mean 'btad'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("n_threads", ["0", "-2"])
+def test_a_number_of_threads_below_one_is_wrong_usage(
+    n_threads: str, stripes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(stripes), "--threads", n_threads]) == 2
+    assert f"threads is {n_threads}, but needs to be 1 or more" in capsys.readouterr().err
+
+
+def test_as_many_threads_look_as_there_are_cores_for_this_process(
+    stripes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def check_one(category: Category, n_threads: int, advance: Callable[[int], None]) -> list[Any]:
+        asked.append(n_threads)
+        return []
+
+    monkeypatch.setattr("padim.cli.check_command.check_category", check_one)
+    monkeypatch.setattr("padim.engines.n_cores", lambda: 17)
+    assert main(["check", str(stripes)]) == 0
+    assert asked == [17]
 
 
 def test_what_makes_numbers_wrong_is_a_kind() -> None:

@@ -269,10 +269,10 @@ def test_mvtec_loco_has_several_masks_and_saturations(root: Path) -> None:
     logical, structural = category.test[1:]
     assert logical.mask_path == logical.masks[0]
     assert logical.read_mask().sum() == 10
-    regions = [(r.defect, int(r.mask.sum()), r.saturation_px) for r in logical.read_regions()]
-    assert regions == [("missing", 4, 3), ("extra", 10, 5)]
+    regions = [(int(r.mask.sum()), r.saturation_px) for r in logical.read_regions()]
+    assert regions == [(4, 3), (10, 5)]
     (bent,) = structural.read_regions()
-    assert (bent.defect, bent.saturation_px) == ("bent", 6)  # 99 are more than it has
+    assert bent.saturation_px == 6  # 99 are more than it has
     assert hash(logical)
 
 
@@ -291,6 +291,11 @@ def test_mvtec_loco_masks_that_do_not_fit_are_named(root: Path) -> None:
         category.test[1].read_mask()
     mask(truth / "000/002.png", 7)
     with pytest.raises(DatasetError, match=r"drawn with 7, but .* knows 253, 254, 255"):
+        category.test[1].read_regions()
+    levels = np.zeros((8, 8), np.uint8)
+    levels[0], levels[1] = 254, 255
+    Image.fromarray(levels).save(truth / "000/002.png")
+    with pytest.raises(DatasetError, match=r"drawn with 254, 255, but needs one value"):
         category.test[1].read_regions()
     (root / "pushpins/defects_config.json").write_text('[{"defect_name": "bent"}]')
     with pytest.raises(DatasetError, match=r"KeyError: 'pixel_value'.*, but needs to be a list"):
@@ -321,6 +326,42 @@ def test_visa_is_split_as_its_table_says(root: Path) -> None:
     (root / "split_csv/1cls.csv").write_text("object,image\n")
     with pytest.raises(DatasetError, match=r"has the columns object, image, but needs object, sp"):
         read_root(root)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("candle,dev,normal,x.JPG,", "Row 6 of .* has the split 'dev', but needs train, val"),
+        ("candle,train,anomaly,x.JPG,", "the label 'anomaly' in train, but needs good there"),
+        ("candle,test", "Row 6 of .* has an empty cell, but needs a path and a label"),
+        ("candle,test,normal,\xe9.JPG,", "is no CSV file in UTF-8"),
+        ("..,test,normal,x.JPG,", r"Row 6 of .* has the category '\.\.', but needs a name"),
+        (",test,normal,x.JPG,", "the category '', but needs a name"),
+        ("/candle,test,normal,x.JPG,", "the category '/candle', but needs a name"),
+        ("candle,test,../../x,x.JPG,", r"the defect '\.\./\.\./x', but needs a name"),
+        ("candle,test,a\0b,x.JPG,", "the defect .*, but needs a name"),
+        ("candle,test,normal,candle/./Data/Images/Normal/0000.JPG,", "Row 6 .* the image of row 1"),
+        ("candle,test,normal,candle/Data/Images/Anomaly/000.JPG,", "Row 6 .* the image of row 4"),
+    ],
+)
+def test_a_row_of_visa_that_cannot_be_meant_is_refused(row: str, message: str, root: Path) -> None:
+    with (visa(root) / "split_csv/1cls.csv").open("a", encoding="latin-1") as file:
+        file.write(row)
+    with pytest.raises(DatasetError, match=message):
+        read_root(root)
+
+
+def test_visa_splits_as_a_manifest_does(root: Path) -> None:
+    with (visa(root) / "split_csv/1cls.csv").open("a") as file:
+        file.write(
+            "candle,TEST,anomaly,a.JPG,\ncandle,Test,normal,b.JPG,\ncandle,val,normal,c.JPG,"
+        )
+    candle, _ = read_root(root)
+    assert [path.name for path in candle.train] == ["0000.JPG", "0001.JPG"]
+    assert [path.name for path in candle.validation] == ["c.JPG"]
+    assert {"anomaly a.JPG", "good b.JPG"} < {
+        f"{sample.defect} {sample.path.name}" for sample in candle.test
+    }
 
 
 def test_visa_converted_to_folders_is_read_as_mvtec(root: Path) -> None:
@@ -368,6 +409,31 @@ def test_real_iad_with_several_lists_needs_one(root: Path) -> None:
         read_root(root)
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (
+            {"anomaly_class": "OK", "image_path": "OK/S0001/audiojack_0001_OK_C1_2023.jpg"},
+            r"Entry 4 of test in .*audiojack\.json has the image of entry 1 of train in",
+        ),
+        (
+            {"anomaly_class": "../..", "image_path": "a.jpg"},
+            r"Entry 4 of test in .* has the defect '\.\./\.\.', but needs a name",
+        ),
+        ({"anomaly_class": "", "image_path": "a.jpg"}, "has the defect '', but needs a name"),
+    ],
+)
+def test_an_entry_of_real_iad_that_cannot_be_meant_is_refused(
+    entry: dict[str, str], message: str, root: Path
+) -> None:
+    path = real_iad(root) / "realiad_jsons/realiad_jsons/audiojack.json"
+    document = json.loads(path.read_text())
+    document["test"].append(entry)
+    path.write_text(json.dumps(document))
+    with pytest.raises(DatasetError, match=message):
+        read_root(root)
+
+
 def test_plain_folders_may_call_their_good_images_good(root: Path) -> None:
     (folders(root) / "train").rename(root / "good")
     (category,) = read_root(root)
@@ -393,9 +459,16 @@ def test_a_manifest_may_be_named_by_its_file(root: Path) -> None:
         ("path,split,label\na.png,dev,good", "Row 1 .* has the split 'dev', but needs train, val"),
         ("path,split,label\na.png,train,", "has an empty cell, but needs a path and a label"),
         ("path,split,label\na.png,train,dent", "the label 'dent' in train, but needs good there"),
-        ("path,split,label\na.png,test,a/b", "the defect 'a/b', but needs a defect's name"),
+        ("path,split,label\na.png,test,a/b", "the defect 'a/b', but needs a name without"),
+        ("path,split,label,defect\na.png,test,bad,a\\b", "the defect .*, but needs a name without"),
+        ("path,split,label,defect\na.png,test,bad,good", "the defect 'good', but needs another"),
         ("path,split,label,category\na.png,test,good,x/y", "the category 'x/y', but needs a name"),
-        ("path,split,label\na.png,test,ok\na.png,train,ok", "Row 2 .* has the path of row 1"),
+        ("path,split,label,category\na.png,test,ok,..", r"the category '\.\.', but needs a name"),
+        ("path,split,label\na.png,test,2.0", "the label '2.0', but needs 0, 1 or a word"),
+        ("path,split,label\na.png,test,nan", "the label 'nan', but needs 0, 1 or a word"),
+        ("path,split,label\na.png,test,ok\na.png,train,ok", "Row 2 .* has the image of row 1"),
+        ("path,split,label\na.png,test,ok\n./a.png,train,ok", "Row 2 .* has the image of row 1"),
+        ("path,split,label\na.png,test,ok\nb/../a.png,test,bad", "Row 2 .* has the image of row 1"),
         ("path,split,label\n", "has no rows, but needs one for each image"),
     ],
 )
@@ -404,6 +477,18 @@ def test_a_manifest_that_cannot_be_meant_is_refused(rows: str, message: str, roo
     (root / "manifest.csv").write_text(rows)
     with pytest.raises(DatasetError, match=message):
         read_root(root / "manifest.csv")
+
+
+def test_an_image_named_from_anywhere_is_the_same(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.mkdir()
+    (root / "manifest.csv").write_text(
+        f"path,split,label\na.png,train,ok\n{root / 'a.png'},test,ok\n"
+    )
+    monkeypatch.chdir(root.parent)
+    with pytest.raises(DatasetError, match=r"Row 2 .* has the image of row 1"):
+        read_root(Path(root.name))
 
 
 def test_another_table_of_the_name_is_no_manifest(root: Path) -> None:
@@ -431,6 +516,14 @@ def test_a_manifest_in_parquet_reads_as_one_in_csv(root: Path) -> None:
     (root / "manifest.parquet").write_bytes(b"PAR1")
     with pytest.raises(DatasetError, match=r"is no Parquet file"):
         read_root(root)
+
+
+def test_labels_of_zero_and_one_may_be_floats(root: Path) -> None:
+    root.mkdir()
+    rows = [{"path": f"{label}.png", "split": "test", "label": label} for label in (0.0, 1.0)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), root / "manifest.parquet")
+    (category,) = read_root(root)
+    assert held(category) == ["defective 1.0.png", "good 0.0.png"]
 
 
 def test_a_manifest_in_parquet_names_what_it_needs(

@@ -173,7 +173,8 @@ def evaluate(
 
     Raises:
         ImageReadError: An image cannot be read and nobody is told, or a mask cannot be read.
-        DatasetError: A mask is of another size than its image.
+        DatasetError: A mask is of another size than its image, or not drawn with the value of
+            one kind of defect.
     """
     folder = TemporaryFolder(scratch)
     path = folder.path / "maps"
@@ -269,7 +270,8 @@ def _count(
 
     Raises:
         ImageReadError: A mask cannot be read.
-        DatasetError: A mask is of another size than its image.
+        DatasetError: A mask is of another size than its image, or not drawn with the value of
+            one kind of defect.
     """
     truth = sample.read_mask() if sample.is_anomalous else None
     if truth is None:

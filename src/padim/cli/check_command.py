@@ -1,6 +1,5 @@
 """``padim check``."""
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from padim.check import check as check_category
 from padim.cli import options
 from padim.cli.console import progress, result, say, table
 from padim.datasets import describe, read_root
+from padim.engines import choose_threads
 
 
 def check(
@@ -27,6 +27,7 @@ def check(
     verbose: options.Verbose = False,
 ) -> None:
     """Look for what would make the numbers of a dataset wrong; exit with 1 if there is some."""
+    n_threads = choose_threads(threads)
     categories = read_root(data, category or (), layout)
     say(f"{describe(categories)}.")
     findings: list[Finding] = []
@@ -34,7 +35,7 @@ def check(
     with progress("check", n_all) as advance:
         for one in categories:
             say(one.describe())
-            findings += check_category(one, threads or os.cpu_count() or 1, advance)
+            findings += check_category(one, n_threads, advance)
     counts = Counter(finding.kind for finding in findings)
     is_sound = not any(finding.is_severe for finding in findings)
     document = {

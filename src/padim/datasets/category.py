@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from padim.errors import DatasetError, ShapeError
+from padim.errors import DatasetError, ShapeError, listed
 from padim.images import read_levels, read_mask
 
 __all__ = ["GOOD", "Category", "DefectRegion", "Sample", "Saturation"]
@@ -35,7 +35,7 @@ class Saturation:
         """Pixels that are enough, of a defect of so many; never more than it has.
 
         Source:
-            Bergmann et al. 2022 (MVTec LOCO AD), section 5, the saturation of sPRO.
+            Bergmann et al. 2022 (MVTec LOCO AD), section 4, the saturation of sPRO.
         """
         wanted = self.threshold * defect_px if self.is_relative else self.threshold
         return min(max(int(wanted), 1), defect_px)
@@ -46,12 +46,10 @@ class DefectRegion:
     """One annotated defect of an image.
 
     Attributes:
-        defect: Kind of defect.
         mask: Its pixels, shape ``(H, W)``.
         saturation_px: How many of them need to be found for it to count as found whole.
     """
 
-    defect: str
     mask: NDArray[np.bool_]
     saturation_px: int
 
@@ -104,31 +102,34 @@ class Sample:
         return union
 
     def read_regions(self) -> tuple[DefectRegion, ...]:
-        """Read each mask as one defect; those without a pixel are left out.
+        """Read each mask as one defect, whose kind is the value it is drawn with.
+
+        Masks without a pixel are left out.
 
         Raises:
             ImageReadError: A mask cannot be read.
-            DatasetError: A mask is drawn with a value that is of no kind of defect.
+            DatasetError: A mask is drawn with several values, or with one that is of no kind of
+                defect.
         """
         kinds = {kind.pixel_value: kind for kind in self.saturations}
         regions = []
         for path in self.mask_paths:
             levels = read_levels(path)
             mask = levels > 0
-            defect_px = int(mask.sum())
-            if not defect_px:
+            values = np.unique(levels[mask]).tolist()
+            if not values:
                 continue
-            if not kinds:
-                regions.append(DefectRegion(self.defect, mask, defect_px))
-                continue
-            value = int(levels.max())
-            if value not in kinds:
+            if len(values) > 1:
                 raise DatasetError(
-                    f"{path} is drawn with {value}, but defects_config.json knows "
+                    f"{path} is drawn with {listed(values)}, but needs one value, that of its kind "
+                    "of defect. Make a mask for each defect."
+                )
+            if values[0] not in kinds:
+                raise DatasetError(
+                    f"{path} is drawn with {values[0]}, but defects_config.json knows "
                     f"{', '.join(map(str, sorted(kinds)))}. Check both."
                 )
-            kind = kinds[value]
-            regions.append(DefectRegion(kind.defect, mask, kind.area_px(defect_px)))
+            regions.append(DefectRegion(mask, kinds[values[0]].area_px(int(mask.sum()))))
         return tuple(regions)
 
 

@@ -1,14 +1,14 @@
 """A manifest: one CSV or Parquet file that names every image of a dataset."""
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from padim.datasets.category import GOOD, Category
+from padim.datasets.category import Category
 from padim.datasets.folder import folder_name
-from padim.datasets.table import Row, category_of
+from padim.datasets.table import category_of, check_columns, read_csv, rows_of
 from padim.errors import DatasetError, MissingExtraError, listed
 
 __all__ = ["find_manifest", "is_manifest", "read_manifest"]
@@ -16,9 +16,7 @@ __all__ = ["find_manifest", "is_manifest", "read_manifest"]
 _NAMES = ("manifest.csv", "manifest.parquet")
 _SUFFIXES = frozenset({".csv", ".parquet"})
 _NEEDED = ("path", "split", "label")
-_SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
-_NORMAL = frozenset({"good", "normal", "ok", "0", "false"})
-_ONLY_ANOMALOUS = frozenset({"1", "true"})  # say that it is, not what
+_ADVICE = "Name them so; mask, category and defect may be there as well."
 
 
 def is_manifest(path: Path) -> bool:
@@ -52,7 +50,7 @@ def find_manifest(path: Path) -> dict[str, Callable[[], Category]]:
     Args:
         path: The file, or a folder with ``manifest.csv`` or ``manifest.parquet``. Columns: ``path``
             of the image; ``split``, which is train, validation (or val) or test; ``label``, which
-            is good (or normal, ok, 0, false) or anything else; and, where wanted, ``mask`` (a
+            is good (or normal, ok, 0, false), 1, true or a word; and, where wanted, ``mask`` (a
             path), ``category`` (the manifest's folder otherwise) and ``defect`` (the label
             otherwise). Paths are relative to the manifest's folder.
 
@@ -66,18 +64,10 @@ def find_manifest(path: Path) -> dict[str, Callable[[], Category]]:
     file = _file(path)
     if file is None:
         return {}
-    lines = _parquet(file) if file.suffix.lower() == ".parquet" else _csv(file)
-    rows: dict[str, list[Row]] = {}
-    first: dict[tuple[str, str], int] = {}
-    for number, line in enumerate(lines, 1):
-        cells = {key: "" if cell is None else str(cell).strip() for key, cell in line.items()}
-        category = cells.get("category") or folder_name(file.parent)
-        if category in (".", "..") or "/" in category or "\\" in category:
-            raise _wrong(file, number, f"the category {category!r}", "a name without slashes")
-        earlier = first.setdefault((category, cells["path"]), number)
-        if earlier != number:
-            raise _wrong(file, number, f"the path of row {earlier}", "one of its own")
-        rows.setdefault(category, []).append(_row(file, number, cells))
+    lines = (
+        _parquet(file) if file.suffix.lower() == ".parquet" else read_csv(file, _NEEDED, _ADVICE)
+    )
+    rows = rows_of(lines, file, file.parent, folder_name(file.parent))
     if not rows:
         raise DatasetError(f"{file} has no rows, but needs one for each image. Check the path.")
     return {
@@ -103,36 +93,6 @@ def _is_meant(file: Path) -> bool:
         return set(_NEEDED) <= set(next(csv.reader(stream), ()))
 
 
-def _row(file: Path, number: int, cells: Mapping[str, str]) -> Row:
-    split = _SPLITS.get(cells["split"].lower())
-    if split is None:
-        raise _wrong(file, number, f"the split {cells['split']!r}", listed(_SPLITS))
-    label = cells["label"]
-    if not label or not cells["path"]:
-        raise _wrong(file, number, "an empty cell", "a path and a label")
-    if label.lower() in _NORMAL:
-        defect = GOOD
-    elif split == "train":
-        raise _wrong(file, number, f"the label {label!r} in train", "good there, or split test")
-    else:
-        named = "defective" if label.lower() in _ONLY_ANOMALOUS else label
-        defect = cells.get("defect") or named
-        if defect == GOOD or "/" in defect or "\\" in defect:
-            raise _wrong(file, number, f"the defect {defect!r}", "a defect's name without slashes")
-    mask = cells.get("mask")
-    return Row(file.parent / cells["path"], split, defect, file.parent / mask if mask else None)
-
-
-def _csv(file: Path) -> list[dict[str, Any]]:
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, restkey="", restval="")
-            _check_columns(file, list(reader.fieldnames or ()))
-            return list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{file} is no CSV file in UTF-8 ({error}). Save it anew.") from error
-
-
 def _parquet(file: Path) -> list[dict[str, Any]]:
     try:
         from pyarrow import ArrowException, parquet
@@ -142,22 +102,9 @@ def _parquet(file: Path) -> list[dict[str, Any]]:
         table = parquet.read_table(file)
     except (ArrowException, OSError) as error:
         raise DatasetError(f"{file} is no Parquet file ({error}). Save it anew.") from error
-    _check_columns(file, table.column_names)
+    check_columns(file, table.column_names, _NEEDED, _ADVICE)
     wanted = {*_NEEDED, "mask", "category", "defect"}
     rows: list[dict[str, Any]] = table.select(
         [name for name in table.column_names if name in wanted]
     ).to_pylist()
     return rows
-
-
-def _check_columns(file: Path, names: list[str]) -> None:
-    missing = [name for name in _NEEDED if name not in names]
-    if missing:
-        raise DatasetError(
-            f"{file} has the columns {', '.join(names) or '(none)'}, but needs "
-            f"{', '.join(_NEEDED)}, and mask, category and defect where wanted. Name them so."
-        )
-
-
-def _wrong(file: Path, number: int, what: str, needed: str) -> DatasetError:
-    return DatasetError(f"Row {number} of {file} has {what}, but needs {needed}. Correct the row.")

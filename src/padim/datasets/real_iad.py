@@ -79,9 +79,9 @@ def _read(path: Path, images: Path) -> Category:
         normal = meta.get("normal_class", "OK")
         folder = images / (meta.get("prefix") or path.stem)
         rows = [
-            _row(entry, split, folder, normal)
+            _row(entry, split, folder, normal, f"entry {number} of {split} in {path}")
             for split in ("train", "test")
-            for entry in document.get(split, [])
+            for number, entry in enumerate(document.get(split, []), 1)
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
@@ -91,13 +91,14 @@ def _read(path: Path, images: Path) -> Category:
     return category_of(rows, path.stem, folder, "Real-IAD")
 
 
-def _row(entry: dict[str, Any], split: str, folder: Path, normal: str) -> Row:
+def _row(entry: dict[str, Any], split: str, folder: Path, normal: str, place: str) -> Row:
     kind, mask = str(entry["anomaly_class"]), entry.get("mask_path")
     return Row(
         folder / entry["image_path"],
         split,
         GOOD if kind == normal else kind,
         folder / mask if mask else None,
+        place,
     )
 
 

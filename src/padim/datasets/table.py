@@ -1,12 +1,20 @@
 """Categories from rows that name each image, its split, its kind and its mask."""
 
-from collections.abc import Iterable
+import csv
+import os
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from padim.datasets.category import GOOD, Category, Sample
+from padim.errors import DatasetError, listed
 
-__all__ = ["Row", "category_of"]
+__all__ = ["Row", "category_of", "check_columns", "read_csv", "rows_of"]
+
+_SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+_NORMAL = frozenset({"good", "normal", "ok", "0", "0.0", "false"})
+_ONLY_ANOMALOUS = frozenset({"1", "1.0", "true"})  # say that it is, not what
 
 
 @dataclass(frozen=True)
@@ -18,12 +26,70 @@ class Row:
         split: ``train``, ``validation`` or ``test``.
         defect: Its kind of defect; ``good`` is normal.
         mask_path: Its mask, if it has one.
+        place: Where the list names it, in words.
     """
 
     path: Path
     split: str
     defect: str
     mask_path: Path | None
+    place: str
+
+
+def read_csv(file: Path, needed: Collection[str], advice: str) -> list[dict[str, Any]]:
+    """Read the lines of a CSV file; what a short line lacks is empty.
+
+    Args:
+        file: The file, in UTF-8.
+        needed: Columns that it must have.
+        advice: What to do where one is missing.
+
+    Raises:
+        DatasetError: It is no such file, or a column is missing.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, restkey="", restval="")
+            check_columns(file, reader.fieldnames or (), needed, advice)
+            return list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{file} is no CSV file in UTF-8 ({error}). Save it anew.") from error
+
+
+def check_columns(file: Path, names: Collection[str], needed: Collection[str], advice: str) -> None:
+    """Make sure that a table has the columns that it must have.
+
+    Raises:
+        DatasetError: One is missing.
+    """
+    if not set(needed) <= set(names):
+        raise DatasetError(
+            f"{file} has the columns {', '.join(names) or '(none)'}, but needs "
+            f"{', '.join(needed)}. {advice}"
+        )
+
+
+def rows_of(
+    lines: Iterable[Mapping[str, Any]], file: Path, root: Path, category: str = ""
+) -> dict[str, list[Row]]:
+    """Make rows of the lines of a table, by category.
+
+    Args:
+        lines: The cells of each by column: ``path``, ``split`` and ``label``, and where there are
+            such ``mask``, ``category`` and ``defect``.
+        file: The table.
+        root: The folder that paths begin at.
+        category: The category of a line that names none.
+
+    Raises:
+        DatasetError: A line is not as it must be.
+    """
+    rows: dict[str, list[Row]] = {}
+    for number, line in enumerate(lines, 1):
+        cells = {key: "" if cell is None else str(cell).strip() for key, cell in line.items()}
+        row = _row(cells, f"row {number} of {file}", root)
+        rows.setdefault(cells.get("category") or category, []).append(row)
+    return rows
 
 
 def category_of(
@@ -39,15 +105,29 @@ def category_of(
         root: A folder that holds its images.
         layout: How it is laid out, in words.
         unused_masks: Masks that no row names.
+
+    Raises:
+        DatasetError: Its name or that of a defect cannot name a folder, or a file that is not left
+            out is there twice.
     """
     split: dict[str, list[Path]] = {"train": [], "validation": []}
     samples: list[Sample] = []
     normal_masks: list[tuple[Path, Path]] = []
+    first: dict[Path, Row] = {}
     for row in rows:
+        # Results lie in folders and files of these names.
+        for kind, text in (("category", name), ("defect", row.defect)):
+            if not _is_name(text):
+                needed = "a name without slashes, neither . nor .. nor empty"
+                raise _wrong(row.place, f"the {kind} {text!r}", needed)
         is_good = row.defect == GOOD
+        if row.split != "test" and not is_good:
+            continue
+        earlier = first.setdefault(Path(os.path.normpath(row.path.absolute())), row)
+        if earlier is not row:
+            raise _wrong(row.place, f"the image of {earlier.place}", "one of its own")
         if row.split != "test":
-            if is_good:
-                split[row.split].append(row.path)
+            split[row.split].append(row.path)
             continue
         samples.append(Sample(row.path, row.defect, None if is_good else row.mask_path))
         if is_good and row.mask_path is not None:
@@ -62,3 +142,41 @@ def category_of(
         normal_masks=tuple(normal_masks),
         layout=layout,
     )
+
+
+def _row(cells: Mapping[str, str], place: str, root: Path) -> Row:
+    path, label, mask = cells["path"], cells["label"], cells.get("mask")
+    split = _SPLITS.get(cells["split"].lower())
+    if split is None:
+        raise _wrong(place, f"the split {cells['split']!r}", listed(_SPLITS))
+    if not label or not path:
+        raise _wrong(place, "an empty cell", "a path and a label")
+    if label.lower() in _NORMAL:
+        defect = GOOD
+    elif split == "train":
+        raise _wrong(place, f"the label {label!r} in train", "good there, or split test")
+    else:
+        named = "defective" if label.lower() in _ONLY_ANOMALOUS else label
+        if _is_number(named):
+            raise _wrong(place, f"the label {label!r}", "0, 1 or a word")
+        defect = cells.get("defect") or named
+        if defect == GOOD:
+            raise _wrong(place, f"the defect {defect!r}", f"another for the label {label!r}")
+    return Row(root / path, split, defect, root / mask if mask else None, place)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_name(text: str) -> bool:
+    return text not in ("", ".", "..") and not set("/\\\0") & set(text)
+
+
+def _wrong(place: str, what: str, needed: str) -> DatasetError:
+    start = place[:1].upper() + place[1:]
+    return DatasetError(f"{start} has {what}, but needs {needed}. Correct it.")

@@ -1,13 +1,12 @@
 """VisA as it is published: a CSV file says which image is for what."""
 
-import csv
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from padim.datasets.category import GOOD, Category
+from padim.datasets.category import Category
 from padim.datasets.folder import folder_name, list_images
-from padim.datasets.table import Row, category_of
+from padim.datasets.table import Row, category_of, read_csv, rows_of
 from padim.errors import DatasetError
 
 __all__ = ["find_visa", "is_visa", "read_visa"]
@@ -49,7 +48,7 @@ def find_visa(folder: Path) -> dict[str, Callable[[], Category]]:
         How to read each; empty if there is no such file.
 
     Raises:
-        DatasetError: The file is not as it must be.
+        DatasetError: The file or a row of it is not as it must be.
 
     Source:
         Zou et al. 2022 (SPot-the-Difference), and ``utils/prepare_data.py`` of its repository.
@@ -57,27 +56,20 @@ def find_visa(folder: Path) -> dict[str, Callable[[], Category]]:
     path = folder / _SPLIT
     if not path.is_file():
         return {}
-    rows: dict[str, list[Row]] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        if not set(_COLUMNS) <= set(reader.fieldnames or ()):
-            raise DatasetError(
-                f"{path} has the columns {', '.join(reader.fieldnames or ()) or 'of nothing'}, but "
-                f"needs {', '.join(_COLUMNS)}. Fetch it anew."
-            )
-        for line in reader:
-            defect = GOOD if line["label"] == "normal" else line["label"]
-            mask = folder / line["mask"] if line["mask"] else None
-            split = "test" if line["split"] == "test" else "train"
-            row = Row(folder / line["image"], split, defect, mask)
-            rows.setdefault(line["object"], []).append(row)
-    return {name: partial(_category, folder / name, rows[name]) for name in sorted(rows)}
+    lines = read_csv(path, _COLUMNS, "Fetch it anew.")
+    rows = rows_of(
+        ({**line, "category": line["object"], "path": line["image"]} for line in lines),
+        path,
+        folder,
+    )
+    return {name: partial(_category, folder, name, rows[name]) for name in sorted(rows)}
 
 
-def _category(folder: Path, rows: list[Row]) -> Category:
+def _category(root: Path, name: str, rows: list[Row]) -> Category:
+    folder = root / name
     known = {row.mask_path for row in rows}
     masks = folder / "Data" / "Masks"
     unused = list_images(masks, recursive=True) if masks.is_dir() else ()
     return category_of(
-        rows, folder.name, folder, "VisA", tuple(path for path in unused if path not in known)
+        rows, name, folder, "VisA", tuple(path for path in unused if path not in known)
     )
