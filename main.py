@@ -39,6 +39,7 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
         "--colormap", default=DEFAULT_COLORMAP, help="of the pictures: inferno or jet"
     )
     parser.add_argument("--save_gpu_memory", action="store_true", help="accepted and unneeded")
+    parser.add_argument("--weights", type=Path, help="local weights of the network")
     parser.add_argument("--pca", action="store_true", help="not supported")
     parser.add_argument("--npca", action="store_true", help="not supported")
     return parser.parse_args(given)
@@ -75,6 +76,7 @@ def _run(given: Sequence[str]) -> None:
         "reference",
         dims=_REDUCED_DIMS.get(spec.name, 100) if arguments.reduce_dim else "all",
         device="auto" if arguments.use_gpu else "cpu",
+        weights=arguments.weights,
         n_batch=arguments.batch_size,
         calibrate=False,
     )

@@ -225,7 +225,8 @@ def page(document: dict[str, Any]) -> str:
         "Regions of the ground truth are told apart at the size of the mask, and then brought to "
         "that of the map, which is what the network sees, by nearest neighbour; one that no "
         "neighbour is of keeps a pixel, so that no defect is lost. What lies outside a centre crop "
-        "is not counted. A mask of another size than its image is refused.",
+        "is not counted. A mask of another size than its image is refused. An anomalous image "
+        "without a mask counts for the metrics of images alone.",
         "",
         "Intervals are 95% percentiles of 1,000 bootstrap samples of the test images, normal and "
         "anomalous drawn apart, widened to the metric itself where a handful of images leaves it "

@@ -26,6 +26,7 @@ from padim.datasets import Category, read_category
 from padim.demo import LICENCE, lay_out_solar_cells
 from padim.evaluation import Evaluation, evaluate, interval_words, intervals, shown
 from padim.files import write_text
+from padim.images import read_size_px
 from padim.model import from_fitted
 from padim.predictor import Prediction, Predictor
 from padim.preparing import prepare
@@ -95,7 +96,7 @@ class PeerScores:
         for path in paths:
             anomaly_map, score = self.found[path]
             values = anomaly_map.astype(np.float32)
-            yield Prediction(path, score, values, (), (0, 0), self.preprocess)
+            yield Prediction(path, score, values, (), read_size_px(path), self.preprocess)
 
 
 def evaluate_peer(category: Category, backbone: str, preprocess: Preprocess) -> Evaluation:

@@ -9,6 +9,7 @@ import pytest
 from trees import make_category
 
 import padim
+from padim.errors import install_command
 from padim.export import export
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +81,7 @@ def test_what_the_core_install_lacks_is_named(python: Path, folder: Path) -> Non
     ):
         said = run(python, *command, status=1)
         assert said.startswith("error: ")
-        assert said.rstrip().endswith(f"pip install 'padim-efficientnet[{extra}]'")
+        assert said.rstrip().endswith(install_command(extra))
     said = run(python, "doctor")
     assert "Nothing is timed" in said
     assert "pip install 'padim-efficientnet[openvino]'" in said

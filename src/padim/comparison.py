@@ -16,17 +16,18 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
 
     Both were resampled with the same draws of test images, so that their differences are paired.
 
+    Metrics of pixels are left out where the two look at other pixels: at another size, or with
+    another crop.
+
     Args:
         first: Folder of a benchmark.
         second: Of another, of the same test images.
 
-    Metrics of pixels are left out where the two look at other pixels: at another size, or with
-    another crop.
-
     Returns:
         Plain data: for each common category, and the mean over them under ``all``, each metric's
         ``first``, ``second``, ``difference`` (first less second), its 95% ``interval`` and whether
-        it ``holds``: the interval leaves 0 out. ``same_pixels`` says whether both look at the same.
+        it ``holds``: the interval leaves 0 out. ``same_pixels`` says whether both look at the same,
+        ``in_one`` names the categories that only one of them has.
 
     Raises:
         PathMissingError: There is no such folder.
@@ -71,6 +72,7 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
         "second": str(second),
         "settings": {"first": said["settings"], "second": other_said["settings"]},
         "same_pixels": seen[0] == seen[1],
+        "in_one": sorted(set(records) ^ set(other_records)),
         "categories": categories,
         "all": overall,
     }

@@ -27,11 +27,13 @@ class UnknownNameError(UsageError, LookupError):
 
 
 class PathMissingError(UsageError):
-    """A path that does not exist, or a folder where a file is needed."""
+    """A path that does not exist, or a folder where a file is needed, or the other way round."""
 
     def __init__(self, path: Path) -> None:
         if path.is_dir():
             super().__init__(f"{path} is a folder, but a file is needed. Name one inside.")
+        elif path.exists():
+            super().__init__(f"{path} is a file, but a folder is needed. Name one.")
         else:
             super().__init__(f"{path} does not exist. Check the path.")
 
@@ -40,13 +42,18 @@ class ShapeError(PadimError, ValueError):
     """Arrays whose shapes do not fit together."""
 
 
+def install_command(extra: str) -> str:
+    """What installs an extra."""
+    return f"pip install 'padim-efficientnet[{extra}]', or in a clone: pip install '.[{extra}]'"
+
+
 class MissingExtraError(PadimError, ImportError):
     """A command needs a package that only an extra installs."""
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
             f"This needs {package}, which is not installed. "
-            f"Install it with: pip install 'padim-efficientnet[{extra}]'"
+            f"Install it with: {install_command(extra)}"
         )
 
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from padim.datasets import Sample
 from padim.evaluation import Evaluation
 from padim.files import written_whole
-from padim.heatmap import DEFAULT_COLORMAP, OUTLINE, colours_of, heatmap, outline
+from padim.heatmap import DEFAULT_COLORMAP, OUTLINE, UNSEEN, colours_of, heatmap, outline
 from padim.images import read_image
 from padim.loading import WRITE_BEHIND, WRITE_THREADS, mapped_ahead
 from padim.preprocess import Preprocess
@@ -114,7 +114,7 @@ class PictureFrame:
             image,
             None if mask is None else _grey(mask),
             heatmap(anomaly_map, self.low, self.high, self._colours),
-            _grey(predicted),
+            _grey(predicted, np.isnan(anomaly_map)),
             outlined,
         )
         picture = self._frame.copy()
@@ -263,5 +263,8 @@ def _draw_frame(
     return Image.open(BytesIO(png(figure))).convert("RGB"), boxes
 
 
-def _grey(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    return np.repeat(mask.astype(np.uint8)[..., None] * 255, 3, axis=2)
+def _grey(mask: NDArray[np.bool_], unseen: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
+    grey = np.repeat(mask.astype(np.uint8)[..., None] * 255, 3, axis=2)
+    if unseen is not None:
+        grey[unseen] = UNSEEN
+    return grey

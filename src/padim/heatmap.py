@@ -7,6 +7,7 @@ from PIL import Image
 from padim.errors import UnknownNameError
 
 OUTLINE = (0, 255, 255)
+UNSEEN = (128, 128, 128)  # where the network does not look
 BORDER = (128, 128, 128)  # of a region of interest
 DEFAULT_COLORMAP = "inferno"
 # Nine even steps. Those of matplotlib's inferno grow lighter all the way, which colour-blind eyes
@@ -71,7 +72,7 @@ def heatmap(
     """Colour a map.
 
     Args:
-        anomaly_map: Shape ``(H, W)``; NaN becomes black.
+        anomaly_map: Shape ``(H, W)``; NaN becomes grey.
         low: Score of the darkest colour.
         high: Score of the brightest.
         colours: As ``colours_of`` gives them.
@@ -79,7 +80,9 @@ def heatmap(
     Returns:
         RGB, shape ``(H, W, 3)``.
     """
-    return colours[colour_levels(anomaly_map, low, high)]
+    coloured = colours[colour_levels(anomaly_map, low, high)]
+    coloured[np.isnan(anomaly_map)] = UNSEEN
+    return coloured
 
 
 def colour_levels(anomaly_map: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:

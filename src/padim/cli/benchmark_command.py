@@ -16,7 +16,7 @@ from padim.cli.fit_command import prepared
 from padim.cli.images import Unreadable, require_writable, sizes, threshold_words
 from padim.datasets import Category, describe, read_category, read_root
 from padim.engines import n_cores
-from padim.errors import MissingExtraError, PadimError, UnknownNameError, UsageError
+from padim.errors import MissingExtraError, PadimError, UnknownNameError, UsageError, listed
 from padim.heatmap import DEFAULT_COLORMAP, colours_of
 from padim.memory import parse_bytes
 from padim.recipes import DEFAULT_RECIPE
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: options.Model,
-    category: Annotated[Path, typer.Argument(help="Folder of the category, in any known layout.")],
+    data: Annotated[Path, typer.Argument(help="A category in any known layout, or a dataset.")],
+    category: options.OneCategory = None,
     layout: options.Layout = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
@@ -45,10 +46,13 @@ def evaluate(
     from padim.evaluation import interval_words, intervals, metric_words, shown
     from padim.opening import load
 
-    found = read_category(category, layout)
+    if category is None:
+        found = read_category(data, layout)
+    else:
+        (found,) = read_root(data, (category,), layout)
     say(f"{describe([found])}.\n{found.describe()}\nImages: {sizes(found.images())[1]}.")
     if not found.test:
-        raise PadimError(f"{category} has no test images. Put them into test/<defect>.")
+        raise PadimError(f"{found.root} has no test images. Put them into test/<defect>.")
     loaded = load(
         model,
         weights=weights,
@@ -280,10 +284,19 @@ def compare(
                 )
             )
     headers = ("category", "metric", "first", "second", "difference", "holds")
+    runs = (
+        f"{which}: {document[which]}, {settings['backbone']}, {settings['recipe']}"
+        + (f", mean of {settings['n_seeds']} seeds" if settings["n_seeds"] > 1 else "")
+        for which, settings in document["settings"].items()
+    )
+    lines = "\n".join(runs)
     text = (
-        f"{table(headers, rows)}\nIn brackets: 95% of bootstrap samples of the test images, the "
+        f"{lines}\n{table(headers, rows)}\n"
+        "In brackets: 95% of bootstrap samples of the test images, the "
         "same for both. A difference holds when they leave 0 out."
     )
+    if document["in_one"]:
+        text += f"\nLeft out, since only one has them: {listed(document['in_one'])}."
     if not document["same_pixels"]:
         text += (
             "\nMetrics of pixels are left out: the two look at other pixels (size or crop), so "

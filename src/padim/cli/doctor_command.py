@@ -11,10 +11,8 @@ from padim.cli import options
 from padim.cli.console import result, say, table
 from padim.doctor import Machine, Timing, examine, time_default, time_graph
 from padim.engines import GRAPH_ENGINES, graph_engine
-from padim.errors import PathMissingError
+from padim.errors import PathMissingError, install_command
 from padim.memory import format_bytes
-
-_INSTALL = "pip install 'padim-efficientnet[{extra}]'"
 
 
 def doctor(
@@ -79,11 +77,10 @@ def _advice(machine: Machine, can_fit: bool) -> list[str]:
     advice = []
     if "openvino" not in machine.engines:
         advice.append(
-            "OpenVINO is not installed; it can multiply in bfloat16: "
-            + _INSTALL.format(extra="openvino")
+            "OpenVINO is not installed; it can multiply in bfloat16: " + install_command("openvino")
         )
     if not can_fit:
-        advice.append(f"To fit models here: {_INSTALL.format(extra='fit')}")
+        advice.append(f"To fit models here: {install_command('fit')}")
     if not {"avx2", "asimd"} & set(machine.instructions):
         advice.append("No vector instructions were found: every engine is slow here.")
     return advice

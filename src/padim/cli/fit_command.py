@@ -18,7 +18,7 @@ from padim.cli.images import (
     threshold_words,
     write_overlay,
 )
-from padim.datasets import layout_title, normal_images
+from padim.datasets import describe, layout_title, normal_images, read_root
 from padim.engines import GRAPH_ENGINES
 from padim.errors import UsageError
 from padim.heatmap import overlay
@@ -46,6 +46,8 @@ def fit(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The model file.")],
     backbone: options.Backbone = DEFAULT_BACKBONE,
     recipe: options.Recipe = DEFAULT_RECIPE,
+    category: options.OneCategory = None,
+    layout: options.Layout = None,
     recursive: options.Recursive = False,
     size: options.Size = None,
     taps: options.Taps = None,
@@ -111,7 +113,14 @@ def fit(
     verbose: options.Verbose = False,
 ) -> None:
     """Fit a model on good images."""
-    chosen = normal_images(images, recursive=recursive)
+    if category is None and layout is None:
+        chosen = normal_images(images, recursive=recursive)
+        title = layout_title(images)
+    else:
+        found = read_root(images, (category,) if category else (), layout)
+        if len(found) > 1:
+            raise UsageError(f"{describe(found)}. Name one with --category.")
+        chosen, title = found[0].train, describe(found)
     if out.is_dir():
         raise UsageError(
             f"{out} is a folder, but -o needs to name a file. Try {out / 'model.safetensors'}."
@@ -126,7 +135,6 @@ def fit(
         require_apart(outlier_overlays, [images])
         require_writable(outlier_overlays)
     largest_px, words = sizes(chosen)
-    title = layout_title(images)
     say(f"{title}: " * bool(title) + f"{len(chosen)} good images in {images}, {words}.")
     source_px = region = None
     if roi is not None or tile_px is not None:

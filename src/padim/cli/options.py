@@ -36,6 +36,9 @@ Quiet = Annotated[
 Verbose = Annotated[
     bool, typer.Option("-v", "--verbose", callback=_set_verbose, help="Details as well.")
 ]
+OneCategory = Annotated[
+    str | None, typer.Option("--category", metavar="NAME", help="Which one of a dataset's.")
+]
 Backbone = Annotated[str, typer.Option("--backbone", metavar="NAME", help="See padim backbones.")]
 Recipe = Annotated[
     str, typer.Option("--recipe", metavar="NAME", help="standard, fast or reference.")

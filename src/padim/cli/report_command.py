@@ -10,6 +10,7 @@ import typer
 from padim.cli import options
 from padim.cli.console import progress, result, warn
 from padim.cli.images import require_writable
+from padim.errors import PathMissingError
 from padim.memory import format_bytes
 
 
@@ -33,7 +34,11 @@ def report(
     """Write a benchmark as one HTML file: metrics, curves, and every image, mistakes first."""
     from padim.report import write_report
 
+    if data is not None and not data.is_dir():
+        raise PathMissingError(data)
     if out is not None:
+        if out.is_dir():
+            raise PathMissingError(out)
         require_writable(out.parent)
     with ExitStack() as stack:
 

@@ -37,8 +37,8 @@ def read_manifest(path: Path) -> Category:
     found = find_manifest(path)
     if len(found) > 1:
         raise DatasetError(
-            f"{path} has several categories ({listed(found)}), but needs to be of one thing. Write "
-            "a manifest for each, or use padim benchmark, which takes all."
+            f"{path} has several categories ({listed(found)}), but needs to be of one thing. Name "
+            "one with --category, or use padim benchmark, which takes all."
         )
     (read,) = found.values()
     return read()

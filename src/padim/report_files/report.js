@@ -105,7 +105,7 @@
     find("large-p").textContent = detail.p === null ? "n/a" : detail.p.toPrecision(2);
     find("large-label").textContent =
       detail.label === "normal" ? "normal" : `anomalous, ${detail.defect}`;
-    find("large-size").textContent = `${width} × ${height} px`;
+    find("large-size").textContent = `${height} × ${width} px`;
     find("levels").replaceChildren(...detail.levels.map(bar));
     const shown = cards.filter((other) => !other.hidden);
     find("previous").disabled = shown[0] === card;
