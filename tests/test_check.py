@@ -155,7 +155,7 @@ def test_sizes_that_vary_are_odd_only_far_from_the_median(
     (folder / "train/good").mkdir(parents=True)
     for i, side_px in enumerate((60, 64, 70, 72, 80, 200)):
         striped(i, side_px).save(folder / f"train/good/{i}.png")
-    assert checked(folder, capsys)[:2] == (0, [("size", "5.png")])
+    assert checked(folder, capsys)[:2] == (0, [("one-class", folder.name), ("size", "5.png")])
 
 
 def test_each_finding_is_a_line_and_each_kind_a_row(
@@ -187,7 +187,8 @@ def test_a_manifest_may_name_a_file_that_is_not_there(
         "stripes/test/good/0.png,test,good,stripes/ground_truth/spot/0_mask.png\n"
     )
     status, found, document = checked(path, capsys)
-    assert (status, found) == (1, [("unreadable", "gone.png"), ("contradiction", "0.png")])
+    assert status == 1
+    assert found == [("unreadable", "gone.png"), ("contradiction", "0.png"), ("one-class", "data")]
     assert document["layout"] == "manifest"
 
 
@@ -227,3 +228,25 @@ def test_as_many_threads_look_as_there_are_cores_for_this_process(
 
 def test_what_makes_numbers_wrong_is_a_kind() -> None:
     assert set(KINDS) > SEVERE
+
+
+def test_a_category_that_cannot_be_measured_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_category(tmp_path / "carpet")
+    for path in (folder / "test/good").iterdir():
+        path.unlink()
+    assert main(["check", str(folder)]) == 0
+    assert f"one-class: {folder}: no normal test images" in capsys.readouterr().out
+
+
+def test_many_findings_of_a_kind_are_cut_short(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_category(tmp_path / "carpet", n_train=60)
+    for i in range(12):
+        striped(i + 1000, 40 + i).save(folder / f"train/good/odd{i}.png")
+    assert main(["check", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("size: ") == 11
+    assert "size: and 2 more, which --json lists" in said

@@ -407,7 +407,7 @@ def test_info_prints_what_is_inside(model: Path, capsys: pytest.CaptureFixture[s
     assert "6 images" in text
     assert main(["info", str(model), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["count"] == 6
+    assert document["n_train"] == 6
     assert document["store"] == "float16"
     assert document["backbone"]["name"] == "efficientnet_lite0"
 
@@ -562,3 +562,29 @@ def test_large_images_raise_the_forecast(
 def test_a_missing_command_is_said_to_be_missing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights"]) == 2
     assert capsys.readouterr().err == "error: A command is missing. See padim weights --help.\n"
+
+
+def test_one_category_of_a_dataset_is_fitted_and_evaluated_by_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("bottle", "carpet"):
+        make_category(tmp_path / "data" / name)
+    rows = [
+        f"{path.relative_to(tmp_path / 'data')},{path.parts[-3]},{path.parts[-2]},{path.parts[-4]}"
+        for path in sorted((tmp_path / "data").glob("*/t*/*/*.png"))
+    ]
+    manifest = tmp_path / "data/all.csv"
+    manifest.write_text("\n".join(["path,split,label,category", *rows]))
+    model = str(tmp_path / "m.safetensors")
+    how = ("--size", "64", "--engine", "torch", "--json")
+    for data in (tmp_path / "data", manifest):
+        fit = ("fit", str(data), "-o", model)
+        evaluate = ("evaluate", model, str(data), "--engine", "torch", "--json")
+        assert main([*fit, "--category", "carpet", *how]) == 0
+        assert json.loads(capsys.readouterr().out)["n_train"] == 6
+        assert main([*evaluate, "--category", "bottle"]) == 0
+        assert json.loads(capsys.readouterr().out)["category"] == "bottle"
+        assert main([*fit, "--layout", "manifest" if data == manifest else "mvtec", *how]) == 2
+        assert "Name one with --category" in capsys.readouterr().err
+        assert main([*fit, "--category", "carpets", *how]) == 2
+        assert "Did you mean 'carpet'" in capsys.readouterr().err

@@ -27,6 +27,7 @@ KINDS: dict[str, str] = {
     "no-mask": "defects without a mask",
     "stray-mask": "masks of no image",
     "duplicate": "repeated in one split",
+    "one-class": "categories whose test images do not show both classes",
     "size": "images of odd size",
     "mode": "images of odd mode",
 }
@@ -109,6 +110,7 @@ def check(
     raw = [
         *(finding for one in seen for finding in _of_one(one, has_masks)),
         *(("stray-mask", path, "it is of no image", None) for path in category.unused_masks),
+        *_missing_classes(category),
         *_repeated(readable),
         *_odd(readable),
     ]
@@ -120,6 +122,17 @@ def check(
 def n_images(category: Category) -> int:
     """How many images `check` reads."""
     return len(category.train) + len(category.validation) + len(category.test)
+
+
+def _missing_classes(category: Category) -> Iterator[_Raw]:
+    absent = [
+        kind
+        for kind, count in (("normal", category.n_normal), ("anomalous", category.n_anomalous))
+        if not count
+    ]
+    if absent:
+        detail = f"no {' and no '.join(absent)} test images, so that AUROC cannot be had"
+        yield "one-class", category.root, detail, None
 
 
 def _items(category: Category) -> Iterator[_Item]:

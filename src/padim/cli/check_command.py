@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,8 @@ from padim.cli import options
 from padim.cli.console import progress, result, say, table
 from padim.datasets import describe, read_root
 from padim.engines import choose_threads
+
+_SHOWN = 10  # findings of a kind
 
 
 def check(
@@ -36,6 +39,7 @@ def check(
         for one in categories:
             say(one.describe())
             findings += check_category(one, n_threads, advance)
+    findings.sort(key=lambda finding: list(KINDS).index(finding.kind))
     counts = Counter(finding.kind for finding in findings)
     is_sound = not any(finding.is_severe for finding in findings)
     document = {
@@ -66,7 +70,12 @@ def _document(finding: Finding) -> dict[str, Any]:
 def _text(findings: Sequence[Finding], counts: Counter[str], n_all: int) -> str:
     if not findings:
         return f"Nothing was found in {n_all} images and their masks."
-    lines = [f"{finding.kind}: {finding.path}: {finding.detail}" for finding in findings]
+    lines = []
+    for kind, group in groupby(findings, key=lambda finding: finding.kind):
+        of_kind = list(group)
+        lines += [f"{kind}: {one.path}: {one.detail}" for one in of_kind[:_SHOWN]]
+        if len(of_kind) > _SHOWN:
+            lines.append(f"{kind}: and {len(of_kind) - _SHOWN} more, which --json lists")
     rows = [
         (kind, str(counts[kind]), "yes" if kind in SEVERE else "no", meaning)
         for kind, meaning in KINDS.items()
