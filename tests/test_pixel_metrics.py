@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from padim.bootstrap import bootstrap_weights
 from padim.curves import Order
@@ -73,6 +73,10 @@ CASES = st.builds(
 )
 
 
+def rounded(case: Case) -> Case:
+    return Case([one.astype(np.float16) for one in case.maps], case.masks, case.defects)
+
+
 def thresholds(maps: Maps) -> NDArray[np.float32]:
     scores = np.unique(np.array(maps))
     return scores[~np.isnan(scores)][::-1]
@@ -100,8 +104,8 @@ def area_to(limit: float, x: list[float], y: list[float]) -> float:
     return float(np.trapezoid([*y[:first], end], [*x[:first], limit]) / limit)
 
 
-def brute_aupro(case: Case, limit: float) -> float:
-    """Bergmann et al. 2021, threshold by threshold and region by region."""
+def brute_pro(case: Case) -> tuple[list[float], list[float]]:
+    """False positive rate, and mean share of a region that is found, at each threshold."""
     regions = []
     for anomaly_map, mask in zip(case.maps, case.masks, strict=True):
         labels, n_regions = ndimage.label(mask, np.ones((3, 3)))
@@ -112,11 +116,11 @@ def brute_aupro(case: Case, limit: float) -> float:
     for threshold in thresholds(case.maps):
         x.append(fpr(case, threshold))
         y.append(float(np.mean([rate(*region, threshold) for region in regions])))
-    return area_to(limit, x, y)
+    return x, y
 
 
-def brute_spro(case: Case, limit: float) -> float:
-    """Bergmann et al. 2022: the mean over defects of min(pixels found / saturation, 1)."""
+def brute_saturated(case: Case) -> tuple[list[float], list[float]]:
+    """False positive rate, and mean over defects of min(pixels found / saturation, 1)."""
     x, y = [], []
     for threshold in thresholds(case.maps):
         overlaps = []
@@ -128,7 +132,17 @@ def brute_spro(case: Case, limit: float) -> float:
                     overlaps.append(min(n_found / min(saturation_px, n_seen), 1))
         x.append(fpr(case, threshold))
         y.append(float(np.mean(overlaps)))
-    return area_to(limit, x, y)
+    return x, y
+
+
+def brute_aupro(case: Case, limit: float) -> float:
+    """Bergmann et al. 2021, threshold by threshold and region by region."""
+    return area_to(limit, *brute_pro(case))
+
+
+def brute_spro(case: Case, limit: float) -> float:
+    """Bergmann et al. 2022, threshold by threshold and defect by defect."""
+    return area_to(limit, *brute_saturated(case))
 
 
 def brute_aupimo(case: Case, limits: tuple[float, float]) -> list[float]:
@@ -196,8 +210,7 @@ def test_aupimo_is_that_of_the_paper(case: Case, limits: tuple[float, float]) ->
 def test_streaming_is_exact_on_rounded_scores_and_bounds_the_others(case: Case) -> None:
     streaming = PixelMetrics(case.counts(exact=False, saturated=True))
     exact = every(PixelMetrics(case.counts(saturated=True)), "tied")
-    rounded = Case([m.astype(np.float16) for m in case.maps], case.masks, case.defects)
-    of_rounded = every(PixelMetrics(rounded.counts(saturated=True)), "tied")
+    of_rounded = every(PixelMetrics(rounded(case).counts(saturated=True)), "tied")
     tied, worst, best = (every(streaming, order) for order in ("tied", "worst", "best"))
     for name, value in exact.items():
         np.testing.assert_allclose(tied[name], of_rounded[name], atol=1e-12, err_msg=name)
@@ -369,3 +382,24 @@ def test_weights_of_other_images_are_refused() -> None:
     metrics = PixelMetrics(one_defect().counts())
     with pytest.raises(ShapeError, match=r"shape \(3,\), but need \(2,\) or \(B, 2\)"):
         metrics.auroc(np.ones(3))
+
+
+@given(case=CASES)
+def test_curves_are_those_of_scikit_learn_and_of_the_paper(case: Case) -> None:
+    found = PixelMetrics(case.counts()).curves(2000)
+    fpr, tpr, _ = roc_curve(*pixels(case), drop_intermediate=False)
+    np.testing.assert_allclose(found["pixel"], [fpr, tpr], atol=1e-12)
+    x, y = brute_pro(case)
+    np.testing.assert_allclose(found["pro"], [[0, *x], [0, *y]], atol=1e-12)
+
+
+@given(case=CASES, n_points=st.integers(3, 30))
+def test_a_thinned_curve_is_part_of_the_whole_one(case: Case, n_points: int) -> None:
+    metrics = PixelMetrics(case.counts())
+    whole, thinned = metrics.curves(2000), metrics.curves(n_points)
+    for name, axes in thinned.items():
+        points = list(zip(*(axis.tolist() for axis in axes), strict=True))
+        assert set(points) <= set(zip(*(axis.tolist() for axis in whole[name]), strict=True))
+        assert len(points) == min(n_points, len(whole[name][0]))
+        assert points[0] == (0, 0)
+        assert points[-1] == pytest.approx((1, 1))
