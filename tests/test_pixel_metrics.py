@@ -13,7 +13,7 @@ from padim.curves import Order
 from padim.errors import ShapeError
 from padim.map_counts import MapCounts
 from padim.metrics import Ranking
-from padim.pixel_metrics import PixelMetrics
+from padim.pixel_metrics import AUPIMO_FPR, PixelMetrics
 
 Maps = list[NDArray[np.float32]]
 Masks = list[NDArray[np.bool_]]
@@ -403,3 +403,67 @@ def test_a_thinned_curve_is_part_of_the_whole_one(case: Case, n_points: int) -> 
         assert len(points) == min(n_points, len(whole[name][0]))
         assert points[0] == (0, 0)
         assert points[-1] == pytest.approx((1, 1))
+
+
+def apart(metrics: PixelMetrics) -> dict[str, NDArray[np.float64]]:
+    """How far the best lies above the worst, of every metric."""
+    worst, best = every(metrics, "worst"), every(metrics, "best")
+    return {name: best[name] - worst[name] for name in best}
+
+
+@given(case=CASES)
+def test_bounds_of_average_precision_and_f1_are_what_a_bin_can_do(case: Case) -> None:
+    labels, scores = pixels(rounded(case))
+    n_anomalous = labels.sum()
+    lost, most = 0.0, 0.0
+    for threshold in np.unique(scores):
+        tp_before, fp_before = (part[scores > threshold].sum() for part in (labels, ~labels))
+        tp, fp = (part[scores >= threshold].sum() for part in (labels, ~labels))
+        if tp > tp_before:
+            lowest = tp_before / (tp_before + fp) if tp_before else 0
+            lost += (tp - tp_before) / n_anomalous * (tp / (tp + fp_before) - lowest)
+        most = max(most, (fp - fp_before) / (tp + fp + n_anomalous))
+    found = apart(PixelMetrics(case.counts(exact=False)))
+    assert found["pixel_average_precision"] == pytest.approx(lost, abs=1e-12)
+    assert 0 <= found["pixel_f1_max"] <= most + 1e-12
+
+
+@given(case=CASES)
+def test_bounds_of_areas_are_what_rises_times_what_the_rate_grows(case: Case) -> None:
+    found = apart(PixelMetrics(case.counts(exact=False, saturated=True)))
+    of_rounded = rounded(case)
+    x, y = brute_pro(of_rounded)
+    for name, limit in (("aupro_05", 0.05), ("aupro_30", 0.3), ("aupro_100", 1.0)):
+        expected = np.diff([0, *y]) @ np.diff([0, *np.minimum(x, limit)]) / limit
+        assert found[name] == pytest.approx(expected, abs=1e-12)
+    x, y = brute_saturated(of_rounded)
+    expected = np.diff([0, *y]) @ np.diff([0, *np.minimum(x, 0.05)]) / 0.05
+    assert found["spro_05"] == pytest.approx(expected, abs=1e-12)
+
+
+@given(case=CASES)
+def test_bounds_of_aupimo_are_on_the_logarithm_of_the_rate(case: Case) -> None:
+    found = apart(PixelMetrics(case.counts(exact=False)))
+    of_rounded = rounded(case)
+    images = list(zip(of_rounded.maps, of_rounded.masks, strict=True))
+    normal = [image for image in images if not image[1].any() and not np.isnan(image[0]).all()]
+    scores = thresholds(of_rounded.maps)
+    shared = [np.mean([rate(m, ~mask, t) for m, mask in normal]) for t in scores]
+    expected: dict[str, list[float]] = {"aupimo_wide": [], "aupimo": []}
+    for anomaly_map, mask in images:
+        if (mask & ~np.isnan(anomaly_map)).any():
+            rises = np.diff([0, *(rate(anomaly_map, mask, t) for t in scores)])
+            for name, (low, high) in (("aupimo_wide", WIDE), ("aupimo", AUPIMO_FPR)):
+                grows = np.diff(np.log(np.clip([0, *shared], low, high))) / np.log(high / low)
+                expected[name].append(float(rises @ grows))
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(np.mean(values), abs=1e-12)
+    of_images = found["aupimo_images"]
+    np.testing.assert_allclose(of_images[~np.isnan(of_images)], expected["aupimo_wide"], atol=1e-12)
+
+
+def test_each_metric_has_its_bounds_tested() -> None:
+    # Above: inside the bounds are the exact values; and how far apart the bounds are.
+    metrics = PixelMetrics(one_defect().counts(exact=False, saturated=True))
+    areas, others = ("aupro_05", "aupro_30", "aupimo", "spro_05"), ("average_precision", "f1_max")
+    assert set(metrics.bounds()) == {*areas, "pixel_auroc", *(f"pixel_{name}" for name in others)}
