@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 from test_metrics import CASES, Labelled, brute_f1_max
 
@@ -116,3 +117,34 @@ def test_an_interval_holds_its_metric() -> None:
         {"ap": value, "none": None, "never": value},
     )
     assert found == {"ap": (value, interval(drawn)[1]), "none": None, "never": None}
+
+
+def test_intervals_cover_what_endless_images_would_give() -> None:
+    # Scores of 40 normal and 60 anomalous images, normal about 0 and about 1. Nominal is 0.95;
+    # average precision stays below: an image that is drawn twice is a tie, which it rewards.
+    labels = np.repeat([False, True], [40, 60])
+    threshold = np.linspace(-8, 9, 20_001)
+    tpr, fpr = norm.sf(threshold, 1), norm.sf(threshold)
+    precision = 0.6 * tpr / (0.6 * tpr + 0.4 * fpr)
+    truth = {
+        "image_auroc": norm.cdf(1 / np.sqrt(2)),
+        "image_average_precision": np.trapezoid(precision * norm.pdf(threshold, 1), threshold),
+    }
+    generator = np.random.default_rng(0)
+    n_times, n_covered = 600, dict.fromkeys(truth, 0)
+    for i in range(n_times):
+        images = ImageScores.of(labels, generator.normal(size=labels.size) + labels)
+        weights = bootstrap_weights(labels, 200, seed=i)
+        drawn = {
+            "image_auroc": images.auroc(weights),
+            "image_average_precision": images.average_precision(weights),
+        }
+        values = {
+            "image_auroc": float(images.auroc()),
+            "image_average_precision": float(images.average_precision()),
+        }
+        for name, ends in intervals(drawn, values).items():
+            assert ends is not None
+            n_covered[name] += ends[0] <= truth[name] <= ends[1]
+    assert 0.92 <= n_covered["image_auroc"] / n_times <= 0.97
+    assert 0.88 <= n_covered["image_average_precision"] / n_times <= 0.97

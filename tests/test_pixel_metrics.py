@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from padim.bootstrap import bootstrap_weights
 from padim.curves import Order
 from padim.errors import ShapeError
 from padim.map_counts import MapCounts
 from padim.metrics import Ranking
-from padim.pixel_metrics import PixelMetrics
+from padim.pixel_metrics import AUPIMO_FPR, PixelMetrics
 
 Maps = list[NDArray[np.float32]]
 Masks = list[NDArray[np.bool_]]
@@ -73,6 +73,10 @@ CASES = st.builds(
 )
 
 
+def rounded(case: Case) -> Case:
+    return Case([one.astype(np.float16) for one in case.maps], case.masks, case.defects)
+
+
 def thresholds(maps: Maps) -> NDArray[np.float32]:
     scores = np.unique(np.array(maps))
     return scores[~np.isnan(scores)][::-1]
@@ -100,8 +104,8 @@ def area_to(limit: float, x: list[float], y: list[float]) -> float:
     return float(np.trapezoid([*y[:first], end], [*x[:first], limit]) / limit)
 
 
-def brute_aupro(case: Case, limit: float) -> float:
-    """Bergmann et al. 2021, threshold by threshold and region by region."""
+def brute_pro(case: Case) -> tuple[list[float], list[float]]:
+    """False positive rate, and mean share of a region that is found, at each threshold."""
     regions = []
     for anomaly_map, mask in zip(case.maps, case.masks, strict=True):
         labels, n_regions = ndimage.label(mask, np.ones((3, 3)))
@@ -112,11 +116,11 @@ def brute_aupro(case: Case, limit: float) -> float:
     for threshold in thresholds(case.maps):
         x.append(fpr(case, threshold))
         y.append(float(np.mean([rate(*region, threshold) for region in regions])))
-    return area_to(limit, x, y)
+    return x, y
 
 
-def brute_spro(case: Case, limit: float) -> float:
-    """Bergmann et al. 2022: the mean over defects of min(pixels found / saturation, 1)."""
+def brute_saturated(case: Case) -> tuple[list[float], list[float]]:
+    """False positive rate, and mean over defects of min(pixels found / saturation, 1)."""
     x, y = [], []
     for threshold in thresholds(case.maps):
         overlaps = []
@@ -128,7 +132,17 @@ def brute_spro(case: Case, limit: float) -> float:
                     overlaps.append(min(n_found / min(saturation_px, n_seen), 1))
         x.append(fpr(case, threshold))
         y.append(float(np.mean(overlaps)))
-    return area_to(limit, x, y)
+    return x, y
+
+
+def brute_aupro(case: Case, limit: float) -> float:
+    """Bergmann et al. 2021, threshold by threshold and region by region."""
+    return area_to(limit, *brute_pro(case))
+
+
+def brute_spro(case: Case, limit: float) -> float:
+    """Bergmann et al. 2022, threshold by threshold and defect by defect."""
+    return area_to(limit, *brute_saturated(case))
 
 
 def brute_aupimo(case: Case, limits: tuple[float, float]) -> list[float]:
@@ -196,8 +210,7 @@ def test_aupimo_is_that_of_the_paper(case: Case, limits: tuple[float, float]) ->
 def test_streaming_is_exact_on_rounded_scores_and_bounds_the_others(case: Case) -> None:
     streaming = PixelMetrics(case.counts(exact=False, saturated=True))
     exact = every(PixelMetrics(case.counts(saturated=True)), "tied")
-    rounded = Case([m.astype(np.float16) for m in case.maps], case.masks, case.defects)
-    of_rounded = every(PixelMetrics(rounded.counts(saturated=True)), "tied")
+    of_rounded = every(PixelMetrics(rounded(case).counts(saturated=True)), "tied")
     tied, worst, best = (every(streaming, order) for order in ("tied", "worst", "best"))
     for name, value in exact.items():
         np.testing.assert_allclose(tied[name], of_rounded[name], atol=1e-12, err_msg=name)
@@ -369,3 +382,88 @@ def test_weights_of_other_images_are_refused() -> None:
     metrics = PixelMetrics(one_defect().counts())
     with pytest.raises(ShapeError, match=r"shape \(3,\), but need \(2,\) or \(B, 2\)"):
         metrics.auroc(np.ones(3))
+
+
+@given(case=CASES)
+def test_curves_are_those_of_scikit_learn_and_of_the_paper(case: Case) -> None:
+    found = PixelMetrics(case.counts()).curves(2000)
+    fpr, tpr, _ = roc_curve(*pixels(case), drop_intermediate=False)
+    np.testing.assert_allclose(found["pixel"], [fpr, tpr], atol=1e-12)
+    x, y = brute_pro(case)
+    np.testing.assert_allclose(found["pro"], [[0, *x], [0, *y]], atol=1e-12)
+
+
+@given(case=CASES, n_points=st.integers(3, 30))
+def test_a_thinned_curve_is_part_of_the_whole_one(case: Case, n_points: int) -> None:
+    metrics = PixelMetrics(case.counts())
+    whole, thinned = metrics.curves(2000), metrics.curves(n_points)
+    for name, axes in thinned.items():
+        points = list(zip(*(axis.tolist() for axis in axes), strict=True))
+        assert set(points) <= set(zip(*(axis.tolist() for axis in whole[name]), strict=True))
+        assert len(points) == min(n_points, len(whole[name][0]))
+        assert points[0] == (0, 0)
+        assert points[-1] == pytest.approx((1, 1))
+
+
+def apart(metrics: PixelMetrics) -> dict[str, NDArray[np.float64]]:
+    """How far the best lies above the worst, of every metric."""
+    worst, best = every(metrics, "worst"), every(metrics, "best")
+    return {name: best[name] - worst[name] for name in best}
+
+
+@given(case=CASES)
+def test_bounds_of_average_precision_and_f1_are_what_a_bin_can_do(case: Case) -> None:
+    labels, scores = pixels(rounded(case))
+    n_anomalous = labels.sum()
+    lost, most = 0.0, 0.0
+    for threshold in np.unique(scores):
+        tp_before, fp_before = (part[scores > threshold].sum() for part in (labels, ~labels))
+        tp, fp = (part[scores >= threshold].sum() for part in (labels, ~labels))
+        if tp > tp_before:
+            lowest = tp_before / (tp_before + fp) if tp_before else 0
+            lost += (tp - tp_before) / n_anomalous * (tp / (tp + fp_before) - lowest)
+        most = max(most, (fp - fp_before) / (tp + fp + n_anomalous))
+    found = apart(PixelMetrics(case.counts(exact=False)))
+    assert found["pixel_average_precision"] == pytest.approx(lost, abs=1e-12)
+    assert 0 <= found["pixel_f1_max"] <= most + 1e-12
+
+
+@given(case=CASES)
+def test_bounds_of_areas_are_what_rises_times_what_the_rate_grows(case: Case) -> None:
+    found = apart(PixelMetrics(case.counts(exact=False, saturated=True)))
+    of_rounded = rounded(case)
+    x, y = brute_pro(of_rounded)
+    for name, limit in (("aupro_05", 0.05), ("aupro_30", 0.3), ("aupro_100", 1.0)):
+        expected = np.diff([0, *y]) @ np.diff([0, *np.minimum(x, limit)]) / limit
+        assert found[name] == pytest.approx(expected, abs=1e-12)
+    x, y = brute_saturated(of_rounded)
+    expected = np.diff([0, *y]) @ np.diff([0, *np.minimum(x, 0.05)]) / 0.05
+    assert found["spro_05"] == pytest.approx(expected, abs=1e-12)
+
+
+@given(case=CASES)
+def test_bounds_of_aupimo_are_on_the_logarithm_of_the_rate(case: Case) -> None:
+    found = apart(PixelMetrics(case.counts(exact=False)))
+    of_rounded = rounded(case)
+    images = list(zip(of_rounded.maps, of_rounded.masks, strict=True))
+    normal = [image for image in images if not image[1].any() and not np.isnan(image[0]).all()]
+    scores = thresholds(of_rounded.maps)
+    shared = [np.mean([rate(m, ~mask, t) for m, mask in normal]) for t in scores]
+    expected: dict[str, list[float]] = {"aupimo_wide": [], "aupimo": []}
+    for anomaly_map, mask in images:
+        if (mask & ~np.isnan(anomaly_map)).any():
+            rises = np.diff([0, *(rate(anomaly_map, mask, t) for t in scores)])
+            for name, (low, high) in (("aupimo_wide", WIDE), ("aupimo", AUPIMO_FPR)):
+                grows = np.diff(np.log(np.clip([0, *shared], low, high))) / np.log(high / low)
+                expected[name].append(float(rises @ grows))
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(np.mean(values), abs=1e-12)
+    of_images = found["aupimo_images"]
+    np.testing.assert_allclose(of_images[~np.isnan(of_images)], expected["aupimo_wide"], atol=1e-12)
+
+
+def test_each_metric_has_its_bounds_tested() -> None:
+    # Above: inside the bounds are the exact values; and how far apart the bounds are.
+    metrics = PixelMetrics(one_defect().counts(exact=False, saturated=True))
+    areas, others = ("aupro_05", "aupro_30", "aupimo", "spro_05"), ("average_precision", "f1_max")
+    assert set(metrics.bounds()) == {*areas, "pixel_auroc", *(f"pixel_{name}" for name in others)}

@@ -47,7 +47,13 @@ def worth(
         order: As the module says.
 
     Returns:
-        Shape ``(..., K)``, 0 to 1.
+        Shape ``(..., K)``, 0 to 1. Best and worst differ by what the rate, or its logarithm, grows
+        from the threshold before, inside the limits and divided by their distance.
+
+    Source:
+        Fawcett 2006, An introduction to ROC analysis: trapezoids, those of one score together. Up
+        to a limit: Bergmann et al. 2021 (MVTec AD), section 5.1. By the logarithm: Bertoldo et al.
+        2024 (AUPIMO), equations 3 to 5.
     """
     low, high = limits
     before = _shifted(fpr)
@@ -93,7 +99,12 @@ def roc_area(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
         order: As the module says.
 
     Returns:
-        Shape ``(...)``; NaN where a class is missing.
+        Shape ``(...)``; NaN where a class is missing. Best and worst lie half the chance to either
+        side that an anomalous and a normal one are tied.
+
+    Source:
+        Fawcett 2006, An introduction to ROC analysis. It is the chance that an anomalous score is
+        above a normal one, ties counting half (Hanley and McNeil 1982).
     """
     fpr, tpr = over(fp, fp[..., -1:]), over(tp, tp[..., -1:])
     return area(np.diff(tpr, axis=-1, prepend=0), worth(fpr, (0.0, 1.0), order=order))
@@ -105,7 +116,8 @@ def average_precision(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
     Args:
         tp: Anomalous ones at or above each threshold, shape ``(..., K)``.
         fp: Normal ones likewise.
-        order: As the module says.
+        order: As the module says. The best has the precision of a threshold without the normal
+            ones that are tied there, the worst that with them but without the anomalous ones.
 
     Returns:
         Shape ``(...)``; NaN where there are no anomalous ones.
@@ -131,10 +143,14 @@ def f1(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
         tp: Anomalous ones at or above each threshold, shape ``(..., K)``.
         fp: Normal ones likewise.
         order: As the module says. The worst is the tied one: thresholds between tied scores add
-            to the choice and take nothing from it.
+            to the choice and take nothing from it. The best leaves out the normal ones tied there.
 
     Returns:
         Shape ``(..., K)``; NaN where there are no anomalous ones.
+
+    Source:
+        van Rijsbergen 1979, Information Retrieval, chapter 7: 1 - E, precision and recall weighted
+        alike.
     """
     if order == "best":
         fp = _shifted(fp)
@@ -152,6 +168,10 @@ def recall(tp: Floats, fp: Floats, n_false_alarms: float) -> Floats:
 
     Returns:
         Shape ``(...)``; NaN where there are no anomalous ones.
+
+    Source:
+        Fawcett 2006, An introduction to ROC analysis: the true positive rate, here of thresholds
+        alone, without interpolation.
     """
     return over((tp * (fp <= n_false_alarms)).max(axis=-1, initial=0), tp[..., -1])
 

@@ -18,6 +18,9 @@ _CHUNK = 1 << 16
 class Ranking:
     """The scores of normal and of anomalous images or pixels, sorted.
 
+    Its metrics are those of the scores as they are, without any error of rounding; of pixels that
+    are counted as they come, ``PixelMetrics`` says how far theirs may be off.
+
     Attributes:
         normal: Scores of the normal ones, ascending, float32 or float64, without NaN.
         anomalous: Scores of the anomalous ones, likewise and of the same type.
@@ -93,7 +96,8 @@ class Ranking:
             Average precision, 0 to 1, or None when a class is missing.
 
         Source:
-            ``sklearn.metrics.average_precision_score``.
+            ``sklearn.metrics.average_precision_score``; Davis and Goadrich 2006 on why nothing is
+            interpolated.
         """
         if not self.normal.size or not self.anomalous.size:
             return None
@@ -112,6 +116,9 @@ class Ranking:
 
         Returns:
             Recall, 0 to 1, or None when a class is missing.
+
+        Source:
+            Fawcett 2006, An introduction to ROC analysis: the true positive rate.
         """
         if not self.normal.size or not self.anomalous.size:
             return None
@@ -124,11 +131,17 @@ class Ranking:
     def f1_max(self) -> tuple[float, float] | tuple[None, None]:
         """Best F1 that any threshold reaches, when scores at or above it are called anomalous.
 
+        F1 is the harmonic mean of precision and recall, 2 TP / (2 TP + FP + FN).
+
         An oracle: the threshold is chosen with the labels at hand.
 
         Returns:
             F1, 0 to 1, and its threshold, one of the anomalous scores, the highest of equally good
             ones; or None and None when a class is missing.
+
+        Source:
+            van Rijsbergen 1979, Information Retrieval, chapter 7: 1 - E, precision and recall
+            weighted alike.
         """
         if not self.normal.size or not self.anomalous.size:
             return None, None
@@ -157,6 +170,9 @@ class Ranking:
 
         Raises:
             UsageError: ``n_points`` is below 3.
+
+        Source:
+            Fawcett 2006, An introduction to ROC analysis: those of one score together.
         """
         if n_points < 3:
             raise UsageError(

@@ -27,8 +27,7 @@ class PixelMetrics:
       ``bootstrap_weights`` gives; None for once;
     - ``order``: how scores of one bin are ranked. ``tied`` gives the metric of the rounded scores;
       ``worst`` and ``best`` give the limits between which that of the scores themselves lies. How
-      far they are apart depends on which pixels share a bin: for an area, it is the sum over the
-      bins of what the curve rises there times what the rate grows, on the area's own scale.
+      far they are apart depends on which pixels share a bin, as each metric says.
 
     and gives one number, shape ``()``, or ``(B,)`` where the weights have two axes; NaN where it
     cannot be had. A normal pixel is one outside the ground truth, whatever image it is of. No
@@ -79,17 +78,38 @@ class PixelMetrics:
         """Chance that an anomalous pixel scores above a normal one, ties counting half.
 
         Worst and best lie half the chance that two such pixels share a bin to either side.
+
+        Source:
+            Hanley and McNeil 1982; Fawcett 2006, An introduction to ROC analysis.
         """
         return self._one(weights, lambda sums: sums.auroc(order))
 
     def average_precision(self, weights: ArrayLike | None = None, order: Order = "tied") -> Floats:
-        """Average precision of pixels, as ``curves.average_precision`` defines it."""
+        """Sum over the thresholds of precision times gain in recall, without interpolation.
+
+        Worst and best are apart by the sum over the bins of the recall gained there times what
+        precision can lose: from all anomalous pixels of the bin and none of its normal ones to
+        none and all.
+
+        Source:
+            ``sklearn.metrics.average_precision_score``; Davis and Goadrich 2006 on why nothing is
+            interpolated.
+        """
         return self._one(weights, lambda sums: sums.average_precision(order))
 
     def f1_max(self, weights: ArrayLike | None = None, order: Order = "tied") -> Floats:
-        """Best F1 of pixels that any one threshold reaches.
+        """Best harmonic mean of precision and recall that any one threshold reaches.
 
         An oracle: the threshold is chosen with the ground truth at hand, in every resample anew.
+
+        The worst is the tied one: where a bin ends, the scores have a threshold, too. The best
+        leaves out the normal pixels of the bin that it stops in. It is higher by n / (m + a) of
+        some bin at most, n being its normal pixels, m all pixels in it and above, a all anomalous
+        ones.
+
+        Source:
+            van Rijsbergen 1979, Information Retrieval, chapter 7: 1 - E, precision and recall
+            weighted alike.
         """
         return self._one(weights, lambda sums: sums.f1(order).max(axis=-1))
 
@@ -112,6 +132,9 @@ class PixelMetrics:
         the ground truth, which hang together over edges or corners; the rate is that of all normal
         pixels of all images. The curve is interpolated at the limit, the area divided by it.
 
+        Worst and best are apart by the sum over the bins of what the overlap rises there times
+        what the rate grows there below the limit, divided by the limit.
+
         Args:
             limit: Of the false positive rate.
             weights: As of the class.
@@ -131,6 +154,8 @@ class PixelMetrics:
         min(pixels found / saturation, 1). Where less of a defect is looked at than saturates it,
         all of that does.
 
+        Worst and best are apart as those of ``aupro``, by what this overlap rises.
+
         Args:
             limit: Of the false positive rate.
             weights: As of the class.
@@ -147,7 +172,13 @@ class PixelMetrics:
         weights: ArrayLike | None = None,
         order: Order = "tied",
     ) -> Floats:
-        """Mean over the anomalous images of ``aupimo_images``."""
+        """Mean over the anomalous images of ``aupimo_images``.
+
+        Worst and best are the means of theirs.
+
+        Source:
+            Bertoldo et al. 2024, AUPIMO, equations 3 to 5.
+        """
         return self._one(weights, lambda sums: sums.aupimo(limits, order))
 
     def aupimo_images(
@@ -161,6 +192,9 @@ class PixelMetrics:
         Averaged over the logarithm of the shared false positive rate, the mean over the normal
         images of the rate in each. Every score that occurs is a threshold; between two, the share
         is interpolated. Below the least rate above 0 that occurs, it is that at a rate of 0.
+
+        Worst and best are apart by the sum over the bins of what the share rises there times what
+        the logarithm of the rate grows there between the limits, divided by that of their ratio.
 
         Args:
             limits: Of the shared rate.
