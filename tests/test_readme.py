@@ -35,9 +35,13 @@ def test_commands_of_the_readme_work(workplace: Path) -> None:
 
 
 def test_python_of_the_readme_works(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {})
-    assert "(256, 256) (72, 72)" in capsys.readouterr().out
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 2
+    for code in blocks:
+        exec(compile(code, "README.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert "(256, 256) (72, 72)" in said
+    assert "'aupro_30': " in said
 
 
 def test_links_of_the_documents_lead_somewhere() -> None:

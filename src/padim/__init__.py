@@ -6,15 +6,29 @@ from typing import TYPE_CHECKING, Any
 from padim.errors import PadimError
 
 if TYPE_CHECKING:
+    from padim.map_counts import MapCounts
     from padim.model import PaDiM, fit
     from padim.opening import load
+    from padim.pixel_metrics import PixelMetrics
     from padim.predictor import Prediction, Predictor
 
-__all__ = ["PaDiM", "PadimError", "Prediction", "Predictor", "__version__", "fit", "load"]
+__all__ = [
+    "MapCounts",
+    "PaDiM",
+    "PadimError",
+    "PixelMetrics",
+    "Prediction",
+    "Predictor",
+    "__version__",
+    "fit",
+    "load",
+]
 __version__ = "0.1.0"
 
 
 _MODULES = {
+    "MapCounts": "map_counts",
+    "PixelMetrics": "pixel_metrics",
     "PaDiM": "model",
     "fit": "model",
     "load": "opening",
