@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     Output.as_json = "--json" in arguments
-    Output.quiet = Output.verbose = False
+    Output.quiet = Output.verbose = Output.has_result = False
     command = typer.main.get_command(app)
 
     def work() -> int:
