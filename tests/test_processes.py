@@ -1,11 +1,16 @@
+import errno
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from padim.errors import DatasetError
+from padim.files import written_whole
 from padim.processes import Tell, in_processes
 
 
@@ -17,11 +22,23 @@ def _squared(number: int, tell: Tell) -> int:
         os.kill(os.getpid(), signal.SIGKILL)
     if number == 99:
         raise ZeroDivisionError
+    if number == 28:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    if number == 40:
+        raise MemoryError
+    if number == 77:
+        raise _StaysAtHomeError("here", "there")
     return number**2
 
 
+class _StaysAtHomeError(Exception):
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"neither {one} nor {other}")
+
+
 def _sleeping(path: Path, tell: Tell) -> None:
-    path.write_text(str(os.getpid()))
+    with written_whole(path) as partial:
+        partial.write_text(str(os.getpid()))
     tell("asleep")
     time.sleep(60)
 
@@ -45,9 +62,74 @@ def test_a_failure_or_a_death_stops_nothing_else() -> None:
     assert "ended by signal 9" in message
 
 
-def test_a_mistake_in_the_work_is_raised() -> None:
-    with pytest.raises(ZeroDivisionError):
+def test_a_full_disk_or_memory_stops_nothing_else() -> None:
+    ended = {one.item: one for one in in_processes(_squared, [28, 40, 2], 1, lambda *said: None)}
+    assert ended[2].result == 4
+    assert ended[28].failure == (
+        "OSError",
+        "No space left on device. Free the disk or choose another folder.",
+    )
+    kind, message = ended[40].failure or ("", "")
+    assert kind == "MemoryError"
+    assert message.startswith("The memory ran out.")
+
+
+def test_a_mistake_in_the_work_is_raised_with_its_place() -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
         list(in_processes(_squared, [99], 1, lambda item, content: None))
+    assert "in _squared" in caught.value.__notes__[0]
+
+
+def test_a_mistake_that_cannot_travel_is_raised_in_words() -> None:
+    with pytest.raises(RuntimeError, match="_StaysAtHomeError: neither here nor there") as caught:
+        list(in_processes(_squared, [77], 1, lambda item, content: None))
+    assert "in _squared" in caught.value.__notes__[0]
+
+
+def test_what_a_process_leaves_can_be_removed_when_it_is_gone(tmp_path: Path) -> None:
+    gone: list[object] = []
+    list(in_processes(_squared, [13, 666, 2], 1, lambda *said: None, gone.append))
+    assert gone == [666]
+
+    def interrupted(item: Path, content: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(in_processes(_sleeping, [tmp_path / "a"], 1, interrupted, gone.append))
+    assert gone == [666, tmp_path / "a"]
+
+
+def test_no_process_outlives_its_parent(tmp_path: Path) -> None:
+    path = tmp_path / "number"
+    program = (
+        "from pathlib import Path\n"
+        "from padim.processes import in_processes\n"
+        "from test_processes import _sleeping\n"
+        f"list(in_processes(_sleeping, [Path({str(path)!r})], 1, lambda *said: None))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", program], env=environment) as parent:
+        assert _soon(path.exists)
+        parent.kill()
+    number = int(path.read_text())
+    assert _soon(lambda: not _is_running(number))
+
+
+def _soon(happens: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 30
+    while not happens():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _is_running(number: int) -> bool:
+    try:
+        # Who has ended, but whose new parent has not yet asked, is a Z.
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_no_process_is_left_behind(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,18 @@ def test_mlflow_gets_settings_and_metrics(tmp_path: Path, monkeypatch: pytest.Mo
     assert run.data.metrics == {f"{name}/{metric}": v for (name, metric), v in EXPECTED.items()}
 
 
+def test_mlflow_gets_names_that_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "runs").as_uri()
+    names = "bolt (M8)", os.fsdecode(b"caf\xe9:|")
+    rows = [{"category": name, **VALUES} for name in names]
+    send_to_mlflow(DOCUMENT | {"rows": rows, "means": {}}, uri)
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name("padim")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert {name.partition("/")[0] for name in run.data.metrics} == {"bolt _M8_", "caf___"}
+
+
 def test_an_mlflow_that_cannot_be_reached_is_said(tmp_path: Path) -> None:
     with pytest.raises(PadimError, match="did not take the results"):
         send_to_mlflow(DOCUMENT, "nonsense://nowhere")
@@ -46,3 +59,18 @@ def test_tensorboard_gets_every_metric(tmp_path: Path) -> None:
     events.Reload()
     found = {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}
     assert found == pytest.approx({f"{metric}/{name}": v for (name, metric), v in EXPECTED.items()})
+
+
+def test_tensorboard_gets_names_that_are_no_text(tmp_path: Path) -> None:
+    rows = [{"category": os.fsdecode(b"caf\xe9"), **VALUES}]
+    write_tensorboard(DOCUMENT | {"rows": rows, "means": {}}, tmp_path)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert len(events.Tags()["scalars"]) == 2
+
+
+def test_a_folder_that_tensorboard_cannot_have_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    with pytest.raises(PadimError, match="did not take the results"):
+        write_tensorboard(DOCUMENT, path)

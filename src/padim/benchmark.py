@@ -5,19 +5,21 @@ an unfinished one leaves nothing.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 from padim.datasets import Category
-from padim.errors import PadimError, UsageError
+from padim.errors import UsageError, failure_of
 from padim.figures import Curve, png, roc_figure
-from padim.files import written_whole
+from padim.files import locked, plain_text, written_whole
 from padim.fitting import Fitter
-from padim.jobs import Job, Plan, Watcher, run_job
+from padim.jobs import Job, Plan, Watcher, missing_results, remove_half_done, run_job
 from padim.processes import Tell, in_processes
 from padim.run_folder import METRICS, Record, document_of, read_record, record_name, write_results
 from padim.state import installed_versions
@@ -67,6 +69,7 @@ def run(
 
     Raises:
         UsageError: Nothing is random, and there are several seeds.
+        PadimError: Another process writes into the folder.
     """
     fitter = fitter or plan.fitter(0)
     if plan.n_seeds > 1 and fitter.pyramid.n_dims == fitter.spec.n_dims:
@@ -74,17 +77,27 @@ def run(
             "Nothing is random with all dimensions, so every seed would give the same. Draw some "
             "with --dims, or leave --seeds out."
         )
-    settings = settings_of(fitter) | {"n_seeds": plan.n_seeds}
+    with locked(out):
+        return _run(categories, plan, out, watcher, fitter, n_workers)
+
+
+def _run(
+    categories: Sequence[Category],
+    plan: Plan,
+    out: Path,
+    watcher: Watcher,
+    fitter: Fitter,
+    n_workers: int,
+) -> Result:
+    rests_on = settings_of(fitter)
+    settings = rests_on | {"n_seeds": plan.n_seeds}
     log = _Log(out / "log.jsonl")
     log.write("started", settings=settings, categories=[category.name for category in categories])
     records: dict[str, Record] = {}
+    failed: dict[str, dict[str, str]] = {}
     jobs = []
     for category in categories:
-        fingerprint = {
-            "settings": settings,
-            "images": _fingerprint(category),
-            "colormap": plan.colormap,
-        }
+        fingerprint = _fingerprint(category, rests_on, plan)
         for seed in range(plan.n_seeds):
             job = Job(category, seed, fingerprint)
             if (known := _still_true(job, plan, out, watcher)) is None:
@@ -92,29 +105,40 @@ def run(
             else:
                 records[job.name] = known
                 log.write("reused", category=category.name, seed=seed)
-    failed = []
-    for job, record, failure in _done(jobs, plan, out, watcher, fitter, n_workers):
-        if record is not None:
-            record.save(out)
-            records[job.name] = record
-            row = record.data["row"]
-            log.write("finished", **{k: row[k] for k in ("category", *METRICS)}, seed=job.seed)
-            continue
-        assert failure is not None
-        kind, message = failure
-        watcher.say(f"{job.category.name} failed: {message}")
-        failed.append({"category": job.category.name, "type": kind, "message": message})
-        log.write("failed", **failed[-1], seed=job.seed)
-    finished = [
-        records[record_name(category.name, seed)]
-        for category in categories
-        for seed in range(plan.n_seeds)
-        if all(record_name(category.name, s) in records for s in range(plan.n_seeds))
-    ]
-    result = Result(settings, finished, failed)
-    write_results(result.document, finished, out)
-    write_roc(result, out / "roc_curve.png")
-    log.write("ended", n_finished=len(finished), n_failed=len(failed))
+
+    def write() -> Result:
+        finished = []
+        for category in categories:
+            names = [record_name(category.name, seed) for seed in range(plan.n_seeds)]
+            if all(name in records for name in names):
+                finished += [records[name] for name in names]
+        result = Result(settings, finished, list(failed.values()))
+        write_results(result.document, finished, out)
+        write_roc(result, out / "roc_curve.png")
+        return result
+
+    if jobs:
+        write()  # whatever ends this run, the tables name nothing that it has removed
+    try:
+        with closing(_done(jobs, plan, out, watcher, fitter, n_workers)) as done:
+            for job, record, failure in done:
+                name = job.category.name
+                if record is not None:
+                    records[job.name] = record
+                    values = {metric: record.data["row"][metric] for metric in METRICS}
+                    log.write("finished", category=name, **values, seed=job.seed)
+                    continue
+                assert failure is not None
+                kind, message = failure
+                watcher.say(f"{name} failed: {message}")
+                failed.setdefault(name, {"category": name, "type": kind, "message": message})
+                log.write("failed", category=name, type=kind, message=message, seed=job.seed)
+    except BaseException as error:
+        log.write("stopped", type=type(error).__name__, message=str(error))
+        raise
+    finally:
+        result = write()
+    log.write("ended", n_finished=len(result.document["rows"]), n_failed=len(failed))
     return result
 
 
@@ -144,48 +168,80 @@ def _still_true(job: Job, plan: Plan, out: Path, watcher: Watcher) -> Record | N
     known = read_record(out, job.name)
     if known is None:
         return None
-    name, before = job.category.name, known.data["fingerprint"]
-    is_whole = plan.skip_unreadable or not known.data["unreadable"]
-    has_maps = not plan.keep_maps or (out / "maps" / name).is_dir()
-    if is_whole and has_maps and before == job.fingerprint:
+    name = job.category.name
+    reasons = _changed(known.data["fingerprint"], job.fingerprint)
+    if known.data["unreadable"] and not plan.skip_unreadable:
+        reasons.append("images that were left out")
+    missing = missing_results(job, plan, out, len(known.data["images"]))
+    reasons += [f"missing {what}" for what in missing]
+    if not reasons:
         watcher.say(f"{name}: finished before, nothing changed.")
         return known
-    reason = _changed(before, job.fingerprint) if has_maps else "maps that are to be kept"
-    watcher.say(f"{name}: done again, because of {reason}.")
-    for suffix in (".json", ".npz"):
-        (out / "records" / f"{job.name}{suffix}").unlink(missing_ok=True)
+    watcher.say(f"{name}: done again, because of {', '.join(reasons)}.")
     return None
+
+
+class _Done(NamedTuple):
+    """A job with its record, or why it failed."""
+
+    job: Job
+    record: Record | None
+    failure: tuple[str, str] | None
 
 
 def _done(
     jobs: Sequence[Job], plan: Plan, out: Path, watcher: Watcher, fitter: Fitter, n_workers: int
-) -> Iterator[tuple[Job, Record | None, tuple[str, str] | None]]:
-    """Do jobs, here or in processes: each with its record, or why it failed."""
+) -> Generator[_Done, None, None]:
+    """Do jobs, here or in processes."""
     if n_workers > 1:
-        work = [(job, plan, out) for job in jobs]
-
-        def told(item: tuple[Job, Plan, Path], line: str) -> None:
-            watcher.say(line)
-
-        advance = watcher.progress("categories", len(jobs))
-        for ended in in_processes(_work, work, n_workers, told):
-            advance(1)
-            yield ended.item[0], ended.result, ended.failure
+        yield from _done_in_processes(jobs, plan, out, watcher, n_workers)
         return
     fitters = {0: fitter}
     for job in jobs:
-        if job.seed not in fitters:
-            fitters = {0: fitter, job.seed: plan.fitter(job.seed)}
+        record: Record | None = None
+        failure: tuple[str, str] | None = None
         try:
-            yield job, run_job(job, plan, fitters[job.seed], out, watcher), None
-        except PadimError as error:
-            yield job, None, (type(error).__name__, str(error))
+            if job.seed not in fitters:
+                fitters = {0: fitter, job.seed: plan.fitter(job.seed)}
+            record = run_job(job, plan, fitters[job.seed], out, watcher)
+        except Exception as error:
+            failure = failure_of(error)
+            if failure is None:
+                raise
+        yield _Done(job, record, failure)
 
 
-def _work(item: tuple[Job, Plan, Path], tell: Tell) -> Record:
+def _done_in_processes(
+    jobs: Sequence[Job], plan: Plan, out: Path, watcher: Watcher, n_workers: int
+) -> Generator[_Done, None, None]:
+    def told(item: _Item, line: str) -> None:
+        watcher.say(line)
+
+    def died(item: _Item) -> None:
+        remove_half_done(item.job, out)
+
+    advance = watcher.progress("categories", len(jobs))
+    with TemporaryDirectory(prefix=".padim-", ignore_cleanup_errors=True) as scratch:
+        items = [_Item(job, plan, out, Path(scratch)) for job in jobs]
+        with closing(in_processes(_work, items, n_workers, told, died)) as ended:
+            for one in ended:
+                advance(1)
+                yield _Done(one.item.job, one.result, one.failure)
+
+
+class _Item(NamedTuple):
+    """What a process needs to do a job."""
+
+    job: Job
+    plan: Plan
+    out: Path
+    scratch: Path
+
+
+def _work(item: _Item, tell: Tell) -> Record:
     """Do a job in a process of its own."""
-    job, plan, out = item
-    return run_job(job, plan, plan.fitter(job.seed), out, _Teller(tell))
+    job, plan, out, scratch = item
+    return run_job(job, plan, plan.fitter(job.seed), out, _Teller(tell), scratch)
 
 
 class _Teller:
@@ -211,27 +267,51 @@ class _Log:
             file.write(json.dumps(line) + "\n")
 
 
-def _fingerprint(category: Category) -> list[list[str | int]]:
+def _fingerprint(category: Category, settings: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """Everything a result rests on, as plain data: files, and what each of them is."""
     files = [*category.train, *(sample.path for sample in category.test)]
     files += [path for sample in category.test for path in sample.mask_paths]
-    found: list[list[str | int]] = []
+    images: list[list[str | int]] = []
     for path in files:
         try:
             status = path.stat()
         except FileNotFoundError:  # a list may name what is not there; whoever reads it says so
-            found.append([category.name_of(path), -1, -1])
+            images.append([category.name_of(path), -1, -1])
             continue
-        found.append([category.name_of(path), status.st_size, status.st_mtime_ns])
-    return found
+        images.append([category.name_of(path), status.st_size, status.st_mtime_ns])
+    saturations = list(dict.fromkeys(sample.saturations for sample in category.test))
+    return {
+        "settings": settings,
+        "images": images,
+        "samples": [
+            [
+                category.name_of(sample.path),
+                sample.defect,
+                [category.name_of(path) for path in sample.mask_paths],
+                saturations.index(sample.saturations),
+            ]
+            for sample in category.test
+        ],
+        "saturations": [[asdict(kind) for kind in kinds] for kinds in saturations],
+        "layout": category.layout,
+        "colormap": plan.colormap,
+    }
 
 
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    settings = [
-        key for key in now["settings"] if before["settings"].get(key) != now["settings"][key]
-    ]
-    others = {"images": "its images", "colormap": "the colours of its pictures"}
-    settings += [words for key, words in others.items() if before.get(key) != now[key]]
-    return ", ".join(settings) or "images that were left out"
+_PARTS = {
+    "images": "its images",
+    "samples": "its test images and what is known of them",
+    "saturations": "the saturations of its defects",
+    "layout": "its layout",
+    "colormap": "the colours of its pictures",
+}
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two fingerprints, in words."""
+    settings = {**before["settings"], **now["settings"]}
+    changed = [key for key in settings if before["settings"].get(key) != now["settings"].get(key)]
+    return changed + [words for key, words in _PARTS.items() if before.get(key) != now[key]]
 
 
 def write_roc(result: Result, path: Path) -> None:
@@ -242,6 +322,6 @@ def write_roc(result: Result, path: Path) -> None:
             fpr, tpr = record.data["curves"][kind]
             auroc = record.data["row"][f"{kind}_auroc"]
             if auroc is not None:
-                found.setdefault(record.category, (fpr, tpr, auroc))
+                found.setdefault(plain_text(record.category), (fpr, tpr, auroc))
     with written_whole(path) as partial:
         partial.write_bytes(png(roc_figure(curves["image"], curves["pixel"])))

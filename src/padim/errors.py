@@ -1,5 +1,6 @@
 """What can go wrong, one class each: what has this, but needs that; what to do."""
 
+import errno
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -112,3 +113,29 @@ def listed(names: Iterable[object], limit: int = 5) -> str:
     texts = [str(name) for name in names]
     more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
     return ", ".join(texts[:limit]) + more
+
+
+def failure_of(error: BaseException) -> tuple[str, str] | None:
+    """What to say of an error that ends a piece of work, and no other.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        The name of its class and a sentence. None when it is a mistake in the code, or when nobody
+        wants the result any more.
+    """
+    kind = type(error).__name__
+    if isinstance(error, PadimError):
+        return kind, str(error)
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        where = f"{error.filename}: " if error.filename else ""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+        advice = " Free the disk or choose another folder." if full else ""
+        return kind, f"{where}{error.strerror or error}.{advice}"
+    # torch has no class of its own for a CPU that ran out of memory, nor has ONNX Runtime.
+    is_engines = isinstance(error, RuntimeError) or kind == "RuntimeException"
+    if isinstance(error, MemoryError) or (is_engines and "memory" in str(error)):
+        advice = "Take a smaller --size, fewer --dims or another --backbone."
+        return kind, f"The memory ran out. {advice}"
+    return None

@@ -6,7 +6,10 @@ import tempfile
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
+
+from padim.errors import PadimError
 
 # It can only be read by setting it, for all threads at once: so once, here.
 _UMASK = os.umask(0)
@@ -69,10 +72,46 @@ def written_together(path: Path, *, same: bool = False) -> Iterator[Path]:
             part.replace(path.with_name(part.name))
 
 
+def remove_partial(path: Path) -> None:
+    """Remove what ``written_whole`` has written of a file when its process died."""
+    for partial in path.parent.glob(f".{escape(path.stem)}-{'?' * 8}{escape(path.suffix)}"):
+        partial.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, whole or not at all; names of files in it need not be text."""
     with written_whole(path) as partial:
-        partial.write_text(text, encoding="utf-8", newline="\n")
+        partial.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder; the system lets them in when this one ends.
+
+    Args:
+        folder: It is made when missing; an empty ``.lock`` stays in it.
+
+    Raises:
+        PadimError: Another process keeps it.
+    """
+    import fcntl  # not everywhere
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PadimError(
+                f"Another padim is writing into {folder}. Wait for it, or choose another folder."
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def plain_text(name: str) -> str:
+    """A name as text; file names need not be."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class TemporaryFolder:

@@ -14,7 +14,7 @@ from padim.datasets import Category, Sample
 from padim.errors import ImageReadError
 from padim.evaluation import Evaluation, evaluate, preview
 from padim.figures import pictures, save_pictures
-from padim.files import written_whole
+from padim.files import remove_partial, written_whole
 from padim.fitting import Fitter
 from padim.heatmap import DEFAULT_COLORMAP
 from padim.memory import peak_bytes, reset_peak
@@ -84,22 +84,41 @@ class Job:
         return record_name(self.category.name, self.seed)
 
 
-def run_job(job: Job, plan: Plan, fitter: Fitter, out: Path, watcher: Watcher) -> Record:
-    """Fit and evaluate a category, and write its model and pictures.
+def run_job(
+    job: Job,
+    plan: Plan,
+    fitter: Fitter,
+    out: Path,
+    watcher: Watcher,
+    scratch: Path | None = None,
+) -> Record:
+    """Fit and evaluate a category, and write its model, its pictures and, last, its record.
 
     Args:
         job: What is to be done.
         plan: How.
         fitter: Of its seed.
-        out: Folder of the benchmark; nothing half done is left there.
+        out: Folder of the benchmark. What is there of the job goes first; nothing half done is
+            left.
         watcher: Told of what happens.
-
-    Returns:
-        What is to be kept of it, not yet written.
+        scratch: Folder of temporary files; the system's when None.
 
     Raises:
         PadimError: It cannot be done.
     """
+    remove_results(job, out)
+    try:
+        record = _done(job, plan, fitter, out, watcher, scratch)
+        record.save(out)
+    except BaseException:
+        remove_results(job, out)
+        raise
+    return record
+
+
+def _done(
+    job: Job, plan: Plan, fitter: Fitter, out: Path, watcher: Watcher, scratch: Path | None
+) -> Record:
     category = job.category
     left_out: list[str] = []
 
@@ -108,7 +127,6 @@ def run_job(job: Job, plan: Plan, fitter: Fitter, out: Path, watcher: Watcher) -
         left_out.append(str(error.path))
 
     unreadable = leave_out if plan.skip_unreadable else None
-    _remove_results(job, out)
     watcher.say(category.describe())
     can_measure = reset_peak()
     start = time.perf_counter()
@@ -118,16 +136,12 @@ def run_job(job: Job, plan: Plan, fitter: Fitter, out: Path, watcher: Watcher) -
     fit_peak = peak_bytes() if can_measure else None
     model = from_fitted(fitter, fitted)
     advance = watcher.progress(f"{category.name}: score", len(category.test))
-    evaluation = evaluate(model.predictor, category, advance, unreadable)
-    model_path = out / "models" / f"{job.name}.safetensors"
-    try:
-        if job.seed == 0:
-            advance = watcher.progress(f"{category.name}: draw", len(evaluation.samples))
-            _write_pictures(evaluation, category, fitter.preprocess, out, plan, advance)
-        model.save(model_path)
-    except BaseException:
-        _remove_results(job, out)
-        raise
+    evaluation = evaluate(model.predictor, category, advance, unreadable, scratch)
+    if job.seed == 0:
+        advance = watcher.progress(f"{category.name}: draw", len(evaluation.samples))
+        _write_pictures(job, evaluation, fitter.preprocess, out, plan, advance)
+    model_path = _places(job, out)["model"]
+    model.save(model_path)
     return record_of(
         job,
         evaluation,
@@ -139,13 +153,50 @@ def run_job(job: Job, plan: Plan, fitter: Fitter, out: Path, watcher: Watcher) -
     )
 
 
-def _remove_results(job: Job, out: Path) -> None:
-    """Remove what was written of a job before, or is half written."""
-    (out / "models" / f"{job.name}.safetensors").unlink(missing_ok=True)
+def missing_results(job: Job, plan: Plan, out: Path, n_images: int) -> list[str]:
+    """What a finished job must have written, but is not there.
+
+    Args:
+        job: What was done.
+        plan: How it is to be done.
+        out: Folder of the benchmark.
+        n_images: Of how many test images.
+    """
+    places = _places(job, out)
+    maps = places.pop("maps", None)
+    if not n_images:
+        places.pop("pictures", None)  # nothing to draw makes no folder
+    missing = [what for what, path in places.items() if not path.exists()]
+    if plan.keep_maps and maps is not None and len(list(maps.glob("*.npy"))) != n_images:
+        missing.append("maps")
+    return missing
+
+
+def remove_results(job: Job, out: Path) -> None:
+    """Remove what was written of a job before, or is half written; first what says it is there."""
+    record = out / "records" / f"{job.name}.json"
+    for path in (record, record.with_name(f"{record.stem}.npz"), *_places(job, out).values()):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+            remove_partial(path)
+
+
+def remove_half_done(job: Job, out: Path) -> None:
+    """Remove what a process that died has written of a job; whole results stay."""
+    if not (out / "records" / f"{job.name}.json").exists():
+        remove_results(job, out)
+
+
+def _places(job: Job, out: Path) -> dict[str, Path]:
+    """Where a job writes beside its record; only the first seed is drawn."""
+    name = job.category.name
+    places = {"model": out / "models" / f"{job.name}.safetensors"}
     if job.seed == 0:
-        (out / "previews" / f"{job.category.name}.npy").unlink(missing_ok=True)
-        for folder in ("pictures", "maps"):
-            shutil.rmtree(out / folder / job.category.name, ignore_errors=True)
+        places["preview"] = out / "previews" / f"{name}.npy"
+        places |= {folder: out / folder / name for folder in ("pictures", "maps")}
+    return places
 
 
 def record_of(
@@ -211,25 +262,25 @@ def record_of(
 
 
 def _write_pictures(
+    job: Job,
     evaluation: Evaluation,
-    category: Category,
     preprocess: Preprocess,
     out: Path,
     plan: Plan,
     advance: Callable[[int], None],
 ) -> None:
     """Write pictures, previews of maps and, when they are to be kept, the maps."""
+    places = _places(job, out)
     drawn = pictures(evaluation, preprocess, plan.colormap)
-    for _ in save_pictures(_named(drawn, category, out / "pictures" / category.name)):
+    for _ in save_pictures(_named(drawn, job.category, places["pictures"])):
         advance(1)
     previews = [preview(anomaly_map) for anomaly_map in evaluation.anomaly_map]
-    path = out / "previews" / f"{category.name}.npy"
-    with written_whole(path) as partial, partial.open("wb") as file:
+    with written_whole(places["preview"]) as partial, partial.open("wb") as file:
         np.save(file, np.array(previews, np.float16), allow_pickle=False)
     if plan.keep_maps:
-        folder = out / "maps" / category.name
         for i, anomaly_map in enumerate(evaluation.anomaly_map):
-            with written_whole(folder / f"{i:05}.npy") as partial, partial.open("wb") as file:
+            path = places["maps"] / f"{i:05}.npy"
+            with written_whole(path) as partial, partial.open("wb") as file:
                 np.save(file, np.asarray(anomaly_map), allow_pickle=False)
 
 

@@ -1,11 +1,15 @@
 """Independent pieces of work in processes of their own: one that dies takes no other with it."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+import os
+import pickle
+import threading
+import traceback
+from collections.abc import Callable, Generator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from padim.errors import PadimError
+from padim.errors import failure_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,7 +37,8 @@ def in_processes(
     items: Sequence[T],
     n_workers: int,
     told: Callable[[T, Any], None],
-) -> Iterator[Ended[T, R]]:
+    died: Callable[[T], None] = lambda item: None,
+) -> Generator[Ended[T, R], None, None]:
     """Do work in processes, a few at a time.
 
     Args:
@@ -41,11 +46,12 @@ def in_processes(
         items: What to do it with; must survive pickling, as must what it gives.
         n_workers: Processes at a time.
         told: Given the item and what its process told.
+        died: Given the item of a process that could not clean up, once it is gone.
 
     Yields:
-        What came of each, in the order in which they end. Errors of this package and the death of a
-        process are results; whatever else is raised there is raised here. All processes end when
-        the iteration is left.
+        What came of each, in the order in which they end. A failure, as ``failure_of`` says, and
+        the death of a process are results; whatever else is raised there is raised here. All
+        processes end when the iteration is left.
     """
     waiting = list(reversed(items))
     running: dict[Connection, tuple[T, Any]] = {}
@@ -65,6 +71,7 @@ def in_processes(
                     kind, content = ready.recv()
                 except EOFError:
                     process.join()
+                    died(item)
                     kind, content = "failed", ("ProcessDied", _death(process.exitcode))
                 if kind == "told":
                     told(item, content)
@@ -81,24 +88,44 @@ def in_processes(
     finally:
         for _, process in running.values():
             process.terminate()
-        for _, process in running.values():
+        for item, process in running.values():
             process.join()
+            died(item)
 
 
 def _run(work: Callable[[T, Tell], R], item: T, parent: Connection) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
     def tell(content: Any) -> None:
         parent.send(("told", content))
 
     message: tuple[str, Any]
     try:
         message = ("done", work(item, tell))
-    except PadimError as error:
-        message = ("failed", (type(error).__name__, str(error)))
     except KeyboardInterrupt:
         return  # the parent was interrupted as well, and says so
     except Exception as error:
-        message = ("raised", error)
+        failure = failure_of(error)
+        message = ("raised", _portable(error)) if failure is None else ("failed", failure)
     parent.send(message)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone: nobody waits for it, and others may start."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _portable(error: Exception) -> Exception:
+    """An error that reaches the parent, with where it was raised."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its class does
+        error = RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
+    error.add_note("".join(traceback.format_exception(error)))
+    return error
 
 
 def _death(exit_code: int | None) -> str:

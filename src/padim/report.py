@@ -19,9 +19,9 @@ from markupsafe import Markup
 
 from padim.charts import curve, histogram
 from padim.evaluation import shown
-from padim.files import write_text
+from padim.files import plain_text, write_text
 from padim.heatmap import COLOURS
-from padim.report_cards import Part, plain_text
+from padim.report_cards import Part
 from padim.run_folder import GROUPS, METRICS, read_run
 
 _PRO_LIMIT = 0.3  # to which AUPRO is commonly reported (Bergmann et al. 2021)

@@ -17,6 +17,7 @@ from padim.charts import outline_path
 from padim.datasets import Sample
 from padim.engines import n_cores
 from padim.errors import DatasetError
+from padim.files import plain_text
 from padim.heatmap import colour_levels
 from padim.images import decode
 from padim.preprocess import Preprocess
@@ -69,7 +70,7 @@ class Part:
         path = run / "previews" / f"{record.category}.npy"
         try:
             previews = np.load(path, allow_pickle=False).astype(np.float32)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise DatasetError(
                 f"{path} cannot be read, but holds the maps. Run padim benchmark again."
             ) from error
@@ -248,8 +249,3 @@ def _png(anomaly_map: NDArray[np.float32], low: float, high: float) -> str:
 
 def _data_url(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def plain_text(name: str) -> str:
-    """A name as text; file names need not be."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ class Record:
     """What is kept of a category that was done once.
 
     Attributes:
-        name: Of its files: the category, and the seed behind the first.
+        name: Of its files, as ``record_name`` gives it.
         data: Plain data: ``row``, ``images``, ``curves``, ``by_defect``, ``fingerprint``...
         resampled: Every metric of bootstrap samples of the test images, shape ``(B,)``.
     """
@@ -83,14 +84,15 @@ class Record:
 def read_record(out: Path, name: str) -> Record | None:
     """A record of before; None where there is none that can be read."""
     try:
-        text = (out / "records" / f"{name}.json").read_text(encoding="utf-8")
-        data: dict[str, Any] = json.loads(text)
-        with np.load(out / "records" / f"{name}.npz", allow_pickle=False) as file:
-            resampled = dict(file)
-    except (OSError, ValueError):
+        data = json.loads((out / "records" / f"{name}.json").read_text(encoding="utf-8"))
+        with (out / "records" / f"{name}.npz").open("rb") as file:
+            resampled = dict(np.load(file, allow_pickle=False))
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
     wanted = {"schema_version", "fingerprint", "row", "images", "curves", "unreadable"}
-    if not wanted <= data.keys() or data["schema_version"] != SCHEMA_VERSION:
+    if not isinstance(data, dict) or not wanted <= data.keys():
+        return None
+    if data["schema_version"] != SCHEMA_VERSION:
         return None
     return Record(name, data, resampled)
 
@@ -178,8 +180,8 @@ def read_run(out: Path) -> tuple[dict[str, Any], dict[str, list[Record]]]:
 
 
 def record_name(category: str, seed: int) -> str:
-    """Name of the files of a record."""
-    return category if seed == 0 else f"{category}.seed{seed}"
+    """Name of the files of a record; later seeds are in a folder, since any name can be taken."""
+    return category if seed == 0 else f"seed{seed}/{category}"
 
 
 def markdown(document: Mapping[str, Any]) -> str:
@@ -197,7 +199,7 @@ def markdown(document: Mapping[str, Any]) -> str:
             "|---|---|",
         ]
         lines += [
-            f"| {row['category']} | {_with_interval(row, row.get('intervals'), metric)} |"
+            f"| {_cell(row['category'])} | {_with_interval(row, row.get('intervals'), metric)} |"
             for row in document["rows"]
         ]
         ends = document.get("mean_intervals", {})
@@ -220,7 +222,7 @@ def _every_metric(document: Mapping[str, Any], groups: Sequence[str]) -> list[st
     """The lines of a table; few categories are its columns."""
     metrics = [m for m in METRICS if any(row.get(m) is not None for row in document["rows"])]
     ends = document.get("mean_intervals", {})
-    named = [(row["category"], row, row.get("intervals")) for row in document["rows"]]
+    named = [(_cell(row["category"]), row, row.get("intervals")) for row in document["rows"]]
     named += [(_TITLES[group], document["means"][group], ends.get(group)) for group in groups]
     cells = [
         [name, *(_with_interval(values, found, metric) for metric in metrics)]
@@ -232,6 +234,11 @@ def _every_metric(document: Mapping[str, Any], groups: Sequence[str]) -> list[st
         header[0] = "metric"
     lines = [f"| {' | '.join(line)} |" for line in (header, *cells)]
     return ["### Every metric", "", lines[0], "|---" * len(header) + "|", *lines[1:]]
+
+
+def _cell(name: str) -> str:
+    """A name that stays in its cell of a table."""
+    return " ".join(name.replace("|", "\\|").splitlines())
 
 
 def _with_interval(values: Mapping[str, Any], ends: Mapping[str, Any] | None, metric: str) -> str:

@@ -1,11 +1,15 @@
 """A benchmark's rows for tools that keep the results of many."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from padim.errors import PadimError
+from padim.files import plain_text
 from padim.run_folder import METRICS
+
+_FORBIDDEN = re.compile(r"[^\w.\- ]")  # by MLflow in names, on any of its servers
 
 
 def metrics_of(document: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
@@ -46,7 +50,10 @@ def send_to_mlflow(document: Mapping[str, Any], uri: str) -> None:
             mlflow.log_params({key: value for key, value in settings.items() if key != "versions"})
             mlflow.log_params({f"version.{k}": v for k, v in settings["versions"].items()})
             mlflow.log_metrics(
-                {f"{name}/{metric}": value for name, metric, value in metrics_of(document)}
+                {
+                    f"{_FORBIDDEN.sub('_', name)}/{metric}": value
+                    for name, metric, value in metrics_of(document)
+                }
             )
     except MlflowException as error:
         raise PadimError(
@@ -61,9 +68,18 @@ def write_tensorboard(document: Mapping[str, Any], folder: Path) -> None:
     Args:
         document: The contents of ``results.json``.
         folder: Where TensorBoard looks.
+
+    Raises:
+        PadimError: It cannot be written.
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder)) as writer:
-        for name, metric, value in metrics_of(document):
-            writer.add_scalar(f"{metric}/{name}", value, 0)
+    try:
+        with SummaryWriter(str(folder)) as writer:
+            for name, metric, value in metrics_of(document):
+                writer.add_scalar(f"{metric}/{plain_text(name)}", value, 0)
+    except OSError as error:
+        raise PadimError(
+            f"{folder} did not take the results ({error.strerror or error}). They are in the "
+            "output folder; name another for TensorBoard."
+        ) from error

@@ -1,6 +1,5 @@
 """The commands. Only this package prints and exits."""
 
-import errno
 import io
 import os
 import signal
@@ -28,7 +27,7 @@ from padim.cli import (
     weights_command,
 )
 from padim.cli.console import Output, fail
-from padim.errors import MissingExtraError, PadimError
+from padim.errors import MissingExtraError, PadimError, failure_of
 
 INTERRUPTED = 130
 _EXTRAS = {
@@ -95,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     Output.as_json = "--json" in arguments
-    Output.quiet = Output.verbose = False
+    Output.quiet = Output.verbose = Output.has_result = False
     command = typer.main.get_command(app)
 
     def work() -> int:
@@ -147,17 +146,9 @@ def run_guarded(work: Callable[[], int | None]) -> int:
         missing = MissingExtraError(package, _EXTRAS[package])
         fail(missing, str(missing))
         return missing.exit_status
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-        advice = " Free the disk or choose another folder." if full else ""
-        fail(error, f"{where}{error.strerror or error}.{advice}")
-        return 1
-    except (MemoryError, RuntimeError) as error:
-        # torch has no class of its own for a CPU that ran out of memory.
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+    except Exception as error:
+        failure = failure_of(error)
+        if failure is None:
             raise
-        fail(
-            error, "The memory ran out. Take a smaller --size, fewer --dims or another --backbone."
-        )
+        fail(error, failure[1])
         return 1

@@ -1,7 +1,8 @@
 """``padim evaluate`` and ``padim benchmark``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +19,7 @@ from padim.datasets import Category, describe, read_category, read_root
 from padim.engines import n_cores
 from padim.errors import MissingExtraError, PadimError, UnknownNameError, UsageError, listed
 from padim.heatmap import DEFAULT_COLORMAP, colours_of
-from padim.memory import parse_bytes
+from padim.memory import parse_bytes, resident_bytes
 from padim.recipes import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
@@ -189,15 +190,16 @@ def benchmark(
         engine=engine,
         n_threads=threads,
     )
+    steps = [partial(finish, outcome, out, against)]
     if mlflow is not None:
         from padim.tracking import send_to_mlflow
 
-        send_to_mlflow(outcome.document, mlflow)
+        steps.append(partial(send_to_mlflow, outcome.document, mlflow))
     if tensorboard is not None:
         from padim.tracking import write_tensorboard
 
-        write_tensorboard(outcome.document, tensorboard)
-    finish(outcome, out, against)
+        steps.append(partial(write_tensorboard, outcome.document, tensorboard))
+    _do_all(steps)
 
 
 def run_benchmark(
@@ -239,7 +241,8 @@ def run_benchmark(
     fitter, forecast = prepared(backbone, recipe, max_memory, largest_px, n_train, **settings)
     n_workers = min(n_workers, len(categories) * n_seeds)
     if max_memory is not None:
-        allowed = max(1, parse_bytes(max_memory) // forecast.peak_bytes)
+        left = parse_bytes(max_memory) - resident_bytes()  # this process waits beside the others
+        allowed = max(1, left // forecast.peak_bytes)
         if allowed < n_workers:
             say(f"{max_memory} allow {allowed} at a time.")
         n_workers = min(n_workers, allowed)
@@ -329,10 +332,22 @@ def finish(outcome: "Result", out: Path, against: str | None = None) -> None:
     if outcome.records:
         say(f"{markdown(document)}\n{places}")
     reasons = " ".join(f"{failure['category']}: {failure['message']}" for failure in outcome.failed)
-    raise PadimError(
-        f"{len(outcome.failed)} of {len(outcome.failed) + len(outcome.records)} categories failed. "
-        f"{reasons}"
-    )
+    n_categories = len(outcome.failed) + len(document["rows"])
+    raise PadimError(f"{len(outcome.failed)} of {n_categories} categories failed. {reasons}")
+
+
+def _do_all(steps: Iterable[Callable[[], None]]) -> None:
+    """Take every step, also when one fails; then say what went wrong."""
+    errors: list[PadimError] = []
+    for step in steps:
+        try:
+            step()
+        except PadimError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise PadimError(" ".join(map(str, errors)))
 
 
 def _at_least_one(number: int, what: str) -> int:

@@ -29,11 +29,13 @@ class Output:
         as_json: One JSON document on stdout instead of text.
         quiet: Results and errors only.
         verbose: Details as well.
+        has_result: The result has been given, so that stdout takes no other document.
     """
 
     as_json = False
     quiet = False
     verbose = False
+    has_result = False
 
 
 def say(text: str) -> None:
@@ -61,6 +63,7 @@ def result(document: Any, text: str) -> None:
         text = json.dumps(document, indent=2)
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+    Output.has_result = True
 
 
 def warn(message: str) -> None:
@@ -69,9 +72,12 @@ def warn(message: str) -> None:
 
 
 def fail(error: BaseException, message: str) -> None:
-    """Say what went wrong, in one sentence on stderr and as JSON on stdout when that is wanted."""
+    """Say what went wrong, in one sentence on stderr and as JSON on stdout when that is wanted.
+
+    A document that is there already stays the only one.
+    """
     sys.stderr.write(f"error: {message}\n")
-    if Output.as_json:
+    if Output.as_json and not Output.has_result:
         failure = {"error": {"type": type(error).__name__, "message": message}}
         sys.stdout.write(json.dumps(failure) + "\n")
         sys.stdout.flush()
