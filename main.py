@@ -89,15 +89,16 @@ def _run(given: Sequence[str]) -> None:
         f"each model {format_bytes(forecast.file_bytes)}"
     )
     records: list[Record] = []
-    failed: list[str] = []
+    failed: list[dict[str, str]] = []
     for category in categories:
         print(category.describe())
         try:
             records.append(_category(category, fitter, temp, drawn, arguments.colormap))
         except PadimError as error:
             print(f"{category.name} failed: {error}")
-            failed.append(f"{category.name}: {error}")
-    result = Result(settings_of(fitter), records)
+            message = {"type": type(error).__name__, "message": str(error)}
+            failed.append({"category": category.name, **message})
+    result = Result(settings_of(fitter) | {"n_seeds": 1}, records, failed)
     write_roc(result, arguments.save_path / "roc_curve.png")
     document = result.document
     for kind in ("image", "pixel"):
@@ -108,7 +109,8 @@ def _run(given: Sequence[str]) -> None:
         f"Pictures of {listed(names, 15)}: {drawn}."
     )
     if failed:
-        raise PadimError(f"{len(failed)} of {len(names)} categories failed. {' '.join(failed)}")
+        reasons = " ".join(f"{one['category']}: {one['message']}" for one in failed)
+        raise PadimError(f"{len(failed)} of {len(names)} categories failed. {reasons}")
 
 
 def _category(

@@ -79,12 +79,19 @@ def test_benchmark_writes_what_it_promises(
 def test_groups_that_are_absent_have_no_row() -> None:
     means = dict.fromkeys(("image_auroc", "pixel_auroc", "image_f1_max", "pixel_f1_max"), 0.5)
     document = {
-        "settings": {"backbone": "resnet18", "recipe": "standard"},
+        "settings": {"backbone": "resnet18", "recipe": "standard", "n_seeds": 1},
         "rows": [{"category": "mine", **means}],
         "means": {"texture": None, "object": None, "all": means},
+        "failed": [{"category": "yours", "type": "DatasetError", "message": "It is broken."}],
+        "unreadable": ["mine/a.png"],
     }
-    assert "texture" not in markdown(document)
-    assert "| All classes | 0.500 |" in markdown(document)
+    text = markdown(document)
+    assert "texture" not in text
+    assert "| All classes | 0.500 |" in text
+    assert "Failed, and in no mean: yours. It is broken." in text
+    assert "left out: mine/a.png." in text
+    document["rows"] = [{"category": "mine", **means, "pixel_auroc": None}]
+    assert "Pixel-level" not in markdown(document)
 
 
 def test_a_finished_category_is_not_done_again(

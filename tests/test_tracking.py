@@ -25,7 +25,7 @@ EXPECTED = {
 
 
 def test_mlflow_gets_settings_and_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
     uri = (tmp_path / "runs").as_uri()
     send_to_mlflow(DOCUMENT, uri)
     client = mlflow.MlflowClient(uri)

@@ -185,13 +185,15 @@ def record_name(category: str, seed: int) -> str:
 
 
 def markdown(document: Mapping[str, Any]) -> str:
-    """Two tables, image and pixel level, with the means of the groups; then every metric."""
+    """AUROC of images and pixels with the means of groups, every metric, and what is missing."""
     settings = document["settings"]
     column = f"{settings['backbone']} ({settings['recipe']})"
     groups = [group for group in _TITLES if document["means"][group] is not None]
     tables = []
     for kind in ("image", "pixel"):
         metric = f"{kind}_auroc"
+        if kind == "pixel" and all(row[metric] is None for row in document["rows"]):
+            continue
         lines = [
             f"### {kind.capitalize()}-level ROC AUC",
             "",
@@ -210,11 +212,20 @@ def markdown(document: Mapping[str, Any]) -> str:
         ]
         tables.append("\n".join(lines))
     tables.append("\n".join(_every_metric(document, groups)))
-    tables.append(
+    notes = (
         "In brackets: 95% bootstrap intervals over the test images. F1-max and recall are oracles: "
         "their thresholds are set with the test labels. AUPIMO: at false positive rates from 1e-5 "
         "to 1e-4."
     )
+    if settings["n_seeds"] > 1:
+        notes += f" Behind ±: the standard deviation over {settings['n_seeds']} seeds."
+    tables.append(notes)
+    tables += [
+        f"Failed, and in no mean: {_cell(failure['category'])}. {_cell(failure['message'])}"
+        for failure in document["failed"]
+    ]
+    if document["unreadable"]:
+        tables.append(f"Unreadable and left out: {', '.join(map(_cell, document['unreadable']))}.")
     return "\n\n".join(tables) + "\n"
 
 

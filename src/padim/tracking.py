@@ -1,9 +1,11 @@
 """A benchmark's rows for tools that keep the results of many."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from padim.errors import PadimError
 from padim.files import plain_text
@@ -43,6 +45,9 @@ def send_to_mlflow(document: Mapping[str, Any], uri: str) -> None:
     from mlflow.exceptions import MlflowException
 
     settings = document["settings"]
+    if urlsplit(uri).scheme in ("", "file"):
+        # Later releases refuse folders, which still work, unless told so.
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     try:
         mlflow.set_tracking_uri(uri)
         mlflow.set_experiment("padim")

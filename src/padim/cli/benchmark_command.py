@@ -14,7 +14,7 @@ from padim.backbones import DEFAULT_BACKBONE
 from padim.cli import options
 from padim.cli.console import bars, progress, result, say, table
 from padim.cli.fit_command import prepared
-from padim.cli.images import Unreadable, require_writable, sizes, threshold_words
+from padim.cli.images import Unreadable, require_apart, require_writable, sizes, threshold_words
 from padim.datasets import Category, describe, read_category, read_root
 from padim.engines import n_cores
 from padim.errors import MissingExtraError, PadimError, UnknownNameError, UsageError, listed
@@ -164,7 +164,10 @@ def benchmark(
     if against not in (None, "published"):
         raise UnknownNameError("table to compare with", against, ("published",))
     colours_of(colormap)  # refused before any work
+    if tensorboard is not None:
+        require_writable(tensorboard)
     categories = read_root(root, category or (), layout)
+    require_apart(out, [root, *(found.root for found in categories)])
     outcome = run_benchmark(
         categories,
         out,
@@ -326,11 +329,10 @@ def finish(outcome: "Result", out: Path, against: str | None = None) -> None:
     )
     if against is not None:
         places = f"{difference_words(document)}\n\n{places}"
-    if not outcome.failed:
+    if outcome.records or not outcome.failed:
         result(document, f"{markdown(document)}\n{places}")
+    if not outcome.failed:
         return
-    if outcome.records:
-        say(f"{markdown(document)}\n{places}")
     reasons = " ".join(f"{failure['category']}: {failure['message']}" for failure in outcome.failed)
     n_categories = len(outcome.failed) + len(document["rows"])
     raise PadimError(f"{len(outcome.failed)} of {n_categories} categories failed. {reasons}")
