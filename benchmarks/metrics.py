@@ -36,6 +36,7 @@ COSTS = ("seconds", "added_bytes")
 SAME = 1e-5  # float32 sums of the others differ by less
 SIGMOID = "scores outside [0, 1] are put through a sigmoid, where high ones become equal"
 CUT = "the range is cut at the nearest thresholds, but the area divided by the whole range"
+UNKNOWN = "unknown"
 NO_NAN = "NaN is ranked like a score"
 GUISES = {
     "distances": "as a model gives them, from about 2 to 40",
@@ -160,7 +161,7 @@ def why(guise: str, metric: str, who: str) -> str:
         return WHY[guise, who]
     if metric == "pixel_auroc" and guise != "scaled":
         return SIGMOID
-    return CUT if metric == "aupimo" else "unknown"
+    return CUT if metric == "aupimo" else UNKNOWN
 
 
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:
@@ -371,6 +372,12 @@ def main() -> None:
             max(max(r["bounds"][0] - r["exact"], r["exact"] - r["bounds"][1]) for r in rows),
             1e-9,
             digits=10,
+        ),
+        measure.Aim(
+            "Differences that nothing explains",
+            sum(row.get(who, {}).get("why") == UNKNOWN for row in rows for who in OTHERS),
+            0,
+            digits=0,
         ),
     ]
     content = {

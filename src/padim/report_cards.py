@@ -36,7 +36,7 @@ _VERDICTS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
     """A category of the report.
 

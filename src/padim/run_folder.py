@@ -54,7 +54,7 @@ _FEW_COLUMNS = 4
 Resampled = dict[str, NDArray[np.float64]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Record:
     """What is kept of a category that was done once.
 
@@ -184,8 +184,13 @@ def record_name(category: str, seed: int) -> str:
     return category if seed == 0 else f"seed{seed}/{category}"
 
 
-def markdown(document: Mapping[str, Any]) -> str:
-    """AUROC of images and pixels with the means of groups, every metric, and what is missing."""
+def markdown(document: Mapping[str, Any], *, is_for_terminal: bool = False) -> str:
+    """AUROC of images and pixels with the means of groups, every metric, and what is missing.
+
+    Args:
+        document: The contents of ``results.json``.
+        is_for_terminal: Whether every metric is left out where its table would be too wide.
+    """
     settings = document["settings"]
     column = f"{settings['backbone']} ({settings['recipe']})"
     groups = [group for group in _TITLES if document["means"][group] is not None]
@@ -211,7 +216,8 @@ def markdown(document: Mapping[str, Any]) -> str:
             for group in groups
         ]
         tables.append("\n".join(lines))
-    tables.append("\n".join(_every_metric(document, groups)))
+    if not is_for_terminal or len(document["rows"]) + len(groups) <= _FEW_COLUMNS:
+        tables.append("\n".join(_every_metric(document, groups)))
     notes = (
         "In brackets: 95% bootstrap intervals over the test images. F1-max and recall are oracles: "
         "their thresholds are set with the test labels. AUPIMO: at false positive rates from 1e-5 "

@@ -322,7 +322,7 @@ def finish(outcome: "Result", out: Path, against: str | None = None) -> None:
 
     document = outcome.document
     places = (
-        f"Tables: {out / 'results.md'}, results.csv, results.json. "
+        f"Every metric: {out / 'results.md'}, results.csv, results.json. "
         f"Scores: {out / 'images.jsonl'}.\n"
         f"ROC curves: {out / 'roc_curve.png'}. Pictures: {out / 'pictures'}. "
         f"Models: {out / 'models'}."
@@ -330,7 +330,7 @@ def finish(outcome: "Result", out: Path, against: str | None = None) -> None:
     if against is not None:
         places = f"{difference_words(document)}\n\n{places}"
     if outcome.records or not outcome.failed:
-        result(document, f"{markdown(document)}\n{places}")
+        result(document, f"{markdown(document, is_for_terminal=True)}\n{places}")
     if not outcome.failed:
         return
     reasons = " ".join(f"{failure['category']}: {failure['message']}" for failure in outcome.failed)
