@@ -407,7 +407,7 @@ def test_info_prints_what_is_inside(model: Path, capsys: pytest.CaptureFixture[s
     assert "6 images" in text
     assert main(["info", str(model), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["n_train"] == 6
+    assert document["count"] == 6
     assert document["store"] == "float16"
     assert document["backbone"]["name"] == "efficientnet_lite0"
 
