@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
-from trees import make_category
+from trees import benchmark, make_two_categories
 
 import padim
 from padim.backbones import backbone
@@ -21,13 +21,7 @@ from padim.weights import locate
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    make_category(tmp_path / "data" / "carpet")
-    make_category(tmp_path / "data" / "bottle", n_train=4, masks=False)
-    return tmp_path / "data"
-
-
-def benchmark(root: Path, out: Path, *more: str) -> int:
-    return main(["benchmark", str(root), "-o", str(out), "--size", "64", *more])
+    return make_two_categories(tmp_path / "data")
 
 
 def test_benchmark_writes_what_it_promises(

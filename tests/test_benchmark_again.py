@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from trees import make_category
+from trees import benchmark, make_category, make_two_categories
 
-from padim.cli import main
 from padim.datasets import Category
 from padim.errors import PadimError
 from padim.evaluation import evaluate
@@ -24,13 +23,7 @@ from padim.tensor_file import write_tensors
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    make_category(tmp_path / "data" / "carpet")
-    make_category(tmp_path / "data" / "bottle", n_train=4, masks=False)
-    return tmp_path / "data"
-
-
-def benchmark(root: Path, out: Path, *more: str) -> int:
-    return main(["benchmark", str(root), "-o", str(out), "--size", "64", *more])
+    return make_two_categories(tmp_path / "data")
 
 
 def document(out: Path) -> dict[str, Any]:

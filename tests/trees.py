@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from padim.cli import main
+
 
 def striped(seed: int, side_px: int = 72, *, spot: bool = False) -> Image.Image:
     """A striped surface with some noise, and with a dark spot when it is to be defective."""
@@ -39,3 +41,15 @@ def make_category(folder: Path, *, n_train: int = 6, n_test: int = 3, masks: boo
             mask = (np.asarray(spotted.convert("L")) < 20).astype(np.uint8) * 255
             Image.fromarray(mask).save(folder / f"ground_truth/spot/{i}_mask.png")
     return folder
+
+
+def make_two_categories(root: Path) -> Path:
+    """Write a texture with masks and an object without any."""
+    make_category(root / "carpet")
+    make_category(root / "bottle", n_train=4, masks=False)
+    return root
+
+
+def benchmark(root: Path, out: Path, *more: str) -> int:
+    """Run ``padim benchmark`` on small inputs; its exit status."""
+    return main(["benchmark", str(root), "-o", str(out), "--size", "64", *more])
