@@ -1,0 +1,46 @@
+"""Files that a release wrote open for ever, and score as they did."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+import padim
+from padim.pairs import load_pair, save_pair
+from padim.state import load_state, save_state
+
+V1 = Path(__file__).parent / "kept/v1"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.onnx"])
+def test_a_file_of_version_1_scores_as_it_did(name: str) -> None:
+    with np.load(V1 / "scores.npz") as kept:
+        found = padim.load(V1 / name).predict(list(kept["images"]))
+        for i, prediction in enumerate(found):
+            # Another processor may round the last bits of a product otherwise.
+            np.testing.assert_allclose(prediction.anomaly_map, kept["anomaly_map"][i], rtol=1e-4)
+            assert prediction.score == pytest.approx(kept["image_score"][i], rel=1e-5)
+            np.testing.assert_allclose(prediction.level_scores, kept["level_scores"][i], rtol=1e-4)
+            assert prediction.p_value == kept["p_value"][i]
+            assert prediction.decision is not None
+            assert prediction.decision.threshold.score == kept["threshold"]
+            assert prediction.label == "anomalous"
+
+
+def test_a_pair_of_version_1_is_written_again_byte_for_byte(tmp_path: Path) -> None:
+    state, moments = load_pair(V1 / "model.safetensors")
+    save_pair(state, moments, tmp_path / "model.safetensors")
+    for name in ("model.safetensors", "model.moments.safetensors"):
+        assert (tmp_path / name).read_bytes() == (V1 / name).read_bytes()
+
+
+def test_the_numbers_of_a_model_of_version_1_are_read_bit_for_bit(tmp_path: Path) -> None:
+    state = load_state(V1 / "model.safetensors")
+    save_state(state, tmp_path / "again.safetensors")
+    with safe_open(V1 / "model.safetensors", framework="np") as file:
+        for i, (mean, whitening) in enumerate(zip(state.mean, state.in_memory(), strict=True)):
+            assert (file.get_tensor(f"levels/{i}/mean") == mean.numpy()).all()
+            assert (file.get_tensor(f"levels/{i}/whitening") == whitening.numpy()).all()
+        assert json.loads(file.metadata()["padim"])["count"] == state.count == 8
