@@ -10,11 +10,11 @@ from padim.backbones import DEFAULT_BACKBONE, backbone
 from padim.cli import run_guarded
 from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES, Category, read_root
 from padim.errors import PadimError, UsageError, listed
-from padim.heatmap import DEFAULT_COLORMAP, colours_of
+from padim.images.heatmap import DEFAULT_COLORMAP, colours_of
 
 if TYPE_CHECKING:
-    from padim.fitting import Fitter
-    from padim.run_folder import Record
+    from padim.evaluation.run_folder import Record
+    from padim.fitting.fitter import Fitter
 
 # What the original drew at random with --reduce_dim; 100 for all others.
 _REDUCED_DIMS = {"wide_resnet50_2": 550, "efficientnet_l2_ns_475": 550}
@@ -64,10 +64,10 @@ def _run(given: Sequence[str]) -> None:
 
     import torch
 
-    from padim.benchmark import Result, settings_of, write_roc
+    from padim.evaluation.run import Result, settings_of, write_roc
+    from padim.evaluation.run_folder import Record, markdown
+    from padim.fitting.prepare import prepare
     from padim.memory import format_bytes
-    from padim.preparing import prepare
-    from padim.run_folder import Record, markdown
 
     if arguments.use_gpu and not torch.cuda.is_available():
         print("no GPU here, computing on the CPU")
@@ -116,10 +116,10 @@ def _run(given: Sequence[str]) -> None:
 def _category(
     category: Category, fitter: "Fitter", temp: Path, drawn: Path, colormap: str
 ) -> "Record":
-    from padim.evaluation import evaluate
-    from padim.figures import pictures, save_pictures
-    from padim.jobs import Job, record_of
-    from padim.model import fit_or_reuse
+    from padim.evaluation.category import evaluate
+    from padim.evaluation.job import Job, record_of
+    from padim.evaluation.pictures import pictures, save_pictures
+    from padim.model.padim import fit_or_reuse
 
     model_path = temp / f"train_{category.name}.safetensors"
     model, reused = fit_or_reuse(fitter, category.train, model_path)

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padim.datasets import list_images
-from padim.demo import lay_out_solar_cells
-from padim.export import SUFFIXES, export
-from padim.fitting import Fitter
-from padim.loading import load_ahead
-from padim.preparing import prepare
-from padim.state import save_state
+from padim.datasets.solar_cells import lay_out_solar_cells
+from padim.fitting.fitter import Fitter
+from padim.fitting.prepare import prepare
+from padim.images.ahead import load_ahead
+from padim.model.export import SUFFIXES, export
+from padim.model.state import save_state
 
 N_QUICK = 40  # images
 
@@ -60,7 +60,7 @@ def fit_on_cells(folder: Path, quick: bool, **settings: Any) -> Cells:
     Args:
         folder: Where the images and the model go.
         quick: Whether it is a quick run.
-        **settings: As for ``padim.preparing.prepare``.
+        **settings: As for ``padim.fitting.prepare.prepare``.
     """
     category = lay_out_solar_cells(folder, "mono")
     train = category / "train" / "good"

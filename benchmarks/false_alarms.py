@@ -41,12 +41,12 @@ import torch
 from features import Features, Scores
 from numpy.typing import NDArray
 
-from padim.benchmark import settings_of
-from padim.calibration import Calibration
 from padim.datasets import list_images
-from padim.demo import lay_out_solar_cells
-from padim.leave_one_out import LeaveOneOut
-from padim.preparing import prepare
+from padim.datasets.solar_cells import lay_out_solar_cells
+from padim.evaluation.run import settings_of
+from padim.fitting.prepare import prepare
+from padim.method.leave_one_out import LeaveOneOut
+from padim.scoring.calibration import Calibration
 
 RATES = (0.2, 0.1, 0.05, 0.02)
 COUNTS = (60, 300)  # images to fit on: below and above the 176 dimensions

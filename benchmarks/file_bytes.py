@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from padim.backbones import BACKBONES, BackboneSpec
-from padim.fitting import STORES
-from padim.preparing import prepare
-from padim.pyramid import Pyramid, build_pyramid
-from padim.state import ModelState, save_state
+from padim.fitting.fitter import STORES
+from padim.fitting.prepare import prepare
+from padim.method.pyramid import Pyramid, build_pyramid
+from padim.model.state import ModelState, save_state
 
 SIZE_PX = (224, 224)
 WRITTEN = ("efficientnet_lite0", "resnet18")

@@ -10,7 +10,7 @@ and recipe:
   same images, decoded, normalised and batched beforehand, in the batches of the fit; nothing is
   done with what it returns.
 - *trunk, optimised* (the stricter alternative): the same with its batch norms and its padding
-  folded away (``padim.trunk.optimise``), in torch; a fit runs it in another engine.
+  folded away (``padim.features.trunk.optimise``), in torch; a fit runs it in another engine.
 
 The aim is a ratio of at most 1.35. The stages of a fit are timed one by one in the same rounds;
 decoding runs beside the network in a fit, so they need not add up to the whole.
@@ -25,16 +25,16 @@ import torch
 from torch import nn
 
 from padim.datasets import list_images
-from padim.demo import lay_out_solar_cells
-from padim.fitting import STORES, Fitter
-from padim.gaussian import factor, relative_eps
-from padim.loading import batched, load_ahead
-from padim.moments import Accumulator, Moments
-from padim.preparing import prepare
-from padim.scorer import Features
-from padim.state import save_state
-from padim.trunk import load_trunk
-from padim.weights import fetch, read_weights
+from padim.datasets.solar_cells import lay_out_solar_cells
+from padim.features.trunk import load_trunk
+from padim.features.weights import fetch, read_weights
+from padim.fitting.fitter import STORES, Fitter
+from padim.fitting.prepare import prepare
+from padim.images.ahead import batched, load_ahead
+from padim.method.gaussian import factor, relative_eps
+from padim.method.moments import Accumulator, Moments
+from padim.model.scorer import Features
+from padim.model.state import save_state
 
 AIM = 1.35
 N_ROUNDS = 7

@@ -24,9 +24,9 @@ import measure
 import numpy as np
 
 from padim.datasets import list_images
+from padim.fitting.prepare import prepare
 from padim.memory import peak_bytes, reset_peak, resident_bytes
-from padim.preparing import prepare
-from padim.state import save_state
+from padim.model.state import save_state
 
 AIM = 0.05
 COUNTS = (100, 400, 1600)

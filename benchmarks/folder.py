@@ -34,9 +34,9 @@ from PIL import Image
 
 from padim.cli import main as padim
 from padim.datasets import list_images
-from padim.loading import load_ahead
-from padim.opening import load
-from padim.predictor import Predictor
+from padim.images.ahead import load_ahead
+from padim.model.opening import load
+from padim.scoring.predictor import Predictor
 
 AIM = 0.8
 N_CELLS = 1200

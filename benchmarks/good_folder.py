@@ -27,14 +27,14 @@ import numpy as np
 import torch
 from features import Features
 
-from padim.benchmark import settings_of
 from padim.datasets import Category, read_category
-from padim.demo import lay_out_solar_cells
-from padim.leave_one_out import LeaveOneOut
-from padim.metrics import Ranking
-from padim.moments import Moments
-from padim.preparing import prepare
-from padim.review import OUTLIER_RATE, outlier_p_values
+from padim.datasets.solar_cells import lay_out_solar_cells
+from padim.evaluation.run import settings_of
+from padim.fitting.prepare import prepare
+from padim.fitting.review import OUTLIER_RATE, outlier_p_values
+from padim.method.leave_one_out import LeaveOneOut
+from padim.method.moments import Moments
+from padim.metrics.ranking import Ranking
 
 TILES = "magnetic_tile"
 PLANTED_FRACTIONS = (0.0, 0.02, 0.05, 0.1)  # of the number of good images

@@ -3,7 +3,7 @@
 Measures, at 224 px and for one image and sixteen, the time from features to the distances of the
 finest grid, and the bytes that have to be stored.
 
-- *shared*: ``padim.scorer.Head``, from the features of each level.
+- *shared*: ``padim.method.head.Head``, from the features of each level.
 - *shared, from maps*: the same with ``Pyramid.split`` before it, from the network's feature maps.
 - *dense* (the alternative): the published PaDiM-EfficientNet script, whose line is
 
@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 
 from padim.backbones import backbone
-from padim.gaussian import factor
-from padim.moments import Moments
-from padim.pyramid import Level, Pyramid, build_pyramid
-from padim.scorer import Head
+from padim.method.gaussian import factor
+from padim.method.moments import Moments
+from padim.method.pyramid import Level, Pyramid, build_pyramid
+from padim.model.scorer import Head
 
 SIZE_PX = (224, 224)  # what the published script sees
 CASES = ("efficientnet_lite0", "resnet18", "efficientnet_b7_ns", "wide_resnet50_2")

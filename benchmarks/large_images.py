@@ -29,10 +29,10 @@ from PIL import Image
 
 import padim
 from padim.datasets import read_category
-from padim.demo import lay_out_solar_cells
-from padim.metrics import Ranking
-from padim.preparing import prepare
-from padim.state import load_state
+from padim.datasets.solar_cells import lay_out_solar_cells
+from padim.fitting.prepare import prepare
+from padim.metrics.ranking import Ranking
+from padim.model.state import load_state
 
 CELL_PX = 256
 LAYOUT = (6, 8)

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from padim.bootstrap import bootstrap_weights, interval
-from padim.map_counts import MapCounts
 from padim.memory import peak_bytes, reset_peak, resident_bytes
-from padim.metrics import Ranking
-from padim.pixel_metrics import AUPIMO_FPR, PixelMetrics
-from padim.pixel_sums import Layout, Sums
+from padim.metrics.counts import MapCounts
+from padim.metrics.pixels import AUPIMO_FPR, PixelMetrics
+from padim.metrics.ranking import Ranking
+from padim.metrics.resamples import bootstrap_weights, interval
+from padim.metrics.sums import Layout, Sums
 
 
 def measured(run: Callable[[], Any]) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import numpy as np
 import process
 from numpy.typing import NDArray
 
-from padim.engines import n_cores
 from padim.files import write_text
+from padim.scoring.engines import n_cores
 
 REQUIREMENTS = (
     "anomalib[openvino]==2.7.0",

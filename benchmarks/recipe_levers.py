@@ -41,18 +41,18 @@ from small_defects import make_small_defect
 from torch import Tensor
 
 from padim.datasets import list_images, read_category
-from padim.demo import lay_out_solar_cells
-from padim.fitting import STORES, Fitter
-from padim.gaussian import factor, relative_eps
-from padim.images import decode, read_mask
-from padim.leave_one_out import GROUP
-from padim.loading import batched
-from padim.moments import Accumulator, Moments
-from padim.postprocess import Postprocess, image_score
-from padim.preparing import prepare
-from padim.pyramid import Pyramid
-from padim.regions import label_regions
-from padim.scorer import Head
+from padim.datasets.solar_cells import lay_out_solar_cells
+from padim.fitting.fitter import STORES, Fitter
+from padim.fitting.prepare import prepare
+from padim.images.ahead import batched
+from padim.images.decode import decode, read_mask
+from padim.images.regions import label_regions
+from padim.method.gaussian import factor, relative_eps
+from padim.method.leave_one_out import GROUP
+from padim.method.moments import Accumulator, Moments
+from padim.method.postprocess import Postprocess, image_score
+from padim.method.pyramid import Pyramid
+from padim.model.scorer import Head
 
 COUNTS = (60, 300)  # images to fit on: below and above the dimensions
 SEEDS = (0, 1, 2)

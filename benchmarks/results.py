@@ -20,17 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 from peer_env import score_with_peer
 
-from padim.benchmark import settings_of
-from padim.comparison import judged
 from padim.datasets import Category, read_category
-from padim.demo import LICENCE, lay_out_solar_cells
-from padim.evaluation import Evaluation, evaluate, interval_words, intervals, shown
+from padim.datasets.solar_cells import LICENCE, lay_out_solar_cells
+from padim.evaluation.category import Evaluation, evaluate, interval_words, intervals, shown
+from padim.evaluation.compare import judged
+from padim.evaluation.run import settings_of
 from padim.files import write_text
-from padim.images import read_size_px
-from padim.model import from_fitted
-from padim.predictor import Prediction, Predictor
-from padim.preparing import prepare
-from padim.preprocess import Preprocess
+from padim.fitting.prepare import prepare
+from padim.images.decode import read_size_px
+from padim.images.preprocess import Preprocess
+from padim.model.padim import from_fitted
+from padim.scoring.predictor import Prediction, Predictor
 
 PAGE = measure.ROOT / "docs" / "results.md"
 BACKBONES = tuple(f"efficientnet_lite{i}" for i in range(3))

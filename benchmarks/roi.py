@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from padim.datasets import list_images
-from padim.demo import lay_out_solar_cells
-from padim.loading import load_ahead
-from padim.model import from_fitted
-from padim.preparing import prepare
-from padim.state import save_state
+from padim.datasets.solar_cells import lay_out_solar_cells
+from padim.fitting.prepare import prepare
+from padim.images.ahead import load_ahead
+from padim.model.padim import from_fitted
+from padim.model.state import save_state
 
 PARTS = (1.0, 0.5, 0.25)  # of the image's sides
 N_ROUNDS, N_CALLS = 5, 15

@@ -18,8 +18,8 @@ import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from padim.fitting import Fitter
-from padim.preparing import prepare
+from padim.fitting.fitter import Fitter
+from padim.fitting.prepare import prepare
 
 Floats = NDArray[np.floating]
 

@@ -11,9 +11,9 @@ from torchvision.models import get_model_weights
 
 from padim.backbones import BACKBONES, DEFAULT_BACKBONE, BackboneSpec, backbone
 from padim.errors import UnknownNameError, UsageError
-from padim.pyramid import build_pyramid
+from padim.features.trunk import build_trunk, with_taps
+from padim.method.pyramid import build_pyramid
 from padim.recipes import RECIPES
-from padim.trunk import build_trunk, with_taps
 
 SPECS = [pytest.param(spec, id=name) for name, spec in BACKBONES.items()]
 SIDE_PX = 256

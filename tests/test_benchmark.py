@@ -14,9 +14,9 @@ import padim
 from padim.backbones import backbone
 from padim.cli import main
 from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES
-from padim.published import difference_words, published
-from padim.run_folder import COLUMNS, markdown
-from padim.weights import locate
+from padim.evaluation.published import difference_words, published
+from padim.evaluation.run_folder import COLUMNS, markdown
+from padim.features.weights import locate
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_half_finished_work_leaves_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("padim.state.write_tensors", interrupt)  # the last step of a category
+        patch.setattr("padim.model.state.write_tensors", interrupt)  # the last step of a category
         assert benchmark(root, out, "--category", "bottle", "-q") == 130
     assert {path for path in out.rglob("*") if path.is_file()} == before
     assert (out / "log.jsonl").read_text().startswith(seen)
@@ -238,8 +238,8 @@ def test_weights_of_a_file_serve_a_network_that_does_not_travel(
     assert here is not None
     weights.parent.mkdir()
     shutil.copyfile(here, weights)
-    monkeypatch.setattr("padim.preparing.INCLUDE_BACKBONE_BYTES", 0)
-    monkeypatch.setattr("padim.weights.locate", lambda spec: None)
+    monkeypatch.setattr("padim.fitting.prepare.INCLUDE_BACKBONE_BYTES", 0)
+    monkeypatch.setattr("padim.features.weights.locate", lambda spec: None)
     arguments = ("--category", "carpet", "--weights", str(weights), "-q")
     assert benchmark(root, tmp_path / "out", *arguments) == 0
     model = tmp_path / "out/models/carpet.safetensors"

@@ -13,12 +13,12 @@ from trees import benchmark, make_category, make_two_categories
 
 from padim.datasets import Category
 from padim.errors import PadimError
-from padim.evaluation import evaluate
+from padim.evaluation.category import evaluate
+from padim.evaluation.job import Job, remove_half_done
+from padim.evaluation.processes import Ended
+from padim.evaluation.run_folder import SCHEMA_VERSION, Record, read_record, record_name
 from padim.files import locked
-from padim.jobs import Job, remove_half_done
-from padim.processes import Ended
-from padim.run_folder import SCHEMA_VERSION, Record, read_record, record_name
-from padim.tensor_file import write_tensors
+from padim.model.file_tensor import write_tensors
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_an_interrupted_rerun_leaves_what_it_has_not_begun(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("padim.state.write_tensors", interrupt)
+        patch.setattr("padim.model.state.write_tensors", interrupt)
         assert benchmark(root, out, "--eps", "0.02", "-q") == 130
     assert (of("bottle", out), of("carpet", out)) == (set(), carpet)
     assert events(out)[-1]["event"] == "stopped"
@@ -147,7 +147,7 @@ def test_an_interrupted_run_has_tables_of_what_is_finished(
             raise ZeroDivisionError
         write_tensors(tensors, path, metadata)
 
-    monkeypatch.setattr("padim.state.write_tensors", mistaken)
+    monkeypatch.setattr("padim.model.state.write_tensors", mistaken)
     with pytest.raises(ZeroDivisionError):
         benchmark(root, out, "-q")
     assert [row["category"] for row in document(out)["rows"]] == ["bottle"]
@@ -178,7 +178,7 @@ def test_a_category_that_needs_too_much_does_not_stop_the_others(
             raise error
         return evaluate(predictor, category, *rest)
 
-    monkeypatch.setattr("padim.jobs.evaluate", measured)
+    monkeypatch.setattr("padim.evaluation.job.evaluate", measured)
     assert benchmark(root, tmp_path / "out", "-q") == 1
     assert f"1 of 2 categories failed. bottle: {words}" in capsys.readouterr().err
     assert [row["category"] for row in document(tmp_path / "out")["rows"]] == ["carpet"]
@@ -190,7 +190,7 @@ def test_a_category_fails_once_however_many_seeds(
     def refuse(job: Job, *_: object) -> Record:
         raise PadimError(f"Not with {job.seed}.")
 
-    monkeypatch.setattr("padim.benchmark.run_job", refuse)
+    monkeypatch.setattr("padim.evaluation.run.run_job", refuse)
     assert benchmark(root, tmp_path / "out", "--dims", "20", "--seeds", "2", "-q") == 1
     said = "2 of 2 categories failed. bottle: Not with 0. carpet: Not with 0."
     assert capsys.readouterr().err == f"error: {said}\n"
@@ -266,8 +266,8 @@ def test_what_a_dead_process_left_is_removed(
         yield Ended(dead, None, ("ProcessDied", "Its process was ended by signal 9."))
         yield Ended(alive, work(alive, lambda content: None), None)
 
-    monkeypatch.setattr("padim.jobs.evaluate", measured)
-    monkeypatch.setattr("padim.benchmark.in_processes", first_dies)
+    monkeypatch.setattr("padim.evaluation.job.evaluate", measured)
+    monkeypatch.setattr("padim.evaluation.run.in_processes", first_dies)
     assert benchmark(root, out, "--workers", "2", "-q") == 1
     assert [row["category"] for row in document(out)["rows"]] == ["carpet"]
     assert not of("bottle", out)

@@ -7,10 +7,10 @@ from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 from test_metrics import CASES, Labelled, brute_f1_max
 
-from padim.bootstrap import ImageScores, bootstrap_weights, interval
 from padim.errors import ShapeError, UsageError
-from padim.evaluation import intervals
-from padim.metrics import Ranking
+from padim.evaluation.category import intervals
+from padim.metrics.ranking import Ranking
+from padim.metrics.resamples import ImageScores, bootstrap_weights, interval
 
 
 def metrics(images: ImageScores, weights: NDArray[np.float64] | None) -> list[NDArray[np.float64]]:

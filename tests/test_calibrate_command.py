@@ -7,10 +7,10 @@ import pytest
 from trees import make_category, striped
 
 import padim
-from padim.calibration import least_cost
 from padim.cli import main
 from padim.errors import ModelFileError
-from padim.graph_description import write_description
+from padim.scoring.calibration import least_cost
+from padim.scoring.description import write_description
 
 SUFFIXES = (".safetensors", ".onnx", ".xml")
 

@@ -3,8 +3,8 @@ import pytest
 import scipy.stats
 from numpy.typing import NDArray
 
-from padim.calibration import Calibration, Collector, Tail
 from padim.errors import UsageError
+from padim.scoring.calibration import Calibration, Collector, Tail
 
 
 def calibrated(scores: NDArray[np.floating]) -> Calibration:

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from trees import make_category, striped
 
-from padim.check import KINDS, SEVERE
 from padim.cli import main
 from padim.datasets import Category
+from padim.datasets.check import KINDS, SEVERE
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_as_many_threads_look_as_there_are_cores_for_this_process(
         return []
 
     monkeypatch.setattr("padim.cli.check_command.check_category", check_one)
-    monkeypatch.setattr("padim.engines.n_cores", lambda: 17)
+    monkeypatch.setattr("padim.scoring.engines.n_cores", lambda: 17)
     assert main(["check", str(stripes)]) == 0
     assert asked == [17]
 

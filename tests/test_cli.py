@@ -15,7 +15,7 @@ from PIL import Image
 from trees import make_category, striped
 
 from padim.cli import main, predict_command
-from padim.state import load_state, save_state
+from padim.model.state import load_state, save_state
 
 COLUMNS = [
     *("path", "score", "label", "p_value", "peak_x", "peak_y"),
@@ -547,7 +547,7 @@ def test_large_images_raise_the_forecast(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What the process holds already changes from fit to fit.
-    monkeypatch.setattr("padim.forecast.resident_bytes", lambda: 0)
+    monkeypatch.setattr("padim.fitting.forecast.resident_bytes", lambda: 0)
     forecasts = []
     for side_px in (100, 5000):
         folder = tmp_path / str(side_px)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import padim
-from padim.export import export
+from padim.model.export import export
 
 ROOT = Path(__file__).parents[1]
 SIZE_PX = (64, 96)

@@ -5,7 +5,7 @@ import pytest
 
 from padim.cli import main
 from padim.datasets import read_category
-from padim.demo import lay_out_solar_cells
+from padim.datasets.solar_cells import lay_out_solar_cells
 
 
 def test_solar_cells_are_laid_out_by_probability(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from trees import make_category
 import padim
 from padim.cli import main
 from padim.doctor import examine, time_graph
-from padim.export import export
+from padim.model.export import export
 
 
 def test_a_machine_is_described() -> None:

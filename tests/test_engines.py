@@ -13,9 +13,7 @@ import torch
 from trees import make_category
 
 import padim
-from padim import engines
 from padim.cli import main
-from padim.engines import Graph, choose_threads, n_cores
 from padim.errors import (
     MissingExtraError,
     ModelFileError,
@@ -24,9 +22,11 @@ from padim.errors import (
     UnknownNameError,
     UsageError,
 )
-from padim.export import export
-from padim.preparing import prepare
-from padim.samples import TOLERANCE
+from padim.fitting.prepare import prepare
+from padim.model.export import export
+from padim.scoring import engines
+from padim.scoring.engines import Graph, choose_threads, n_cores
+from padim.scoring.parity import TOLERANCE
 
 SIZE_PX = (64, 64)
 COMBINATIONS = [

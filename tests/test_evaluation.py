@@ -15,16 +15,16 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 from test_pixel_metrics import Case, area_to, brute_aupro
 
-from padim.bootstrap import ImageScores, bootstrap_weights, interval
 from padim.datasets import Category, Sample, read_category
-from padim.evaluation import Evaluation, evaluate, preview
+from padim.evaluation.category import Evaluation, evaluate, preview
+from padim.evaluation.job import Job, record_of
+from padim.evaluation.run_folder import Record
 from padim.files import TemporaryFolder
-from padim.jobs import Job, record_of
-from padim.map_counts import MapCounts
-from padim.predictor import Prediction
-from padim.preprocess import Preprocess
-from padim.report_cards import Part
-from padim.run_folder import Record
+from padim.images.preprocess import Preprocess
+from padim.metrics.counts import MapCounts
+from padim.metrics.resamples import ImageScores, bootstrap_weights, interval
+from padim.report.cards import Part
+from padim.scoring.predictor import Prediction
 
 SIZE_PX = (16, 24)
 WHOLE = Preprocess(SIZE_PX, 1, "bilinear", (0, 0, 0), (1, 1, 1))

@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 
 import padim
-from padim import export as exporting
 from padim.cli import main
 from padim.errors import ModelFileHashError, ParityError, ShapeError, UsageError
-from padim.export import export
-from padim.opening import verify
-from padim.preprocess import Preprocess
-from padim.samples import N_SAMPLES, TOLERANCE
-from padim.scorer import CameraScorer
-from padim.state import load_state, save_state
+from padim.images.preprocess import Preprocess
+from padim.model import export as exporting
+from padim.model.export import export
+from padim.model.opening import verify
+from padim.model.scorer import CameraScorer
+from padim.model.state import load_state, save_state
+from padim.scoring.parity import N_SAMPLES, TOLERANCE
 
 SIZE_PX = (64, 96)
 CAMERA_PX = (150, 130)
@@ -213,7 +213,7 @@ def test_a_graph_that_scores_otherwise_is_not_kept(
 def test_weights_beyond_two_gigabytes_go_beside_the_graph(
     model: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("padim.graphs._LARGEST_PROTOBUF", 1_000_000)
+    monkeypatch.setattr("padim.features.cached_trunk._LARGEST_PROTOBUF", 1_000_000)
     export(model, tmp_path / "a.onnx")
     assert {path.name for path in tmp_path.iterdir()} == {"a.onnx", "a.onnx.data"}
     assert (tmp_path / "a.onnx").stat().st_size < 1_000_000

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from padim import gaussian
 from padim.errors import UsageError
-from padim.gaussian import factor, relative_eps
-from padim.moments import Moments
-from padim.pyramid import Level, Pyramid, nested
-from padim.scorer import Head
+from padim.method import gaussian
+from padim.method.gaussian import factor, relative_eps
+from padim.method.moments import Moments
+from padim.method.pyramid import Level, Pyramid, nested
+from padim.model.scorer import Head
 
 
 def pyramid_of(grid: tuple[int, int], ratios: list[tuple[int, int]], dims: list[int]) -> Pyramid:

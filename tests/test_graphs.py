@@ -7,9 +7,9 @@ import oracle
 import pytest
 import torch
 
-from padim.engines import Graph
-from padim.fitting import Fitter
-from padim.preparing import prepare
+from padim.fitting.fitter import Fitter
+from padim.fitting.prepare import prepare
+from padim.scoring.engines import Graph
 
 SIZE_PX = (64, 64)
 

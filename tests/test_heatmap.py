@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from padim.errors import UnknownNameError
-from padim.heatmap import COLOURS, OUTLINE, colours_of, heatmap, overlay
+from padim.images.heatmap import COLOURS, OUTLINE, colours_of, heatmap, overlay
 
 
 def test_an_overlay_leaves_what_was_not_looked_at_alone() -> None:

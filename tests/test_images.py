@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from padim.errors import ImageReadError
-from padim.images import IMAGE_SUFFIXES, read_image, read_mask, upright_8_bit
+from padim.images.decode import IMAGE_SUFFIXES, read_image, read_mask, upright_8_bit
 
 MODES = {
     "PNG": ("RGB", "L", "P", "RGBA", "I;16"),
@@ -343,8 +343,8 @@ def test_pillow_prints_nothing_about_a_damaged_file(tmp_path: Path) -> None:
     assert content.count(samples_per_pixel) == 1
     path.write_bytes(content.replace(samples_per_pixel, struct.pack("<HHIH", 277, 3, 1, 2048)))
     code = (
-        "import sys, pathlib, padim.errors, padim.images\n"
-        "try: padim.images.read_image(pathlib.Path(sys.argv[1]))\n"
+        "import sys, pathlib, padim.errors, padim.images.decode\n"
+        "try: padim.images.decode.read_image(pathlib.Path(sys.argv[1]))\n"
         "except padim.errors.ImageReadError: print('refused')"
     )
     done = subprocess.run(

@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 
 import padim
-from padim import learning
-from padim.calibration import LEAVE_ONE_OUT
 from padim.cli import main
 from padim.errors import DatasetError, UsageError
-from padim.moments import Moments
-from padim.pairs import load_pair, moments_path, save_pair
-from padim.pyramid import Level, nested
-from padim.state import ModelState, load_state
+from padim.fitting import update as learning
+from padim.method.moments import Moments
+from padim.method.pyramid import Level, nested
+from padim.model.pair import load_pair, moments_path, save_pair
+from padim.model.state import ModelState, load_state
+from padim.scoring.calibration import LEAVE_ONE_OUT
 
 SIZE_PX = (64, 64)
 

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from padim import model_graph
-from padim.calibration import LEAVE_ONE_OUT
 from padim.errors import DatasetError, MemoryLimitError, UsageError
-from padim.leave_one_out import LeaveOneOut, grouped
-from padim.moments import Moments
-from padim.pyramid import Level, Pyramid, nested
+from padim.method.leave_one_out import LeaveOneOut, grouped
+from padim.method.moments import Moments
+from padim.method.pyramid import Level, Pyramid, nested
+from padim.model import graph as model_graph
+from padim.scoring.calibration import LEAVE_ONE_OUT
 
 DIMS = (3, 4)
 

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from test_pixel_metrics import CASES, Case, make_case
 
 from padim.errors import PathMissingError, ShapeError, UsageError
-from padim.map_counts import MapCounts
-from padim.pixel_metrics import PixelMetrics
-from padim.regions import label_regions
-from padim.sparse_counts import bins_of, scores_of
+from padim.images.regions import label_regions
+from padim.metrics.bins import bins_of, scores_of
+from padim.metrics.counts import MapCounts
+from padim.metrics.pixels import PixelMetrics
 
 
 def contents(counts: MapCounts) -> dict[str, list[object]]:

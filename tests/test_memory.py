@@ -9,7 +9,8 @@ from torch import nn
 
 from padim import memory
 from padim.errors import MemoryLimitError, UsageError
-from padim.forecast import Forecast, activation_bytes
+from padim.fitting.forecast import Forecast, activation_bytes
+from padim.fitting.prepare import prepare
 from padim.memory import (
     format_bytes,
     parse_bytes,
@@ -17,8 +18,7 @@ from padim.memory import (
     reset_peak,
     resident_bytes,
 )
-from padim.model import fit
-from padim.preparing import prepare
+from padim.model.padim import fit
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from sklearn.metrics import (
 )
 
 from padim.errors import PadimError, ShapeError, UsageError
-from padim.metrics import Ranking
+from padim.metrics.ranking import Ranking
 
 Labelled = tuple[NDArray[np.bool_], NDArray[np.floating]]
 

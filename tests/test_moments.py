@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from padim.errors import ShapeError
-from padim.moments import GROUP, Accumulator, Moments
+from padim.method.moments import GROUP, Accumulator, Moments
 
 # Cells per parent and dimensions of each level, coarse to fine.
 LEVELS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=3)

@@ -18,12 +18,12 @@ from torch import nn
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from padim.fitting import Fitter
-from padim.gaussian import factor, relative_eps
-from padim.model import from_fitted
-from padim.moments import Moments
-from padim.preparing import prepare
-from padim.scorer import Head
+from padim.fitting.fitter import Fitter
+from padim.fitting.prepare import prepare
+from padim.method.gaussian import factor, relative_eps
+from padim.method.moments import Moments
+from padim.model.padim import from_fitted
+from padim.model.scorer import Head
 
 N_TRAIN = 24
 N_TEST_EACH = 6

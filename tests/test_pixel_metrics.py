@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from padim.bootstrap import bootstrap_weights
-from padim.curves import Order
 from padim.errors import ShapeError
-from padim.map_counts import MapCounts
-from padim.metrics import Ranking
-from padim.pixel_metrics import AUPIMO_FPR, PixelMetrics
+from padim.metrics.counts import MapCounts
+from padim.metrics.curves import Order
+from padim.metrics.pixels import AUPIMO_FPR, PixelMetrics
+from padim.metrics.ranking import Ranking
+from padim.metrics.resamples import bootstrap_weights
 
 Maps = list[NDArray[np.float32]]
 Masks = list[NDArray[np.bool_]]
@@ -263,9 +263,9 @@ def test_resamples_in_chunks_are_those_at_once(monkeypatch: pytest.MonkeyPatch, 
     weights = bootstrap_weights([mask.any() for mask in case.masks], 20)
     metrics = PixelMetrics(case.counts(exact=False, saturated=True))
     at_once = metrics.resampled(weights)
-    monkeypatch.setattr("padim.bootstrap._CHUNK_BYTES", 1)
-    monkeypatch.setattr("padim.sparse_counts._BLOCK_BYTES", 1)
-    monkeypatch.setattr("padim.sparse_counts._WIDE", wide)
+    monkeypatch.setattr("padim.metrics.resamples._CHUNK_BYTES", 1)
+    monkeypatch.setattr("padim.metrics.bins._BLOCK_BYTES", 1)
+    monkeypatch.setattr("padim.metrics.bins._WIDE", wide)
     for name, values in metrics.resampled(weights).items():
         assert values.shape == (20,)
         np.testing.assert_allclose(values, at_once[name], atol=1e-12)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from padim.postprocess import image_score, resize_blur_matrix
+from padim.method.postprocess import image_score, resize_blur_matrix
 
 
 def mapped(distance: oracle.Floats, size_px: tuple[int, int], sigma_px: float) -> oracle.Floats:

@@ -10,7 +10,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from padim.errors import ShapeError
-from padim.preprocess import Preprocess
+from padim.images.preprocess import Preprocess
 
 HALF = (0.5, 0.5, 0.5)
 REFERENCE = Preprocess((224, 224), 0.875, "lanczos", HALF, HALF)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from padim.errors import DatasetError
+from padim.evaluation.processes import Tell, in_processes
 from padim.files import written_whole
-from padim.processes import Tell, in_processes
 
 
 def _squared(number: int, tell: Tell) -> int:

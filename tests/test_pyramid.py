@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from padim.backbones import backbone
 from padim.errors import UsageError
-from padim.pyramid import Level, Pyramid, build_pyramid, nested
+from padim.method.pyramid import Level, Pyramid, build_pyramid, nested
 
 PAIRS = st.tuples(st.integers(1, 4), st.integers(1, 4))
 

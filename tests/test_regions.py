@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from padim.errors import ShapeError, UsageError
-from padim.regions import Region, label_regions, peak_region
+from padim.images.regions import Region, label_regions, peak_region
 
 MASKS = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=14))
 

@@ -15,8 +15,8 @@ from PIL import Image
 from selenium import webdriver
 from trees import make_category, striped
 
-from padim.charts import curve, histogram, outline_path
 from padim.cli import main
+from padim.report.charts import curve, histogram, outline_path
 
 # As a path they end a script, and an attribute.
 NASTY = ("</script><b>x.png", '"><img src=x onerror=console.error(1)>.png')

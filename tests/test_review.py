@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from trees import make_category, striped
 
-from padim.calibration import Collector
 from padim.cli import main
 from padim.errors import UsageError
-from padim.looks import Look
-from padim.model import PaDiM
-from padim.moments import Moments
-from padim.review import outlier_p_values, review
+from padim.fitting.review import outlier_p_values, review
+from padim.images.thumbnails import Look
+from padim.method.moments import Moments
+from padim.model.padim import PaDiM
+from padim.scoring.calibration import Collector
 
 
 def looked_at(pixels: np.ndarray, source_px: tuple[int, int] = (72, 72)) -> Look:

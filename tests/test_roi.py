@@ -14,11 +14,11 @@ import padim
 from padim.cli import main
 from padim.datasets import read_category
 from padim.errors import ShapeError, UsageError
-from padim.evaluation import evaluate
-from padim.fitting import Fitter
-from padim.model import PaDiM, from_fitted
-from padim.model_graph import scorer_of
-from padim.roi import Roi, read_roi
+from padim.evaluation.category import evaluate
+from padim.fitting.fitter import Fitter
+from padim.images.roi import Roi, read_roi
+from padim.model.graph import scorer_of
+from padim.model.padim import PaDiM, from_fitted
 
 SIZE_PX = (64, 96)
 

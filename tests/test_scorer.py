@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from padim.fitting import Fitter
-from padim.gaussian import factor
-from padim.moments import Moments
-from padim.postprocess import Postprocess
-from padim.preparing import prepare
-from padim.pyramid import Level, nested
-from padim.scorer import Features, Head, Scorer
+from padim.fitting.fitter import Fitter
+from padim.fitting.prepare import prepare
+from padim.method.gaussian import factor
+from padim.method.moments import Moments
+from padim.method.postprocess import Postprocess
+from padim.method.pyramid import Level, nested
+from padim.model.scorer import Features, Head, Scorer
 
 N_TRAIN = 6
 

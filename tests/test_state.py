@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import padim
-from padim import state
 from padim.backbones import backbone
 from padim.errors import (
     ModelFileError,
@@ -30,14 +29,14 @@ from padim.errors import (
     WeightsError,
 )
 from padim.files import write_text, written_whole
-from padim.model import from_fitted
-from padim.moments import Moments
-from padim.pairs import moments_path
-from padim.preparing import prepare
-from padim.preprocess import Preprocess
-from padim.pyramid import Level, nested
-from padim.recipes import recipe
-from padim.state import (
+from padim.fitting.prepare import prepare
+from padim.images.preprocess import Preprocess
+from padim.method.moments import Moments
+from padim.method.pyramid import Level, nested
+from padim.model import state
+from padim.model.padim import from_fitted
+from padim.model.pair import moments_path
+from padim.model.state import (
     ModelState,
     installed_versions,
     load_moments,
@@ -45,6 +44,7 @@ from padim.state import (
     save_moments,
     save_state,
 )
+from padim.recipes import recipe
 
 SEED = 0
 

@@ -16,15 +16,15 @@ import padim
 from padim.backbones import backbone
 from padim.cli import main
 from padim.errors import ModelFileError, ModelFileHashError, UsageError
-from padim.model import PaDiM, from_fitted
-from padim.model_graph import postprocess_of, scorer_of
-from padim.pyramid import build_pyramid
+from padim.fitting.tile_fitter import TileFitter, TileScore
+from padim.images.roi import Roi
+from padim.method.pyramid import build_pyramid
+from padim.method.tiles import TiledFeatures, plan_tiles
+from padim.model.file_tensor import FileTensor, in_file, write_tensors
+from padim.model.graph import postprocess_of, scorer_of
+from padim.model.padim import PaDiM, from_fitted
+from padim.model.state import load_state
 from padim.recipes import recipe
-from padim.roi import Roi
-from padim.state import load_state
-from padim.tensor_file import FileTensor, in_file, write_tensors
-from padim.tile_by_tile import TileFitter, TileScore
-from padim.tiles import TiledFeatures, plan_tiles
 
 SIZE_PX = (96, 128)
 TILED = {"size_px": SIZE_PX, "tile_px": 64, "tile_overlap_px": 32}

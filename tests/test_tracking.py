@@ -7,8 +7,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from padim.errors import PadimError
-from padim.run_folder import METRICS
-from padim.tracking import send_to_mlflow, write_tensorboard
+from padim.evaluation.run_folder import METRICS
+from padim.evaluation.tracking import send_to_mlflow, write_tensorboard
 
 VALUES = dict.fromkeys(METRICS) | {"image_auroc": 0.9, "aupro_30": 0.5}
 DOCUMENT: dict[str, Any] = {

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from padim.backbones import BACKBONES, backbone
 from padim.errors import PathMissingError, WeightsError
-from padim.preparing import prepare
-from padim.trunk import build_trunk, load_trunk
-from padim.weights import (
+from padim.features.trunk import build_trunk, load_trunk
+from padim.features.weights import (
     fetch,
     locate,
     named_hash,
@@ -23,6 +22,7 @@ from padim.weights import (
     verify,
     weights_folder,
 )
+from padim.fitting.prepare import prepare
 
 LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 

@@ -10,7 +10,7 @@ from trees import make_category
 
 import padim
 from padim.errors import install_command
-from padim.export import export
+from padim.model.export import export
 
 ROOT = Path(__file__).parents[1]
 
@@ -90,7 +90,7 @@ def test_what_the_core_install_lacks_is_named(python: Path, folder: Path) -> Non
 def test_the_files_of_the_report_are_in_the_wheel(python: Path) -> None:
     code = (
         "from importlib.resources import files\n"
-        "print(*(path.name for path in files('padim').joinpath('report_files').iterdir()))"
+        "print(*(path.name for path in files('padim').joinpath('report/files').iterdir()))"
     )
     done = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
     assert {"report.css", "report.html.jinja", "report.js"} <= set(done.stdout.split())

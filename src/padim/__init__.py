@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 from padim.errors import PadimError
 
 if TYPE_CHECKING:
-    from padim.map_counts import MapCounts
-    from padim.model import PaDiM, fit
-    from padim.opening import load
-    from padim.pixel_metrics import PixelMetrics
-    from padim.predictor import Prediction, Predictor
+    from padim.metrics.counts import MapCounts
+    from padim.metrics.pixels import PixelMetrics
+    from padim.model.opening import load
+    from padim.model.padim import PaDiM, fit
+    from padim.scoring.predictor import Prediction, Predictor
 
 __all__ = [
     "MapCounts",
@@ -27,13 +27,13 @@ __version__ = "0.1.0"
 
 
 _MODULES = {
-    "MapCounts": "map_counts",
-    "PixelMetrics": "pixel_metrics",
-    "PaDiM": "model",
-    "fit": "model",
-    "load": "opening",
-    "Prediction": "predictor",
-    "Predictor": "predictor",
+    "MapCounts": "metrics.counts",
+    "PixelMetrics": "metrics.pixels",
+    "PaDiM": "model.padim",
+    "fit": "model.padim",
+    "load": "model.opening",
+    "Prediction": "scoring.predictor",
+    "Predictor": "scoring.predictor",
 }
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from padim.engines import ENGINES, GRAPH_ENGINES, n_cores
-from padim.opening import load
+from padim.model.opening import load
+from padim.scoring.engines import ENGINES, GRAPH_ENGINES, n_cores
 
 # What makes a convolution or a product faster, in the words of /proc/cpuinfo.
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve")
@@ -110,10 +110,10 @@ def time_default(n_threads: int | None) -> list[Timing]:
     """
     import torch
 
-    from padim.export import export
-    from padim.model import network_of
-    from padim.preparing import prepare
-    from padim.state import load_state, save_state
+    from padim.fitting.prepare import prepare
+    from padim.model.export import export
+    from padim.model.padim import network_of
+    from padim.model.state import load_state, save_state
 
     with TemporaryDirectory() as folder:
         model, graph = Path(folder) / "model.safetensors", Path(folder) / "model.onnx"

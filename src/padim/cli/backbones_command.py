@@ -3,7 +3,7 @@
 from padim.backbones import BACKBONES, DEFAULT_BACKBONE
 from padim.cli import options
 from padim.cli.console import result, table
-from padim.weights import locate
+from padim.features.weights import locate
 
 
 def backbones(

@@ -16,14 +16,14 @@ from padim.cli.console import bars, progress, result, say, table
 from padim.cli.fit_command import prepared
 from padim.cli.images import Unreadable, require_apart, require_writable, sizes, threshold_words
 from padim.datasets import Category, describe, read_category, read_root
-from padim.engines import n_cores
 from padim.errors import MissingExtraError, PadimError, UnknownNameError, UsageError, listed
-from padim.heatmap import DEFAULT_COLORMAP, colours_of
+from padim.images.heatmap import DEFAULT_COLORMAP, colours_of
 from padim.memory import parse_bytes, resident_bytes
 from padim.recipes import DEFAULT_RECIPE
+from padim.scoring.engines import n_cores
 
 if TYPE_CHECKING:
-    from padim.benchmark import Result
+    from padim.evaluation.run import Result
 
 
 def evaluate(
@@ -43,9 +43,9 @@ def evaluate(
     verbose: options.Verbose = False,
 ) -> None:
     """Measure a model on the test images of one category."""
-    from padim.evaluation import evaluate as evaluate_category
-    from padim.evaluation import interval_words, intervals, metric_words, shown
-    from padim.opening import load
+    from padim.evaluation.category import evaluate as evaluate_category
+    from padim.evaluation.category import interval_words, intervals, metric_words, shown
+    from padim.model.opening import load
 
     if category is None:
         found = read_category(data, layout)
@@ -195,11 +195,11 @@ def benchmark(
     )
     steps = [partial(finish, outcome, out, against)]
     if mlflow is not None:
-        from padim.tracking import send_to_mlflow
+        from padim.evaluation.tracking import send_to_mlflow
 
         steps.append(partial(send_to_mlflow, outcome.document, mlflow))
     if tensorboard is not None:
-        from padim.tracking import write_tensorboard
+        from padim.evaluation.tracking import write_tensorboard
 
         steps.append(partial(write_tensorboard, outcome.document, tensorboard))
     _do_all(steps)
@@ -232,10 +232,10 @@ def run_benchmark(
         n_seeds: How often what is random is drawn anew.
         keep_maps: Whether the maps of the test images are kept.
         colormap: Of the pictures.
-        **settings: As for ``padim.preparing.prepare``.
+        **settings: As for ``padim.fitting.prepare.prepare``.
     """
-    from padim.benchmark import run
-    from padim.jobs import Plan
+    from padim.evaluation.job import Plan
+    from padim.evaluation.run import run
 
     require_writable(out)
     n_train = max(len(found.train) for found in categories)
@@ -271,8 +271,8 @@ def compare(
     verbose: options.Verbose = False,
 ) -> None:
     """Say by how much one benchmark is better than another, and whether the difference holds."""
-    from padim.comparison import compare as compare_runs
-    from padim.evaluation import metric_words, shown
+    from padim.evaluation.category import metric_words, shown
+    from padim.evaluation.compare import compare as compare_runs
 
     document = compare_runs(first, second)
     rows = []
@@ -317,8 +317,8 @@ def finish(outcome: "Result", out: Path, against: str | None = None) -> None:
     Raises:
         PadimError: A category failed.
     """
-    from padim.published import difference_words
-    from padim.run_folder import markdown
+    from padim.evaluation.published import difference_words
+    from padim.evaluation.run_folder import markdown
 
     document = outcome.document
     places = (

@@ -10,14 +10,14 @@ from typing import Annotated
 
 import typer
 
-from padim.calibration import HELD_OUT, Collector, least_cost
 from padim.cli import options
 from padim.cli.console import progress, result, say
 from padim.cli.images import Unreadable, threshold_words
 from padim.datasets import expand, normal_images
-from padim.engines import GRAPH_ENGINES
 from padim.errors import DatasetError, PathMissingError, UsageError, listed
-from padim.predictor import decide
+from padim.scoring.calibration import HELD_OUT, Collector, least_cost
+from padim.scoring.engines import GRAPH_ENGINES
+from padim.scoring.predictor import decide
 
 
 def calibrate(
@@ -53,7 +53,7 @@ def calibrate(
         raise UsageError("A cost needs to be a number above 0. Leave it out for 1.")
     normal = normal_images(good, recursive=recursive)
     defective = expand([anomalous], recursive=True) if anomalous else ()
-    from padim.opening import load
+    from padim.model.opening import load
 
     predictor = load(model, weights=weights, device=device, engine=engine, n_threads=threads)
     fitted = set(predictor.description["image_sha256"])
@@ -79,12 +79,12 @@ def calibrate(
         chosen = least_cost(calibration.image_score, collectors[1].image_scores(), *costs)
         calibration = replace(calibration, chosen=chosen)
     if model.suffix in GRAPH_ENGINES:
-        from padim.graph_description import write_description
+        from padim.scoring.description import write_description
 
         description = {**predictor.description, "calibration": calibration.to_json()}
         write_description(model, json.dumps(description, sort_keys=True))
     else:
-        from padim.state import load_state, save_state
+        from padim.model.state import load_state, save_state
 
         save_state(replace(load_state(model), calibration=calibration), model)
     decision = decide(calibration)

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from padim.check import KINDS, SEVERE, Finding, n_images
-from padim.check import check as check_category
 from padim.cli import options
 from padim.cli.console import progress, result, say, table
 from padim.datasets import describe, read_root
-from padim.engines import choose_threads
+from padim.datasets.check import KINDS, SEVERE, Finding, n_images
+from padim.datasets.check import check as check_category
+from padim.scoring.engines import choose_threads
 
 _SHOWN = 10  # findings of a kind
 

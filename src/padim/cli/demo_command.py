@@ -11,7 +11,7 @@ from padim.cli.benchmark_command import finish, run_benchmark
 from padim.cli.console import say
 from padim.cli.images import require_writable
 from padim.datasets import read_category
-from padim.demo import LICENCE, lay_out_solar_cells
+from padim.datasets.solar_cells import LICENCE, lay_out_solar_cells
 from padim.errors import UnknownNameError
 from padim.recipes import DEFAULT_RECIPE
 

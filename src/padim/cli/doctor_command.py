@@ -10,9 +10,9 @@ import typer
 from padim.cli import options
 from padim.cli.console import result, say, table
 from padim.doctor import Machine, Timing, examine, time_default, time_graph
-from padim.engines import GRAPH_ENGINES, graph_engine
 from padim.errors import PathMissingError, install_command
 from padim.memory import format_bytes
+from padim.scoring.engines import GRAPH_ENGINES, graph_engine
 
 
 def doctor(
@@ -57,7 +57,7 @@ def _chosen(machine: Machine, can_fit: bool) -> dict[str, str]:
     """What ``--engine auto`` takes for each kind of file, and why."""
     chosen = {".safetensors": "none: a model file needs the extra fit"}
     if can_fit:
-        from padim.networks import choose_device, choose_engine
+        from padim.features.network import choose_device, choose_engine
 
         device = choose_device("auto")
         engine = choose_engine("auto", device, "float32")

@@ -10,12 +10,12 @@ from padim.cli import options
 from padim.cli.console import result
 from padim.cli.images import require_writable
 from padim.datasets import expand
-from padim.engines import graph_parts
 from padim.errors import UsageError
 from padim.memory import format_bytes
+from padim.scoring.engines import graph_parts
 
 if TYPE_CHECKING:
-    from padim.samples import Parity
+    from padim.scoring.parity import Parity
 
 
 def export(
@@ -50,7 +50,7 @@ def export(
         raise UsageError(f"The batch is {batch!r}, but needs to be dynamic or a whole number.")
     images = expand(verify, recursive=False) if verify else ()
     require_writable(out.parent)
-    from padim import export as exporting
+    from padim.model import export as exporting
 
     parity = exporting.export(
         model,
@@ -80,7 +80,7 @@ def verify(
     verbose: options.Verbose = False,
 ) -> None:
     """Compare an exported graph, on this machine, with what torch said of the samples inside."""
-    from padim.opening import verify as verify_graph
+    from padim.model.opening import verify as verify_graph
 
     parity = verify_graph(graph, engine=engine, n_threads=threads, precision=precision or "float32")
     result({"file": str(graph), **asdict(parity)}, f"{graph}: {_said(parity)}")

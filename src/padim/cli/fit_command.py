@@ -19,18 +19,18 @@ from padim.cli.images import (
     write_overlay,
 )
 from padim.datasets import describe, layout_title, normal_images, read_root
-from padim.engines import GRAPH_ENGINES
 from padim.errors import UsageError
-from padim.heatmap import overlay
-from padim.images import decode
+from padim.images.decode import decode
+from padim.images.heatmap import overlay
+from padim.images.regions import regions_above
+from padim.images.roi import read_roi
 from padim.memory import format_bytes, parse_bytes, peak_bytes, reset_peak
-from padim.predictor import decide
 from padim.recipes import DEFAULT_RECIPE
-from padim.regions import regions_above
-from padim.roi import read_roi
+from padim.scoring.engines import GRAPH_ENGINES
+from padim.scoring.predictor import decide
 
 if TYPE_CHECKING:
-    from padim.fitting import Fitted, Fitter
+    from padim.fitting.fitter import Fitted, Fitter
 
 _SHOWN = 10
 _HEADINGS = {
@@ -138,7 +138,7 @@ def fit(
     say(f"{title}: " * bool(title) + f"{len(chosen)} good images in {images}, {words}.")
     source_px = region = None
     if roi is not None or tile_px is not None:
-        from padim.preparing import first_px
+        from padim.fitting.prepare import first_px
 
         source_px = first_px(chosen)
         region = None if roi is None else read_roi(roi, source_px)
@@ -173,8 +173,8 @@ def fit(
         source_px=source_px,
         scratch=out.parent,
     )
-    from padim.pairs import save_pair
-    from padim.state import save_state
+    from padim.model.pair import save_pair
+    from padim.model.state import save_state
 
     detail(
         f"Backbone {fitter.spec.name}, recipe {fitter.settings.name}, "
@@ -285,9 +285,9 @@ def prepared(
         max_memory: What the user allows.
         largest_px: (height, width) of the largest image.
         n_images: How many there are, at most.
-        **settings: As for ``padim.preparing.prepare``.
+        **settings: As for ``padim.fitting.prepare.prepare``.
     """
-    from padim.preparing import prepare
+    from padim.fitting.prepare import prepare
 
     limit = parse_bytes(max_memory) if max_memory is not None else None
     fitter = prepare(backbone, recipe, **settings)

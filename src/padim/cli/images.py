@@ -11,8 +11,8 @@ from PIL import Image
 from padim.cli.console import say
 from padim.errors import ImageReadError, PadimError, UsageError, listed
 from padim.files import written_whole
-from padim.images import read_size_px
-from padim.predictor import Decision
+from padim.images.decode import read_size_px
+from padim.scoring.predictor import Decision
 
 
 class Unreadable:

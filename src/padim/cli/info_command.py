@@ -4,14 +4,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from padim.calibration import DEFAULT_PIXEL_RATE, Calibration
 from padim.cli import options
 from padim.cli.console import result
 from padim.cli.images import threshold_words
-from padim.engines import GRAPH_ENGINES, graph_parts
+from padim.images.roi import Roi
 from padim.memory import format_bytes
-from padim.predictor import decide
-from padim.roi import Roi
+from padim.scoring.calibration import DEFAULT_PIXEL_RATE, Calibration
+from padim.scoring.engines import GRAPH_ENGINES, graph_parts
+from padim.scoring.predictor import decide
 
 
 def info(
@@ -43,7 +43,7 @@ def info(
 
 
 def _of_model(file: Path) -> tuple[dict[str, Any], Calibration | None]:
-    from padim.state import load_state
+    from padim.model.state import load_state
 
     state = load_state(file)
     document = {
@@ -59,7 +59,7 @@ def _of_model(file: Path) -> tuple[dict[str, Any], Calibration | None]:
 
 
 def _of_graph(file: Path, engine: str) -> tuple[dict[str, Any], Calibration | None]:
-    from padim.opening import load
+    from padim.model.opening import load
 
     predictor = load(file, engine=engine)
     document = dict(predictor.description)

@@ -9,10 +9,10 @@ from padim.cli import options
 from padim.cli.console import result
 from padim.cli.images import threshold_words
 from padim.datasets import expand
-from padim.predictor import decide
+from padim.scoring.predictor import decide
 
 if TYPE_CHECKING:
-    from padim.state import ModelState
+    from padim.model.state import ModelState
 
 Model = Annotated[Path, typer.Argument(help="A model file, fitted with --keep-moments.")]
 Images = Annotated[list[Path], typer.Argument(help="Images and folders of images.")]
@@ -38,7 +38,7 @@ def update(
 ) -> None:
     """Add good images to a model, as if it had been fitted on them as well."""
     chosen, used = _expanded(images, recalibrate, recursive)
-    from padim import learning
+    from padim.fitting import update as learning
 
     _said(model, learning.update(model, chosen, used, weights=weights))
 
@@ -55,7 +55,7 @@ def forget(
 ) -> None:
     """Take images out of a model, as if it had never been fitted on them."""
     chosen, used = _expanded(images, recalibrate, recursive)
-    from padim import learning
+    from padim.fitting import update as learning
 
     _said(model, learning.forget(model, chosen, used, weights=weights))
 
@@ -72,7 +72,7 @@ def merge(
     verbose: options.Verbose = False,
 ) -> None:
     """Join two models, as if one had been fitted on the images of both."""
-    from padim import learning
+    from padim.fitting import update as learning
 
     _said(out, learning.merge(first, second, out, weights=weights))
 

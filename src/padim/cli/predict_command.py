@@ -25,14 +25,14 @@ from padim.cli.images import (
 from padim.datasets import expand
 from padim.errors import PathMissingError, UnknownNameError, UsageError
 from padim.files import written_whole
-from padim.heatmap import overlay
-from padim.images import decode
-from padim.loading import WRITE_BEHIND, WRITE_THREADS, mapped_ahead
-from padim.predictor import NOT_CALIBRATED
-from padim.regions import Region, peak_region
+from padim.images.ahead import WRITE_BEHIND, WRITE_THREADS, mapped_ahead
+from padim.images.decode import decode
+from padim.images.heatmap import overlay
+from padim.images.regions import Region, peak_region
+from padim.scoring.predictor import NOT_CALIBRATED
 
 if TYPE_CHECKING:
-    from padim.predictor import Prediction
+    from padim.scoring.predictor import Prediction
 
 COLUMNS = (
     "path",
@@ -93,7 +93,7 @@ def predict(
     chosen = expand(images, recursive=recursive)
     names = output_names(chosen, images)
     require_writable(out)
-    from padim.opening import load
+    from padim.model.opening import load
 
     loaded = load(
         model,

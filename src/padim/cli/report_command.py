@@ -32,7 +32,7 @@ def report(
     verbose: options.Verbose = False,
 ) -> None:
     """Write a benchmark as one HTML file: metrics, curves, and every image, mistakes first."""
-    from padim.report import write_report
+    from padim.report.page import write_report
 
     if data is not None and not data.is_dir():
         raise PathMissingError(data)

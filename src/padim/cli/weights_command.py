@@ -22,7 +22,7 @@ def list_weights(
     verbose: options.Verbose = False,
 ) -> None:
     """Say which weights are here and where the others come from."""
-    from padim.weights import locate, weights_folder
+    from padim.features.weights import locate, weights_folder
 
     found = {spec.name: locate(spec) for spec in BACKBONES.values()}
     document = [
@@ -60,7 +60,7 @@ def fetch_weights(
     verbose: options.Verbose = False,
 ) -> None:
     """Bring weights here, or into a folder to carry elsewhere."""
-    from padim.weights import fetch
+    from padim.features.weights import fetch
 
     specs = [backbone(name) for name in names or BACKBONES]
     if to is not None:
@@ -78,7 +78,7 @@ def verify_weights(
     verbose: options.Verbose = False,
 ) -> None:
     """Check that weights are the right ones: tensor names, shapes and sha256."""
-    from padim.weights import locate, verify
+    from padim.features.weights import locate, verify
 
     specs = [backbone(name) for name in names or BACKBONES]
     if weights is not None and len(specs) != 1:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padim.errors import DatasetError, ShapeError, listed
-from padim.images import read_levels, read_mask
+from padim.images.decode import read_levels, read_mask
 
 __all__ = ["GOOD", "Category", "DefectRegion", "Sample", "Saturation"]
 

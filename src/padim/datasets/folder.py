@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from padim.errors import DatasetError, PathMissingError
-from padim.images import IMAGE_SUFFIXES
+from padim.images.decode import IMAGE_SUFFIXES
 
 __all__ = [
     "expand",

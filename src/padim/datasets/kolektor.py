@@ -6,7 +6,7 @@ from pathlib import Path
 from padim.datasets.category import GOOD, Category, Sample
 from padim.datasets.folder import folder_name, list_images, visible
 from padim.errors import DatasetError
-from padim.images import read_mask
+from padim.images.decode import read_mask
 
 __all__ = ["is_kolektor", "read_kolektor"]
 

@@ -1,0 +1,246 @@
+"""What is wrong with a category: what would falsify its numbers, and what is only odd."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from padim.datasets import Category
+from padim.datasets.category import GOOD
+from padim.errors import ImageReadError
+from padim.images.ahead import mapped_ahead
+from padim.images.decode import decode_with_mode, read_mask
+from padim.images.thumbnails import Look, far_sizes, near_duplicates
+
+KINDS: dict[str, str] = {
+    "unreadable": "files that cannot be read",
+    "leak": "one file in two splits",
+    "look-alike": "one picture in two splits",
+    "contradiction": "labels that contradict masks or each other",
+    "mask-size": "masks of another size than their image",
+    "empty-mask": "empty masks beside others of the image",
+    "no-mask": "defects without a mask",
+    "stray-mask": "masks of no image",
+    "duplicate": "repeated in one split",
+    "one-class": "categories whose test images do not show both classes",
+    "size": "images of odd size",
+    "mode": "images of odd mode",
+}
+SEVERE = frozenset({"unreadable", "leak", "look-alike", "contradiction", "mask-size"})
+
+Value = TypeVar("Value", bound=Hashable)
+_Raw = tuple[str, Path, str, Path | None]  # kind, file, detail, other
+
+_LOOK_PX = 64  # twice a thumbnail's side: rounding to whole levels averages out
+_USUAL = 0.75  # share of images that a size or a mode needs for the others to be odd
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong or odd.
+
+    Attributes:
+        kind: One of `KINDS`.
+        category: Name of the category.
+        path: The file.
+        detail: What it is, in words.
+        other: The file that it repeats.
+    """
+
+    kind: str
+    category: str
+    path: Path
+    detail: str
+    other: Path | None = None
+
+    @property
+    def is_severe(self) -> bool:
+        """Whether it makes numbers wrong."""
+        return self.kind in SEVERE
+
+
+@dataclass(frozen=True)
+class _Item:
+    split: str
+    path: Path
+    defect: str
+    mask_paths: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """An image and its masks, as far as they could be read."""
+
+    item: _Item
+    sha256: str
+    mode: str
+    look: Look | None
+    masks: tuple[tuple[Path, tuple[int, int], bool], ...]
+    errors: tuple[ImageReadError, ...]
+
+
+def check(
+    category: Category,
+    n_threads: int,
+    advance: Callable[[int], None] = lambda n_images: None,
+) -> list[Finding]:
+    """Read every image and mask of a category, and say what is wrong.
+
+    Of each image some four kilobytes are kept, until the category is done.
+
+    Args:
+        category: What to look at.
+        n_threads: How many images are read at once.
+        advance: Told how many more images have been read.
+
+    Returns:
+        Findings, in the order of `KINDS`, then of their files.
+    """
+    seen = []
+    for one in mapped_ahead(_see, _items(category), n_threads, 4 * n_threads):
+        seen.append(one)
+        advance(1)
+    readable = [one for one in seen if one.look is not None]
+    has_masks = any(one.item.mask_paths and one.item.defect != GOOD for one in seen)
+    raw = [
+        *(finding for one in seen for finding in _of_one(one, has_masks)),
+        *(("stray-mask", path, "it is of no image", None) for path in category.unused_masks),
+        *_missing_classes(category),
+        *_repeated(readable),
+        *_odd(readable),
+    ]
+    order = list(KINDS)
+    raw.sort(key=lambda finding: (order.index(finding[0]), finding[1]))
+    return [Finding(kind, category.name, path, detail, other) for kind, path, detail, other in raw]
+
+
+def n_images(category: Category) -> int:
+    """How many images `check` reads."""
+    return len(category.train) + len(category.validation) + len(category.test)
+
+
+def _missing_classes(category: Category) -> Iterator[_Raw]:
+    absent = [
+        kind
+        for kind, count in (("normal", category.n_normal), ("anomalous", category.n_anomalous))
+        if not count
+    ]
+    if absent:
+        detail = f"no {' and no '.join(absent)} test images, so that AUROC cannot be had"
+        yield "one-class", category.root, detail, None
+
+
+def _items(category: Category) -> Iterator[_Item]:
+    normal_masks = dict(category.normal_masks)
+    for split, paths in (("train", category.train), ("validation", category.validation)):
+        for path in paths:
+            yield _Item(split, path, GOOD)
+    for sample in category.test:
+        masks = sample.mask_paths
+        if sample.path in normal_masks:
+            masks = (normal_masks[sample.path],)
+        yield _Item("test", sample.path, sample.defect, masks)
+
+
+def _see(item: _Item) -> _Seen:
+    errors: list[ImageReadError] = []
+    digest, mode, look = "", "", None
+    try:
+        picture, mode = decode_with_mode(item.path)
+        with item.path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        small = picture.resize((_LOOK_PX, _LOOK_PX), Image.Resampling.BICUBIC).convert("RGB")
+        look = Look.of(np.asarray(small), (picture.height, picture.width))
+    except ImageReadError as error:
+        errors.append(error)
+    masks = []
+    for path in item.mask_paths:
+        try:
+            mask = read_mask(path)
+            masks.append((path, (mask.shape[0], mask.shape[1]), bool(mask.any())))
+        except ImageReadError as error:
+            errors.append(error)
+    return _Seen(item, digest, mode, look, tuple(masks), tuple(errors))
+
+
+def _of_one(seen: _Seen, has_masks: bool) -> Iterator[_Raw]:
+    """What is wrong with one image and its masks."""
+    item = seen.item
+    for error in seen.errors:
+        yield "unreadable", Path(error.path), error.reason, None
+    for path, size_px, _ in seen.masks:
+        if seen.look is not None and size_px != seen.look.source_px:
+            detail = f"{_px(size_px)}, but its image has {_px(seen.look.source_px)}"
+            yield "mask-size", path, detail, item.path
+    if item.defect == GOOD:
+        for path, _, is_marked in seen.masks:
+            if is_marked:
+                detail = f"its image is good, but {path} marks a defect"
+                yield "contradiction", item.path, detail, path
+        return
+    if item.split == "test" and not item.mask_paths and has_masks:
+        yield "no-mask", item.path, f"{item.defect}, without a mask", None
+    empty = [path for path, _, is_marked in seen.masks if not is_marked]
+    if empty and len(empty) == len(item.mask_paths):
+        detail = f"it is labelled {item.defect}, but {empty[0]} is empty"
+        yield "contradiction", item.path, detail, empty[0]
+    else:
+        for path in empty:
+            yield "empty-mask", path, f"one of {len(item.mask_paths)} of its image", item.path
+
+
+def _repeated(seen: Sequence[_Seen]) -> Iterator[_Raw]:
+    """Images that repeat an earlier one, by their bytes or by their look."""
+    first: dict[str, int] = {}
+    for i, one in enumerate(seen):
+        j = first.setdefault(one.sha256, i)
+        if j != i:
+            yield _repetition(one, seen[j], "leak", "the same file")
+    for i, j in near_duplicates([one.look for one in seen if one.look is not None]):
+        if first[seen[i].sha256] == i:  # else its bytes have been found already
+            yield _repetition(seen[i], seen[j], "look-alike", "nearly the same picture")
+
+
+def _repetition(one: _Seen, earlier: _Seen, across: str, how: str) -> _Raw:
+    item, other = one.item, earlier.item
+    detail = f"{item.split}, {item.defect}; {how} as {other.path} ({other.split}, {other.defect})"
+    if item.split != other.split:
+        return across, item.path, detail, other.path
+    same_file = one.sha256 == earlier.sha256
+    if same_file and (item.defect == GOOD) != (other.defect == GOOD):
+        return "contradiction", item.path, detail, other.path
+    return "duplicate", item.path, detail, other.path
+
+
+def _odd(seen: Sequence[_Seen]) -> Iterator[_Raw]:
+    """Images whose size or mode is not that of most."""
+    looks = [one.look for one in seen if one.look is not None]
+    usual_px = _usual([look.source_px for look in looks])
+    if usual_px is None:
+        for i, words in far_sizes(looks):
+            yield "size", seen[i].item.path, words, None
+    else:
+        for one, look in zip(seen, looks, strict=True):
+            if look.source_px != usual_px:
+                words = f"{_px(look.source_px)}; {_px(usual_px)} is usual"
+                yield "size", one.item.path, words, None
+    usual_mode = _usual([one.mode for one in seen])
+    for one in seen:
+        if usual_mode is not None and one.mode != usual_mode:
+            yield "mode", one.item.path, f"mode {one.mode}; {usual_mode} is usual", None
+
+
+def _usual(values: Sequence[Value]) -> Value | None:
+    for value, count in Counter(values).most_common(1):
+        if count >= _USUAL * len(values):
+            return value
+    return None
+
+
+def _px(size_px: tuple[int, int]) -> str:
+    return f"{size_px[0]}x{size_px[1]} px"

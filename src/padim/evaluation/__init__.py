@@ -1,0 +1,1 @@
+"""From categories to a folder of results."""

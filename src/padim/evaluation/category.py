@@ -1,0 +1,299 @@
+"""Score the test images of a category and compare with what is known of them."""
+
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from padim.datasets import Category, Sample
+from padim.errors import DatasetError, ImageReadError
+from padim.files import TemporaryFolder
+from padim.images.preprocess import Preprocess
+from padim.images.regions import label_regions
+from padim.metrics.counts import MapCounts
+from padim.metrics.pixels import PixelMetrics
+from padim.metrics.ranking import Ranking
+from padim.metrics.resamples import ImageScores, bootstrap_weights, interval
+from padim.scoring.predictor import Prediction, Predictor
+
+FALSE_ALARMS = (0, 1)  # at which recall is measured
+N_RESAMPLES = 1000
+PREVIEW_PX = 64
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Scores and maps of a category's test images, at network size.
+
+    Attributes:
+        category: Name of the category.
+        samples: The N test images that could be read.
+        image_score: Shape ``(N,)``.
+        level_scores: What each level of the network adds, coarse to fine, shape ``(N, levels)``.
+        labels: ``normal`` or ``anomalous`` by the model's threshold, N of them; None without one.
+        p_values: Share of good images that score as high, N of them; None without a threshold.
+        threshold: Of the model's image scores; None when it has none.
+        pixel_threshold: Of its maps; likewise.
+        anomaly_map: Shape ``(N, H, W)``, float16, in a temporary file; NaN where the model does
+            not look.
+        counts: Pixels by score, of the images whose ground truth is known.
+        counted: Which images those are, ascending. Normal images need no mask.
+        score_s: Seconds from the first image file to the last score.
+        folder: Of the temporary file.
+    """
+
+    category: str
+    samples: tuple[Sample, ...]
+    image_score: Floats
+    level_scores: NDArray[np.float32]
+    labels: tuple[str | None, ...]
+    p_values: tuple[float | None, ...]
+    threshold: float | None
+    pixel_threshold: float | None
+    anomaly_map: NDArray[np.float16]
+    counts: MapCounts
+    counted: NDArray[np.int64]
+    score_s: float
+    folder: TemporaryFolder
+
+    @cached_property
+    def is_anomalous(self) -> NDArray[np.bool_]:
+        """Whether each image shows a defect, shape ``(N,)``."""
+        return np.array([sample.is_anomalous for sample in self.samples], np.bool_)
+
+    @cached_property
+    def image_ranking(self) -> Ranking:
+        """Normal and anomalous images by image score."""
+        return Ranking.of(self.is_anomalous, self.image_score)
+
+    @cached_property
+    def pixel_metrics(self) -> PixelMetrics:
+        """Of the images whose ground truth is known."""
+        return PixelMetrics(self.counts)
+
+    def mistakes(self, threshold: float) -> tuple[int, int]:
+        """Normal images that score above a threshold, and anomalous ones that do not."""
+        called = self.image_score > threshold
+        return int((called & ~self.is_anomalous).sum()), int((self.is_anomalous & ~called).sum())
+
+    def metrics(self) -> dict[str, float | None]:
+        """Every metric of images and pixels by name; None where it cannot be had.
+
+        F1-max and recall are oracles: their thresholds are set by the test images' labels.
+        """
+        return _numbers({name: float(value) for name, value in self._resampled(None).items()})
+
+    def resampled(self, n_resamples: int = N_RESAMPLES) -> dict[str, Floats]:
+        """Every metric of bootstrap samples of the test images.
+
+        The draws depend on nothing but the category's name and how many images there are, so that
+        evaluations of the same images are paired. Recall at a number of false alarms hangs on
+        single normal images, which resampling can only take away: of it, the anomalous images
+        alone are drawn, against the threshold that the normal ones set.
+
+        Args:
+            n_resamples: How many, B.
+
+        Returns:
+            By name, shape ``(B,)``; NaN where one cannot be had.
+        """
+        seed = zlib.crc32(self.category.encode("utf-8", "surrogateescape"))
+        return self._resampled(bootstrap_weights(self.is_anomalous, n_resamples, seed))
+
+    def by_defect(self) -> dict[str, dict[str, float | None]]:
+        """Every metric of each kind of defect against all normal images."""
+        kinds = sorted({sample.defect for sample in self.samples if sample.is_anomalous})
+        defects = np.array([sample.defect for sample in self.samples])
+        weights = np.array([~self.is_anomalous | (defects == kind) for kind in kinds], np.float64)
+        if not kinds:
+            return {}
+        values = self._resampled(weights)
+        return {
+            kind: _numbers({name: float(value[i]) for name, value in values.items()})
+            for i, kind in enumerate(kinds)
+        }
+
+    def _resampled(self, weights: Floats | None) -> dict[str, Floats]:
+        ranking = ImageScores.of(self.is_anomalous, self.image_score)
+        values = {
+            "image_auroc": ranking.auroc(weights),
+            "image_average_precision": ranking.average_precision(weights),
+            "image_f1_max": ranking.f1_max(weights),
+        }
+        of_anomalous = None if weights is None else np.where(self.is_anomalous, weights, 1.0)
+        for n_alarms in FALSE_ALARMS:
+            values[f"image_recall_at_{n_alarms}"] = ranking.recall(n_alarms, of_anomalous)
+        of_counted = None if weights is None else weights[:, self.counted]
+        return values | self.pixel_metrics.resampled(of_counted)
+
+
+def intervals(
+    resampled: Mapping[str, Floats], values: Mapping[str, float | None]
+) -> dict[str, tuple[float, float] | None]:
+    """95% intervals of metrics, by name; None where one cannot be had.
+
+    An interval always holds its metric. That of a handful of images may lie outside the middle of
+    its resamples: an image that is drawn twice is a tie, which average precision rewards.
+
+    Args:
+        resampled: Each metric of resamples, shape ``(B,)``.
+        values: Each metric of the images themselves.
+    """
+    found: dict[str, tuple[float, float] | None] = {}
+    for name, drawn in resampled.items():
+        (low, high), value = interval(drawn), values[name]
+        found[name] = None
+        if value is not None and not np.isnan(low):
+            found[name] = min(low, value), max(high, value)
+    return found
+
+
+def evaluate(
+    predictor: Predictor,
+    category: Category,
+    advance: Callable[[int], None] = lambda n_images: None,
+    unreadable: Callable[[ImageReadError], None] | None = None,
+    scratch: Path | None = None,
+) -> Evaluation:
+    """Score the test images of a category.
+
+    Args:
+        predictor: A fitted model.
+        category: Its images.
+        advance: Told how many more images have been scored.
+        unreadable: Told of an image that cannot be read, which is then left out; raised when None.
+        scratch: Folder of the temporary file of maps; the system's when None.
+
+    Raises:
+        ImageReadError: An image cannot be read and nobody is told, or a mask cannot be read.
+        DatasetError: A mask is of another size than its image, or not drawn with the value of
+            one kind of defect.
+    """
+    folder = TemporaryFolder(scratch)
+    path = folder.path / "maps"
+    counts, counted = MapCounts(), []
+    by_path = {sample.path: sample for sample in category.test}
+    samples: list[Sample] = []
+    kept: list[Prediction] = []
+    start = time.perf_counter()
+    found = predictor.stream([sample.path for sample in category.test], unreadable)
+    with path.open("wb") as file:
+        for prediction in _without_maps(found, file.write):
+            assert prediction.path is not None
+            kept.append(prediction)
+            samples.append(by_path[prediction.path])
+            advance(1)
+    score_s = time.perf_counter() - start
+    shape = (len(samples), *predictor.preprocess.size_px)
+    maps: NDArray[np.float16] = np.empty(shape, np.float16)
+    if samples:
+        maps = np.memmap(path, np.float16, "r", shape=shape)
+    for i, sample in enumerate(samples):
+        anomaly_map = maps[i].astype(np.float32)
+        if _count(counts, sample, anomaly_map, predictor.preprocess, kept[i].source_px):
+            counted.append(i)
+    return Evaluation(
+        category=category.name,
+        samples=tuple(samples),
+        image_score=np.array([prediction.score for prediction in kept]),
+        level_scores=np.array([prediction.level_scores for prediction in kept], np.float32),
+        labels=tuple(prediction.label for prediction in kept),
+        p_values=tuple(prediction.p_value for prediction in kept),
+        threshold=predictor.decision.threshold.score if predictor.decision else None,
+        pixel_threshold=predictor.decision.pixel_threshold if predictor.decision else None,
+        anomaly_map=maps,
+        counts=counts,
+        counted=np.array(counted, np.int64),
+        score_s=score_s,
+        folder=folder,
+    )
+
+
+def preview(anomaly_map: NDArray[np.float16]) -> NDArray[np.float16]:
+    """A map at a few pixels, for a picture of it.
+
+    Args:
+        anomaly_map: Shape ``(H, W)``.
+
+    Returns:
+        Every so many rows and columns, 64 of them or what there is.
+    """
+    rows, columns = (
+        (np.arange(min(side, PREVIEW_PX)) + 0.5) * side / min(side, PREVIEW_PX)
+        for side in anomaly_map.shape
+    )
+    return np.asarray(anomaly_map[rows.astype(int)[:, None], columns.astype(int)])
+
+
+def shown(metric: float | None) -> str:
+    """A metric with three digits, or ``n/a`` where it cannot be had."""
+    return "n/a" if metric is None else f"{metric:.3f}"
+
+
+def metric_words(name: str) -> str:
+    """The name of a metric, with what it is when the test labels had a say in it."""
+    return f"{name} (oracle)" if "f1_max" in name or "recall" in name else name
+
+
+def interval_words(ends: tuple[float, float] | None) -> str:
+    """The interval of a metric behind its value; nothing where there is none."""
+    return "" if ends is None else " [{:.3f}, {:.3f}]".format(*ends)
+
+
+def _without_maps(
+    predictions: Iterator[Prediction], write: Callable[[bytes], object]
+) -> Iterator[Prediction]:
+    """Write the maps of predictions away as float16, and leave them out."""
+    nothing = np.empty((0, 0), np.float32)
+    for prediction in predictions:
+        write(prediction.anomaly_map.clip(-65504, 65504).astype(np.float16).tobytes())
+        yield replace(prediction, anomaly_map=nothing)
+
+
+def _count(
+    counts: MapCounts,
+    sample: Sample,
+    anomaly_map: NDArray[np.float32],
+    preprocess: Preprocess,
+    source_px: tuple[int, int],
+) -> bool:
+    """Count the pixels of an image, unless its ground truth is not known.
+
+    Regions are told apart at the size of the mask, where what is thin still hangs together.
+
+    Raises:
+        ImageReadError: A mask cannot be read.
+        DatasetError: A mask is of another size than its image, or not drawn with the value of
+            one kind of defect.
+    """
+    truth = sample.read_mask() if sample.is_anomalous else None
+    if truth is None:
+        if not sample.is_anomalous:
+            counts.add(anomaly_map)
+        return not sample.is_anomalous
+    if truth.shape != source_px:
+        raise DatasetError(
+            f"The mask of {sample.path} is {truth.shape[0]}x{truth.shape[1]} px, but its image "
+            f"{source_px[0]}x{source_px[1]} px. padim check finds all such; draw them anew."
+        )
+    labels = preprocess.labels(label_regions(truth)[0])
+    defects = []
+    for region in sample.read_regions() if sample.saturations else ():
+        mask = preprocess.labels(region.mask.astype(np.int32)) > 0
+        # As much of the defect as at its own size.
+        share = region.saturation_px / max(int(region.mask.sum()), 1)
+        if mask.any():
+            defects.append((mask, max(1.0, share * int(mask.sum()))))
+    counts.add(anomaly_map, labels, defects=defects, is_anomalous=True)
+    return True
+
+
+def _numbers(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if np.isnan(value) else value for name, value in values.items()}

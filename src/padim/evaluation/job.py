@@ -1,0 +1,299 @@
+"""One category of a benchmark: fitted, evaluated, its model and pictures written."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from padim.datasets import Category, Sample
+from padim.errors import ImageReadError
+from padim.evaluation.category import Evaluation, evaluate, preview
+from padim.evaluation.pictures import pictures, save_pictures
+from padim.evaluation.run_folder import COLUMNS, METRICS, SCHEMA_VERSION, Record, record_name
+from padim.files import remove_partial, written_whole
+from padim.fitting.fitter import Fitter
+from padim.fitting.prepare import prepare
+from padim.images.heatmap import DEFAULT_COLORMAP
+from padim.images.preprocess import Preprocess
+from padim.memory import peak_bytes, reset_peak
+from padim.model.padim import from_fitted
+
+_CURVE_POINTS = 500
+
+
+class Watcher(Protocol):
+    """Who is told what happens while a benchmark runs."""
+
+    def say(self, text: str) -> None:
+        """Hear a line."""
+
+    def progress(self, description: str, n_images: int) -> Callable[[int], None]:
+        """Hear that work on so many images begins; return what is told of each step."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How every category is done; plain enough to be sent to another process.
+
+    Attributes:
+        prepared: Arguments of ``preparing.prepare``.
+        n_seeds: How often what is random is drawn anew.
+        skip_unreadable: Whether images that cannot be read are left out and listed; else their
+            category fails.
+        keep_maps: Whether the maps of the test images are kept, as float16.
+        colormap: Of the pictures, as ``heatmap.colours_of`` takes it.
+    """
+
+    prepared: Mapping[str, Any]
+    n_seeds: int = 1
+    skip_unreadable: bool = False
+    keep_maps: bool = False
+    colormap: str = DEFAULT_COLORMAP
+
+    def fitter(self, seed: int) -> Fitter:
+        """Prepare the fit of a seed.
+
+        Raises:
+            PadimError: As ``preparing.prepare``.
+        """
+        return prepare(**{**self.prepared, "dims_seed": seed})
+
+
+@dataclass(frozen=True)
+class Job:
+    """One category to be done once.
+
+    Attributes:
+        category: The category.
+        seed: Of what is random.
+        fingerprint: What the result rests on.
+    """
+
+    category: Category
+    seed: int
+    fingerprint: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Of its record."""
+        return record_name(self.category.name, self.seed)
+
+
+def run_job(
+    job: Job,
+    plan: Plan,
+    fitter: Fitter,
+    out: Path,
+    watcher: Watcher,
+    scratch: Path | None = None,
+) -> Record:
+    """Fit and evaluate a category, and write its model, its pictures and, last, its record.
+
+    Args:
+        job: What is to be done.
+        plan: How.
+        fitter: Of its seed.
+        out: Folder of the benchmark. What is there of the job goes first; nothing half done is
+            left.
+        watcher: Told of what happens.
+        scratch: Folder of temporary files; the system's when None.
+
+    Raises:
+        PadimError: It cannot be done.
+    """
+    remove_results(job, out)
+    try:
+        record = _done(job, plan, fitter, out, watcher, scratch)
+        record.save(out)
+    except BaseException:
+        remove_results(job, out)
+        raise
+    return record
+
+
+def _done(
+    job: Job, plan: Plan, fitter: Fitter, out: Path, watcher: Watcher, scratch: Path | None
+) -> Record:
+    category = job.category
+    left_out: list[str] = []
+
+    def leave_out(error: ImageReadError) -> None:
+        watcher.say(f"left out: {error}")
+        left_out.append(str(error.path))
+
+    unreadable = leave_out if plan.skip_unreadable else None
+    watcher.say(category.describe())
+    can_measure = reset_peak()
+    start = time.perf_counter()
+    advance = watcher.progress(f"{category.name}: fit", len(category.train))
+    fitted = fitter.fit(category.train, advance, unreadable)
+    fit_s = time.perf_counter() - start
+    fit_peak = peak_bytes() if can_measure else None
+    model = from_fitted(fitter, fitted)
+    advance = watcher.progress(f"{category.name}: score", len(category.test))
+    evaluation = evaluate(model.predictor, category, advance, unreadable, scratch)
+    if job.seed == 0:
+        advance = watcher.progress(f"{category.name}: draw", len(evaluation.samples))
+        _write_pictures(job, evaluation, fitter.preprocess, out, plan, advance)
+    model_path = _places(job, out)["model"]
+    model.save(model_path)
+    return record_of(
+        job,
+        evaluation,
+        unreadable=left_out,
+        fit_s=round(fit_s, 3),
+        fit_peak_bytes=fit_peak,
+        n_train=fitted.state.count,
+        model_bytes=model_path.stat().st_size,
+    )
+
+
+def missing_results(job: Job, plan: Plan, out: Path, n_images: int) -> list[str]:
+    """What a finished job must have written, but is not there.
+
+    Args:
+        job: What was done.
+        plan: How it is to be done.
+        out: Folder of the benchmark.
+        n_images: Of how many test images.
+    """
+    places = _places(job, out)
+    maps = places.pop("maps", None)
+    if not n_images:
+        places.pop("pictures", None)  # nothing to draw makes no folder
+    missing = [what for what, path in places.items() if not path.exists()]
+    if plan.keep_maps and maps is not None and len(list(maps.glob("*.npy"))) != n_images:
+        missing.append("maps")
+    return missing
+
+
+def remove_results(job: Job, out: Path) -> None:
+    """Remove what was written of a job before, or is half written; first what says it is there."""
+    record = out / "records" / f"{job.name}.json"
+    for path in (record, record.with_name(f"{record.stem}.npz"), *_places(job, out).values()):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+            remove_partial(path)
+
+
+def remove_half_done(job: Job, out: Path) -> None:
+    """Remove what a process that died has written of a job; whole results stay."""
+    if not (out / "records" / f"{job.name}.json").exists():
+        remove_results(job, out)
+
+
+def _places(job: Job, out: Path) -> dict[str, Path]:
+    """Where a job writes beside its record; only the first seed is drawn."""
+    name = job.category.name
+    places = {"model": out / "models" / f"{job.name}.safetensors"}
+    if job.seed == 0:
+        places["preview"] = out / "previews" / f"{name}.npy"
+        places |= {folder: out / folder / name for folder in ("pictures", "maps")}
+    return places
+
+
+def record_of(
+    job: Job, evaluation: Evaluation, unreadable: Sequence[str] = (), **fit_facts: Any
+) -> Record:
+    """What is kept of a finished category.
+
+    Args:
+        job: What was to be done.
+        evaluation: What its model made of its test images.
+        unreadable: Images that were left out.
+        **fit_facts: ``n_train``, ``fit_s``, ``fit_peak_bytes`` and ``model_bytes``.
+    """
+    category = job.category
+    facts = {
+        "category": category.name,
+        "n_test": len(evaluation.samples),
+        **dict.fromkeys(METRICS),
+        **evaluation.metrics(),
+        "score_s": round(evaluation.score_s, 3),
+        **fit_facts,
+    }
+    images = [
+        {
+            "category": category.name,
+            "seed": job.seed,
+            "path": category.name_of(sample.path),
+            "label": "anomalous" if sample.is_anomalous else "normal",
+            "defect": sample.defect,
+            "score": float(score),
+            "level_scores": [round(float(value), 4) for value in levels],
+            "predicted": predicted,
+            "p_value": p_value,
+        }
+        for sample, score, levels, predicted, p_value in zip(
+            evaluation.samples,
+            evaluation.image_score,
+            evaluation.level_scores,
+            evaluation.labels,
+            evaluation.p_values,
+            strict=True,
+        )
+    ]
+    pixel_curves = evaluation.pixel_metrics.curves(_CURVE_POINTS)
+    data = {
+        "schema_version": SCHEMA_VERSION,
+        "root": str(category.root.absolute()),
+        "masks": [
+            [category.name_of(path) for path in sample.mask_paths] for sample in evaluation.samples
+        ],
+        "threshold": evaluation.threshold,
+        "row": {column: facts[column] for column in COLUMNS},
+        "by_defect": evaluation.by_defect(),
+        "images": images,
+        "curves": {
+            "image": [axis.tolist() for axis in evaluation.image_ranking.roc(_CURVE_POINTS)],
+            **{name: [axis.tolist() for axis in axes] for name, axes in pixel_curves.items()},
+        },
+        "unreadable": list(unreadable),
+        "fingerprint": job.fingerprint,
+    }
+    return Record(job.name, data, evaluation.resampled())
+
+
+def _write_pictures(
+    job: Job,
+    evaluation: Evaluation,
+    preprocess: Preprocess,
+    out: Path,
+    plan: Plan,
+    advance: Callable[[int], None],
+) -> None:
+    """Write pictures, previews of maps and, when they are to be kept, the maps."""
+    places = _places(job, out)
+    drawn = pictures(evaluation, preprocess, plan.colormap)
+    for _ in save_pictures(_named(drawn, job.category, places["pictures"])):
+        advance(1)
+    previews = [preview(anomaly_map) for anomaly_map in evaluation.anomaly_map]
+    with written_whole(places["preview"]) as partial, partial.open("wb") as file:
+        np.save(file, np.array(previews, np.float16), allow_pickle=False)
+    if plan.keep_maps:
+        for i, anomaly_map in enumerate(evaluation.anomaly_map):
+            path = places["maps"] / f"{i:05}.npy"
+            with written_whole(path) as partial, partial.open("wb") as file:
+                np.save(file, np.asarray(anomaly_map), allow_pickle=False)
+
+
+def _named(
+    drawn: Iterable[tuple[Sample, Image.Image]], category: Category, folder: Path
+) -> Iterator[tuple[Path, Image.Image]]:
+    """Give each picture a file: by its stem, else by its name, else by the way to it."""
+    taken: set[str] = set()
+    for sample, picture in drawn:
+        way = category.name_of(sample.path).replace("/", "_")
+        names = [
+            f"{sample.defect}_{name}.png" for name in (sample.path.stem, sample.path.name, way)
+        ]
+        name = next((name for name in names if name not in taken), names[-1])
+        taken.add(name)
+        yield folder / name, picture

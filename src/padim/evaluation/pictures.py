@@ -1,0 +1,270 @@
+"""ROC curves and pictures of where the defects are."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from cycler import cycler
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from padim.datasets import Sample
+from padim.evaluation.category import Evaluation
+from padim.files import written_whole
+from padim.images.ahead import WRITE_BEHIND, WRITE_THREADS, mapped_ahead
+from padim.images.decode import read_image
+from padim.images.heatmap import DEFAULT_COLORMAP, OUTLINE, UNSEEN, colours_of, heatmap, outline
+from padim.images.preprocess import Preprocess
+
+Curve = tuple[list[float], list[float], float]  # false and true positive rates, AUROC
+
+_DPI = 100
+_PANEL_PX = 256
+_SCALE_PX = 4_000_000  # of all maps, that a colour scale looks at
+# Colours that colour-blind eyes tell apart (Okabe and Ito 2008, without their yellow); what has
+# more lines than colours goes on with other strokes.
+_LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_STROKES = ("-", "--", ":")
+_TITLES = ("image", "ground truth", "anomaly map", "predicted mask", "outline")
+
+
+def roc_figure(image_curves: Mapping[str, Curve], pixel_curves: Mapping[str, Curve]) -> Figure:
+    """Draw the ROC curves of images and of pixels side by side.
+
+    Args:
+        image_curves: One per category that has one.
+        pixel_curves: Likewise.
+    """
+    figure = Figure(figsize=(15, 7), dpi=_DPI, layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, kind, curves in zip(
+        panels, ("Image", "Pixel"), (image_curves, pixel_curves), strict=True
+    ):
+        axes.plot([0, 1], [0, 1], color="0.8", linewidth=1)
+        axes.set_prop_cycle(cycler(linestyle=_STROKES) * cycler(color=_LINE_COLOURS))
+        for name, (fpr, tpr, auroc) in curves.items():
+            axes.plot(fpr, tpr, label=f"{name}: {auroc:.3f}")
+        if curves:
+            mean = sum(auroc for _, _, auroc in curves.values()) / len(curves)
+            axes.legend(loc="lower right", fontsize="small")
+            axes.set_title(f"{kind} AUROC, mean {mean:.3f}")
+        else:
+            axes.set_title(f"{kind} AUROC: no category has both classes")
+        axes.set_xlabel("false positive rate")
+        axes.set_ylabel("true positive rate")
+        axes.set_xlim(-0.01, 1.01)
+        axes.set_ylim(-0.01, 1.01)
+        axes.set_aspect("equal")
+    return figure
+
+
+class PictureFrame:
+    """Five panels with a colour bar; drawn once for a category and filled for each image.
+
+    Args:
+        low: Score of the darkest colour.
+        high: Score of the brightest.
+        threshold: Score above which a pixel is predicted defective, or None.
+        threshold_note: Where the threshold comes from.
+        colormap: As ``heatmap.colours_of`` takes it.
+    """
+
+    def __init__(
+        self,
+        low: float,
+        high: float,
+        threshold: float | None,
+        threshold_note: str,
+        colormap: str = DEFAULT_COLORMAP,
+    ) -> None:
+        self.low = low
+        self.high = high
+        self.threshold = threshold
+        self._colours = colours_of(colormap)
+        self._frame, self._boxes = _draw_frame(low, high, threshold_note, self._colours)
+        self._font = ImageFont.load_default(15)
+
+    def fill(
+        self,
+        title: str,
+        image: NDArray[np.uint8],
+        mask: NDArray[np.bool_] | None,
+        anomaly_map: NDArray[np.float32],
+    ) -> Image.Image:
+        """Make the picture of one image.
+
+        Args:
+            title: Written above.
+            image: RGB, shape ``(h, w, 3)``, no larger than a panel.
+            mask: Ground truth, shape ``(h, w)``, or None when unknown.
+            anomaly_map: Shape ``(h, w)``; NaN where nothing was looked at.
+        """
+        if self.threshold is None:
+            predicted = np.zeros(anomaly_map.shape, np.bool_)
+        else:
+            predicted = np.nan_to_num(anomaly_map, nan=-np.inf) > self.threshold
+        outlined = image.copy()
+        outlined[outline(predicted, 2)] = OUTLINE
+        panels = (
+            image,
+            None if mask is None else _grey(mask),
+            heatmap(anomaly_map, self.low, self.high, self._colours),
+            _grey(predicted, np.isnan(anomaly_map)),
+            outlined,
+        )
+        picture = self._frame.copy()
+        draw = ImageDraw.Draw(picture)
+        draw.text((12, 8), title, fill="black", font=self._font)
+        for panel, (left, top, width, height) in zip(panels, self._boxes, strict=True):
+            if panel is None:
+                middle = (left + width / 2, top + height / 2)
+                draw.text(middle, "no mask", fill="gray", font=self._font, anchor="mm")
+                continue
+            rows, columns = panel.shape[:2]
+            place = (left + (width - columns) // 2, top + (height - rows) // 2)
+            picture.paste(Image.fromarray(panel), place)
+        return picture
+
+
+def pictures(
+    evaluation: Evaluation, preprocess: Preprocess, colormap: str = DEFAULT_COLORMAP
+) -> Iterator[tuple[Sample, Image.Image]]:
+    """Draw each test image of a category: image, truth, map, predicted mask and outline.
+
+    Args:
+        evaluation: What a model made of them.
+        preprocess: The way from a source image to its map.
+        colormap: Of the maps, as ``heatmap.colours_of`` takes it.
+    """
+    if not evaluation.samples:
+        return
+    threshold, note = mask_threshold(evaluation)
+    frame = PictureFrame(*map_range(evaluation), threshold, note, colormap)
+    for sample, score, anomaly_map in zip(
+        evaluation.samples, evaluation.image_score, evaluation.anomaly_map, strict=True
+    ):
+        image = read_image(sample.path)
+        shown_px = panel_px((image.shape[0], image.shape[1]))
+        mask: NDArray[np.bool_] | None = None
+        if (truth := sample.read_mask()) is not None:
+            grey = Image.fromarray(truth.astype(np.uint8) * 255)
+            mask = np.asarray(grey.resize(shown_px[::-1], Image.Resampling.NEAREST)) > 0
+        elif not sample.is_anomalous:
+            mask = np.zeros(shown_px, np.bool_)
+        resized = Image.fromarray(image).resize(shown_px[::-1], Image.Resampling.BILINEAR)
+        title = f"{evaluation.category}   {sample.defect}   {sample.path.name}   score {score:.2f}"
+        on_panel = preprocess.to_source(anomaly_map.astype(np.float32), shown_px)
+        yield sample, frame.fill(title, np.asarray(resized), mask, on_panel)
+
+
+def save_pictures(named: Iterable[tuple[Path, Image.Image]]) -> Iterator[Path]:
+    """Write pictures as PNG, several at a time, each whole or not at all.
+
+    Args:
+        named: A file and its picture; the next is taken as one is written.
+
+    Yields:
+        Each file that was written.
+    """
+
+    def save(one: tuple[Path, Image.Image]) -> Path:
+        path, picture = one
+        with written_whole(path) as partial:
+            picture.save(partial, compress_level=1)
+        return path
+
+    return mapped_ahead(save, named, WRITE_THREADS, WRITE_BEHIND)
+
+
+def mask_threshold(evaluation: Evaluation) -> tuple[float | None, str]:
+    """Above which score a pixel is predicted defective, and the words that say whence that is.
+
+    The model's own pixel threshold; of a model that has none, the best F1 on the test set itself,
+    of pixels where there are masks, else of images.
+    """
+    own = evaluation.pixel_threshold
+    if own is not None:
+        return own, f"pixel threshold of the model,\nset by good images alone: {own:.2f}"
+    of_pixels = float(evaluation.pixel_metrics.f1_threshold())
+    by_kind = {
+        "pixel": None if np.isnan(of_pixels) else of_pixels,
+        "image": evaluation.image_ranking.f1_max()[1],
+    }
+    for kind, threshold in by_kind.items():
+        if threshold is not None:
+            words = f"oracle threshold: uses test labels\n({kind} F1-max at {threshold:.2f})"
+            return threshold, words
+    return None, "no threshold: one class only"
+
+
+def map_range(evaluation: Evaluation) -> tuple[float, float]:
+    """Scores of the darkest and the brightest colour, the same for all images of a category."""
+    every = max(4, math.ceil(math.sqrt(evaluation.anomaly_map.size / _SCALE_PX)))
+    thinned = evaluation.anomaly_map[:, ::every, ::every].astype(np.float32)
+    normal = ~evaluation.is_anomalous
+    usual = thinned[normal] if normal.any() else thinned
+    return float(np.nanmedian(usual)), float(np.nanquantile(thinned, 0.999))
+
+
+def panel_px(source_px: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of an image scaled to fill a panel.
+
+    Args:
+        source_px: (height, width) of the image.
+    """
+    scale = _PANEL_PX / max(source_px)
+    return max(1, round(source_px[0] * scale)), max(1, round(source_px[1] * scale))
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _draw_frame(
+    low: float, high: float, note: str, colours: NDArray[np.uint8]
+) -> tuple[Image.Image, list[tuple[int, int, int, int]]]:
+    gap, left, top, bottom, bar = 16, 12, 58, 46, 64
+    width = left + 5 * (_PANEL_PX + gap) + bar
+    height = top + _PANEL_PX + bottom
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+    boxes = []
+    x = left
+    for title in _TITLES:
+        axes = figure.add_axes((x / width, bottom / height, _PANEL_PX / width, _PANEL_PX / height))
+        axes.set_title(title, fontsize=10)
+        axes.set_axis_off()
+        boxes.append((x, top, _PANEL_PX, _PANEL_PX))
+        if title == "anomaly map":
+            bar_axes = figure.add_axes(
+                ((x + _PANEL_PX + 8) / width, bottom / height, 12 / width, _PANEL_PX / height)
+            )
+            scale = ScalarMappable(Normalize(low, high), ListedColormap(colours / 255))
+            figure.colorbar(scale, cax=bar_axes)
+            bar_axes.tick_params(labelsize=8)
+            x += bar
+        if title == "predicted mask":
+            figure.text(
+                (x + _PANEL_PX + gap / 2) / width,
+                6 / height,
+                note,
+                fontsize=8,
+                ha="center",
+                va="bottom",
+            )
+        x += _PANEL_PX + gap
+    return Image.open(BytesIO(png(figure))).convert("RGB"), boxes
+
+
+def _grey(mask: NDArray[np.bool_], unseen: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
+    grey = np.repeat(mask.astype(np.uint8)[..., None] * 255, 3, axis=2)
+    if unseen is not None:
+        grey[unseen] = UNSEEN
+    return grey

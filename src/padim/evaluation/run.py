@@ -1,0 +1,334 @@
+"""Fit and evaluate every category of a dataset, and write down what came out.
+
+Each finished category leaves a record and is not done again while nothing it rests on has changed;
+an unfinished one leaves nothing.
+"""
+
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from padim.datasets import Category
+from padim.errors import UsageError, failure_of
+from padim.evaluation.job import Job, Plan, Watcher, missing_results, remove_half_done, run_job
+from padim.evaluation.pictures import Curve, png, roc_figure
+from padim.evaluation.processes import Tell, in_processes
+from padim.evaluation.run_folder import (
+    METRICS,
+    Record,
+    document_of,
+    read_record,
+    record_name,
+    write_results,
+)
+from padim.files import locked, plain_text, written_whole
+from padim.fitting.fitter import Fitter
+from padim.model.state import installed_versions
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a benchmark gives.
+
+    Attributes:
+        settings: What everything was done with.
+        records: One per finished category and seed, in order.
+        failed: Category, type and message of what went wrong, one per failed category.
+    """
+
+    settings: dict[str, Any]
+    records: list[Record]
+    failed: list[dict[str, str]] = field(default_factory=list)
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The contents of ``results.json``."""
+        return document_of(self.settings, self.records, self.failed)
+
+
+def run(
+    categories: Sequence[Category],
+    plan: Plan,
+    out: Path,
+    watcher: Watcher,
+    *,
+    fitter: Fitter | None = None,
+    n_workers: int = 1,
+) -> Result:
+    """Fit and evaluate categories.
+
+    Args:
+        categories: What to do.
+        plan: How to do it.
+        out: Folder for the results.
+        watcher: Told of what happens.
+        fitter: That of the first seed, when it is prepared already.
+        n_workers: Processes at a time; with one, all is done in this process.
+
+    Returns:
+        What came out; a category that fails does not stop the others.
+
+    Raises:
+        UsageError: Nothing is random, and there are several seeds.
+        PadimError: Another process writes into the folder.
+    """
+    fitter = fitter or plan.fitter(0)
+    if plan.n_seeds > 1 and fitter.pyramid.n_dims == fitter.spec.n_dims:
+        raise UsageError(
+            "Nothing is random with all dimensions, so every seed would give the same. Draw some "
+            "with --dims, or leave --seeds out."
+        )
+    with locked(out):
+        return _run(categories, plan, out, watcher, fitter, n_workers)
+
+
+def _run(
+    categories: Sequence[Category],
+    plan: Plan,
+    out: Path,
+    watcher: Watcher,
+    fitter: Fitter,
+    n_workers: int,
+) -> Result:
+    rests_on = settings_of(fitter)
+    settings = rests_on | {"n_seeds": plan.n_seeds}
+    log = _Log(out / "log.jsonl")
+    log.write("started", settings=settings, categories=[category.name for category in categories])
+    records: dict[str, Record] = {}
+    failed: dict[str, dict[str, str]] = {}
+    jobs = []
+    for category in categories:
+        fingerprint = _fingerprint(category, rests_on, plan)
+        for seed in range(plan.n_seeds):
+            job = Job(category, seed, fingerprint)
+            if (known := _still_true(job, plan, out, watcher)) is None:
+                jobs.append(job)
+            else:
+                records[job.name] = known
+                log.write("reused", category=category.name, seed=seed)
+
+    def write() -> Result:
+        finished = []
+        for category in categories:
+            names = [record_name(category.name, seed) for seed in range(plan.n_seeds)]
+            if all(name in records for name in names):
+                finished += [records[name] for name in names]
+        result = Result(settings, finished, list(failed.values()))
+        write_results(result.document, finished, out)
+        write_roc(result, out / "roc_curve.png")
+        return result
+
+    if jobs:
+        write()  # whatever ends this run, the tables name nothing that it has removed
+    try:
+        with closing(_done(jobs, plan, out, watcher, fitter, n_workers)) as done:
+            for job, record, failure in done:
+                name = job.category.name
+                if record is not None:
+                    records[job.name] = record
+                    values = {metric: record.data["row"][metric] for metric in METRICS}
+                    log.write("finished", category=name, **values, seed=job.seed)
+                    continue
+                assert failure is not None
+                kind, message = failure
+                watcher.say(f"{name} failed: {message}")
+                failed.setdefault(name, {"category": name, "type": kind, "message": message})
+                log.write("failed", category=name, type=kind, message=message, seed=job.seed)
+    except BaseException as error:
+        log.write("stopped", type=type(error).__name__, message=str(error))
+        raise
+    finally:
+        result = write()
+    log.write("ended", n_finished=len(result.document["rows"]), n_failed=len(failed))
+    return result
+
+
+def settings_of(fitter: Fitter) -> dict[str, Any]:
+    """Everything that decides the numbers, as plain data."""
+    settings = asdict(fitter.settings)
+    return json.loads(  # type: ignore[no-any-return]  # what comes back is what went in
+        json.dumps(
+            {
+                "recipe": settings.pop("name"),
+                "backbone": fitter.spec.name,
+                **settings,
+                "taps": fitter.spec.taps,
+                "n_dims": fitter.pyramid.n_dims,
+                "engine": fitter.engine,
+                "precision": fitter.precision,
+                "store": fitter.store,
+                "weights_sha256": fitter.weights_sha256,
+                "versions": installed_versions(),
+            }
+        )
+    )
+
+
+def _still_true(job: Job, plan: Plan, out: Path, watcher: Watcher) -> Record | None:
+    """The record of a job that need not be done again."""
+    known = read_record(out, job.name)
+    if known is None:
+        return None
+    name = job.category.name
+    reasons = _changed(known.data["fingerprint"], job.fingerprint)
+    if known.data["unreadable"] and not plan.skip_unreadable:
+        reasons.append("images that were left out")
+    missing = missing_results(job, plan, out, len(known.data["images"]))
+    reasons += [f"missing {what}" for what in missing]
+    if not reasons:
+        watcher.say(f"{name}: finished before, nothing changed.")
+        return known
+    watcher.say(f"{name}: done again, because of {', '.join(reasons)}.")
+    return None
+
+
+class _Done(NamedTuple):
+    """A job with its record, or why it failed."""
+
+    job: Job
+    record: Record | None
+    failure: tuple[str, str] | None
+
+
+def _done(
+    jobs: Sequence[Job], plan: Plan, out: Path, watcher: Watcher, fitter: Fitter, n_workers: int
+) -> Generator[_Done, None, None]:
+    """Do jobs, here or in processes."""
+    if n_workers > 1:
+        yield from _done_in_processes(jobs, plan, out, watcher, n_workers)
+        return
+    fitters = {0: fitter}
+    for job in jobs:
+        record: Record | None = None
+        failure: tuple[str, str] | None = None
+        try:
+            if job.seed not in fitters:
+                fitters = {0: fitter, job.seed: plan.fitter(job.seed)}
+            record = run_job(job, plan, fitters[job.seed], out, watcher)
+        except Exception as error:
+            failure = failure_of(error)
+            if failure is None:
+                raise
+        yield _Done(job, record, failure)
+
+
+def _done_in_processes(
+    jobs: Sequence[Job], plan: Plan, out: Path, watcher: Watcher, n_workers: int
+) -> Generator[_Done, None, None]:
+    def told(item: _Item, line: str) -> None:
+        watcher.say(line)
+
+    def died(item: _Item) -> None:
+        remove_half_done(item.job, out)
+
+    advance = watcher.progress("categories", len(jobs))
+    with TemporaryDirectory(prefix=".padim-", ignore_cleanup_errors=True) as scratch:
+        items = [_Item(job, plan, out, Path(scratch)) for job in jobs]
+        with closing(in_processes(_work, items, n_workers, told, died)) as ended:
+            for one in ended:
+                advance(1)
+                yield _Done(one.item.job, one.result, one.failure)
+
+
+class _Item(NamedTuple):
+    """What a process needs to do a job."""
+
+    job: Job
+    plan: Plan
+    out: Path
+    scratch: Path
+
+
+def _work(item: _Item, tell: Tell) -> Record:
+    """Do a job in a process of its own."""
+    job, plan, out, scratch = item
+    return run_job(job, plan, plan.fitter(job.seed), out, _Teller(tell), scratch)
+
+
+class _Teller:
+    """A watcher in another process: lines go to the one that waits, progress nowhere."""
+
+    def __init__(self, tell: Tell) -> None:
+        self.say = tell
+
+    def progress(self, description: str, n_images: int) -> Callable[[int], None]:
+        return lambda n_done: None
+
+
+class _Log:
+    """Appends what happens to a file, a JSON document each line."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+
+    def write(self, event: str, **facts: Any) -> None:
+        line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **facts}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _fingerprint(category: Category, settings: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """Everything a result rests on, as plain data: files, and what each of them is."""
+    files = [*category.train, *(sample.path for sample in category.test)]
+    files += [path for sample in category.test for path in sample.mask_paths]
+    images: list[list[str | int]] = []
+    for path in files:
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # a list may name what is not there; whoever reads it says so
+            images.append([category.name_of(path), -1, -1])
+            continue
+        images.append([category.name_of(path), status.st_size, status.st_mtime_ns])
+    saturations = list(dict.fromkeys(sample.saturations for sample in category.test))
+    return {
+        "settings": settings,
+        "images": images,
+        "samples": [
+            [
+                category.name_of(sample.path),
+                sample.defect,
+                [category.name_of(path) for path in sample.mask_paths],
+                saturations.index(sample.saturations),
+            ]
+            for sample in category.test
+        ],
+        "saturations": [[asdict(kind) for kind in kinds] for kinds in saturations],
+        "layout": category.layout,
+        "colormap": plan.colormap,
+    }
+
+
+_PARTS = {
+    "images": "its images",
+    "samples": "its test images and what is known of them",
+    "saturations": "the saturations of its defects",
+    "layout": "its layout",
+    "colormap": "the colours of its pictures",
+}
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two fingerprints, in words."""
+    settings = {**before["settings"], **now["settings"]}
+    changed = [key for key in settings if before["settings"].get(key) != now["settings"].get(key)]
+    return changed + [words for key, words in _PARTS.items() if before.get(key) != now[key]]
+
+
+def write_roc(result: Result, path: Path) -> None:
+    """Draw the ROC curves of a benchmark into a file."""
+    curves: dict[str, dict[str, Curve]] = {"image": {}, "pixel": {}}
+    for record in result.records:
+        for kind, found in curves.items():
+            fpr, tpr = record.data["curves"][kind]
+            auroc = record.data["row"][f"{kind}_auroc"]
+            if auroc is not None:
+                found.setdefault(plain_text(record.category), (fpr, tpr, auroc))
+    with written_whole(path) as partial:
+        partial.write_bytes(png(roc_figure(curves["image"], curves["pixel"])))

@@ -1,0 +1,90 @@
+"""A benchmark's rows for tools that keep the results of many."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from padim.errors import PadimError
+from padim.evaluation.run_folder import METRICS
+from padim.files import plain_text
+
+_FORBIDDEN = re.compile(r"[^\w.\- ]")  # by MLflow in names, on any of its servers
+
+
+def metrics_of(document: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
+    """Every metric that there is of each category, and of their means.
+
+    Args:
+        document: The contents of ``results.json``.
+
+    Yields:
+        Category, metric and value.
+    """
+    rows = {row["category"]: row for row in document["rows"]}
+    means = {f"mean_{name}": values for name, values in document["means"].items() if values}
+    for name, values in (rows | means).items():
+        for metric in METRICS:
+            if values[metric] is not None:
+                yield name, metric, values[metric]
+
+
+def send_to_mlflow(document: Mapping[str, Any], uri: str) -> None:
+    """Log a benchmark as one run of MLflow: settings as parameters, metrics by category.
+
+    Args:
+        document: The contents of ``results.json``.
+        uri: Of the tracking server, or of a folder.
+
+    Raises:
+        PadimError: It does not take them.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    settings = document["settings"]
+    if urlsplit(uri).scheme in ("", "file"):
+        # Later releases refuse folders, which still work, unless told so.
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    try:
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_experiment("padim")
+        with mlflow.start_run(run_name=f"{settings['backbone']} {settings['recipe']}"):
+            mlflow.log_params({key: value for key, value in settings.items() if key != "versions"})
+            mlflow.log_params({f"version.{k}": v for k, v in settings["versions"].items()})
+            mlflow.log_metrics(
+                {
+                    f"{_FORBIDDEN.sub('_', name)}/{metric}": value
+                    for name, metric, value in metrics_of(document)
+                }
+            )
+    except MlflowException as error:
+        raise PadimError(
+            f"MLflow at {uri} did not take the results ({error.message}). They are in the output "
+            "folder; check the address."
+        ) from error
+
+
+def write_tensorboard(document: Mapping[str, Any], folder: Path) -> None:
+    """Write a benchmark's metrics as scalars for TensorBoard.
+
+    Args:
+        document: The contents of ``results.json``.
+        folder: Where TensorBoard looks.
+
+    Raises:
+        PadimError: It cannot be written.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    try:
+        with SummaryWriter(str(folder)) as writer:
+            for name, metric, value in metrics_of(document):
+                writer.add_scalar(f"{metric}/{plain_text(name)}", value, 0)
+    except OSError as error:
+        raise PadimError(
+            f"{folder} did not take the results ({error.strerror or error}). They are in the "
+            "output folder; name another for TensorBoard."
+        ) from error

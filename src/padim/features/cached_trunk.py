@@ -1,0 +1,220 @@
+"""Torch modules as ONNX graphs, and the trunk as one that another engine runs."""
+
+import hashlib
+import json
+import logging
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from padim.backbones import BackboneSpec
+from padim.errors import ModelFileError, PathMissingError
+from padim.files import written_together
+from padim.images.preprocess import Preprocess
+from padim.method.pyramid import Pyramid
+from padim.model.scorer import Features
+from padim.model.state import installed_versions
+from padim.scoring.engines import INPUT, Graph
+
+_TRUNK_VERSION = 1  # of what is written of a trunk; what is cached under another is not used
+_LARGEST_PROTOBUF = 2**31 - 2**27  # a single ONNX file stays below 2 GiB
+
+
+def write_onnx(
+    module: nn.Module,
+    path: Path,
+    input_px: tuple[int, int],
+    outputs: Sequence[str],
+    description: str,
+    n_batch: int | None = None,
+) -> None:
+    """Write a module that takes uint8 images as an ONNX graph, weights inside when under 2 GB.
+
+    Args:
+        module: Takes RGB, shape ``(N, H, W, 3)``, uint8.
+        path: The file to be, in a folder of its own when the weights are larger than that.
+        input_px: (height, width) of the images.
+        outputs: Names of the outputs.
+        description: Kept in the graph under the key ``padim``.
+        n_batch: Images that the graph takes at a time; any number when None.
+    """
+    import onnxscript  # noqa: F401  # torch's exporter needs it; say so as a missing extra
+
+    example = torch.zeros(n_batch or 2, *input_px, 3, dtype=torch.uint8)
+    batch = torch.export.Dim("batch") if n_batch is None else None
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: batch},) if batch is not None else None,
+            input_names=[INPUT],
+            output_names=list(outputs),
+            verbose=False,
+        )
+    assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # where in which file of this machine it came from
+    program.model.metadata_props["padim"] = description
+    n_bytes = sum(t.numel() * t.element_size() for t in module.state_dict().values())
+    program.save(path, external_data=n_bytes > _LARGEST_PROTOBUF)
+
+
+@dataclass(frozen=True)
+class CachedTrunk:
+    """Where the user's cache folder keeps a trunk as a graph, with its tensors beside it.
+
+    It is written once for each backbone, size and version; two processes may do so at once. What is
+    there spares a fit from loading the library that builds the network.
+
+    Attributes:
+        path: The graph, from uint8 images to ``level_0``, ``level_1``, ..., each ``(N, cells, d)``.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(
+        cls, spec: BackboneSpec, pyramid: Pyramid, preprocess: Preprocess, weights_sha256: str
+    ) -> "CachedTrunk":
+        """Where the trunk of a backbone belongs, with its weights and for images of one size."""
+        import platformdirs
+
+        facts = {
+            "trunk_version": _TRUNK_VERSION,
+            "weights_sha256": weights_sha256,
+            "taps": spec.taps,
+            "levels": pyramid.to_json(),
+            "preprocess": preprocess.to_json(),
+            "versions": installed_versions(),
+        }
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+        folder = platformdirs.user_cache_path("padim-efficientnet") / "trunks"
+        return cls(folder / f"{spec.name}-{key}.onnx")
+
+    def tensors(self) -> tuple[dict[str, Tensor], int] | None:
+        """The trunk's tensors, and what ``forecast.activation_bytes`` says; None when not there."""
+        try:
+            with safe_open(self.path.with_suffix(".safetensors"), framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+                return tensors, int(file.metadata()["activation_bytes"])
+        except (OSError, SafetensorError):
+            return None
+
+    def write(self, features: Features, tensors: Mapping[str, Tensor], n_bytes: int) -> None:
+        """Write the trunk.
+
+        Args:
+            features: What torch would run.
+            tensors: Under the names of the whole network.
+            n_bytes: What ``forecast.activation_bytes`` says of one image.
+        """
+        with written_together(self.path, same=True) as partial:
+            names = [f"level_{i}" for i in range(len(features.pyramid.levels))]
+            write_onnx(_ImageByImage(features), partial, features.size_px, names, "")
+            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            metadata = {"activation_bytes": str(n_bytes)}
+            save_file(contiguous, partial.with_suffix(".safetensors"), metadata)
+
+
+class GraphFeatures(nn.Module):
+    """From uint8 images to the features of each level, computed by another engine than torch.
+
+    The graph is loaded at first use, and written before when it is not there. Where the cache
+    cannot be written to, it is written anew each time.
+
+    Args:
+        cached: The trunk's place.
+        write: Writes a trunk into the place it is given.
+        engine: ``onnxruntime`` or ``openvino``.
+        n_threads: Threads of one call; one for each core when None.
+    """
+
+    def __init__(
+        self,
+        cached: CachedTrunk,
+        write: Callable[[CachedTrunk], None],
+        engine: str,
+        n_threads: int | None,
+    ) -> None:
+        super().__init__()
+        self._cached = cached
+        self._write = write
+        self._engine = engine
+        self._n_threads = n_threads
+        self._opening = threading.Lock()
+        self._graph: Graph | None = None
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Compute the features of a batch.
+
+        Args:
+            images: RGB, shape ``(N, H, W, 3)``, uint8.
+
+        Returns:
+            One per level, coarse to fine, shape ``(cells, N, d)``, float32.
+        """
+        return [torch.from_numpy(level).transpose(0, 1) for level in self.open()(images.numpy())]
+
+    def open(self) -> Graph:
+        """Load the graph, unless it is loaded; write it before, unless it is there."""
+        with self._opening:
+            if self._graph is None:
+                self._graph = self._opened()
+            return self._graph
+
+    def _opened(self) -> Graph:
+        try:
+            return self._open(self._cached)
+        except (PathMissingError, ModelFileError):
+            pass
+        try:
+            self._write(self._cached)
+        except (OSError, SafetensorError):  # a full disk, or a cache that may not be written
+            with tempfile.TemporaryDirectory() as folder:
+                temporary = CachedTrunk(Path(folder) / "trunk.onnx")
+                self._write(temporary)
+                return self._open(temporary)
+        return self._open(self._cached)
+
+    def _open(self, trunk: CachedTrunk) -> Graph:
+        return Graph(trunk.path, self._engine, self._n_threads)
+
+
+def open_graphs(features: nn.Module) -> None:
+    """Load the graphs that compute features, and write them before where they are not there."""
+    for module in features.modules():
+        if isinstance(module, GraphFeatures):
+            module.open()
+
+
+class _ImageByImage(nn.Module):
+    def __init__(self, features: Features) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [level.transpose(0, 1) for level in self.features(images)]
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep to itself what torch's exporter says of its own deprecated parts."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,145 @@
+"""A pretrained network and the engine that runs it: from uint8 images to features."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from padim.backbones import BackboneSpec
+from padim.errors import UnknownNameError, UsageError
+from padim.features.cached_trunk import CachedTrunk, GraphFeatures
+from padim.features.trunk import build_trunk, load_trunk, optimise
+from padim.fitting.forecast import activation_bytes
+from padim.images.preprocess import Preprocess
+from padim.method.pyramid import Pyramid
+from padim.method.tiles import TiledFeatures, Tiling
+from padim.model.scorer import Features
+from padim.scoring.engines import ENGINES, choose_threads, require_engine
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A pretrained network, not loaded yet.
+
+    Attributes:
+        spec: Facts of the backbone.
+        tiling: What it sees of an image at a time.
+        preprocess: The way from an image to network size.
+        read: Reads its weights, under the names of the whole network.
+        origin: Where they come from, for messages.
+        weights_sha256: Of the file they came from.
+    """
+
+    spec: BackboneSpec
+    tiling: Tiling
+    preprocess: Preprocess
+    read: Callable[[], Mapping[str, Tensor]]
+    origin: object
+    weights_sha256: str
+
+    @property
+    def cached(self) -> CachedTrunk:
+        """Its place in the user's cache."""
+        return CachedTrunk.of(self.spec, *self._input, self.weights_sha256)
+
+    @property
+    def _input(self) -> tuple[Pyramid, Preprocess]:
+        """All cells of what it sees at a time, and the way to that."""
+        pyramid = replace(self.tiling.tiles[0].pyramid, coarse_cells=None)
+        return pyramid, replace(self.preprocess, size_px=self.tiling.window_px, roi=None)
+
+    def _tiled(self, features: nn.Module) -> nn.Module:
+        return features if self.tiling.is_trivial else TiledFeatures(features, self.tiling)
+
+    def features(self, engine: str, precision: str, n_threads: int | None) -> nn.Module:
+        """Let an engine run it.
+
+        Args:
+            engine: What ``choose_engine`` gave.
+            precision: What it computes in.
+            n_threads: Threads of the whole process; one for each core when None.
+
+        Returns:
+            From uint8 images to the features of each level, as ``Features``.
+        """
+        if n_threads is not None:
+            torch.set_num_threads(choose_threads(n_threads))
+        if engine == "torch":
+            return self.in_torch(precision)
+        return self._tiled(GraphFeatures(self.cached, self._write, engine, n_threads))
+
+    def in_torch(self, precision: str = "float32") -> nn.Module:
+        """Load it as torch runs it.
+
+        Raises:
+            WeightsError: The weights are not its.
+        """
+        return self._tiled(self._features(precision))
+
+    def _features(self, precision: str) -> Features:
+        trunk = optimise(load_trunk(self.spec, self.read(), self.origin))
+        return Features(trunk, *self._input, DTYPES[precision]).eval()
+
+    def trunk(self) -> tuple[dict[str, Tensor], int]:
+        """Its trunk's tensors, and the bytes of feature maps that one image takes.
+
+        Raises:
+            WeightsError: The weights are not its.
+        """
+        tensors = load_trunk(self.spec, self.read(), self.origin).network.state_dict()
+        n_bytes = activation_bytes(build_trunk(self.spec), self.tiling.window_px)
+        return dict(tensors), n_bytes
+
+    def _write(self, cached: CachedTrunk) -> None:
+        cached.write(self._features("float32"), *self.trunk())
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` is a CUDA device where there is one.
+
+    Raises:
+        UnknownNameError: There is no such device name.
+        UsageError: There is no such device here.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UnknownNameError("device", name, ("auto", "cpu", "cuda"))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("The device is cuda, but this machine has none. Use --device cpu.")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def choose_engine(name: str, device: torch.device, precision: str) -> str:
+    """Who runs the trunk.
+
+    Args:
+        name: ``torch``, ``onnxruntime`` or ``openvino``; ``auto`` is ONNX Runtime for float32 on a
+            CPU, where it is faster than torch, and torch for all else.
+        device: Where torch computes.
+        precision: What the trunk computes in.
+
+    Raises:
+        UnknownNameError: There is no such engine or precision.
+        UsageError: The engine does not compute there, or not in this precision.
+        MissingExtraError: It is not installed.
+    """
+    if precision not in DTYPES:
+        raise UnknownNameError("precision", precision, tuple(DTYPES))
+    if name == "auto":
+        name = "onnxruntime" if device.type == "cpu" and precision == "float32" else "torch"
+    if name not in ENGINES:
+        raise UnknownNameError("engine", name, ("auto", *ENGINES))
+    require_engine(name)
+    if name != "torch" and precision != "float32":
+        raise UsageError(
+            f"The precision is {precision}, but {name} runs a trunk in float32. Use --engine torch."
+        )
+    if name != "torch" and device.type != "cpu":
+        raise UsageError(
+            f"The device is {device.type}, but {name} computes on the CPU here. Use --engine torch."
+        )
+    return name

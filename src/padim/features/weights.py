@@ -1,0 +1,175 @@
+"""Pretrained weights: where they are, how they get here, and whether they are the right ones."""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from padim.backbones import BackboneSpec
+from padim.errors import PathMissingError, WeightsError, install_command
+from padim.files import written_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def weights_folder() -> Path:
+    """Folder where torch keeps downloaded weights, and where a file brought by hand belongs."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("TORCH_HOME") or Path(cache) / "torch"
+    return Path(home).expanduser() / "hub" / "checkpoints"
+
+
+def locate(spec: BackboneSpec) -> Path | None:
+    """Find the weights of a backbone on this machine, or None."""
+    if spec.package:
+        found = importlib.util.find_spec(spec.package)
+        if found is not None and found.origin is not None:
+            path = Path(found.origin).parent / "models" / spec.weights_file
+            if path.is_file():
+                return path
+    path = weights_folder() / spec.weights_file
+    return path if path.is_file() else None
+
+
+def fetch(spec: BackboneSpec, to: Path | None = None) -> Path:
+    """Bring the weights of a backbone to this machine, checked by the hash in their name.
+
+    Args:
+        spec: Facts of the backbone.
+        to: Folder to put them in; where they are found again by themselves when None.
+
+    Raises:
+        WeightsError: They cannot be fetched.
+    """
+    folder = weights_folder() if to is None else to
+    target = folder / spec.weights_file
+    here = locate(spec)
+    if here is not None and to is None:
+        return here
+    if target.is_file() and sha256(target).startswith(named_hash(target.name)):
+        return target
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if here is not None:
+            with written_whole(target) as partial:
+                shutil.copyfile(here, partial)
+        elif spec.package:
+            raise WeightsError(
+                f"The weights of {spec.name} come with the package "
+                f"{spec.package.replace('_', '-')}, which is not installed. "
+                f"Install it with: {install_command('fit')}"
+            )
+        else:
+            from torch.hub import download_url_to_file
+
+            download_url_to_file(
+                spec.url, str(target), hash_prefix=named_hash(target.name), progress=False
+            )
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash a RuntimeError
+        reason = str(error).rstrip(".")
+        raise WeightsError(
+            f"The pretrained weights of {spec.name} are not here and cannot be fetched: {reason}. "
+            f"Bring {spec.weights_file} ({spec.weights_bytes / 1e6:.0f} MB) from {spec.url} and "
+            f"put it into {weights_folder()}, or name it with --weights."
+        ) from error
+    return target
+
+
+def named_hash(name: str) -> str:
+    """First digits of the sha256 that a file name promises, or an empty string."""
+    digits = Path(name).stem.rpartition("-")[2]
+    return digits if len(digits) >= 8 and set(digits) <= set("0123456789abcdef") else ""
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_weights(path: Path) -> "dict[str, Tensor]":
+    """Read a state dict from a safetensors file or a PyTorch checkpoint, without running its code.
+
+    Raises:
+        PathMissingError: There is no such file.
+        WeightsError: It is not what its name promises, or not a state dict.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise PathMissingError(path)
+    promised = named_hash(path.name)
+    if promised and not sha256(path).startswith(promised):
+        raise WeightsError(
+            f"{path} has the sha256 {sha256(path)[:8]}..., but its name promises {promised}. "
+            "Fetch it again."
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path} cannot be read as weights: {error}.") from error
+    except Exception as error:  # torch.load raises whatever the damaged bytes lead to
+        raise WeightsError(
+            f"{path} is not a checkpoint of tensors only, so it is not loaded. Fetch it again."
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not all(map(torch.is_tensor, loaded.values())):
+        raise WeightsError(f"{path} holds no state dict. Save the network's state_dict().")
+    return loaded
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What ``verify`` found.
+
+    Attributes:
+        path: The file.
+        sha256: Of its bytes.
+        matched: What the sha256 was compared with: the name, a record beside it, or nothing.
+        n_tensors: Tensors of the trunk found with the right name and shape.
+    """
+
+    path: Path
+    sha256: str
+    matched: str
+    n_tensors: int
+
+
+def verify(spec: BackboneSpec, path: Path) -> Verification:
+    """Check that a file holds the weights of a backbone: hash, names and shapes.
+
+    A file whose name carries no hash is compared with ``<file>.sha256`` beside it, which is
+    written the first time.
+
+    Raises:
+        WeightsError: It does not.
+    """
+    from padim.features.trunk import load_trunk
+
+    trunk = load_trunk(spec, read_weights(path), path)
+    digest = sha256(path)
+    record = path.with_name(path.name + ".sha256")
+    if named_hash(path.name):
+        matched = "the hash in its name"
+    elif record.is_file():
+        recorded = record.read_text(encoding="ascii", errors="replace").partition(" ")[0].strip()
+        if recorded != digest:
+            raise WeightsError(
+                f"{path} has the sha256 {digest[:8]}..., but {record.name} records "
+                f"{recorded[:8]!r}. Fetch it again, or remove the record if the change is wanted."
+            )
+        matched = f"its record {record.name}"
+    else:
+        record.write_text(f"{digest}  {path.name}\n", encoding="ascii")
+        matched = f"nothing; now recorded in {record.name}"
+    return Verification(path, digest, matched, len(trunk.state_dict()))

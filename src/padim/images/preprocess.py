@@ -1,0 +1,274 @@
+"""From a picture of any size to what the network sees, and back to source pixels."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from padim.errors import ShapeError
+from padim.images.roi import Roi
+
+_SUPPORT = {"bilinear": 1.0, "lanczos": 3.0}
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """The one contract between a source image and the network; stored in the model file.
+
+    Attributes:
+        size_px: (height, width) of what the network sees.
+        crop_fraction: 1: the whole image is resized to ``size_px``. Below 1: the short side is
+            resized to ``size_px / crop_fraction`` and the centre is cut out.
+        resample: Pillow filter, antialiased when shrinking.
+        mean: Per-channel mean of values in [0, 1], subtracted in the network's graph.
+        std: Per-channel deviation, divided by in the network's graph.
+        roi: Where to look; everywhere when None.
+    """
+
+    size_px: tuple[int, int]
+    crop_fraction: float
+    resample: Literal["bilinear", "lanczos"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    roi: Roi | None = None
+
+    def __call__(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Bring an image to network size.
+
+        Args:
+            image: RGB, shape ``(H0, W0, 3)``, or a Pillow image of mode ``L`` or ``RGB``.
+
+        Returns:
+            RGB, shape ``(H, W, 3)``, not yet normalised.
+
+        Raises:
+            ShapeError: It is an array, but not RGB of 8 bits, or not of the size that the region
+                of interest fits.
+        """
+        if isinstance(image, Image.Image):
+            self._require_fitting((image.height, image.width))
+            # Grey becomes three channels last: a third of the work.
+            return np.array(self._geometry(image, _FILTERS[self.resample]).convert("RGB"))
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ShapeError(
+                f"The image has shape {image.shape} and type {image.dtype}, but needs (height, "
+                "width, 3) and uint8. Convert it to RGB of 8 bits."
+            )
+        self._require_fitting((image.shape[0], image.shape[1]))
+        return np.array(self._geometry(Image.fromarray(image), _FILTERS[self.resample]))
+
+    def matrices(
+        self, source_px: tuple[int, int]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
+        """The way from images of one size to the network as two matrices.
+
+        Args:
+            source_px: (height, width) of the images.
+
+        Returns:
+            Rows ``(H, H0)``, columns ``(W, W0)``, and whether rows come first: then
+            ``round(round(rows @ image) @ columns.T)`` of each channel, halves up and within 0 to
+            255, is what ``__call__`` gives, else ``round(rows @ round(image @ columns.T))``.
+        """
+        matrices = []
+        for n_in, n_resized, n_out in zip(
+            source_px, self._resized_px(source_px), self.size_px, strict=True
+        ):
+            start = _crop_start(n_resized, n_out)
+            matrix = _resize_matrix(n_resized, n_in, self.resample)
+            matrices.append(matrix[start : start + n_out])
+        rows, columns = matrices
+        # Releases of Pillow differ in which they do first, so this one is asked.
+        probe = np.random.default_rng(0).integers(0, 256, source_px, dtype=np.uint8)
+        asked = np.asarray(self._geometry(Image.fromarray(probe), _FILTERS[self.resample]))
+        rows_first = _to_8_bit(_to_8_bit(rows @ probe) @ columns.T)
+        columns_first = _to_8_bit(rows @ _to_8_bit(probe @ columns.T))
+        differing = [np.count_nonzero(found != asked) for found in (rows_first, columns_first)]
+        return rows, columns, bool(differing[0] < differing[1])
+
+    def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Bring a ground-truth mask to network size by nearest neighbour.
+
+        Args:
+            mask: Shape ``(H0, W0)``, True where defective.
+
+        Returns:
+            Shape ``(H, W)``.
+        """
+        grey = Image.fromarray(mask.astype(np.uint8) * 255)
+        return np.asarray(self._geometry(grey, Image.Resampling.NEAREST)) > 0
+
+    def labels(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Bring numbered regions of a ground truth to network size by nearest neighbour.
+
+        What is so small or thin that no neighbour is of it keeps the middle one of the pixels it
+        touches and no other region has.
+
+        Args:
+            labels: Shape ``(H0, W0)``, 0 outside and from 1 inside.
+
+        Returns:
+            Shape ``(H, W)``.
+        """
+        brought = np.array(self._geometry(Image.fromarray(labels), Image.Resampling.NEAREST))
+        is_lost = np.bincount(brought.ravel(), minlength=int(labels.max()) + 1) == 0
+        is_lost[0] = False
+        top, left, height, width = self.window((labels.shape[0], labels.shape[1]))
+        seen = labels[top : top + height, left : left + width]
+        y, x = np.nonzero(is_lost[seen])
+        order = np.argsort(seen[y, x], kind="stable")
+        y, x = y[order], x[order]
+        rows, columns = y * self.size_px[0] // height, x * self.size_px[1] // width
+        ends = np.flatnonzero(np.diff(seen[y, x])) + 1
+        for region in np.split(np.arange(y.size), ends) if y.size else ():
+            free = region[brought[rows[region], columns[region]] == 0]
+            if free.size:
+                middle = free[free.size // 2]
+                brought[rows[middle], columns[middle]] = seen[y[middle], x[middle]]
+        return brought
+
+    def counted(self, anomaly_map: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Maps with NaN outside the region of interest.
+
+        Args:
+            anomaly_map: Shape ``(N, H, W)``.
+        """
+        if self.roi is None:
+            return anomaly_map
+        return np.where(self.roi.mask, anomaly_map, np.float32(np.nan))
+
+    def to_source(
+        self, anomaly_map: NDArray[np.float32], source_px: tuple[int, int]
+    ) -> NDArray[np.float32]:
+        """Bring a map to the pixels of its source image.
+
+        Args:
+            anomaly_map: Shape ``(H, W)``.
+            source_px: (height, width) of the source image.
+
+        Returns:
+            Shape ``source_px``; NaN where the network did not look, outside a centre crop or the
+            region of interest.
+        """
+        top, left, height, width = self.window(source_px)
+        known = ~np.isnan(anomaly_map)
+        size, bilinear = (width, height), Image.Resampling.BILINEAR
+        filled = np.where(known, anomaly_map, np.float32(0))
+        resized = np.array(Image.fromarray(filled).resize(size, bilinear))
+        if not known.all():
+            share = np.asarray(Image.fromarray(known.astype(np.float32)).resize(size, bilinear))
+            inside = np.asarray(Image.fromarray(known).resize(size, Image.Resampling.NEAREST))
+            resized = np.divide(resized, share, out=np.full_like(share, np.nan), where=inside)
+        if (height, width) == source_px:
+            return resized
+        full = np.full(source_px, np.nan, np.float32)
+        full[top : top + height, left : left + width] = resized
+        return full
+
+    def window(self, source_px: tuple[int, int]) -> tuple[int, int, int, int]:
+        """The rectangle of a source image that the network sees.
+
+        Args:
+            source_px: (height, width) of the source image.
+
+        Returns:
+            Top, left, height and width in whole source pixels.
+        """
+        if self.crop_fraction == 1:
+            return 0, 0, *source_px
+        resized = self._resized_px(source_px)
+        edges = []
+        for crop, whole, source in zip(self.size_px, resized, source_px, strict=True):
+            start = _crop_start(whole, crop)
+            low = max(0, round(start * source / whole))
+            high = min(source, round((start + crop) * source / whole))
+            edges.append((low, max(1, high - low)))
+        (top, height), (left, width) = edges
+        return top, left, height, width
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract as plain data."""
+        return asdict(self) | {"roi": self.roi and self.roi.to_json()}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Preprocess":
+        """The contract from plain data."""
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
+        }
+        if fields.get("roi") is not None:
+            fields["roi"] = Roi.from_json(fields["roi"])
+        return cls(**fields)
+
+    def _require_fitting(self, source_px: tuple[int, int]) -> None:
+        if self.roi is not None and source_px != self.roi.source_px:
+            raise ShapeError(
+                f"The image is {source_px[0]}x{source_px[1]} px, but the region of interest is for "
+                f"{self.roi.source_px[0]}x{self.roi.source_px[1]} px. Give images of that size, or "
+                "fit anew with a region for these."
+            )
+
+    def _resized_px(self, source_px: tuple[int, int]) -> tuple[int, int]:
+        if self.crop_fraction == 1:
+            return self.size_px
+        short = round(self.size_px[0] / self.crop_fraction)
+        # torchvision's Resize cuts the long side off to whole pixels.
+        height, width = source_px
+        if height <= width:
+            return short, int(short * width / height)
+        return int(short * height / width), short
+
+    def _geometry(self, picture: Image.Image, resample: Image.Resampling) -> Image.Image:
+        height, width = self._resized_px((picture.height, picture.width))
+        if picture.size != (width, height):
+            picture = picture.resize((width, height), resample)
+        if (height, width) != self.size_px:
+            top, left = (
+                _crop_start(w, c) for w, c in zip((height, width), self.size_px, strict=True)
+            )
+            picture = picture.crop((left, top, left + self.size_px[1], top + self.size_px[0]))
+        return picture
+
+
+def _resize_matrix(
+    n_out: int, n_in: int, resample: Literal["bilinear", "lanczos"]
+) -> NDArray[np.float64]:
+    """Resize along one axis, antialiased, as a matrix.
+
+    Args:
+        n_out: Pixels afterwards.
+        n_in: Pixels before.
+        resample: Filter.
+
+    Returns:
+        Shape ``(n_out, n_in)``, in whole 2^-22, as Pillow computes; rows sum to 1 about.
+
+    Source:
+        Pillow, ``src/libImaging/Resample.c``, for pixels of 8 bits.
+    """
+    scale = n_in / n_out
+    stretch = max(scale, 1.0)
+    support = _SUPPORT[resample] * stretch
+    matrix = np.zeros((n_out, n_in))
+    for i in range(n_out):
+        centre = (i + 0.5) * scale
+        first = max(int(centre - support + 0.5), 0)
+        last = min(int(centre + support + 0.5), n_in)
+        distance = np.abs((np.arange(first, last) - centre + 0.5) / stretch)
+        if resample == "bilinear":
+            weights = np.maximum(1 - distance, 0)
+        else:
+            weights = np.where(distance < 3, np.sinc(distance) * np.sinc(distance / 3), 0)
+        matrix[i, first:last] = weights / weights.sum()
+    return np.round(matrix * 2**22) / 2**22
+
+
+def _to_8_bit(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.floor(pixels + 0.5).clip(0, 255)
+
+
+def _crop_start(whole: int, crop: int) -> int:
+    return round((whole - crop) / 2)  # torchvision's CenterCrop rounds half to even

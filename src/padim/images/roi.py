@@ -1,0 +1,139 @@
+"""A region of interest: the part of a picture, always taken alike, that a model looks at."""
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from padim.errors import PathMissingError, UsageError
+from padim.images.decode import read_mask
+
+_EXAMPLE = "[[10, 10], [90, 10], [50, 80]]"
+
+
+@dataclass(frozen=True)
+class Roi:
+    """Where a model looks.
+
+    Attributes:
+        source_px: (height, width) of the only images that it fits.
+        png: The mask at network size, as a PNG in base64; the same bytes for the same mask.
+    """
+
+    source_px: tuple[int, int]
+    png: str
+
+    @classmethod
+    def of(
+        cls, mask: NDArray[np.bool_], bring: Callable[[NDArray[np.bool_]], NDArray[np.bool_]]
+    ) -> "Roi":
+        """Take a region to network size.
+
+        Args:
+            mask: True where to look, shape ``(H0, W0)`` of the source images.
+            bring: The way of a mask to network size, by custom ``Preprocess.mask``.
+
+        Raises:
+            UsageError: Nothing of it is left there.
+        """
+        at_network = bring(mask)
+        if not at_network.any():
+            raise UsageError(
+                "The region of interest covers no pixel of what the network sees. Draw it larger, "
+                "or raise --size."
+            )
+        buffer = io.BytesIO()
+        Image.fromarray(at_network).save(buffer, "PNG", optimize=True)
+        png = base64.b64encode(buffer.getvalue()).decode("ascii")
+        return cls((mask.shape[0], mask.shape[1]), png)
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """True where it looks, shape ``(H, W)`` at network size."""
+        return np.array(Image.open(io.BytesIO(base64.b64decode(self.png)), formats=["PNG"]))
+
+    def touched(self, grid: tuple[int, int]) -> NDArray[np.bool_]:
+        """Whether a cell has a pixel of it.
+
+        Args:
+            grid: (h, w) cells that the network's picture divides into.
+
+        Returns:
+            Shape ``grid``.
+        """
+        height, width = self.mask.shape
+        blocks = self.mask.reshape(grid[0], height // grid[0], grid[1], width // grid[1])
+        return np.asarray(blocks.any(axis=(1, 3)))
+
+    def to_json(self) -> dict[str, Any]:
+        """The region as plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Roi":
+        """The region from plain data."""
+        return cls(tuple(data["source_px"]), data["png"])
+
+
+def read_roi(path: Path, source_px: tuple[int, int]) -> NDArray[np.bool_]:
+    """Read a region of interest.
+
+    Args:
+        path: A mask, an image that is above 0 where to look; or a ``.json`` with the corners of a
+            polygon as ``[x, y]`` in source pixels, or a list of such polygons.
+        source_px: (height, width) of the images it is for.
+
+    Returns:
+        True where to look, shape ``source_px``.
+
+    Raises:
+        PathMissingError: There is no such file.
+        UsageError: It is neither, of another size than the images, or covers none of them.
+        ImageReadError: The mask cannot be read.
+    """
+    if not path.is_file():
+        raise PathMissingError(path)
+    mask = _drawn(_polygons(path), source_px) if path.suffix.lower() == ".json" else read_mask(path)
+    if mask.shape != source_px:
+        raise UsageError(
+            f"{path} is a region of interest of {mask.shape[0]}x{mask.shape[1]} px, but the images "
+            f"are {source_px[0]}x{source_px[1]} px. Draw it on one of them."
+        )
+    if not mask.any():
+        raise UsageError(f"{path} covers no pixel of the images. Draw it where to look.")
+    return mask
+
+
+def _polygons(path: Path) -> list[list[tuple[float, float]]]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        polygons = data if isinstance(data[0][0], list) else [data]
+        found = [[(float(x), float(y)) for x, y in polygon] for polygon in polygons]
+        if not np.isfinite(np.concatenate(found)).all():
+            found = []
+    except (ValueError, TypeError, LookupError, RecursionError, OverflowError):
+        found = []
+    if not found or min(map(len, found)) < 3:
+        raise UsageError(
+            f"{path} is no polygon. Give the corners as [x, y] in source pixels, such as "
+            f"{_EXAMPLE}, or a list of such polygons."
+        )
+    return found
+
+
+def _drawn(
+    polygons: list[list[tuple[float, float]]], source_px: tuple[int, int]
+) -> NDArray[np.bool_]:
+    picture = Image.new("1", source_px[::-1])
+    draw = ImageDraw.Draw(picture)
+    for polygon in polygons:
+        draw.polygon(polygon, fill=1)
+    return np.array(picture)

@@ -1,0 +1,154 @@
+"""From moments to whitening rows: the fit in closed form."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from padim.errors import UsageError
+from padim.method.moments import Moments
+from padim.recipes import EPS_FLOOR
+
+BLOCK_BYTES = 32 << 20  # working memory of one block of cells, about
+
+
+def relative_eps(moments: Moments, eps: float) -> list[float]:
+    """Scale eps by the mean variance of each level over all its cells and dimensions.
+
+    Args:
+        moments: Moments of the good images.
+        eps: Fraction of the mean variance.
+
+    Returns:
+        One eps per level, never below 1e-4.
+    """
+    dof = max(moments.count - 1, 1)
+    traces = [rows[-1].diagonal(dim1=1, dim2=2) for rows in moments.scatter]
+    return level_eps([float(trace.mean()) / dof for trace in traces], eps)
+
+
+def level_eps(variances: Sequence[float], eps: float) -> list[float]:
+    """Scale eps by the mean variance of each level, never below 1e-4."""
+    return [max(EPS_FLOOR, eps * variance) for variance in variances]
+
+
+def factor(
+    moments: Moments, eps: Sequence[float], dof: int, dtype: torch.dtype = torch.float64
+) -> list[Tensor]:
+    """Whiten every cell, level by level, in float64 and in blocks of coarse cells.
+
+    With ``Sigma = scatter / dof + eps I`` of a cell and its ancestors and ``W = chol(Sigma)^-1``,
+    the rows of W that belong to a level depend on nothing finer, so each is computed and kept
+    once, at its own cell.
+
+    Args:
+        moments: Moments of the good images.
+        eps: Added to the diagonal, one per level.
+        dof: Degrees of freedom the scatter is divided by.
+        dtype: Type of the result; the computation is in float64.
+
+    Returns:
+        One per level, coarse to fine, shape ``(cells, d, D + d)``: the columns of the ancestors,
+        coarse to fine, then the level's own, which are lower triangular.
+
+    Raises:
+        UsageError: A covariance is singular, or does not fit the type: eps is too small.
+    """
+    own = [mean.shape[1] for mean in moments.mean]
+    cells = [mean.shape[0] for mean in moments.mean]
+    context = [sum(own[:level]) for level in range(len(own))]
+    rows = [
+        mean.new_empty(c, d, above + d, dtype=dtype)
+        for mean, c, d, above in zip(moments.mean, cells, own, context, strict=True)
+    ]
+    for first, last in _blocks(cells, own, context):
+        parent = moments.mean[0].new_empty(last - first, 0, 0)
+        for level, row in enumerate(rows):
+            descendants = cells[level] // cells[0]
+            span = slice(first * descendants, last * descendants)
+            w_ac, w_aa = _rows(
+                [block[span] / dof for block in moments.scatter[level]], parent, eps[level]
+            )
+            row[span, :, : context[level]] = w_ac
+            row[span, :, context[level] :] = w_aa
+            if not bool(row[span].isfinite().all()):
+                raise UsageError(
+                    f"eps is {eps[level]:g}, but the whitening needs more to fit "
+                    f"{str(dtype).removeprefix('torch.')}. Raise --eps, or use --store float32."
+                )
+            if level + 1 < len(rows):
+                siblings = w_aa.shape[0] // parent.shape[0]
+                upper = torch.cat((parent, parent.new_zeros(*parent.shape[:2], own[level])), dim=2)
+                parent = torch.cat(
+                    (upper.repeat_interleave(siblings, dim=0), torch.cat((w_ac, w_aa), dim=2)),
+                    dim=1,
+                )
+    return rows
+
+
+def _rows(blocks: list[Tensor], parent: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Whitening rows of the cells of one level.
+
+    Args:
+        blocks: Covariances with each ancestor level and with itself, shape ``(cells, d, d_k)``.
+        parent: Whitening of the parents, shape ``(parents, D, D)``.
+        eps: Added to the diagonal of the level's own covariance.
+
+    Returns:
+        Columns of the ancestors ``(cells, d, D)`` and the level's own ``(cells, d, d)``.
+    """
+    *above, covariance = blocks
+    cells, dims, _ = covariance.shape
+    parents, n_context, _ = parent.shape
+    covariance.diagonal(dim1=1, dim2=2).add_(eps)
+    grouped = (parents, cells // parents * dims, n_context)
+    if above:
+        sigma_ac = torch.cat(above, dim=2).view(grouped)
+        b = torch.bmm(sigma_ac, parent.transpose(1, 2)).view(cells, dims, n_context)
+        covariance.baddbmm_(b, b.transpose(1, 2), alpha=-1)
+    chol, info = torch.linalg.cholesky_ex(covariance)
+    if bool(info.any()):
+        raise UsageError(
+            f"eps is {eps:g}, but a covariance stays singular with so little. Try 0.01."
+        )
+    identity = torch.eye(dims, dtype=chol.dtype, device=chol.device).expand_as(chol)
+    w_aa = torch.linalg.solve_triangular(chol, identity, upper=False)
+    if not above:
+        return w_aa.new_empty(cells, dims, 0), w_aa
+    return torch.bmm(torch.bmm(w_aa, b).view(grouped), parent).view(
+        cells, dims, n_context
+    ).neg_(), w_aa
+
+
+def squared_distances(rows: Sequence[Tensor], centred: Sequence[Tensor]) -> list[Tensor]:
+    """What each level adds to the squared distances, given the coarser ones.
+
+    Args:
+        rows: As ``factor`` returns them.
+        centred: Features less their mean, one per level, coarse to fine, shape ``(cells, d, N)``.
+
+    Returns:
+        One per level, coarse to fine, shape ``(cells, N)``.
+    """
+    levels = []
+    for level, own_rows in enumerate(rows):
+        n_cells, n_dims, _ = own_rows.shape
+        white = own_rows.new_zeros(n_cells, n_dims, centred[0].shape[2])
+        start = 0
+        for above in centred[: level + 1]:
+            parents, width, _ = above.shape
+            # One product for all descendants of a cell.
+            part = own_rows[:, :, start : start + width].view(parents, -1, width)
+            white.view(parents, -1, white.shape[2]).baddbmm_(part, above)
+            start += width
+        levels.append(white.square_().sum(dim=1))
+    return levels
+
+
+def _blocks(cells: list[int], own: list[int], context: list[int]) -> list[tuple[int, int]]:
+    per_coarse_cell = max(
+        count // cells[0] * (above + dims) * (3 * dims + above + dims) * 8
+        for count, dims, above in zip(cells, own, context, strict=True)
+    )
+    step = max(1, BLOCK_BYTES // per_coarse_cell)
+    return [(first, min(first + step, cells[0])) for first in range(0, cells[0], step)]

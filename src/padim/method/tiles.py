@@ -1,0 +1,197 @@
+"""The parts of a picture that the network sees one at a time, and the cells each answers for."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from padim.errors import UsageError
+from padim.images.roi import Roi
+from padim.method.pyramid import Level, Pyramid
+from padim.recipes import Recipe
+
+Span = tuple[slice, slice]  # what a part sees along one axis, and what of it it answers for
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of a picture.
+
+    Attributes:
+        top: First row, in pixels at network size.
+        left: First column.
+        pyramid: The cells of its own grids that it answers for.
+    """
+
+    top: int
+    left: int
+    pyramid: Pyramid
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Parts of one size that together answer for every modelled cell once.
+
+    Attributes:
+        window_px: (height, width) of each part.
+        tiles: The parts, row by row.
+        pyramid: The modelled cells of the whole picture, part by part.
+    """
+
+    window_px: tuple[int, int]
+    tiles: tuple[Tile, ...]
+    pyramid: Pyramid
+
+    @property
+    def is_trivial(self) -> bool:
+        """Whether there is one part: the whole picture, every cell of which is modelled."""
+        return self.pyramid.coarse_cells is None
+
+    @property
+    def largest(self) -> Pyramid:
+        """The cells of the part that answers for most."""
+        return max((tile.pyramid for tile in self.tiles), key=lambda p: p.n_coarse_cells)
+
+    def spans(self) -> Iterator[tuple[Tile, list[slice]]]:
+        """Each part, and where its cells are among the modelled ones of each level."""
+        start = 0
+        for tile in self.tiles:
+            stop = start + tile.pyramid.n_coarse_cells
+            descendants = map(self.pyramid.descendants, range(len(self.pyramid.levels)))
+            yield tile, [slice(start * n, stop * n) for n in descendants]
+            start = stop
+
+    def crop(self, images: Tensor, tile: Tile) -> Tensor:
+        """What a part shows of images ``(N, H, W, 3)``."""
+        height, width = self.window_px
+        return images[:, tile.top : tile.top + height, tile.left : tile.left + width]
+
+
+class TiledFeatures(nn.Module):
+    """From uint8 images to the features of the modelled cells, part by part.
+
+    Args:
+        features: From parts to the features of all their cells, as ``scorer.Features``.
+        tiling: The parts.
+    """
+
+    def __init__(self, features: nn.Module, tiling: Tiling) -> None:
+        super().__init__()
+        self.features = features
+        self.tiling = tiling
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Compute the features of a batch.
+
+        Args:
+            images: RGB, shape ``(N, H, W, 3)``, uint8.
+
+        Returns:
+            One per level, coarse to fine, shape ``(cells, N, d)``, float32.
+        """
+        parts = [self.of_tile(self.tiling.crop(images, tile), tile) for tile in self.tiling.tiles]
+        if len(parts) == 1:
+            return parts[0]
+        return [torch.cat(level) for level in zip(*parts, strict=True)]
+
+    def of_tile(self, images: Tensor, tile: Tile) -> list[Tensor]:
+        """Compute the features that one part answers for.
+
+        Args:
+            images: What it shows, shape ``(N, h, w, 3)``, uint8.
+            tile: The part.
+        """
+        embeddings: list[Tensor] = self.features(images)
+        return tile.pyramid.chosen(embeddings)
+
+
+def plan_tiles(pyramid: Pyramid, recipe: Recipe, roi: Roi | None) -> Tiling:
+    """Cut a picture into the parts that the network is to see.
+
+    Neighbours overlap, and each cell is answered for by the part that sees most around it. Without
+    tiles there is one part: the whole, or what a region of interest needs.
+
+    Args:
+        pyramid: Of the picture.
+        recipe: Its size, and the tiles'.
+        roi: Where to look; everywhere when None.
+
+    Raises:
+        UsageError: A tile, or its overlap, is impossible.
+    """
+    pyramid = replace(pyramid, coarse_cells=None)
+    grid = pyramid.levels[0].grid
+    stride = recipe.size_px[0] // grid[0]
+    wanted = np.ones(grid, np.bool_) if roi is None else roi.touched(grid)
+    if roi is None and recipe.tile_px is None:
+        return Tiling(recipe.size_px, (Tile(0, 0, pyramid),), pyramid)
+    overlap = _in_cells(recipe.tile_overlap_px, stride, "overlap of tiles", least=0)
+    if recipe.tile_px is None:
+        spans = [[_around(np.asarray(wanted.any(axis=1 - axis)), overlap // 2)] for axis in (0, 1)]
+        sides = tuple(axis[0][0].stop - axis[0][0].start for axis in spans)
+    else:
+        side = _in_cells(recipe.tile_px, stride, "tile", least=2 * overlap or 1)
+        if overlap >= side:
+            raise UsageError(
+                f"Tiles of {recipe.tile_px} px cannot overlap by {recipe.tile_overlap_px} px. "
+                f"Try {recipe.tile_px // 4 // stride * stride}."
+            )
+        sides = tuple(min(side, n) for n in grid)
+        spans = [_spans(n, side, overlap) for n, side in zip(grid, sides, strict=True)]
+    if sides == grid and wanted.all():
+        return Tiling(recipe.size_px, (Tile(0, 0, pyramid),), pyramid)
+    number = np.arange(grid[0] * grid[1]).reshape(grid)
+    levels = tuple(_resized(level, grid, (sides[0], sides[1])) for level in pyramid.levels)
+    tiles, cells = [], []
+    for rows, own_rows in spans[0]:
+        for columns, own_columns in spans[1]:
+            own = np.zeros_like(wanted)
+            own[own_rows, own_columns] = wanted[own_rows, own_columns]
+            inside = own[rows, columns]
+            if inside.any():
+                coarse_cells = tuple(np.flatnonzero(inside).tolist())
+                origin = rows.start * stride, columns.start * stride
+                tiles.append(Tile(*origin, Pyramid(levels, coarse_cells)))
+                cells += number[own].tolist()
+    window_px = sides[0] * stride, sides[1] * stride
+    return Tiling(window_px, tuple(tiles), replace(pyramid, coarse_cells=tuple(cells)))
+
+
+def _spans(n_cells: int, side: int, overlap: int) -> list[Span]:
+    """Parts along one axis, evenly spread, that meet in the middle of their overlaps."""
+    n_parts = 1 if side == n_cells else 1 + -(-(n_cells - side) // (side - overlap))
+    starts = [i * (n_cells - side) // max(n_parts - 1, 1) for i in range(n_parts)]
+    borders = [(b + a + side) // 2 for a, b in itertools.pairwise(starts)]
+    edges = [0, *borders, n_cells]
+    return [
+        (slice(start, start + side), slice(*own))
+        for start, own in zip(starts, itertools.pairwise(edges), strict=True)
+    ]
+
+
+def _around(wanted: NDArray[np.bool_], margin: int) -> Span:
+    inside = np.flatnonzero(wanted)
+    first, last = int(inside[0]), int(inside[-1])
+    return (
+        slice(max(0, first - margin), min(len(wanted), last + 1 + margin)),
+        slice(first, last + 1),
+    )
+
+
+def _resized(level: Level, grid: tuple[int, int], sides: Sequence[int]) -> Level:
+    """A level of a picture whose coarsest grid is of another size."""
+    rows, columns = (fine // coarse for fine, coarse in zip(level.grid, grid, strict=True))
+    return replace(level, grid=(sides[0] * rows, sides[1] * columns))
+
+
+def _in_cells(side_px: int, stride: int, what: str, least: int) -> int:
+    if side_px % stride or side_px < min(least, 1) * stride:
+        nearest = max(least, side_px // stride) * stride
+        raise UsageError(
+            f"The {what} is {side_px} px, but needs to be a multiple of {stride} px. Try {nearest}."
+        )
+    return side_px // stride

@@ -1,0 +1,1 @@
+"""From scores and masks to numbers; numpy alone."""

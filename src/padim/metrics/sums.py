@@ -1,0 +1,163 @@
+"""Counts of images summed under weights: what the metrics of pixels are computed from."""
+
+from functools import cached_property
+
+import numpy as np
+
+from padim.metrics.bins import Rows
+from padim.metrics.counts import MapCounts
+from padim.metrics.curves import Floats, Order, area, average_precision, f1, over, roc_area, worth
+
+__all__ = ["Layout", "Sums"]
+
+
+class Layout:
+    """Where the bins in use stand in a table of thresholds, and what does not depend on weights.
+
+    Args:
+        counts: Of N images.
+
+    Attributes:
+        bins: Those in use, descending, shape ``(K,)``; K is at least 1 where tables are made.
+        column: Where each bin stands.
+        normal_px: Normal pixels of each image, shape ``(N,)``.
+        region_px: Pixels of each region, shape ``(R,)``.
+        region_image: The image of each, shape ``(R,)``.
+        image_px: Anomalous pixels of each image, shape ``(N,)``.
+        is_normal: Whether the false positive rate of an image counts for AUPIMO, shape ``(N,)``.
+    """
+
+    def __init__(self, counts: MapCounts) -> None:
+        self.counts = counts
+        in_use = np.zeros(counts.n_levels, np.bool_)
+        for rows in (counts.normal, counts.regions, counts.defects):
+            for bins in rows.bins:
+                in_use[bins] = True
+        self.bins = np.flatnonzero(in_use)[::-1]
+        self.n_columns = max(self.bins.size, 1)
+        self.column = np.zeros(counts.n_levels, np.intp)
+        self.column[self.bins] = np.arange(self.bins.size)
+        self.normal_px = counts.normal.n_px()
+        self.region_px = counts.regions.n_px()
+        self.region_image = np.array(counts.region_image, np.intp)
+        self.image_px = np.bincount(self.region_image, self.region_px, minlength=counts.count)
+        self.is_normal = ~np.array(counts.is_anomalous, np.bool_) & (self.normal_px > 0)
+
+    def sum(self, rows: Rows, weights: Floats, saturation_px: Floats | None = None) -> Floats:
+        """Rows times their weights, at each threshold.
+
+        Args:
+            rows: Of counts.
+            weights: Of the rows, shape ``(B, rows)``.
+            saturation_px: If given, each row is first cut off there, from the highest score down.
+
+        Returns:
+            Shape ``(B, K)``.
+        """
+        total = np.zeros((len(weights), self.n_columns))
+        for chosen, columns, block in rows.blocks(self.column, self.n_columns):
+            if saturation_px is not None:
+                found = np.minimum(block.cumsum(axis=1), saturation_px[chosen, None])
+                total[:, columns] += weights[:, chosen] @ np.diff(found, axis=1, prepend=0)
+            else:
+                total[:, columns] += weights[:, chosen] @ block
+        return total
+
+
+class Sums:
+    """The counts of B resamples, and the metrics of pixels that follow.
+
+    Args:
+        layout: Of the counts.
+        weights: How often each image is in each resample, shape ``(B, N)``.
+    """
+
+    def __init__(self, layout: Layout, weights: Floats) -> None:
+        self.layout = layout
+        self.weights = weights
+
+    @cached_property
+    def fp(self) -> Floats:
+        """Normal pixels at or above each threshold, shape ``(B, K)``."""
+        return self.layout.sum(self.layout.counts.normal, self.weights).cumsum(axis=1)
+
+    @cached_property
+    def tp(self) -> Floats:
+        """Anomalous pixels at or above each threshold, shape ``(B, K)``."""
+        return self.layout.sum(self.layout.counts.regions, self._of_regions).cumsum(axis=1)
+
+    @cached_property
+    def fpr(self) -> Floats:
+        """False positive rate of all normal pixels, shape ``(B, K)``."""
+        return over(self.fp, self.fp[:, -1:])
+
+    @cached_property
+    def shared_fpr(self) -> Floats:
+        """Mean of the false positive rates of the normal images, shape ``(B, K)``."""
+        layout = self.layout
+        weights = self.weights * layout.is_normal
+        of_rows = weights / np.maximum(layout.normal_px, 1)
+        rates = layout.sum(layout.counts.normal, of_rows).cumsum(axis=1)
+        return over(rates, weights.sum(axis=1, keepdims=True))
+
+    @property
+    def _of_regions(self) -> Floats:
+        return self.weights[:, self.layout.region_image]
+
+    def auroc(self, order: Order) -> Floats:
+        """Shape ``(B,)``."""
+        return roc_area(self.tp, self.fp, order)
+
+    def average_precision(self, order: Order) -> Floats:
+        """Shape ``(B,)``."""
+        return self._known(average_precision(self.tp, self.fp, order))
+
+    def f1(self, order: Order) -> Floats:
+        """At each threshold, shape ``(B, K)``."""
+        return np.where(self.fp[:, -1:] > 0, f1(self.tp, self.fp, order), np.nan)
+
+    def aupro(self, limit: float, order: Order) -> Floats:
+        """Shape ``(B,)``."""
+        layout, weights = self.layout, self._of_regions
+        overlap = layout.sum(layout.counts.regions, weights / layout.region_px)
+        return self._under(over(overlap, weights.sum(axis=1, keepdims=True)), limit, order)
+
+    @property
+    def overlap(self) -> Floats:
+        """Mean share of a region at or above each threshold, shape ``(B, K)``."""
+        layout, weights = self.layout, self._of_regions
+        shares = layout.sum(layout.counts.regions, weights / layout.region_px).cumsum(axis=1)
+        return over(shares, weights.sum(axis=1, keepdims=True))
+
+    def spro(self, limit: float, order: Order) -> Floats:
+        """Shape ``(B,)``."""
+        counts = self.layout.counts
+        weights = self.weights[:, np.array(counts.defect_image, np.intp)]
+        saturation_px = np.array(counts.saturation_px)
+        overlap = self.layout.sum(counts.defects, weights / saturation_px, saturation_px)
+        return self._under(over(overlap, weights.sum(axis=1, keepdims=True)), limit, order)
+
+    def aupimo_images(self, limits: tuple[float, float], order: Order) -> Floats:
+        """Shape ``(B, N)``."""
+        layout = self.layout
+        worths = worth(self.shared_fpr, limits, log=True, order=order)
+        found = np.zeros((layout.counts.count, len(self.weights)))
+        regions = layout.counts.regions
+        for chosen, columns, block in regions.blocks(layout.column, layout.n_columns):
+            np.add.at(found, layout.region_image[chosen], block @ worths[:, columns].T)
+        return over(found.T, layout.image_px).clip(0, 1)
+
+    def aupimo(self, limits: tuple[float, float], order: Order) -> Floats:
+        """Shape ``(B,)``."""
+        weights = self.weights * (self.layout.image_px > 0)
+        per_image = self.aupimo_images(limits, order)
+        whole = np.where(self.layout.image_px > 0, per_image, 0)
+        return over((weights * whole).sum(axis=1), weights.sum(axis=1))
+
+    def _under(self, rise: Floats, limit: float, order: Order) -> Floats:
+        """Area under a curve over the false positive rate up to a limit."""
+        return area(rise, worth(self.fpr, (0.0, limit), order=order))
+
+    def _known(self, metric: Floats) -> Floats:
+        """A metric, NaN where there are no normal pixels."""
+        return np.where(self.fp[:, -1] > 0, metric, np.nan)

@@ -1,0 +1,1 @@
+"""A fitted model: as data, as a file, as something that scores."""

@@ -1,0 +1,137 @@
+"""Open a model of any kind for scoring: a model file, or a graph that was exported from one."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from padim.errors import ModelFileError, ModelFileVersionError, UsageError
+from padim.images.preprocess import Preprocess
+from padim.scoring.calibration import Calibration
+from padim.scoring.engines import GRAPH_ENGINES, N_BATCH, Graph, graph_engine
+from padim.scoring.parity import TOLERANCE, Parity, Samples, compare, resized
+from padim.scoring.predictor import Outputs, Predictor
+
+GRAPH_VERSION = 1
+
+
+def load(
+    path: str | Path,
+    *,
+    engine: str = "auto",
+    n_threads: int | None = None,
+    precision: str | None = None,
+    weights: str | Path | None = None,
+    device: str = "auto",
+) -> Predictor:
+    """Open a model for scoring.
+
+    Args:
+        path: A ``.safetensors`` that ``save`` or ``padim fit`` wrote, or an ``.onnx`` or an
+            OpenVINO ``.xml`` that ``padim export`` wrote; those need no torch.
+        engine: ``torch``, ``onnxruntime`` or ``openvino``. ``auto`` is, for a graph, the one that
+            it was written for; for a model file, who runs its trunk, as ``padim.fit`` chooses.
+        n_threads: Threads of one call; one for each core when None. For a model file torch's
+            threads too, in the whole process, which stay as they are when None.
+        precision: What it computes in, ``float32`` or ``bfloat16``; when None, what a model file
+            was fitted with, and float32 for a graph.
+        weights: Local weights file of the backbone, when a model file does not bring it.
+        device: ``auto``, ``cpu`` or ``cuda``; a graph is run on the CPU.
+
+    Raises:
+        PathMissingError: There is no such file.
+        ModelFileError: The file is damaged, or of a newer release.
+        UsageError: The engine, precision or device cannot be had for such a file.
+        WeightsError: The model does not bring its backbone, and it is not here.
+        MissingExtraError: The engine is not installed.
+    """
+    path = Path(path)
+    if path.suffix not in GRAPH_ENGINES:
+        from padim.model.padim import PaDiM
+        from padim.model.state import load_state
+
+        model = PaDiM(
+            load_state(path),
+            weights=weights,
+            device=device,
+            precision=precision,
+            engine=engine,
+            n_threads=n_threads,
+        )
+        return model.predictor
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"The device is {device}, but a graph runs on the CPU here. Use cpu.")
+    if weights is not None:
+        raise UsageError(f"{path} brings its weights. Leave --weights out.")
+    graph = Graph(path, engine, n_threads, precision or "float32")
+    description = read_description(graph, path)
+    size_px, camera_px = description["preprocess"]["size_px"], description["camera_px"]
+    if graph.size_px != tuple(camera_px or size_px):
+        raise ModelFileError(f"{path} takes images of another size than it says. Export it anew.")
+    calibration = description.get("calibration")
+    return Predictor(
+        lambda images: Outputs(*graph(images)),
+        Preprocess.from_json(description["preprocess"]),
+        graph.n_batch or N_BATCH,
+        graph.engine,
+        description,
+        tuple(camera_px) if camera_px else None,
+        Calibration.from_json(calibration) if calibration else None,
+    )
+
+
+def verify(
+    path: Path, *, engine: str = "auto", n_threads: int | None = None, precision: str = "float32"
+) -> Parity:
+    """Score the samples that an exported graph brings, and compare with what torch said of them.
+
+    Args:
+        path: An ``.onnx`` or ``.xml`` file that ``padim export`` wrote.
+        engine: Who runs it; the one it was written for when ``auto``.
+        n_threads: Threads of one call; one for each core when None.
+        precision: What it computes in.
+
+    Raises:
+        UsageError: It is no graph, or brings no samples.
+        ParityError: The two differ by more than ``samples.TOLERANCE``.
+    """
+    if path.is_file():
+        graph_engine(path, engine)
+    predictor = load(path, engine=engine, n_threads=n_threads, precision=precision)
+    if not predictor.description["samples"]:
+        raise UsageError(
+            f"{path} brings no samples, since its model was fitted with --no-samples. Compare it "
+            "with padim export --verify where the model is."
+        )
+    samples = Samples.from_json(predictor.description["samples"])
+    camera_px = predictor.camera_px or predictor.preprocess.size_px
+    expected = replace(samples, image=resized(samples.image, camera_px))
+    parity = compare(predictor.score, expected, TOLERANCE[precision])
+    parity.check(
+        f"{path} differs from torch",
+        "If by much, its files are damaged or not of one export: copy or export it again. If by "
+        "little, export it with --store float32, or run it with another --engine or --precision.",
+    )
+    return parity
+
+
+def read_description(graph: Graph, path: Path) -> dict[str, Any]:
+    """Read what a graph says of itself.
+
+    Args:
+        graph: The graph, loaded.
+        path: Its file, for messages.
+
+    Raises:
+        ModelFileError: It is none that ``padim export`` wrote.
+        ModelFileVersionError: A newer release wrote it.
+    """
+    if graph.runtime.names != Outputs._fields or not graph.runtime.description:
+        raise ModelFileError(f"{path} is a graph, but no model. Name one that padim export wrote.")
+    description: dict[str, Any] = json.loads(graph.runtime.description)
+    if description["graph_version"] > GRAPH_VERSION:
+        raise ModelFileVersionError(
+            f"{path} has the graph version {description['graph_version']}, but this release reads "
+            f"up to {GRAPH_VERSION}. Install the release that wrote it, or a newer one."
+        )
+    return description

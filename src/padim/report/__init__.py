@@ -1,0 +1,1 @@
+"""From a folder of results to one HTML file."""

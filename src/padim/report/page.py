@@ -1,0 +1,309 @@
+"""A benchmark as one HTML file that needs nothing else: numbers, curves, every image with its map.
+
+Nothing in it is fetched: pictures are data, and a content security policy forbids the rest. Names
+of files and folders are untrusted; the template escapes them.
+"""
+
+import base64
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from padim.evaluation.category import shown
+from padim.evaluation.run_folder import GROUPS, METRICS, read_run
+from padim.files import plain_text, write_text
+from padim.images.heatmap import COLOURS
+from padim.report.cards import Part
+from padim.report.charts import curve, histogram
+
+_PRO_LIMIT = 0.3  # to which AUPRO is commonly reported (Bergmann et al. 2021)
+_FEW_COLUMNS = 4
+_FEW_CATEGORIES = 3  # whose curves are open from the start
+# How opaque a map is at 0, 1/4, ... of its range: what is usual hides nothing.
+_STRENGTH = (0, 0.45, 0.75, 0.9, 1)
+_TITLES = {
+    "image_auroc": "Image AUROC",
+    "pixel_auroc": "Pixel AUROC",
+    "image_f1_max": "Image F1-max (oracle)",
+    "pixel_f1_max": "Pixel F1-max (oracle)",
+    "image_average_precision": "Image average precision",
+    "image_recall_at_0": "Image recall, no false alarm (oracle)",
+    "image_recall_at_1": "Image recall, one false alarm (oracle)",
+    "pixel_average_precision": "Pixel average precision",
+    "aupro_30": "AUPRO, to FPR 0.3",
+    "aupro_05": "AUPRO, to FPR 0.05",
+    "aupimo": "AUPIMO, FPR 1e-5 to 1e-4",
+    "spro_05": "AUC of sPRO, to FPR 0.05",
+}
+_GROUP_TITLES = {"texture": "All textures", "object": "All objects", "all": "All categories"}
+_BY_DEFECT = ("image_auroc", "image_average_precision", "pixel_auroc", "aupro_30")
+_DETAILS = (
+    "category",
+    "name",
+    "defect",
+    "label",
+    "verdict",
+    "score",
+    "threshold",
+    "range",
+    "p",
+    "levels",
+    "box",
+    "outline",
+    "outline_px",
+    "source_px",
+)
+
+Cell = tuple[str, str, str]  # a number, its spread over seeds and its interval, as text
+Head = tuple[str, int | None]  # of a row or a column: its name, and the section it leads to
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes:
+        path: The file.
+        n_images: How many images it shows.
+        n_bytes: Its size.
+        changed: Images and masks that are of another size than when they were benchmarked.
+    """
+
+    path: Path
+    n_images: int
+    n_bytes: int
+    changed: tuple[str, ...]
+
+
+def write_report(
+    run: Path,
+    out: Path | None = None,
+    *,
+    full_size: bool = False,
+    data: Path | None = None,
+    began: Callable[[int], Callable[[int], None]] = lambda n_images: lambda n_done: None,
+) -> Report:
+    """Write the report of a benchmark; the same folder and images give the same bytes.
+
+    Args:
+        run: Folder that ``padim benchmark`` wrote.
+        out: The file; ``report.html`` in that folder when None.
+        full_size: Whether images are kept at their size instead of as thumbnails.
+        data: Where the dataset is now; where it was when None.
+        began: Told how many images there are; what it returns is told of each that is done.
+
+    Raises:
+        PathMissingError: There is no such folder.
+        DatasetError: It is no folder of a benchmark, it lacks the maps, or images are missing.
+        ImageReadError: An image or a mask cannot be read.
+    """
+    document, by_category = read_run(run)
+    parts = [Part.of(run, seeds[0], data) for seeds in by_category.values()]
+    for part in parts:
+        part.require_files()
+    changed = [plain_text(f"{part.name}: {name}") for part in parts for name in part.changed()]
+    n_images = sum(len(part.images) for part in parts)
+    advance = began(n_images)
+    cards = [card for part in parts for card in part.cards(full_size, advance)]
+    cards.sort(key=lambda card: card["order"])
+    text = _page(document, parts, cards, changed)
+    path = run / "report.html" if out is None else out
+    write_text(path, text)
+    return Report(path, n_images, len(text.encode()), tuple(changed))
+
+
+def _page(
+    document: Mapping[str, Any],
+    parts: Sequence[Part],
+    cards: Sequence[dict[str, Any]],
+    changed: Sequence[str],
+) -> str:
+    environment = Environment(
+        loader=PackageLoader("padim.report", "files"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    files = {name: _file(environment, name) for name in ("report.css", "report.js")}
+    digest = base64.b64encode(hashlib.sha256(files["report.js"].encode()).digest()).decode("ascii")
+    counts = Counter(card["verdict"] for card in cards)
+    labels = Counter(card["label"] for card in cards)
+    settings = dict(document["settings"])
+    versions = settings.pop("versions", {})
+    details = [{key: card[key] for key in _DETAILS} for card in cards]
+    return environment.get_template("report.html.jinja").render(
+        css=files["report.css"],
+        js=files["report.js"],
+        js_sha256=digest,
+        settings={key: _setting(value) for key, value in settings.items()},
+        size_px=settings["size_px"],
+        versions=versions,
+        title=plain_text(parts[0].name) if len(parts) == 1 else f"{len(parts)} categories",
+        tiles=_tiles(document),
+        is_judged=any(part.threshold is not None for part in parts),
+        counts=counts,
+        labels=labels,
+        tables=_tables(document),
+        n_seeds=settings["n_seeds"],
+        n_open=_FEW_CATEGORIES,
+        sections=[_section(part) for part in parts],
+        cards=cards,
+        defects=Counter(card["defect"] for card in cards),
+        failed=[
+            {key: plain_text(value) for key, value in item.items()} for item in document["failed"]
+        ],
+        changed=changed,
+        unreadable=[plain_text(path) for path in document["unreadable"]],
+        palette=_palette(),
+        strength=" ".join(f"{value:g}" for value in _STRENGTH),
+        gradient=_gradient(),
+        details=_json(details),
+    )
+
+
+def _file(environment: Environment, name: str) -> Markup:
+    assert environment.loader is not None
+    return Markup(environment.loader.get_source(environment, name)[0])  # our own
+
+
+def _json(data: Any) -> Markup:
+    """JSON that cannot end the element it stands in."""
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=True)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)  # escaped just above
+
+
+def _palette() -> list[str]:
+    """The colours of maps, as the tables of an SVG filter: red, green, blue."""
+    entries = COLOURS[np.linspace(0, 255, 17).astype(int)] / 255
+    return [" ".join(f"{value:.3f}" for value in channel) for channel in entries.T]
+
+
+def _gradient() -> str:
+    """The colours of maps as they lie on an image, from usual to hottest."""
+    levels = np.linspace(0, 255, 18).astype(int)
+    alphas = np.interp(levels / 255, np.linspace(0, 1, len(_STRENGTH)), _STRENGTH)
+    return ", ".join(
+        f"rgb({r} {g} {b} / {alpha:.2f})"
+        for (r, g, b), alpha in zip(COLOURS[levels].tolist(), alphas, strict=True)
+    )
+
+
+def _setting(value: Any) -> str:
+    return plain_text(value if isinstance(value, str) else json.dumps(value))
+
+
+def _cell(values: Mapping[str, Any], ends: Mapping[str, Any] | None, metric: str) -> Cell:
+    interval = ends and ends.get(metric)
+    spread = values.get("spread", {}).get(metric)
+    return (
+        shown(values.get(metric)),
+        "" if spread is None else f"± {spread:.3f}",
+        "{:.3f} – {:.3f}".format(*interval) if interval else "",
+    )
+
+
+def _tiles(document: Mapping[str, Any]) -> list[tuple[str, Cell]]:
+    means, ends = document["means"]["all"], document["mean_intervals"]["all"]
+    wanted = ("image_auroc", "pixel_auroc", "aupro_30")
+    return [
+        (_TITLES[metric], _cell(means, ends, metric))
+        for metric in wanted
+        if means and means[metric] is not None
+    ]
+
+
+def _tables(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every metric of every category, and the means.
+
+    A few categories are the columns of one table; more are the rows of two, for a page is not
+    wide enough for all metrics.
+    """
+    rows = document["rows"]
+    lines: list[tuple[Head, Any, Any]] = [
+        ((plain_text(row["category"]), i if len(rows) > 1 else None), row, row.get("intervals"))
+        for i, row in enumerate(rows, 1)
+    ]
+    if len(rows) > 1:
+        means, ends = document["means"], document["mean_intervals"]
+        lines += [
+            ((_GROUP_TITLES[group], None), means[group], ends[group])
+            for group in (*GROUPS, "all")
+            if means[group]
+        ]
+    metrics = [m for m in METRICS if any(row.get(m) is not None for row in rows)]
+    if len(lines) <= _FEW_COLUMNS:
+        body: list[tuple[Head, list[Cell]]] = [
+            ((_TITLES[metric], None), [_cell(row, ends, metric) for _, row, ends in lines])
+            for metric in metrics
+        ]
+        heads = [head for head, *_ in lines]
+        return [{"corner": "metric", "columns": heads, "rows": body, "is_wide": False}]
+    tables = []
+    for is_of_images in (True, False):
+        chosen = [m for m in metrics if m.startswith("image_") == is_of_images]
+        heads = [(_TITLES[metric], None) for metric in chosen]
+        body = [(head, [_cell(row, ends, m) for m in chosen]) for head, row, ends in lines]
+        if chosen:
+            tables.append({"corner": "category", "columns": heads, "rows": body, "is_wide": True})
+    return tables
+
+
+def _section(part: Part) -> dict[str, Any]:
+    row = part.record.data["row"]
+    curves = part.record.data["curves"]
+    scores = np.array([image["score"] for image in part.images], np.float64)
+    is_anomalous = np.array([image["label"] == "anomalous" for image in part.images], np.bool_)
+    files = part.record.data["fingerprint"]["images"]
+    verdicts = Counter(part.verdicts)
+    digest = hashlib.sha256(json.dumps([entry[:2] for entry in files]).encode()).hexdigest()
+    return {
+        "name": plain_text(part.name),
+        "n_train": row["n_train"],
+        "n_test": row["n_test"],
+        "n_normal": int((~is_anomalous).sum()),
+        "n_anomalous": int(is_anomalous.sum()),
+        "n_missed": verdicts["missed"],
+        "n_false_alarms": verdicts["false alarm"],
+        "is_judged": part.threshold is not None,
+        "image_roc": curve(curves["image"], 1.0),
+        "pixel_roc": curve(curves["pixel"], 1.0),
+        "pro": curve(curves["pro"], _PRO_LIMIT),
+        "pro_limit": _PRO_LIMIT,
+        "image_auroc": shown(row["image_auroc"]),
+        "pixel_auroc": shown(row["pixel_auroc"]),
+        "aupro_30": shown(row["aupro_30"]),
+        "histogram": histogram(scores, is_anomalous, part.threshold),
+        "defects": _by_defect(part),
+        "n_files": len(files),
+        "n_bytes": sum(max(int(entry[1]), 0) for entry in files),
+        "sha256": digest,
+    }
+
+
+def _by_defect(part: Part) -> list[dict[str, Any]]:
+    found = []
+    for defect, metrics in sorted(part.record.data["by_defect"].items()):
+        images = [image for image in part.images if image["defect"] == defect]
+        is_judged = all(image["predicted"] is not None for image in images)
+        n_missed = sum(image["predicted"] == "normal" for image in images)
+        found.append(
+            {
+                "name": plain_text(defect),
+                "n": len(images),
+                "missed": str(n_missed) if is_judged else "n/a",
+                "values": [(_TITLES[metric], shown(metrics.get(metric))) for metric in _BY_DEFECT],
+            }
+        )
+    return found
