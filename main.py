@@ -119,7 +119,7 @@ def _category(
     from padim.evaluation.category import evaluate
     from padim.evaluation.job import Job, record_of
     from padim.evaluation.pictures import pictures, save_pictures
-    from padim.model.padim import fit_or_reuse
+    from padim.fitting.fit import fit_or_reuse
 
     model_path = temp / f"train_{category.name}.safetensors"
     model, reused = fit_or_reuse(fitter, category.train, model_path)

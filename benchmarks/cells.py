@@ -14,7 +14,7 @@ from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
 from padim.images.ahead import load_ahead
 from padim.model.export import SUFFIXES, export
-from padim.model.state import save_state
+from padim.model.file import save_state
 
 N_QUICK = 40  # images
 

@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from padim.fitting.fitter import STORES, Fitter
+from padim.fitting.fitter import Fitter
+from padim.fitting.looks import GROUP, moments_of
 from padim.images.ahead import batched, load_ahead
-from padim.method.gaussian import factor, relative_eps
-from padim.method.leave_one_out import GROUP, moments_of
+from padim.method.gaussian import STORES, factor, relative_eps
+from padim.method.head import Head
 from padim.method.moments import Moments
 from padim.method.postprocess import Postprocess
-from padim.model.scorer import Head
 
 Scores = NDArray[np.float32]
 

@@ -21,10 +21,11 @@ import numpy as np
 import torch
 
 from padim.backbones import BACKBONES, BackboneSpec
-from padim.fitting.fitter import STORES
 from padim.fitting.prepare import prepare
+from padim.method.gaussian import STORES
 from padim.method.pyramid import Pyramid, build_pyramid
-from padim.model.state import ModelState, save_state
+from padim.model.file import save_state
+from padim.model.state import ModelState
 
 SIZE_PX = (224, 224)
 WRITTEN = ("efficientnet_lite0", "resnet18")

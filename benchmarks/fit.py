@@ -26,15 +26,15 @@ from torch import nn
 
 from padim.datasets import list_images
 from padim.datasets.solar_cells import lay_out_solar_cells
+from padim.features.features import Features
 from padim.features.trunk import load_trunk
 from padim.features.weights import fetch, read_weights
-from padim.fitting.fitter import STORES, Fitter
+from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
 from padim.images.ahead import batched, load_ahead
-from padim.method.gaussian import factor, relative_eps
+from padim.method.gaussian import STORES, factor, relative_eps
 from padim.method.moments import Accumulator, Moments
-from padim.model.scorer import Features
-from padim.model.state import save_state
+from padim.model.file import save_state
 
 AIM = 1.35
 N_ROUNDS = 7

@@ -26,7 +26,7 @@ import numpy as np
 from padim.datasets import list_images
 from padim.fitting.prepare import prepare
 from padim.memory import peak_bytes, reset_peak, resident_bytes
-from padim.model.state import save_state
+from padim.model.file import save_state
 
 AIM = 0.05
 COUNTS = (100, 400, 1600)

@@ -28,9 +28,9 @@ from torch import Tensor
 
 from padim.backbones import backbone
 from padim.method.gaussian import factor
+from padim.method.head import Head
 from padim.method.moments import Moments
 from padim.method.pyramid import Level, Pyramid, build_pyramid
-from padim.model.scorer import Head
 
 SIZE_PX = (224, 224)  # what the published script sees
 CASES = ("efficientnet_lite0", "resnet18", "efficientnet_b7_ns", "wide_resnet50_2")

@@ -32,7 +32,7 @@ from padim.datasets import read_category
 from padim.datasets.solar_cells import lay_out_solar_cells
 from padim.fitting.prepare import prepare
 from padim.metrics.ranking import Ranking
-from padim.model.state import load_state
+from padim.model.file import load_state
 
 CELL_PX = 256
 LAYOUT = (6, 8)

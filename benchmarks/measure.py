@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from padim.files import write_text
-from padim.model.state import installed_versions
+from padim.versions import installed_versions
 
 SCHEMA_VERSION = 1
 ROOT = Path(__file__).resolve().parents[1]

@@ -28,11 +28,11 @@ from padim.datasets import read_category
 from padim.datasets.solar_cells import lay_out_solar_cells
 from padim.evaluation.category import Evaluation, evaluate
 from padim.evaluation.pictures import map_range, mask_threshold, pictures, save_pictures
+from padim.fitting.fit import from_fitted
 from padim.fitting.prepare import prepare
 from padim.images.decode import read_image
 from padim.images.heatmap import OUTLINE, outline
 from padim.images.preprocess import Preprocess
-from padim.model.padim import from_fitted
 
 AIM_TIMES_FASTER = 4
 N_ROUNDS, N_QUICK = 3, 4

@@ -24,7 +24,8 @@ import numpy as np
 from cells import fit_on_cells
 from numpy.typing import NDArray
 
-from padim.scoring.engines import INPUT, Graph
+from padim.scoring.engines import INPUT
+from padim.scoring.graph import Graph
 
 AIM = 0.9
 PADIM, ITSELF = "as padim sets it up", "by itself"

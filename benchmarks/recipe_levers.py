@@ -42,17 +42,17 @@ from torch import Tensor
 
 from padim.datasets import list_images, read_category
 from padim.datasets.solar_cells import lay_out_solar_cells
-from padim.fitting.fitter import STORES, Fitter
+from padim.fitting.fitter import Fitter
+from padim.fitting.looks import GROUP
 from padim.fitting.prepare import prepare
 from padim.images.ahead import batched
 from padim.images.decode import decode, read_mask
 from padim.images.regions import label_regions
-from padim.method.gaussian import factor, relative_eps
-from padim.method.leave_one_out import GROUP
+from padim.method.gaussian import STORES, factor, relative_eps
+from padim.method.head import Head
 from padim.method.moments import Accumulator, Moments
 from padim.method.postprocess import Postprocess, image_score
 from padim.method.pyramid import Pyramid
-from padim.model.scorer import Head
 
 COUNTS = (60, 300)  # images to fit on: below and above the dimensions
 SEEDS = (0, 1, 2)

@@ -26,11 +26,12 @@ from padim.evaluation.category import Evaluation, evaluate, interval_words, inte
 from padim.evaluation.compare import judged
 from padim.evaluation.run import settings_of
 from padim.files import write_text
+from padim.fitting.fit import from_fitted
 from padim.fitting.prepare import prepare
 from padim.images.decode import read_size_px
 from padim.images.preprocess import Preprocess
-from padim.model.padim import from_fitted
-from padim.scoring.predictor import Prediction, Predictor
+from padim.scoring.prediction import Prediction
+from padim.scoring.predictor import Predictor
 
 PAGE = measure.ROOT / "docs" / "results.md"
 BACKBONES = tuple(f"efficientnet_lite{i}" for i in range(3))

@@ -18,10 +18,10 @@ from PIL import Image
 
 from padim.datasets import list_images
 from padim.datasets.solar_cells import lay_out_solar_cells
+from padim.fitting.fit import from_fitted
 from padim.fitting.prepare import prepare
 from padim.images.ahead import load_ahead
-from padim.model.padim import from_fitted
-from padim.model.state import save_state
+from padim.model.file import save_state
 
 PARTS = (1.0, 0.5, 0.25)  # of the image's sides
 N_ROUNDS, N_CALLS = 5, 15

@@ -31,11 +31,11 @@ from cells import Cells, fit_on_cells
 from numpy.typing import NDArray
 from peer_env import PASSIVE, Server, fit_peer, serving
 
-from padim.features.cached_trunk import write_onnx
+from padim.features.onnx import write_onnx
+from padim.model.file import load_state
 from padim.model.opening import load
 from padim.model.padim import network_of
-from padim.model.state import load_state
-from padim.scoring.engines import Graph
+from padim.scoring.graph import Graph
 from padim.scoring.predictor import Predictor
 
 EPS = 0.01001  # what anomalib comes to, which adds 0.00001 to the 0.01 it is given

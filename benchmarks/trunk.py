@@ -5,7 +5,8 @@ and 16, on a thread for each core; that they agree is checked first:
 
 - *torch, channels last* (the alternative): the network as its library builds it.
 - *torch*: the same with its feature maps in memory channel by channel.
-- *torch, optimised*: with its batch norms and its padding folded away (``padim.features.trunk.optimise``).
+- *torch, optimised*: with its batch norms and its padding folded away
+  (``padim.features.trunk.optimise``).
 - *torch, compiled*: that one by ``torch.compile``, anew for each size of batch.
 - *onnxruntime*, *openvino*: that one as a graph, as padim sets these engines up.
 
@@ -27,14 +28,15 @@ from cells import photographs
 from numpy.typing import NDArray
 from torch import Tensor
 
-from padim.features.cached_trunk import write_onnx
+from padim.features.features import Features
+from padim.features.onnx import write_onnx
 from padim.features.trunk import Trunk, load_trunk, optimise
 from padim.features.weights import fetch, read_weights
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
 from padim.images.ahead import load_ahead
-from padim.model.scorer import Features
-from padim.scoring.engines import Arrays, Graph
+from padim.scoring.engines import Arrays
+from padim.scoring.graph import Graph
 
 BATCHES = (1, 4, 16)
 ALTERNATIVE = "torch, channels last"

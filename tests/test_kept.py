@@ -8,8 +8,8 @@ import pytest
 from safetensors import safe_open
 
 import padim
+from padim.model.file import load_state, save_state
 from padim.model.pair import load_pair, save_pair
-from padim.model.state import load_state, save_state
 
 V1 = Path(__file__).parent / "kept/v1"
 

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 from padim.errors import PadimError
 
 if TYPE_CHECKING:
+    from padim.fitting.fit import fit
     from padim.metrics.counts import MapCounts
     from padim.metrics.pixels import PixelMetrics
     from padim.model.opening import load
-    from padim.model.padim import PaDiM, fit
-    from padim.scoring.predictor import Prediction, Predictor
+    from padim.model.padim import PaDiM
+    from padim.scoring.prediction import Prediction
+    from padim.scoring.predictor import Predictor
 
 __all__ = [
     "MapCounts",
@@ -30,9 +32,9 @@ _MODULES = {
     "MapCounts": "metrics.counts",
     "PixelMetrics": "metrics.pixels",
     "PaDiM": "model.padim",
-    "fit": "model.padim",
+    "fit": "fitting.fit",
     "load": "model.opening",
-    "Prediction": "scoring.predictor",
+    "Prediction": "scoring.prediction",
     "Predictor": "scoring.predictor",
 }
 

@@ -112,8 +112,8 @@ def time_default(n_threads: int | None) -> list[Timing]:
 
     from padim.fitting.prepare import prepare
     from padim.model.export import export
+    from padim.model.file import load_state, save_state
     from padim.model.padim import network_of
-    from padim.model.state import load_state, save_state
 
     with TemporaryDirectory() as folder:
         model, graph = Path(folder) / "model.safetensors", Path(folder) / "model.onnx"

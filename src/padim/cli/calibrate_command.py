@@ -17,7 +17,7 @@ from padim.datasets import expand, normal_images
 from padim.errors import DatasetError, PathMissingError, UsageError, listed
 from padim.scoring.calibration import HELD_OUT, Collector, least_cost
 from padim.scoring.engines import GRAPH_ENGINES
-from padim.scoring.predictor import decide
+from padim.scoring.prediction import decide
 
 
 def calibrate(
@@ -84,7 +84,7 @@ def calibrate(
         description = {**predictor.description, "calibration": calibration.to_json()}
         write_description(model, json.dumps(description, sort_keys=True))
     else:
-        from padim.model.state import load_state, save_state
+        from padim.model.file import load_state, save_state
 
         save_state(replace(load_state(model), calibration=calibration), model)
     decision = decide(calibration)

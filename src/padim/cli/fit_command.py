@@ -27,7 +27,7 @@ from padim.images.roi import read_roi
 from padim.memory import format_bytes, parse_bytes, peak_bytes, reset_peak
 from padim.recipes import DEFAULT_RECIPE
 from padim.scoring.engines import GRAPH_ENGINES
-from padim.scoring.predictor import decide
+from padim.scoring.prediction import decide
 
 if TYPE_CHECKING:
     from padim.fitting.fitter import Fitted, Fitter
@@ -173,8 +173,8 @@ def fit(
         source_px=source_px,
         scratch=out.parent,
     )
+    from padim.model.file import save_state
     from padim.model.pair import save_pair
-    from padim.model.state import save_state
 
     detail(
         f"Backbone {fitter.spec.name}, recipe {fitter.settings.name}, "

@@ -12,7 +12,7 @@ from padim.cli.console import say
 from padim.errors import ImageReadError, PadimError, UsageError, listed
 from padim.files import written_whole
 from padim.images.decode import read_size_px
-from padim.scoring.predictor import Decision
+from padim.scoring.prediction import Decision
 
 
 class Unreadable:

@@ -11,7 +11,7 @@ from padim.images.roi import Roi
 from padim.memory import format_bytes
 from padim.scoring.calibration import DEFAULT_PIXEL_RATE, Calibration
 from padim.scoring.engines import GRAPH_ENGINES, graph_parts
-from padim.scoring.predictor import decide
+from padim.scoring.prediction import decide
 
 
 def info(
@@ -43,7 +43,7 @@ def info(
 
 
 def _of_model(file: Path) -> tuple[dict[str, Any], Calibration | None]:
-    from padim.model.state import load_state
+    from padim.model.file import load_state
 
     state = load_state(file)
     document = {

@@ -9,7 +9,7 @@ from padim.cli import options
 from padim.cli.console import result
 from padim.cli.images import threshold_words
 from padim.datasets import expand
-from padim.scoring.predictor import decide
+from padim.scoring.prediction import decide
 
 if TYPE_CHECKING:
     from padim.model.state import ModelState

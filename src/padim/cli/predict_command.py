@@ -29,10 +29,10 @@ from padim.images.ahead import WRITE_BEHIND, WRITE_THREADS, mapped_ahead
 from padim.images.decode import decode
 from padim.images.heatmap import overlay
 from padim.images.regions import Region, peak_region
-from padim.scoring.predictor import NOT_CALIBRATED
+from padim.scoring.prediction import NOT_CALIBRATED
 
 if TYPE_CHECKING:
-    from padim.scoring.predictor import Prediction
+    from padim.scoring.prediction import Prediction
 
 COLUMNS = (
     "path",

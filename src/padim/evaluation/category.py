@@ -19,7 +19,8 @@ from padim.metrics.counts import MapCounts
 from padim.metrics.pixels import PixelMetrics
 from padim.metrics.ranking import Ranking
 from padim.metrics.resamples import ImageScores, bootstrap_weights, interval
-from padim.scoring.predictor import Prediction, Predictor
+from padim.scoring.prediction import Prediction
+from padim.scoring.predictor import Predictor
 
 FALSE_ALARMS = (0, 1)  # at which recall is measured
 N_RESAMPLES = 1000

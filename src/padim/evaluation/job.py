@@ -16,12 +16,12 @@ from padim.evaluation.category import Evaluation, evaluate, preview
 from padim.evaluation.pictures import pictures, save_pictures
 from padim.evaluation.run_folder import COLUMNS, METRICS, SCHEMA_VERSION, Record, record_name
 from padim.files import remove_partial, written_whole
+from padim.fitting.fit import from_fitted
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
 from padim.images.heatmap import DEFAULT_COLORMAP
 from padim.images.preprocess import Preprocess
 from padim.memory import peak_bytes, reset_peak
-from padim.model.padim import from_fitted
 
 _CURVE_POINTS = 500
 

@@ -29,7 +29,7 @@ from padim.evaluation.run_folder import (
 )
 from padim.files import locked, plain_text, written_whole
 from padim.fitting.fitter import Fitter
-from padim.model.state import installed_versions
+from padim.versions import installed_versions
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,9 @@
 
 import hashlib
 import json
-import logging
 import tempfile
 import threading
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,55 +15,15 @@ from torch import Tensor, nn
 
 from padim.backbones import BackboneSpec
 from padim.errors import ModelFileError, PathMissingError
+from padim.features.features import Features
+from padim.features.onnx import write_onnx
 from padim.files import written_together
 from padim.images.preprocess import Preprocess
 from padim.method.pyramid import Pyramid
-from padim.model.scorer import Features
-from padim.model.state import installed_versions
-from padim.scoring.engines import INPUT, Graph
+from padim.scoring.graph import Graph
+from padim.versions import installed_versions
 
 _TRUNK_VERSION = 1  # of what is written of a trunk; what is cached under another is not used
-_LARGEST_PROTOBUF = 2**31 - 2**27  # a single ONNX file stays below 2 GiB
-
-
-def write_onnx(
-    module: nn.Module,
-    path: Path,
-    input_px: tuple[int, int],
-    outputs: Sequence[str],
-    description: str,
-    n_batch: int | None = None,
-) -> None:
-    """Write a module that takes uint8 images as an ONNX graph, weights inside when under 2 GB.
-
-    Args:
-        module: Takes RGB, shape ``(N, H, W, 3)``, uint8.
-        path: The file to be, in a folder of its own when the weights are larger than that.
-        input_px: (height, width) of the images.
-        outputs: Names of the outputs.
-        description: Kept in the graph under the key ``padim``.
-        n_batch: Images that the graph takes at a time; any number when None.
-    """
-    import onnxscript  # noqa: F401  # torch's exporter needs it; say so as a missing extra
-
-    example = torch.zeros(n_batch or 2, *input_px, 3, dtype=torch.uint8)
-    batch = torch.export.Dim("batch") if n_batch is None else None
-    with _quiet_exporter():
-        program = torch.onnx.export(
-            module,
-            (example,),
-            dynamo=True,
-            dynamic_shapes=({0: batch},) if batch is not None else None,
-            input_names=[INPUT],
-            output_names=list(outputs),
-            verbose=False,
-        )
-    assert program is not None
-    for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # where in which file of this machine it came from
-    program.model.metadata_props["padim"] = description
-    n_bytes = sum(t.numel() * t.element_size() for t in module.state_dict().values())
-    program.save(path, external_data=n_bytes > _LARGEST_PROTOBUF)
 
 
 @dataclass(frozen=True)
@@ -204,17 +161,3 @@ class _ImageByImage(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return [level.transpose(0, 1) for level in self.features(images)]
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Keep to itself what torch's exporter says of its own deprecated parts."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

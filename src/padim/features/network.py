@@ -7,15 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from padim.backbones import BackboneSpec
-from padim.errors import UnknownNameError, UsageError
+from padim.errors import (
+    UnknownNameError,
+    UsageError,
+)
 from padim.features.cached_trunk import CachedTrunk, GraphFeatures
-from padim.features.trunk import build_trunk, load_trunk, optimise
-from padim.fitting.forecast import activation_bytes
+from padim.features.features import Features, TiledFeatures
+from padim.features.trunk import activation_bytes, build_trunk, load_trunk, optimise
 from padim.images.preprocess import Preprocess
 from padim.method.pyramid import Pyramid
-from padim.method.tiles import TiledFeatures, Tiling
-from padim.model.scorer import Features
-from padim.scoring.engines import ENGINES, choose_threads, require_engine
+from padim.method.tiles import Tiling
+from padim.scoring.engines import ENGINES, N_BATCH, choose_threads, require_engine
+
+TRUNK_BATCH = {"cpu": N_BATCH, "cuda": 32}
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -143,3 +147,16 @@ def choose_engine(name: str, device: torch.device, precision: str) -> str:
             f"The device is {device.type}, but {name} computes on the CPU here. Use --engine torch."
         )
     return name
+
+
+def choose_batch(n_batch: int | None, device: torch.device) -> int:
+    """Images in one forward pass; what suits the device when None.
+
+    Raises:
+        UsageError: Fewer than one.
+    """
+    if n_batch is None:
+        return TRUNK_BATCH[device.type]
+    if n_batch < 1:
+        raise UsageError(f"The batch size is {n_batch}, but needs to be 1 or more. Try 1.")
+    return n_batch

@@ -18,6 +18,7 @@ from padim.errors import (
 )
 from padim.features.cached_trunk import open_graphs
 from padim.fitting.forecast import KEPT_FEATURE_BYTES, Forecast, forecast_fit
+from padim.fitting.looks import GROUP, KeptFeatures, chosen, grouped, moments_of
 from padim.fitting.review import OUTLIER_RATE, Suspect, review
 from padim.images.ahead import (
     DECODE_BYTES_PER_PX,
@@ -29,27 +30,20 @@ from padim.images.ahead import (
 )
 from padim.images.preprocess import Preprocess
 from padim.images.thumbnails import Look
-from padim.method.gaussian import BLOCK_BYTES, factor, relative_eps
-from padim.method.leave_one_out import (
-    GROUP,
-    KeptFeatures,
-    LeaveOneOut,
-    chosen,
-    grouped,
-    moments_of,
-)
+from padim.method.gaussian import BLOCK_BYTES, STORES, factor, relative_eps
+from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Accumulator, Moments
 from padim.method.pyramid import Pyramid
 from padim.method.tiles import Tiling
 from padim.model.file_tensor import FileTensor, n_bytes
-from padim.model.graph import postprocess_of, scorer_of
-from padim.model.state import ModelState, installed_versions
+from padim.model.scorer import postprocess_of, scorer_of
+from padim.model.state import ModelState
 from padim.recipes import Recipe
 from padim.scoring.calibration import LEAVE_ONE_OUT, Collector
 from padim.scoring.parity import N_SAMPLES, Samples
+from padim.versions import installed_versions
 
 N_OUTLIER_MAPS = 100  # kept at most, whatever the number of images
-STORES = {"float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True)

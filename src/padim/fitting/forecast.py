@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-
 from padim.errors import MemoryLimitError
 from padim.memory import format_bytes, resident_bytes
 from padim.method.moments import GROUP
@@ -92,27 +89,3 @@ def forecast_fit(
         looking = 8 * pyramid.n_entries + n_batch * image_bytes + 16 * n_looked * pyramid.n_features
         work = max(work, factoring + looking) + kept_bytes
     return Forecast(resident_bytes() + round(SLACK * work), file_bytes)
-
-
-def activation_bytes(trunk: nn.Module, size_px: tuple[int, int]) -> int:
-    """Most bytes of feature maps of one image alive at once, plus those of the taps.
-
-    Args:
-        trunk: The trunk, on the meta device.
-        size_px: (height, width) of its input.
-    """
-    most = 0
-
-    def see(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-        nonlocal most
-        alive = [t for t in (*inputs, output) if isinstance(t, torch.Tensor)]
-        most = max(most, sum(t.numel() * 4 for t in alive))
-
-    leaves = [module for module in trunk.modules() if not list(module.children())]
-    hooks = [leaf.register_forward_hook(see) for leaf in leaves]
-    with torch.inference_mode():
-        taps = trunk(torch.empty(1, 3, *size_px, device="meta"))
-    for hook in hooks:
-        hook.remove()
-    n_taps: int = sum(tap.numel() * 4 for tap in taps)
-    return most + n_taps

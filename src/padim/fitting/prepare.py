@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from padim.backbones import DEFAULT_BACKBONE, backbone
@@ -19,23 +18,22 @@ from padim.errors import (
     UnknownNameError,
     UsageError,
 )
-from padim.features.network import Network, choose_device, choose_engine
+from padim.features.network import Network, choose_batch, choose_device, choose_engine
 from padim.features.trunk import with_taps
 from padim.features.weights import fetch, read_weights, sha256
-from padim.fitting.fitter import STORES, Fitter
+from padim.fitting.fitter import Fitter
 from padim.fitting.review import OUTLIER_RATE
 from padim.fitting.tile_fitter import TileFitter
 from padim.images.ahead import ImageInput, load_image
 from padim.images.preprocess import Preprocess
 from padim.images.roi import Roi
+from padim.method.gaussian import STORES
 from padim.method.pyramid import RANDOM_DIMS_SEED, build_pyramid
 from padim.method.tiles import plan_tiles
 from padim.model.file_tensor import n_bytes
 from padim.recipes import DEFAULT_RECIPE, known_recipe, recipe
 from padim.scoring.calibration import check_rate
-from padim.scoring.engines import N_BATCH
 
-TRUNK_BATCH = {"cpu": N_BATCH, "cuda": 32}
 INCLUDE_BACKBONE_BYTES = 50_000_000
 _GRAPH_BYTES = 40_000_000  # the library of another engine than torch, loaded
 _WRITER_BYTES = 120_000_000  # what writes a graph, loaded
@@ -157,7 +155,8 @@ def prepare(
         )
     if tile_overlap_px is not None and tile_px is None and roi is None:
         raise UsageError("An overlap needs tiles. Use --tile-px, or leave --tile-overlap-px out.")
-    tiling = plan_tiles(pyramid, settings, preprocess.roi)
+    region = preprocess.roi
+    tiling = plan_tiles(pyramid, settings, None if region is None else region.touched)
     in_tiles = len(tiling.tiles) > 1
     if in_tiles and (keep_moments or drop_outliers):
         raise UsageError(
@@ -215,19 +214,6 @@ def first_px(images: Iterable[ImageInput]) -> tuple[int, int]:
         with suppress(ImageReadError):
             return load_image(image, lambda _: np.empty(0, np.uint8)).source_px
     raise DatasetError("No image can be read. Name a folder of good images.")
-
-
-def choose_batch(n_batch: int | None, device: torch.device) -> int:
-    """Images in one forward pass; what suits the device when None.
-
-    Raises:
-        UsageError: Fewer than one.
-    """
-    if n_batch is None:
-        return TRUNK_BATCH[device.type]
-    if n_batch < 1:
-        raise UsageError(f"The batch size is {n_batch}, but needs to be 1 or more. Try 1.")
-    return n_batch
 
 
 def _whole_number(text: int | str) -> int:

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from padim.errors import DatasetError, ImageReadError, UsageError
 from padim.features.cached_trunk import open_graphs
+from padim.features.features import TiledFeatures
 from padim.files import TemporaryFolder
-from padim.fitting.fitter import STORES, Fitted, Fitter, reviewed
+from padim.fitting.fitter import Fitted, Fitter, reviewed
 from padim.fitting.forecast import Forecast
+from padim.fitting.looks import KeptFeatures, grouped
 from padim.fitting.review import OUTLIER_RATE, Suspect
 from padim.images.ahead import (
     DECODE_AHEAD,
@@ -27,16 +29,14 @@ from padim.images.ahead import (
     mapped_ahead,
 )
 from padim.images.thumbnails import Look
-from padim.method.gaussian import factor, level_eps, squared_distances
-from padim.method.leave_one_out import KeptFeatures, LeaveOneOut, grouped
+from padim.method.gaussian import STORES, factor, level_eps
+from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Accumulator
-from padim.method.postprocess import image_score
-from padim.method.tiles import Tile, TiledFeatures
+from padim.method.tiles import Tile
 from padim.model.file_tensor import FileTensor, empty_file_tensor
-from padim.model.graph import postprocess_of
+from padim.model.scorer import postprocess_of
 from padim.model.state import ModelState
 from padim.scoring.calibration import LEAVE_ONE_OUT, Collector
-from padim.scoring.predictor import Outputs
 
 N_PILOT = 16  # images whose variance scales a relative eps, before any tile is fitted
 _N_FINISHED = 4  # leave-one-out maps of whole images at a time
@@ -242,50 +242,3 @@ class TileFitter(Fitter):
             anomaly_map, score = postprocess(self.pyramid.on_grid(some.t()))
             collector.add(self.preprocess.counted(anomaly_map.numpy()), score.numpy())
         return collector
-
-
-class TileScore:
-    """Scores images tile by tile, with the whitening rows of one tile in memory at a time.
-
-    Args:
-        state: The model.
-        features: The loaded network.
-        device: Where it computes.
-    """
-
-    def __init__(self, state: ModelState, features: TiledFeatures, device: torch.device) -> None:
-        self.state = state
-        self.features = features.to(device)
-        self.device = device
-        self.postprocess = postprocess_of(state).to(device)
-
-    @torch.inference_mode()
-    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
-        """Score a batch.
-
-        Args:
-            images: RGB at network size, shape ``(N, H, W, 3)``.
-        """
-        state, tiling = self.state, self.state.tiling
-        pixels = torch.from_numpy(images)
-        parts = []
-        for tile, spans in tiling.spans():
-            crop = tiling.crop(pixels, tile).contiguous().to(self.device)
-            centred = [
-                (embedding - mean[span, None].to(self.device)).transpose(1, 2)
-                for embedding, mean, span in zip(
-                    self.features.of_tile(crop, tile), state.mean, spans, strict=True
-                )
-            ]
-            rows = [
-                level[span].to(self.device, torch.float32)
-                for level, span in zip(state.whitening, spans, strict=True)
-            ]
-            parts.append(squared_distances(rows, centred))
-        levels = [torch.cat(level) for level in zip(*parts, strict=True)]
-        distance = state.pyramid.on_grid(state.pyramid.added_up(levels)).sqrt()
-        anomaly_map, score = self.postprocess(distance)
-        fraction = self.postprocess.score_fraction
-        own = [image_score(level.t().sqrt(), fraction) for level in levels]
-        outputs = (anomaly_map, score, torch.stack(own, dim=1))
-        return Outputs(*(output.cpu().numpy() for output in outputs))

@@ -11,17 +11,19 @@ from torch import Tensor
 
 from padim.errors import DatasetError, UsageError, listed
 from padim.features.cached_trunk import open_graphs
-from padim.features.network import choose_device, choose_engine
+from padim.features.network import choose_batch, choose_device, choose_engine
 from padim.features.weights import sha256
-from padim.fitting.fitter import STORES, Fitter
-from padim.fitting.prepare import choose_batch
-from padim.method.leave_one_out import LeaveOneOut, moments_of
+from padim.fitting.fitter import Fitter
+from padim.fitting.looks import moments_of
+from padim.method.gaussian import STORES
+from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
 from padim.model.padim import network_of
 from padim.model.pair import load_pair, save_pair
-from padim.model.state import ModelState, installed_versions
+from padim.model.state import ModelState
 from padim.scoring.calibration import LEAVE_ONE_OUT
 from padim.scoring.engines import GRAPH_ENGINES
+from padim.versions import installed_versions
 
 
 def update(

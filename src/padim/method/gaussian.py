@@ -5,9 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from padim.errors import UsageError
+from padim.errors import (
+    UsageError,
+)
 from padim.method.moments import Moments
 from padim.recipes import EPS_FLOOR
+
+STORES = {"float16": torch.float16, "float32": torch.float32}
 
 BLOCK_BYTES = 32 << 20  # working memory of one block of cells, about
 

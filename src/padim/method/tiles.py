@@ -1,16 +1,14 @@
 """The parts of a picture that the network sees one at a time, and the cells each answers for."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from padim.errors import UsageError
-from padim.images.roi import Roi
 from padim.method.pyramid import Level, Pyramid
 from padim.recipes import Recipe
 
@@ -71,45 +69,11 @@ class Tiling:
         return images[:, tile.top : tile.top + height, tile.left : tile.left + width]
 
 
-class TiledFeatures(nn.Module):
-    """From uint8 images to the features of the modelled cells, part by part.
-
-    Args:
-        features: From parts to the features of all their cells, as ``scorer.Features``.
-        tiling: The parts.
-    """
-
-    def __init__(self, features: nn.Module, tiling: Tiling) -> None:
-        super().__init__()
-        self.features = features
-        self.tiling = tiling
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Compute the features of a batch.
-
-        Args:
-            images: RGB, shape ``(N, H, W, 3)``, uint8.
-
-        Returns:
-            One per level, coarse to fine, shape ``(cells, N, d)``, float32.
-        """
-        parts = [self.of_tile(self.tiling.crop(images, tile), tile) for tile in self.tiling.tiles]
-        if len(parts) == 1:
-            return parts[0]
-        return [torch.cat(level) for level in zip(*parts, strict=True)]
-
-    def of_tile(self, images: Tensor, tile: Tile) -> list[Tensor]:
-        """Compute the features that one part answers for.
-
-        Args:
-            images: What it shows, shape ``(N, h, w, 3)``, uint8.
-            tile: The part.
-        """
-        embeddings: list[Tensor] = self.features(images)
-        return tile.pyramid.chosen(embeddings)
-
-
-def plan_tiles(pyramid: Pyramid, recipe: Recipe, roi: Roi | None) -> Tiling:
+def plan_tiles(
+    pyramid: Pyramid,
+    recipe: Recipe,
+    touched: Callable[[tuple[int, int]], NDArray[np.bool_]] | None,
+) -> Tiling:
     """Cut a picture into the parts that the network is to see.
 
     Neighbours overlap, and each cell is answered for by the part that sees most around it. Without
@@ -118,7 +82,7 @@ def plan_tiles(pyramid: Pyramid, recipe: Recipe, roi: Roi | None) -> Tiling:
     Args:
         pyramid: Of the picture.
         recipe: Its size, and the tiles'.
-        roi: Where to look; everywhere when None.
+        touched: The cells of a grid that are to be looked at, shape ``(h, w)``; all when None.
 
     Raises:
         UsageError: A tile, or its overlap, is impossible.
@@ -126,8 +90,8 @@ def plan_tiles(pyramid: Pyramid, recipe: Recipe, roi: Roi | None) -> Tiling:
     pyramid = replace(pyramid, coarse_cells=None)
     grid = pyramid.levels[0].grid
     stride = recipe.size_px[0] // grid[0]
-    wanted = np.ones(grid, np.bool_) if roi is None else roi.touched(grid)
-    if roi is None and recipe.tile_px is None:
+    wanted = np.ones(grid, np.bool_) if touched is None else touched(grid)
+    if touched is None and recipe.tile_px is None:
         return Tiling(recipe.size_px, (Tile(0, 0, pyramid),), pyramid)
     overlap = _in_cells(recipe.tile_overlap_px, stride, "overlap of tiles", least=0)
     if recipe.tile_px is None:

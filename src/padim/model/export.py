@@ -15,17 +15,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from padim.errors import UnknownNameError, UsageError
-from padim.features.cached_trunk import write_onnx
+from padim.features.onnx import write_onnx
 from padim.features.weights import sha256
 from padim.files import written_together
-from padim.fitting.fitter import STORES
 from padim.images.ahead import batched, load_ahead
 from padim.images.preprocess import Preprocess
-from padim.model.graph import scorer_of
-from padim.model.opening import GRAPH_VERSION, load
-from padim.model.padim import TorchScore, network_of
-from padim.model.scorer import CameraScorer
-from padim.model.state import load_state
+from padim.method.gaussian import STORES
+from padim.model.file import load_state
+from padim.model.opening import load
+from padim.model.padim import network_of
+from padim.model.scorer import CameraScorer, scorer_of
+from padim.model.torch_score import TorchScore
+from padim.scoring.description import GRAPH_VERSION
 from padim.scoring.engines import BIN_SHA256, GRAPH_ENGINES, N_BATCH, require_engine
 from padim.scoring.parity import TOLERANCE, Parity, Samples, compare, resized
 from padim.scoring.predictor import Camera, Outputs

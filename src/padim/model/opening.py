@@ -1,18 +1,16 @@
 """Open a model of any kind for scoring: a model file, or a graph that was exported from one."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from padim.errors import ModelFileError, ModelFileVersionError, UsageError
+from padim.errors import ModelFileError, UsageError
 from padim.images.preprocess import Preprocess
 from padim.scoring.calibration import Calibration
-from padim.scoring.engines import GRAPH_ENGINES, N_BATCH, Graph, graph_engine
+from padim.scoring.description import read_description
+from padim.scoring.engines import GRAPH_ENGINES, N_BATCH, graph_engine
+from padim.scoring.graph import Graph
 from padim.scoring.parity import TOLERANCE, Parity, Samples, compare, resized
 from padim.scoring.predictor import Outputs, Predictor
-
-GRAPH_VERSION = 1
 
 
 def load(
@@ -47,8 +45,8 @@ def load(
     """
     path = Path(path)
     if path.suffix not in GRAPH_ENGINES:
+        from padim.model.file import load_state
         from padim.model.padim import PaDiM
-        from padim.model.state import load_state
 
         model = PaDiM(
             load_state(path),
@@ -113,25 +111,3 @@ def verify(
         "little, export it with --store float32, or run it with another --engine or --precision.",
     )
     return parity
-
-
-def read_description(graph: Graph, path: Path) -> dict[str, Any]:
-    """Read what a graph says of itself.
-
-    Args:
-        graph: The graph, loaded.
-        path: Its file, for messages.
-
-    Raises:
-        ModelFileError: It is none that ``padim export`` wrote.
-        ModelFileVersionError: A newer release wrote it.
-    """
-    if graph.runtime.names != Outputs._fields or not graph.runtime.description:
-        raise ModelFileError(f"{path} is a graph, but no model. Name one that padim export wrote.")
-    description: dict[str, Any] = json.loads(graph.runtime.description)
-    if description["graph_version"] > GRAPH_VERSION:
-        raise ModelFileVersionError(
-            f"{path} has the graph version {description['graph_version']}, but this release reads "
-            f"up to {GRAPH_VERSION}. Install the release that wrote it, or a newer one."
-        )
-    return description

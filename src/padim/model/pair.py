@@ -10,14 +10,8 @@ from pathlib import Path
 
 from padim.errors import ModelFileError, PathMissingError, UsageError
 from padim.method.moments import Moments
-from padim.model.state import (
-    ModelState,
-    load_moments,
-    load_state,
-    moments_belong,
-    save_moments,
-    save_state,
-)
+from padim.model.file import load_moments, load_state, moments_belong, save_moments, save_state
+from padim.model.state import ModelState
 
 
 def moments_path(path: Path) -> Path:

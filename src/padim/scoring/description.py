@@ -1,10 +1,16 @@
 """Change what a graph says of itself, in its file and without a library that builds graphs."""
 
+import json
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
-from padim.errors import ModelFileError
+from padim.errors import ModelFileError, ModelFileVersionError
 from padim.files import written_whole
+from padim.scoring.graph import Graph
+from padim.scoring.predictor import Outputs
+
+GRAPH_VERSION = 1
 
 _METADATA = 14 << 3 | 2  # metadata_props of ModelProto, in onnx.proto
 
@@ -87,3 +93,25 @@ def _varint(content: bytes, start: int) -> tuple[int, int]:
         if byte < 128:
             return number, start
         shift += 7
+
+
+def read_description(graph: Graph, path: Path) -> dict[str, Any]:
+    """Read what a graph says of itself.
+
+    Args:
+        graph: The graph, loaded.
+        path: Its file, for messages.
+
+    Raises:
+        ModelFileError: It is none that ``padim export`` wrote.
+        ModelFileVersionError: A newer release wrote it.
+    """
+    if graph.runtime.names != Outputs._fields or not graph.runtime.description:
+        raise ModelFileError(f"{path} is a graph, but no model. Name one that padim export wrote.")
+    description: dict[str, Any] = json.loads(graph.runtime.description)
+    if description["graph_version"] > GRAPH_VERSION:
+        raise ModelFileVersionError(
+            f"{path} has the graph version {description['graph_version']}, but this release reads "
+            f"up to {GRAPH_VERSION}. Install the release that wrote it, or a newer one."
+        )
+    return description

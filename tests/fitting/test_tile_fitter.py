@@ -16,14 +16,17 @@ import padim
 from padim.backbones import backbone
 from padim.cli import main
 from padim.errors import ModelFileError, ModelFileHashError, UsageError
-from padim.fitting.tile_fitter import TileFitter, TileScore
+from padim.features.features import TiledFeatures
+from padim.fitting.fit import from_fitted
+from padim.fitting.tile_fitter import TileFitter
 from padim.images.roi import Roi
 from padim.method.pyramid import build_pyramid
-from padim.method.tiles import TiledFeatures, plan_tiles
+from padim.method.tiles import plan_tiles
+from padim.model.file import load_state
 from padim.model.file_tensor import FileTensor, in_file, write_tensors
-from padim.model.graph import postprocess_of, scorer_of
-from padim.model.padim import PaDiM, from_fitted
-from padim.model.state import load_state
+from padim.model.padim import PaDiM
+from padim.model.scorer import postprocess_of, scorer_of
+from padim.model.torch_score import TileScore
 from padim.recipes import recipe
 
 SIZE_PX = (96, 128)
@@ -62,7 +65,7 @@ def test_each_cell_is_answered_for_once(
     settings = recipe(
         "standard", size_px=size_px, tile_px=side * 16, tile_overlap_px=overlap * 16, sigma_px=1
     )
-    tiling = plan_tiles(pyramid, settings, roi)
+    tiling = plan_tiles(pyramid, settings, None if roi is None else roi.touched)
     found = []
     for tile in tiling.tiles:
         height, width = tiling.window_px

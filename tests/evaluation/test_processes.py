@@ -103,7 +103,7 @@ def test_no_process_outlives_its_parent(tmp_path: Path) -> None:
     path = tmp_path / "number"
     program = (
         "from pathlib import Path\n"
-        "from padim.processes import in_processes\n"
+        "from padim.evaluation.processes import in_processes\n"
         "from test_processes import _sleeping\n"
         f"list(in_processes(_sleeping, [Path({str(path)!r})], 1, lambda *said: None))\n"
     )

@@ -15,10 +15,11 @@ from padim.cli import main
 from padim.datasets import read_category
 from padim.errors import ShapeError, UsageError
 from padim.evaluation.category import evaluate
+from padim.fitting.fit import from_fitted
 from padim.fitting.fitter import Fitter
 from padim.images.roi import Roi, read_roi
-from padim.model.graph import scorer_of
-from padim.model.padim import PaDiM, from_fitted
+from padim.model.padim import PaDiM
+from padim.model.scorer import scorer_of
 
 SIZE_PX = (64, 96)
 

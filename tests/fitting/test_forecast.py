@@ -9,7 +9,9 @@ from torch import nn
 
 from padim import memory
 from padim.errors import MemoryLimitError, UsageError
-from padim.fitting.forecast import Forecast, activation_bytes
+from padim.features.trunk import activation_bytes
+from padim.fitting.fit import fit
+from padim.fitting.forecast import Forecast
 from padim.fitting.prepare import prepare
 from padim.memory import (
     format_bytes,
@@ -18,7 +20,6 @@ from padim.memory import (
     reset_peak,
     resident_bytes,
 )
-from padim.model.padim import fit
 
 
 @pytest.mark.parametrize(

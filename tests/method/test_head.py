@@ -4,13 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from padim.features.features import Features
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
 from padim.method.gaussian import factor
+from padim.method.head import Head
 from padim.method.moments import Moments
 from padim.method.postprocess import Postprocess
 from padim.method.pyramid import Level, nested
-from padim.model.scorer import Features, Head, Scorer
+from padim.model.scorer import Scorer
 
 N_TRAIN = 6
 

@@ -18,12 +18,12 @@ from torch import nn
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
+from padim.fitting.fit import from_fitted
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
 from padim.method.gaussian import factor, relative_eps
+from padim.method.head import Head
 from padim.method.moments import Moments
-from padim.model.padim import from_fitted
-from padim.model.scorer import Head
 
 N_TRAIN = 24
 N_TEST_EACH = 6

@@ -29,22 +29,18 @@ from padim.errors import (
     WeightsError,
 )
 from padim.files import write_text, written_whole
+from padim.fitting.fit import from_fitted
 from padim.fitting.prepare import prepare
 from padim.images.preprocess import Preprocess
 from padim.method.moments import Moments
 from padim.method.pyramid import Level, nested
+from padim.model import file as file_module
 from padim.model import state
-from padim.model.padim import from_fitted
+from padim.model.file import load_moments, load_state, save_moments, save_state
 from padim.model.pair import moments_path
-from padim.model.state import (
-    ModelState,
-    installed_versions,
-    load_moments,
-    load_state,
-    save_moments,
-    save_state,
-)
+from padim.model.state import ModelState
 from padim.recipes import recipe
+from padim.versions import installed_versions
 
 SEED = 0
 
@@ -176,7 +172,7 @@ def images(n: int) -> list[np.ndarray]:
 FIT = """
 import sys
 import oracle
-from padim.state import save_state
+from padim.model.file import save_state
 from pathlib import Path
 fitted = oracle.small_fitter().fit(list(oracle.random_images(9, (60, 70), seed=3)))
 save_state(fitted.state, Path(sys.argv[1]))
@@ -191,7 +187,7 @@ def test_the_same_images_twice_give_the_same_bytes(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", FIT, str(tmp_path / "d")],
         check=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), "PYTHONHASHSEED": "17"},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONHASHSEED": "17"},
     )
     contents = {(tmp_path / name).read_bytes() for name in "abcd"}
     assert len(contents) == 1
@@ -475,7 +471,7 @@ def full_disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
     with monkeypatch.context() as patch:
         if request.param == "while writing":
-            patch.setattr(state, "write_tensors", half)
+            patch.setattr(file_module, "write_tensors", half)
         elif request.param == "while flushing":
             patch.setattr(os, "fsync", fail)
         else:

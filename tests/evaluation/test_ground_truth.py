@@ -14,7 +14,8 @@ from padim.datasets import read_category
 from padim.errors import DatasetError
 from padim.evaluation.category import Evaluation, evaluate, intervals
 from padim.images.preprocess import Preprocess
-from padim.scoring.predictor import Prediction, Predictor
+from padim.scoring.prediction import Prediction
+from padim.scoring.predictor import Predictor
 
 SOURCE_PX, MAP_PX = 1024, 256
 WHOLE = Preprocess((MAP_PX, MAP_PX), 1, "bilinear", (0, 0, 0), (1, 1, 1))

@@ -9,7 +9,7 @@ import torch
 
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
-from padim.scoring.engines import Graph
+from padim.scoring.graph import Graph
 
 SIZE_PX = (64, 64)
 
@@ -78,11 +78,11 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 def test_two_processes_may_write_a_trunk_at_once(cache: Path) -> None:
     code = (
         "import oracle, torch\n"
-        "from padim.preparing import prepare\n"
+        "from padim.fitting.prepare import prepare\n"
         "features = prepare(size_px=(64, 64)).features\n"
         "features(torch.from_numpy(oracle.random_images(1, (64, 64))))\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     processes = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
     (written,) = trunks(cache)

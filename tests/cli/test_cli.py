@@ -15,7 +15,7 @@ from PIL import Image
 from trees import make_category, striped
 
 from padim.cli import main, predict_command
-from padim.model.state import load_state, save_state
+from padim.model.file import load_state, save_state
 
 COLUMNS = [
     *("path", "score", "label", "p_value", "peak_x", "peak_y"),

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from padim.preparing import prepare
+from padim.fitting.prepare import prepare
 from padim.memory import peak_bytes, reset_peak, resident_bytes
-from padim.state import save_moments, save_state
+from padim.model.file import save_moments, save_state
 
 options = json.loads(sys.argv[1])
 n_images = options.pop("n_images")

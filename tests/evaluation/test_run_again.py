@@ -124,7 +124,7 @@ def test_an_interrupted_rerun_leaves_what_it_has_not_begun(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("padim.model.state.write_tensors", interrupt)
+        patch.setattr("padim.model.file.write_tensors", interrupt)
         assert benchmark(root, out, "--eps", "0.02", "-q") == 130
     assert (of("bottle", out), of("carpet", out)) == (set(), carpet)
     assert events(out)[-1]["event"] == "stopped"
@@ -147,7 +147,7 @@ def test_an_interrupted_run_has_tables_of_what_is_finished(
             raise ZeroDivisionError
         write_tensors(tensors, path, metadata)
 
-    monkeypatch.setattr("padim.model.state.write_tensors", mistaken)
+    monkeypatch.setattr("padim.model.file.write_tensors", mistaken)
     with pytest.raises(ZeroDivisionError):
         benchmark(root, out, "-q")
     assert [row["category"] for row in document(out)["rows"]] == ["bottle"]

@@ -15,9 +15,9 @@ from padim.errors import ModelFileHashError, ParityError, ShapeError, UsageError
 from padim.images.preprocess import Preprocess
 from padim.model import export as exporting
 from padim.model.export import export
+from padim.model.file import load_state, save_state
 from padim.model.opening import verify
 from padim.model.scorer import CameraScorer
-from padim.model.state import load_state, save_state
 from padim.scoring.parity import N_SAMPLES, TOLERANCE
 
 SIZE_PX = (64, 96)

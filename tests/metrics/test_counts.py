@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from test_pixel_metrics import CASES, Case, make_case
+from test_pixels import CASES, Case, make_case
 
 from padim.errors import PathMissingError, ShapeError, UsageError
 from padim.images.regions import label_regions

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from padim.errors import DatasetError, MemoryLimitError, UsageError
-from padim.method.leave_one_out import LeaveOneOut, grouped
+from padim.fitting.looks import grouped
+from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
 from padim.method.pyramid import Level, Pyramid, nested
-from padim.model import graph as model_graph
+from padim.model import scorer as model_scorer
 from padim.scoring.calibration import LEAVE_ONE_OUT
 
 DIMS = (3, 4)
@@ -71,7 +72,7 @@ def test_the_calibration_of_a_fit_is_that_of_refits(n: int) -> None:
     refits = []
     for i, image in enumerate(images):
         other = fitter.fit(images[:i] + images[i + 1 :]).state
-        scorer = model_graph.scorer_of(other, fitter.features)
+        scorer = model_scorer.scorer_of(other, fitter.features)
         with torch.inference_mode():
             refits.append(float(scorer(torch.from_numpy(image[None])).image_score))
     np.testing.assert_allclose(state.calibration.image_score, sorted(refits), rtol=1e-4)

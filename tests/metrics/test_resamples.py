@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
-from test_metrics import CASES, Labelled, brute_f1_max
+from test_ranking import CASES, Labelled, brute_f1_max
 
 from padim.errors import ShapeError, UsageError
 from padim.evaluation.category import intervals

@@ -25,7 +25,8 @@ from padim.errors import (
 from padim.fitting.prepare import prepare
 from padim.model.export import export
 from padim.scoring import engines
-from padim.scoring.engines import Graph, choose_threads, n_cores
+from padim.scoring.engines import choose_threads, n_cores
+from padim.scoring.graph import Graph
 from padim.scoring.parity import TOLERANCE
 
 SIZE_PX = (64, 64)

@@ -19,8 +19,9 @@ from padim.errors import DatasetError, UsageError
 from padim.fitting import update as learning
 from padim.method.moments import Moments
 from padim.method.pyramid import Level, nested
+from padim.model.file import load_state
 from padim.model.pair import load_pair, moments_path, save_pair
-from padim.model.state import ModelState, load_state
+from padim.model.state import ModelState
 from padim.scoring.calibration import LEAVE_ONE_OUT
 
 SIZE_PX = (64, 64)

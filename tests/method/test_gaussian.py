@@ -12,9 +12,9 @@ from torch import Tensor
 from padim.errors import UsageError
 from padim.method import gaussian
 from padim.method.gaussian import factor, relative_eps
+from padim.method.head import Head
 from padim.method.moments import Moments
 from padim.method.pyramid import Level, Pyramid, nested
-from padim.model.scorer import Head
 
 
 def pyramid_of(grid: tuple[int, int], ratios: list[tuple[int, int]], dims: list[int]) -> Pyramid:

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
-from test_pixel_metrics import Case, area_to, brute_aupro
+from test_pixels import Case, area_to, brute_aupro
 
 from padim.datasets import Category, Sample, read_category
 from padim.evaluation.category import Evaluation, evaluate, preview
@@ -24,7 +24,7 @@ from padim.images.preprocess import Preprocess
 from padim.metrics.counts import MapCounts
 from padim.metrics.resamples import ImageScores, bootstrap_weights, interval
 from padim.report.cards import Part
-from padim.scoring.predictor import Prediction
+from padim.scoring.prediction import Prediction
 
 SIZE_PX = (16, 24)
 WHOLE = Preprocess(SIZE_PX, 1, "bilinear", (0, 0, 0), (1, 1, 1))

@@ -1,0 +1,105 @@
+"""From uint8 images to the features of each level, as torch runs the trunk."""
+
+import torch
+from torch import Tensor, nn
+
+from padim.features.trunk import Trunk
+from padim.images.preprocess import Preprocess
+from padim.method.pyramid import Pyramid
+from padim.method.tiles import Tile, Tiling
+
+
+class Features(nn.Module):
+    """From uint8 images to the features of each level.
+
+    Args:
+        trunk: The truncated backbone.
+        pyramid: Its levels.
+        preprocess: Whose mean and standard deviation are applied here.
+        precision: Type the trunk computes in.
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        pyramid: Pyramid,
+        preprocess: Preprocess,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.pyramid = pyramid
+        self.size_px = preprocess.size_px
+        self.precision = precision
+        self.mean: Tensor
+        self.std: Tensor
+        # A whole row of pixels each: channels alone are too short to be broadcast fast.
+        width = preprocess.size_px[1]
+        self.register_buffer("mean", torch.tensor(preprocess.mean).repeat(width) * 255)
+        self.register_buffer("std", torch.tensor(preprocess.std).repeat(width) * 255)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Compute the features of a batch.
+
+        Args:
+            images: RGB, shape ``(N, H, W, 3)``, uint8.
+
+        Returns:
+            One per level, coarse to fine, shape ``(cells, N, d)``, float32.
+        """
+        pixels = self.normalise(images)
+        with torch.autocast(
+            images.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16
+        ):
+            feature_maps = self.trunk(pixels)
+        return self.pyramid.split([feature_map.float() for feature_map in feature_maps])
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Subtract the mean and divide by the standard deviation of each channel.
+
+        Args:
+            images: RGB, shape ``(N, H, W, 3)``, 0 to 255.
+
+        Returns:
+            What the trunk takes: shape ``(N, 3, H, W)``, float32, in memory channels last.
+        """
+        rows = (images.flatten(2).float() - self.mean) / self.std
+        return rows.view(images.shape).permute(0, 3, 1, 2)
+
+
+class TiledFeatures(nn.Module):
+    """From uint8 images to the features of the modelled cells, part by part.
+
+    Args:
+        features: From parts to the features of all their cells, as ``scorer.Features``.
+        tiling: The parts.
+    """
+
+    def __init__(self, features: nn.Module, tiling: Tiling) -> None:
+        super().__init__()
+        self.features = features
+        self.tiling = tiling
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Compute the features of a batch.
+
+        Args:
+            images: RGB, shape ``(N, H, W, 3)``, uint8.
+
+        Returns:
+            One per level, coarse to fine, shape ``(cells, N, d)``, float32.
+        """
+        parts = [self.of_tile(self.tiling.crop(images, tile), tile) for tile in self.tiling.tiles]
+        if len(parts) == 1:
+            return parts[0]
+        return [torch.cat(level) for level in zip(*parts, strict=True)]
+
+    def of_tile(self, images: Tensor, tile: Tile) -> list[Tensor]:
+        """Compute the features that one part answers for.
+
+        Args:
+            images: What it shows, shape ``(N, h, w, 3)``, uint8.
+            tile: The part.
+        """
+        embeddings: list[Tensor] = self.features(images)
+        return tile.pyramid.chosen(embeddings)

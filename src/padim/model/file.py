@@ -1,0 +1,292 @@
+"""The model file: one safetensors file that holds all there is to a fitted model.
+
+The layout is described in docs/format.md.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from padim.backbones import BackboneSpec
+from padim.errors import (
+    ModelFileHashError,
+    ModelFileTensorError,
+    ModelFileTruncatedError,
+    ModelFileVersionError,
+    PathMissingError,
+    listed,
+)
+from padim.files import written_whole
+from padim.images.preprocess import Preprocess
+from padim.method.moments import Moments
+from padim.method.pyramid import Pyramid
+from padim.model.file_tensor import FileTensor, in_file, pieces, write_tensors
+from padim.model.state import FORMAT_VERSION, ModelState
+from padim.recipes import Recipe
+from padim.scoring.calibration import Calibration, Threshold
+from padim.scoring.parity import Samples
+
+_CALIBRATION = ("image_score", "pixel_score", "pixel_count")
+
+
+def save_state(state: ModelState, path: Path) -> None:
+    """Write a model file, whole or not at all; same model, same bytes."""
+    tensors: dict[str, Tensor | FileTensor] = {
+        f"backbone/{name}": tensor for name, tensor in state.trunk.items()
+    }
+    for level, (mean, whitening) in enumerate(zip(state.mean, state.whitening, strict=True)):
+        tensors[f"levels/{level}/mean"] = mean
+        tensors[f"levels/{level}/whitening"] = whitening
+    if state.samples is not None:
+        for name, array in asdict(state.samples).items():
+            tensors[f"samples/{name}"] = torch.from_numpy(array)
+    if state.calibration is not None:
+        for name in _CALIBRATION:
+            array = getattr(state.calibration, name)
+            tensors[f"calibration/{name}"] = torch.from_numpy(array)
+    _write(tensors, state.metadata(), path)
+
+
+def load_state(path: Path) -> ModelState:
+    """Read a model file.
+
+    Raises:
+        PathMissingError: There is no such file.
+        ModelFileTruncatedError: It is cut short, or no model file.
+        ModelFileVersionError: It is of a newer format.
+        ModelFileTensorError: A tensor is missing, superfluous or of another shape.
+        ModelFileHashError: A tensor, or what the file says of itself, is not what was written.
+    """
+    tensors, data = _read(path, "model")
+    pyramid = Pyramid.from_json(data["levels"], data.get("coarse_cells"))
+    expected: dict[str, tuple[int, ...]] = {}
+    for i, level in enumerate(pyramid.levels):
+        width = pyramid.context_dims(i) + level.n_dims
+        expected[f"levels/{i}/mean"] = (pyramid.n_cells(i), level.n_dims)
+        expected[f"levels/{i}/whitening"] = (pyramid.n_cells(i), level.n_dims, width)
+    _check_shapes(tensors, expected, path)
+    n_levels = len(pyramid.levels)
+    return ModelState(
+        spec=BackboneSpec(**_tuples(data["backbone"])),
+        recipe=Recipe(**_tuples(data["recipe"])),
+        preprocess=Preprocess.from_json(data["preprocess"]),
+        pyramid=pyramid,
+        eps=tuple(data["eps"]),
+        count=data["count"],
+        mean=tuple(tensors[f"levels/{i}/mean"] for i in range(n_levels)),
+        whitening=tuple(tensors[f"levels/{i}/whitening"] for i in range(n_levels)),
+        engine=data.get("engine", "torch"),
+        precision=data["precision"],
+        weights_sha256=data["weights_sha256"],
+        image_sha256=tuple(data["image_sha256"]),
+        trunk={
+            name.removeprefix("backbone/"): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("backbone/")
+        },
+        versions=data["versions"],
+        samples=_samples(tensors, path),
+        calibration=_calibration(tensors, data.get("calibration"), path),
+    )
+
+
+def _calibration(
+    tensors: Mapping[str, Tensor], said: dict[str, Any] | None, path: Path
+) -> Calibration | None:
+    if said is None:
+        return None
+    arrays = []
+    for name in (f"calibration/{name}" for name in _CALIBRATION):
+        if name not in tensors:
+            raise ModelFileTensorError(f"{path} lacks the tensor {name}. Copy it again.")
+        arrays.append(tensors[name].numpy())
+    chosen = Threshold(**_tuples(said["chosen"])) if said["chosen"] else None
+    return Calibration(said["source"], arrays[0], arrays[1], arrays[2], chosen, said["stale"])
+
+
+def _samples(tensors: Mapping[str, Tensor], path: Path) -> Samples | None:
+    found = {
+        name.removeprefix("samples/"): tensor.numpy()
+        for name, tensor in tensors.items()
+        if name.startswith("samples/")
+    }
+    if not found:
+        return None
+    try:
+        return Samples(**found)
+    except TypeError:
+        raise ModelFileTensorError(
+            f"{path} holds the samples {listed(sorted(found))}, but needs "
+            f"{listed(field.name for field in fields(Samples))}. Copy it again."
+        ) from None
+
+
+def save_moments(moments: Moments, state: ModelState, path: Path) -> None:
+    """Write the float64 moments of a model beside it, for updates and merges."""
+    tensors: dict[str, Tensor | FileTensor] = {}
+    for level, (mean, rows) in enumerate(zip(moments.mean, moments.scatter, strict=True)):
+        tensors[f"levels/{level}/mean"] = mean
+        for above, block in enumerate(rows):
+            tensors[f"levels/{level}/scatter/{above}"] = block
+    _write(tensors, state.metadata() | {"holds": "moments"}, path)
+
+
+def moments_belong(path: Path, state: ModelState) -> bool:
+    """Whether a file holds the moments of a model.
+
+    Args:
+        path: The file.
+        state: The model; its calibration may have been renewed.
+
+    Raises:
+        PadimError: As ``load_state``.
+    """
+    with _open(path) as file:
+        said = _metadata(file, path)
+    expected = json.loads(_json(state.metadata() | {"holds": "moments"}))
+    return all(said.get(key) == expected[key] for key in expected.keys() - {"calibration"})
+
+
+def load_moments(path: Path) -> Moments:
+    """Read the moments of a model.
+
+    Raises:
+        PadimError: As ``load_state``.
+    """
+    tensors, data = _read(path, "moments")
+    pyramid = Pyramid.from_json(data["levels"], data.get("coarse_cells"))
+    levels = pyramid.levels
+    expected: dict[str, tuple[int, ...]] = {}
+    for i, level in enumerate(levels):
+        expected[f"levels/{i}/mean"] = (pyramid.n_cells(i), level.n_dims)
+        for k, above in enumerate(levels[: i + 1]):
+            expected[f"levels/{i}/scatter/{k}"] = (pyramid.n_cells(i), level.n_dims, above.n_dims)
+    _check_shapes(tensors, expected, path)
+    return Moments(
+        data["count"],
+        tuple(tensors[f"levels/{i}/mean"] for i in range(len(levels))),
+        tuple(
+            tuple(tensors[f"levels/{i}/scatter/{k}"] for k in range(i + 1))
+            for i in range(len(levels))
+        ),
+    )
+
+
+def _write(tensors: dict[str, Tensor | FileTensor], metadata: dict[str, Any], path: Path) -> None:
+    hashes = {name: _sha256(tensor) for name, tensor in sorted(tensors.items())}
+    metadata = metadata | {"tensor_sha256": hashes}
+    text = _json(metadata | {"metadata_sha256": _text_sha256(_json(metadata))})
+    with written_whole(path) as partial:
+        write_tensors(tensors, partial, {"padim": text})
+
+
+def _left_in_file(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """How the names of tensors end that are read piece by piece."""
+    return ("/whitening",) if data["recipe"].get("tile_px") else ()
+
+
+def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    with _open(path) as file:
+        data = _metadata(file, path)
+        if data.get("holds", "model") != holds:
+            raise ModelFileTensorError(
+                f"{path} holds {data.get('holds', 'model')}, but {holds} is needed. "
+                "Name the other file of the pair."
+            )
+        left = _left_in_file(data)
+        try:
+            tensors = {
+                name: in_file(path, name) if name.endswith(left) else file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118  # no mapping
+            }
+        except SafetensorError as error:
+            raise _truncated(path, error) from error
+    hashes = data["tensor_sha256"]
+    if missing := sorted(hashes.keys() - tensors.keys()):
+        raise ModelFileTensorError(f"{path} lacks the tensor {listed(missing)}. Copy it again.")
+    for name, tensor in tensors.items():
+        if _sha256(tensor) != hashes.get(name):
+            raise ModelFileHashError(
+                f"{path} holds another tensor {name} than was written. Copy the file again."
+            )
+    return tensors, data
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise PathMissingError(path)
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise _truncated(path, error) from error
+
+
+def _truncated(path: Path, error: Exception) -> ModelFileTruncatedError:
+    return ModelFileTruncatedError(
+        f"{path} is no whole model file ({error}). Copy it again, or fit it anew."
+    )
+
+
+def _metadata(file: Any, path: Path) -> dict[str, Any]:
+    text = (file.metadata() or {}).get("padim")
+    if text is None:
+        raise ModelFileTruncatedError(
+            f"{path} is a safetensors file, but no model. Name one that padim fit wrote."
+        )
+    try:
+        data: dict[str, Any] = json.loads(text)
+        format_version = int(data["format_version"])
+        recorded = data.pop("metadata_sha256", None)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelFileHashError(
+            f"{path} describes itself in a way that cannot be read. Copy the file again."
+        ) from error
+    if format_version > FORMAT_VERSION:
+        raise ModelFileVersionError(
+            f"{path} has the format version {format_version}, but this release reads up to "
+            f"{FORMAT_VERSION}. Install the release that wrote it, or a newer one."
+        )
+    if _text_sha256(_json(data)) != recorded:
+        raise ModelFileHashError(
+            f"{path} describes itself otherwise than was written. Copy the file again."
+        )
+    return data
+
+
+def _check_shapes(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], path: Path
+) -> None:
+    for name, shape in expected.items():
+        if name not in tensors:
+            raise ModelFileTensorError(f"{path} lacks the tensor {name}. Copy it again.")
+        if tuple(tensors[name].shape) != shape:
+            raise ModelFileTensorError(
+                f"{path} has {name} of shape {tuple(tensors[name].shape)}, but needs {shape}. "
+                "Copy it again."
+            )
+
+
+def _json(data: dict[str, Any]) -> str:
+    return json.dumps(data, sort_keys=True)
+
+
+def _text_sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sha256(tensor: Tensor | FileTensor) -> str:
+    digest = hashlib.sha256(str((tensor.dtype, tuple(tensor.shape))).encode())
+    for piece in pieces(tensor):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _tuples(data: dict[str, Any]) -> Any:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}

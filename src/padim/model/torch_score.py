@@ -1,0 +1,82 @@
+"""A model's scores computed by torch, whole or tile by tile."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from padim.features.features import TiledFeatures
+from padim.method.gaussian import squared_distances
+from padim.method.postprocess import image_score
+from padim.model.scorer import Scorer, postprocess_of
+from padim.model.state import ModelState
+from padim.scoring.predictor import Outputs
+
+
+class TorchScore:
+    """Runs a graph in torch.
+
+    Args:
+        scorer: The graph.
+        device: Where.
+    """
+
+    def __init__(self, scorer: Scorer, device: torch.device) -> None:
+        self.scorer = scorer.to(device).eval()
+        self.device = device
+
+    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
+        """Score a batch.
+
+        Args:
+            images: RGB at network size, shape ``(N, H, W, 3)``.
+        """
+        with torch.inference_mode():
+            scores = self.scorer(torch.from_numpy(images).to(self.device))
+        return Outputs(*(output.cpu().numpy() for output in scores))
+
+
+class TileScore:
+    """Scores images tile by tile, with the whitening rows of one tile in memory at a time.
+
+    Args:
+        state: The model.
+        features: The loaded network.
+        device: Where it computes.
+    """
+
+    def __init__(self, state: ModelState, features: TiledFeatures, device: torch.device) -> None:
+        self.state = state
+        self.features = features.to(device)
+        self.device = device
+        self.postprocess = postprocess_of(state).to(device)
+
+    @torch.inference_mode()
+    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
+        """Score a batch.
+
+        Args:
+            images: RGB at network size, shape ``(N, H, W, 3)``.
+        """
+        state, tiling = self.state, self.state.tiling
+        pixels = torch.from_numpy(images)
+        parts = []
+        for tile, spans in tiling.spans():
+            crop = tiling.crop(pixels, tile).contiguous().to(self.device)
+            centred = [
+                (embedding - mean[span, None].to(self.device)).transpose(1, 2)
+                for embedding, mean, span in zip(
+                    self.features.of_tile(crop, tile), state.mean, spans, strict=True
+                )
+            ]
+            rows = [
+                level[span].to(self.device, torch.float32)
+                for level, span in zip(state.whitening, spans, strict=True)
+            ]
+            parts.append(squared_distances(rows, centred))
+        levels = [torch.cat(level) for level in zip(*parts, strict=True)]
+        distance = state.pyramid.on_grid(state.pyramid.added_up(levels)).sqrt()
+        anomaly_map, score = self.postprocess(distance)
+        fraction = self.postprocess.score_fraction
+        own = [image_score(level.t().sqrt(), fraction) for level in levels]
+        outputs = (anomaly_map, score, torch.stack(own, dim=1))
+        return Outputs(*(output.cpu().numpy() for output in outputs))

@@ -1,0 +1,105 @@
+"""OpenVINO as an engine."""
+
+import hashlib
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from padim.errors import (
+    ModelFileHashError,
+)
+from padim.scoring.engines import BIN_SHA256, Arrays, _unreadable, require_engine
+
+
+class OpenVino:
+    """A graph in OpenVINO, on a CPU.
+
+    It is compiled for each size of batch at first use: a batch of unknown size costs a third more.
+
+    Args:
+        path: An ``.onnx`` or ``.xml`` file.
+        n_threads: Threads of one call.
+        precision: As for ``Graph``.
+    """
+
+    any_batch = False
+
+    def __init__(self, path: Path, n_threads: int, precision: str) -> None:
+        require_engine("openvino")
+        import openvino
+
+        self._core = openvino.Core()
+        self._precision = precision
+        self._settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": n_threads,
+            "ENABLE_CPU_PINNING": False,  # pinned, two processes would share one core
+        }
+        self._compiling = threading.Lock()
+        self._compiled: dict[int, tuple[Any, list[Any]]] = {}
+        try:
+            self._model = self._core.read_model(path)
+        except RuntimeError as error:
+            raise _unreadable(path, "OpenVINO") from error
+        if self._model.has_rt_info([BIN_SHA256]):
+            beside = path.with_suffix(".bin")
+            with beside.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != self._model.get_rt_info([BIN_SHA256]).value:
+                raise ModelFileHashError(
+                    f"{beside} is not the one that {path.name} was written with. Copy both again."
+                )
+        self.names = tuple(min(output.names, default="") for output in self._model.outputs)
+        axes = self._model.input(0).get_partial_shape()
+        self.shape = (
+            tuple(axis.get_length() if axis.is_static else None for axis in axes)
+            if axes.rank.is_static
+            else ()
+        )
+        key = ["framework", "padim"] if path.suffix == ".onnx" else ["padim"]
+        described = self._model.has_rt_info(key)
+        self.description = self._model.get_rt_info(key).value if described else None
+
+    def run(self, images: NDArray[np.uint8]) -> Arrays:
+        """Run the graph on a batch."""
+        compiled, idle = self._compiled_for(len(images))
+        try:
+            request = idle.pop()
+        except IndexError:  # other threads have them all
+            request = compiled.create_infer_request()
+        outputs = request.infer([images], share_inputs=True).to_tuple()
+        idle.append(request)
+        return outputs  # type: ignore[no-any-return]  # openvino is not typed
+
+    def _compiled_for(self, n_images: int) -> tuple[Any, list[Any]]:
+        with self._compiling:
+            if n_images not in self._compiled:
+                model = self._model.clone()
+                if self._precision == "bfloat16":
+                    _multiply_in_bfloat16(model)
+                model.reshape([n_images, *self.shape[1:]])
+                compiled = self._core.compile_model(model, "CPU", self._settings)
+                self._compiled[n_images] = compiled, []
+        return self._compiled[n_images]
+
+
+def _multiply_in_bfloat16(model: Any) -> None:
+    from openvino import opset15
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "GroupConvolution":
+            continue
+        line, kernels = node.input_values()
+        # Kernels of one dimension, by group: no trunk has them, only products with whitening rows.
+        if len(kernels.get_shape()) == 4:
+            operands = (opset15.convert(operand, "bf16") for operand in (line, kernels))
+            product = opset15.group_convolution(*operands, [1], [0], [0], [1])
+            # Flat, since a conversion of an axis of one image is not vectorised.
+            flat = opset15.convert(opset15.reshape(product, [-1], False), "f32")
+            n_groups, n_rows, *_ = kernels.get_shape()
+            whole = opset15.reshape(flat, [1, n_groups * n_rows, -1], False)
+            node.output(0).replace(whole.output(0))

@@ -1,0 +1,102 @@
+"""A graph in a file, batched by whoever runs it."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from padim.errors import (
+    ModelFileError,
+    PathMissingError,
+    UnknownNameError,
+    UsageError,
+)
+from padim.scoring.engine_onnxruntime import OnnxRuntime
+from padim.scoring.engine_openvino import OpenVino
+from padim.scoring.engines import (
+    N_BATCH,
+    PRECISIONS,
+    Arrays,
+    Runtime,
+    choose_threads,
+    graph_engine,
+)
+
+
+class Graph:
+    """A graph loaded once; running it changes nothing, so threads may share it.
+
+    Args:
+        path: An ``.onnx`` file, or an OpenVINO ``.xml`` with its ``.bin`` beside it.
+        engine: Who runs it; when ``auto``, the one it was written for.
+        n_threads: Threads of one call; one for each core when None.
+        precision: ``float32``, or ``bfloat16`` for the products with the whitening rows: half the
+            bytes to read. The trunk stays in float32: what it loses, whitening would magnify.
+
+    Raises:
+        PathMissingError: There is no such file.
+        UnknownNameError: There is no such engine or precision.
+        UsageError: The engine does not run such a file, or not in this precision.
+        ModelFileError: The engine cannot read it.
+        MissingExtraError: The engine is not installed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        engine: str = "auto",
+        n_threads: int | None = None,
+        precision: str = "float32",
+    ) -> None:
+        if not path.is_file():
+            raise PathMissingError(path)
+        self.engine = graph_engine(path, engine)
+        self.n_threads = choose_threads(n_threads)
+        if precision not in PRECISIONS:
+            raise UnknownNameError("precision", precision, PRECISIONS)
+        if self.engine == "onnxruntime" and precision != "float32":
+            raise UsageError(
+                f"The precision is {precision}, but ONNX Runtime computes in float32 on a CPU. "
+                "Use --engine openvino."
+            )
+        self.runtime: Runtime
+        if self.engine == "onnxruntime":
+            self.runtime = OnnxRuntime(path, self.n_threads)
+        else:
+            self.runtime = OpenVino(path, self.n_threads, precision)
+        if len(self.runtime.shape) != 4:
+            raise ModelFileError(
+                f"{path} is a graph, but none that takes images. Name one that padim export wrote."
+            )
+        n_batch, height, width, _ = self.runtime.shape
+        self.n_batch = n_batch
+        self.size_px = height, width
+
+    def __call__(self, images: NDArray[np.uint8]) -> Arrays:
+        """Run a batch of one image or more.
+
+        Args:
+            images: RGB, shape ``(N, H, W, 3)``.
+
+        Returns:
+            The graph's outputs, the first axis N long.
+        """
+        step = self.n_batch or N_BATCH
+        parts = [self._run(images[i : i + step]) for i in range(0, len(images), step)]
+        if len(parts) == 1:
+            return parts[0]
+        return tuple(np.concatenate(outputs) for outputs in zip(*parts, strict=True))
+
+    def _run(self, images: NDArray[np.uint8]) -> Arrays:
+        n_images = len(images)
+        if self.n_batch is not None:
+            n_run = self.n_batch
+        elif self.runtime.any_batch or n_images == 1:
+            n_run = n_images
+        else:
+            n_run = N_BATCH
+        if n_run == n_images:
+            return self.runtime.run(np.ascontiguousarray(images))
+        rest = np.repeat(images[-1:], n_run - n_images, axis=0)
+        outputs = self.runtime.run(np.concatenate((images, rest)))
+        return tuple(output[:n_images] for output in outputs)
