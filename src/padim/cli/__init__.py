@@ -27,6 +27,7 @@ from padim.cli import (
     weights_command,
 )
 from padim.cli.console import Output, fail
+from padim.cli.options import with_shared_options
 from padim.errors import MissingExtraError, PadimError, failure_of
 
 INTERRUPTED = 130
@@ -63,24 +64,27 @@ def _root(
         sys.stdout.write(context.get_help() + "\n")
 
 
-app.command("fit")(fit_command.fit)
-app.command("predict")(predict_command.predict)
-app.command("calibrate")(calibrate_command.calibrate)
-app.command("update")(learning_commands.update)
-app.command("forget")(learning_commands.forget)
-app.command("merge")(learning_commands.merge)
-app.command("check")(check_command.check)
-app.command("evaluate")(benchmark_command.evaluate)
-app.command("benchmark")(benchmark_command.benchmark)
-app.command("compare")(benchmark_command.compare)
-app.command("report")(report_command.report)
-app.command("export")(export_command.export)
-app.command("verify")(export_command.verify)
-app.command("doctor")(doctor_command.doctor)
-app.command("info")(info_command.info)
-app.command("backbones")(backbones_command.backbones)
+for _name, _command in (
+    ("fit", fit_command.fit),
+    ("predict", predict_command.predict),
+    ("calibrate", calibrate_command.calibrate),
+    ("update", learning_commands.update),
+    ("forget", learning_commands.forget),
+    ("merge", learning_commands.merge),
+    ("check", check_command.check),
+    ("evaluate", benchmark_command.evaluate),
+    ("benchmark", benchmark_command.benchmark),
+    ("compare", benchmark_command.compare),
+    ("report", report_command.report),
+    ("export", export_command.export),
+    ("verify", export_command.verify),
+    ("doctor", doctor_command.doctor),
+    ("info", info_command.info),
+    ("backbones", backbones_command.backbones),
+    ("demo", demo_command.demo),
+):
+    app.command(_name)(with_shared_options(_command))
 app.add_typer(weights_command.app, name="weights")
-app.command("demo")(demo_command.demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,16 +1,11 @@
 """``padim backbones``."""
 
 from padim.backbones import BACKBONES, DEFAULT_BACKBONE
-from padim.cli import options
 from padim.cli.console import result, table
 from padim.features.weights import locate
 
 
-def backbones(
-    json_output: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-) -> None:
+def backbones() -> None:
     """List the backbones: channels, licence, bytes, and whether their weights are here."""
     document, rows = [], []
     for spec in BACKBONES.values():

@@ -38,9 +38,6 @@ def evaluate(
     threads: options.Threads = None,
     false_alarm_rate: options.FalseAlarmRate = None,
     skip_unreadable: options.SkipUnreadable = False,
-    json_output: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Measure a model on the test images of one category."""
     from padim.evaluation.category import evaluate as evaluate_category
@@ -153,9 +150,6 @@ def benchmark(
         typer.Option("--tensorboard", metavar="DIR", help="Write the rows there as scalars."),
     ] = None,
     skip_unreadable: options.SkipUnreadable = False,
-    json_output: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Fit and evaluate every category, and write tables, ROC curves and pictures."""
     for package, wanted in (("mlflow", mlflow), ("tensorboard", tensorboard)):
@@ -266,9 +260,6 @@ def run_benchmark(
 def compare(
     first: Annotated[Path, typer.Argument(help="Folder of a benchmark.")],
     second: Annotated[Path, typer.Argument(help="Another, of the same test images.")],
-    json_output: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Say by how much one benchmark is better than another, and whether the difference holds."""
     from padim.evaluation.category import metric_words, shown

@@ -39,9 +39,6 @@ def calibrate(
     engine: options.Engine = "auto",
     threads: options.Threads = None,
     skip_unreadable: options.SkipUnreadable = False,
-    json_output: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Set a model's threshold by other good images, and by known defects if there are some."""
     if not model.is_file():

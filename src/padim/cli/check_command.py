@@ -25,9 +25,6 @@ def check(
     ] = None,
     layout: options.Layout = None,
     threads: options.Threads = None,
-    json_output: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Look for what would make the numbers of a dataset wrong; exit with 1 if there is some."""
     n_threads = choose_threads(threads)

@@ -24,9 +24,6 @@ def demo(
         str, typer.Option("--cells", metavar="mono|poly", help="Which solar cells.")
     ] = "mono",
     recipe: options.Recipe = DEFAULT_RECIPE,
-    json_output: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Find defects in real photographs of solar cells, from nothing to pictures."""
     kinds: dict[str, Literal["mono", "poly"]] = {"mono": "mono", "poly": "poly"}

@@ -21,9 +21,6 @@ def doctor(
         typer.Argument(help="An .onnx or .xml file to time instead of the default backbone."),
     ] = None,
     threads: options.Threads = None,
-    json_output: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Say what this machine has, which engines score on it, and how fast."""
     if graph is not None:

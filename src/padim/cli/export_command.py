@@ -41,9 +41,6 @@ def export(
         ),
     ] = None,
     weights: options.Weights = None,
-    json_output: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Write a model as a graph for ONNX Runtime or OpenVINO, if that scores as torch does."""
     if batch != "dynamic" and not batch.isdecimal():
@@ -75,9 +72,6 @@ def verify(
     engine: options.Engine = "auto",
     precision: options.Precision = None,
     threads: options.Threads = None,
-    json_output: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Compare an exported graph, on this machine, with what torch said of the samples inside."""
     from padim.model.opening import verify as verify_graph

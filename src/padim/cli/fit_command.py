@@ -108,9 +108,6 @@ def fit(
     ] = None,
     max_memory: options.MaxMemory = None,
     skip_unreadable: options.SkipUnreadable = False,
-    json_output: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Fit a model on good images."""
     if category is None and layout is None:

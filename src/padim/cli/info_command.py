@@ -19,9 +19,6 @@ def info(
     engine: options.Engine = "auto",
     false_alarm_rate: options.FalseAlarmRate = None,
     pixel_false_alarm_rate: options.PixelFalseAlarmRate = None,
-    json_output: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Print everything a model says of itself; a model file's tensors are checked as well."""
     is_graph = file.suffix in GRAPH_ENGINES

@@ -32,9 +32,6 @@ def update(
     recalibrate: Recalibrate = None,
     recursive: options.Recursive = False,
     weights: options.Weights = None,
-    json_output: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Add good images to a model, as if it had been fitted on them as well."""
     chosen, used = _expanded(images, recalibrate, recursive)
@@ -49,9 +46,6 @@ def forget(
     recalibrate: Recalibrate = None,
     recursive: options.Recursive = False,
     weights: options.Weights = None,
-    json_output: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Take images out of a model, as if it had never been fitted on them."""
     chosen, used = _expanded(images, recalibrate, recursive)
@@ -67,9 +61,6 @@ def merge(
         Path, typer.Option("-o", "--out", metavar="FILE", help="The model file to write.")
     ],
     weights: options.Weights = None,
-    json_output: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Join two models, as if one had been fitted on the images of both."""
     from padim.fitting import update as learning

@@ -1,5 +1,8 @@
 """Options that several commands share, under one name and with one meaning."""
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Annotated
 
@@ -8,33 +11,42 @@ import typer
 from padim.cli.console import Output
 from padim.errors import UsageError
 
-
-def _set_json(value: bool) -> bool:
-    Output.as_json = Output.as_json or value
-    return value
-
-
-def _set_quiet(value: bool) -> bool:
-    Output.quiet = value
-    return value
+_SPEAKING = (
+    ("as_json", Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]),
+    ("quiet", Annotated[bool, typer.Option("-q", "--quiet", help="Errors and results only.")]),
+    ("verbose", Annotated[bool, typer.Option("-v", "--verbose", help="Details as well.")]),
+)
 
 
-def _set_verbose(value: bool) -> bool:
-    Output.verbose = value
-    return value
+def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that every command has, which say how it speaks.
+
+    Args:
+        command: Named arguments alone, each an option or an argument of Typer.
+
+    Returns:
+        What Typer makes a command of.
+    """
+
+    @wraps(command)
+    def speak(*, as_json: bool, quiet: bool, verbose: bool, **rest: object) -> None:
+        Output.as_json, Output.quiet, Output.verbose = as_json, quiet, verbose
+        command(**rest)
+
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option)
+        for name, option in _SPEAKING
+    ]
+    named = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
+    signature = inspect.Signature([*named, *added])
+    speak.__signature__ = signature  # type: ignore[attr-defined]  # what Typer reads
+    speak.__annotations__ = {one.name: one.annotation for one in signature.parameters.values()}
+    return speak
 
 
 Model = Annotated[
     Path, typer.Argument(help="A model file, or a graph (.onnx, .xml) that padim export wrote.")
-]
-Json = Annotated[
-    bool, typer.Option("--json", callback=_set_json, help="One JSON document on stdout.")
-]
-Quiet = Annotated[
-    bool, typer.Option("-q", "--quiet", callback=_set_quiet, help="Errors and results only.")
-]
-Verbose = Annotated[
-    bool, typer.Option("-v", "--verbose", callback=_set_verbose, help="Details as well.")
 ]
 OneCategory = Annotated[
     str | None, typer.Option("--category", metavar="NAME", help="Which one of a dataset's.")

@@ -78,9 +78,6 @@ def predict(
     engine: options.Engine = "auto",
     threads: options.Threads = None,
     skip_unreadable: options.SkipUnreadable = False,
-    json_output: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Score images, and show where each is most anomalous."""
     if maps not in (None, "npy", "tiff"):

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from padim.cli import options
 from padim.cli.console import progress, result, warn
 from padim.cli.images import require_writable
 from padim.errors import PathMissingError
@@ -27,9 +26,6 @@ def report(
         Path | None,
         typer.Option("--data", metavar="ROOT", help="Where the dataset is, if it has moved."),
     ] = None,
-    json_output: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Write a benchmark as one HTML file: metrics, curves, and every image, mistakes first."""
     from padim.report.page import write_report

@@ -16,11 +16,8 @@ Names = Annotated[list[str] | None, typer.Argument(help="Backbones; all when non
 
 
 @app.command("list")
-def list_weights(
-    json_output: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-) -> None:
+@options.with_shared_options
+def list_weights() -> None:
     """Say which weights are here and where the others come from."""
     from padim.features.weights import locate, weights_folder
 
@@ -49,15 +46,13 @@ def list_weights(
 
 
 @app.command("fetch")
+@options.with_shared_options
 def fetch_weights(
     names: Names = None,
     to: Annotated[
         Path | None,
         typer.Option("--to", metavar="DIR", help="Folder to carry to a machine without network."),
     ] = None,
-    json_output: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Bring weights here, or into a folder to carry elsewhere."""
     from padim.features.weights import fetch
@@ -70,12 +65,10 @@ def fetch_weights(
 
 
 @app.command("verify")
+@options.with_shared_options
 def verify_weights(
     names: Names = None,
     weights: options.Weights = None,
-    json_output: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Check that weights are the right ones: tensor names, shapes and sha256."""
     from padim.features.weights import locate, verify
