@@ -24,6 +24,7 @@ from padim.backbones import BACKBONES, BackboneSpec
 from padim.fitting.prepare import prepare
 from padim.method.gaussian import STORES
 from padim.method.pyramid import Pyramid, build_pyramid
+from padim.method.tiles import Tiling
 from padim.model.file import save_state
 from padim.model.state import ModelState
 
@@ -56,8 +57,9 @@ def ours_written(
     path = folder / "model.safetensors"
     changed = replace(
         state,
-        spec=spec,
-        pyramid=pyramid,
+        encoder=replace(
+            state.encoder, spec=spec, tiling=Tiling.whole(pyramid, state.recipe.size_px)
+        ),
         eps=(0.01,) * len(rows),
         mean=tuple(mean),
         whitening=tuple(rows),

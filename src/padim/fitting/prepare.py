@@ -1,10 +1,8 @@
 """Find and load everything a fit needs, and refuse what cannot be, before any work."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +16,14 @@ from padim.errors import (
     UnknownNameError,
     UsageError,
 )
+from padim.features.encoder import Encoder, Engine
 from padim.features.network import Network, choose_batch, choose_device, choose_engine
 from padim.features.trunk import with_taps
 from padim.features.weights import fetch, read_weights, sha256
 from padim.fitting.fitter import Fitter
+from padim.fitting.forecast import NetworkBytes
+from padim.fitting.looks import Embedder
 from padim.fitting.review import OUTLIER_RATE
-from padim.fitting.tile_fitter import TileFitter
 from padim.images.ahead import ImageInput, load_image
 from padim.images.preprocess import Preprocess
 from padim.images.roi import Roi
@@ -33,6 +33,7 @@ from padim.method.tiles import plan_tiles
 from padim.model.file_tensor import n_bytes
 from padim.recipes import DEFAULT_RECIPE, known_recipe, recipe
 from padim.scoring.calibration import check_rate
+from padim.versions import installed_versions
 
 INCLUDE_BACKBONE_BYTES = 50_000_000
 _GRAPH_BYTES = 40_000_000  # the library of another engine than torch, loaded
@@ -166,9 +167,16 @@ def prepare(
     path = fetch(spec) if weights is None else Path(weights)
     if not path.is_file():
         raise PathMissingError(path)
-    network = Network(
-        spec, tiling, preprocess, lambda: read_weights(path), path, weights_sha256=sha256(path)
+    encoder = Encoder(
+        spec,
+        tiling,
+        preprocess,
+        Engine.installed(engine),
+        precision,
+        sha256(path),
+        installed_versions(),
     )
+    network = Network(encoder, lambda: read_weights(path), path)
     known = network.cached.tensors() if engine != "torch" else None
     tensors, image_bytes = known or network.trunk()
     n_batch = choose_batch(n_batch, chosen_device)
@@ -180,27 +188,20 @@ def prepare(
         engine_bytes += _WRITER_BYTES + 4 * n_bytes(tensors)
     if include_backbone is None:
         include_backbone = n_bytes(tensors) < INCLUDE_BACKBONE_BYTES
-    made: Callable[..., Fitter] = partial(TileFitter, scratch=scratch) if in_tiles else Fitter
-    return made(
-        spec=spec,
-        settings=settings,
-        preprocess=preprocess,
-        tiling=tiling,
-        features=network.features(engine, precision, n_threads).to(chosen_device),
-        image_bytes=image_bytes,
-        engine_bytes=engine_bytes,
-        weights_sha256=network.weights_sha256,
-        engine=engine if engine == "torch" else f"{engine} {version(engine)}",
-        precision=precision,
+    features = network.features(engine, n_threads).to(chosen_device)
+    kept_tensors = tensors if include_backbone else {}
+    return Fitter(
+        embedder=Embedder(encoder, features, chosen_device, n_batch),
+        recipe=settings,
         store=store,
-        trunk_tensors=tensors if include_backbone else {},
-        device=chosen_device,
+        trunk_tensors=kept_tensors,
+        network_bytes=NetworkBytes(image_bytes, engine_bytes, n_bytes(kept_tensors)),
         keep_moments=keep_moments,
         keep_samples=keep_samples and not in_tiles,
         calibrate=calibrate,
         drop_outliers=drop_outliers,
         keep_outlier_maps=keep_outlier_maps,
-        n_batch=n_batch,
+        scratch=scratch,
     )
 
 
