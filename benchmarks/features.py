@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from padim.fitting.fitter import Fitter
-from padim.fitting.looks import GROUP, moments_of
+from padim.fitting.looks import GROUP, add_up
 from padim.images.ahead import batched, load_ahead
 from padim.method.gaussian import STORES, factor, relative_eps
 from padim.method.head import Head
@@ -52,12 +52,12 @@ class Features:
 
     def moments(self, chosen: Sequence[int]) -> Moments:
         """Of some of them."""
-        return moments_of(self.batches(chosen))
+        return add_up(self.batches(chosen))[0]
 
     def solved(self, moments: Moments) -> tuple[list[float], Head]:
         """Fit on the moments of some of them."""
         eps = relative_eps(moments, self.fitter.recipe.eps)
-        rows = factor(moments, eps, moments.count - 1, STORES[self.fitter.store])
+        rows = factor(moments, eps, moments.count - 1, STORES[self.fitter.settings.store])
         return eps, Head(self.fitter.encoder.pyramid, [m.float() for m in moments.mean], rows)
 
     def scored(

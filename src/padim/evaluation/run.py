@@ -161,7 +161,7 @@ def settings_of(fitter: Fitter) -> dict[str, Any]:
                 "n_dims": encoder.pyramid.n_dims,
                 "engine": str(encoder.engine),
                 "precision": encoder.precision,
-                "store": fitter.store,
+                "store": fitter.settings.store,
                 "weights_sha256": encoder.weights_sha256,
                 "versions": dict(encoder.versions),
             }

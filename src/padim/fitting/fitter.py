@@ -20,15 +20,16 @@ from padim.fitting.looks import (
     Embedder,
     Fitted,
     Unreadable,
+    add_up,
     chosen,
     left_out,
     look,
-    moments_of,
     no_progress,
     second_look,
     told,
 )
 from padim.fitting.review import OUTLIER_RATE, Suspect, review_look
+from padim.fitting.settings import FitSettings
 from padim.fitting.tile_fitter import TileFitter
 from padim.images.ahead import DECODE_BYTES_PER_PX, DECODE_THREADS, ImageInput
 from padim.method.gaussian import STORES, factor, relative_eps
@@ -48,30 +49,21 @@ class Fitter:
     """Everything a fit needs but the images: prepared once, used for any number of categories.
 
     Attributes:
+        settings: Every choice.
+        recipe: The recipe with the changes that were chosen.
         embedder: Computes features.
-        recipe: The recipe with its changes.
-        store: What the whitening rows are stored in.
-        trunk_tensors: The trunk's tensors, when they travel with the model.
+        trunk: The trunk's tensors, when they travel with the model.
         network_bytes: What the network takes while it runs.
-        keep_moments: Whether the moments are to be written as well.
-        keep_samples: Whether a few images travel with the model, to compare engines on.
-        calibrate: Whether the images are looked at again, for the leave-one-out calibration.
-        drop_outliers: Largest p-value, by the bulk of the scores, of an image that is left out;
-            0 to leave none out.
         keep_outlier_maps: Whether the maps of outliers are kept, to be drawn.
         kept_feature_bytes: Of features kept for the second look; with more they are recomputed.
         scratch: Folder of the temporary files of a fit tile by tile; the system's when None.
     """
 
-    embedder: Embedder
+    settings: FitSettings
     recipe: Recipe
-    store: str
-    trunk_tensors: Mapping[str, Tensor]
+    embedder: Embedder
+    trunk: Mapping[str, Tensor]
     network_bytes: NetworkBytes
-    keep_moments: bool
-    keep_samples: bool
-    calibrate: bool
-    drop_outliers: float
     keep_outlier_maps: bool = False
     kept_feature_bytes: int = KEPT_FEATURE_BYTES
     scratch: Path | None = None
@@ -103,7 +95,7 @@ class Fitter:
             largest_px: (height, width) of the largest image.
         """
         excess = self.forecast(largest_px, n_images).peak_bytes - max_bytes
-        if not self.calibrate or excess <= 0:
+        if not self.settings.calibrate or excess <= 0:
             return self
         return replace(self, kept_feature_bytes=max(0, self._kept_bytes(n_images) - excess))
 
@@ -117,7 +109,7 @@ class Fitter:
             n_images: How many there are; any number when None.
         """
         kept_bytes: int | None = None
-        if self.calibrate:
+        if self.settings.calibrate:
             height, width = self.encoder.preprocess.size_px
             kept_bytes = self.kept_feature_bytes if n_images is None else self._kept_bytes(n_images)
             kept_bytes += self._n_maps * 4 * height * width
@@ -126,9 +118,9 @@ class Fitter:
             self.encoder.tiling,
             self.encoder.preprocess.size_px,
             n_batch=self.embedder.n_batch,
-            store_bytes=STORES[self.store].itemsize,
-            keep_moments=self.keep_moments,
-            n_samples=N_SAMPLES if self.keep_samples else 0,
+            store_bytes=STORES[self.settings.store].itemsize,
+            keep_moments=self.settings.keep_moments,
+            n_samples=N_SAMPLES if self.settings.keep_samples else 0,
             kept_bytes=kept_bytes,
             n_looked=GROUP if n_images is None else min(GROUP, n_images),
             decode_bytes=DECODE_THREADS * DECODE_BYTES_PER_PX * largest_px[0] * largest_px[1],
@@ -158,14 +150,14 @@ class Fitter:
             return TileFitter(
                 self.embedder,
                 self.recipe,
-                STORES[self.store],
-                self.trunk_tensors,
-                self.calibrate,
+                STORES[self.settings.store],
+                self.trunk,
+                self.settings.calibrate,
                 self._n_maps,
                 self.kept_feature_bytes,
                 self.scratch,
             ).fit(images, begin, unreadable)
-        if self.calibrate and isinstance(images, Iterator):
+        if self.settings.calibrate and isinstance(images, Iterator):
             raise UsageError(
                 "The images come from an iterator, but calibrating takes a second look. Give a "
                 "list of them, or set calibrate to False."
@@ -176,9 +168,9 @@ class Fitter:
             images,
             begin("fit", length_hint(images)),
             unreadable,
-            kept_bytes=self.kept_feature_bytes if self.calibrate else 0,
-            with_samples=self.keep_samples,
-            with_thumbnails=self.calibrate,
+            kept_bytes=self.kept_feature_bytes if self.settings.calibrate else 0,
+            with_samples=self.settings.keep_samples,
+            with_thumbnails=self.settings.calibrate,
         )
 
         def batches() -> Iterable[list[Tensor]]:
@@ -186,12 +178,12 @@ class Fitter:
             return kept or self.embedder.embed_again(images, seen.hashes, skip=skip)
 
         state = self._solve(moments, seen.hashes)
-        held = moments if self.keep_moments or self.drop_outliers else None
+        held = moments if self.settings.keep_moments or self.settings.drop_outliers else None
         suspects: tuple[Suspect, ...] = ()
         dropped: set[int] = set()
         outlier_maps: dict[int, NDArray[np.float32]] = {}
         samples = seen.samples
-        if self.calibrate and state.count > 1:
+        if self.settings.calibrate and state.count > 1:
             leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid)
             del moments  # as large as what is worked with now
             collector = second_look(
@@ -202,9 +194,9 @@ class Fitter:
                 n_maps=self._n_maps,
             )
             del leave_one_out
-            rate = self.drop_outliers or OUTLIER_RATE
+            rate = self.settings.drop_outliers or OUTLIER_RATE
             suspects, outlier_maps = review_look(collector, seen.thumbnails, rate)
-            if self.drop_outliers:
+            if self.settings.drop_outliers:
                 dropped = {suspect.index for suspect in suspects if suspect.reason == "outlier"}
             if len(dropped) > state.count - 2:
                 raise DatasetError(
@@ -214,7 +206,7 @@ class Fitter:
             if dropped:
                 assert held is not None
                 advance = begin("drop outliers", state.count)
-                held = held.without(moments_of(chosen(told(batches(), advance), dropped)))
+                held = held.without(add_up(chosen(told(batches(), advance), dropped))[0])
                 left = set(range(state.count)) - dropped
                 state = self._solve(held, [seen.hashes[i] for i in left])
                 leave_one_out = LeaveOneOut(held, state.eps, state.pyramid)
@@ -234,7 +226,7 @@ class Fitter:
             mirrored = np.stack([image.pixels[:, ::-1] for image in samples])
             state = replace(state, samples=sample(state, self.embedder, mirrored))
         places = tuple(sorted(dropped))
-        left_moments = held if self.keep_moments else None
+        left_moments = held if self.settings.keep_moments else None
         return Fitted(state, left_moments, suspects, places, outlier_maps, seen.paths)
 
     def _solve(self, moments: Moments, hashes: Sequence[str]) -> ModelState:
@@ -243,8 +235,8 @@ class Fitter:
             self.recipe,
             moments,
             hashes,
-            store=STORES[self.store],
-            trunk=self.trunk_tensors,
+            store=STORES[self.settings.store],
+            trunk=self.trunk,
         )
 
 

@@ -118,29 +118,6 @@ class Embedder:
         return pixels[top : top + height, left : left + width].copy()
 
 
-class KeptFeatures:
-    """Features kept for a second look, while they are few.
-
-    Args:
-        max_bytes: With more, none are kept.
-
-    Attributes:
-        batches: All that were added, or none where they were too many.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._left = max_bytes
-        self.batches: list[list[Tensor]] = []
-
-    def add(self, embeddings: list[Tensor]) -> None:
-        """Keep a batch."""
-        self._left -= sum(level.numel() * level.element_size() for level in embeddings)
-        if self._left >= 0:
-            self.batches.append(embeddings)
-        else:
-            self.batches.clear()
-
-
 @dataclass(frozen=True)
 class Seen:
     """Images that a first look saw.
@@ -275,7 +252,7 @@ def look(
         DatasetError: There is no image.
         ImageReadError: An image cannot be read and nobody is told.
     """
-    seen, kept = Seen(start), KeptFeatures(kept_bytes)
+    seen = Seen(start)
 
     def batches() -> Iterator[list[Tensor]]:
         nonlocal seen
@@ -292,20 +269,34 @@ def look(
             seen = seen.merge(new)
             advance(len(batch))
 
-    moments = moments_of(batches(), kept)
+    moments, kept = add_up(batches(), kept_bytes)
     if not seen.hashes:
         raise DatasetError(NO_IMAGE)
-    return FirstLook(seen, moments, kept.batches)
+    return FirstLook(seen, moments, kept)
 
 
-def moments_of(batches: Iterable[list[Tensor]], kept: KeptFeatures | None = None) -> Moments:
-    """Add batches of embeddings up, and keep them where that is wanted."""
+def add_up(
+    batches: Iterable[list[Tensor]], kept_bytes: int = 0
+) -> tuple[Moments, list[list[Tensor]]]:
+    """Add batches of embeddings up.
+
+    Args:
+        batches: One tensor per level, shape ``(cells, N, d)``.
+        kept_bytes: Of batches that are kept; with more, none are.
+
+    Returns:
+        Their moments, and the batches that were kept.
+    """
     accumulator = Accumulator()
+    kept: list[list[Tensor]] = []
     for batch in batches:
         accumulator.add(batch)
-        if kept is not None:
-            kept.add(batch)
-    return accumulator.moments()
+        kept_bytes -= sum(level.numel() * level.element_size() for level in batch)
+        if kept_bytes >= 0:
+            kept.append(batch)
+        else:
+            kept.clear()
+    return accumulator.moments(), kept
 
 
 def second_look(

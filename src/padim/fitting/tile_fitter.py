@@ -1,7 +1,8 @@
 """Large images, fitted with the moments and the whitening rows of one tile in memory."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import length_hint
 from pathlib import Path
 
@@ -20,11 +21,10 @@ from padim.fitting.looks import (
     Begin,
     Embedder,
     Fitted,
-    KeptFeatures,
     Seen,
     Unreadable,
+    add_up,
     grouped,
-    moments_of,
     no_progress,
     second_look,
     told,
@@ -55,7 +55,7 @@ class TileFitter:
         embedder: Computes features.
         recipe: The recipe with its changes.
         store: What the whitening rows are stored in.
-        trunk_tensors: The trunk's tensors, when they travel with the model.
+        trunk: The trunk's tensors, when they travel with the model.
         calibrate: Whether the images are looked at again, for the leave-one-out calibration.
         n_maps: Maps of outliers that are kept.
         kept_feature_bytes: Of features kept for the second look; with more they are recomputed.
@@ -65,7 +65,7 @@ class TileFitter:
     embedder: Embedder
     recipe: Recipe
     store: torch.dtype
-    trunk_tensors: Mapping[str, Tensor]
+    trunk: Mapping[str, Tensor]
     calibrate: bool
     n_maps: int
     kept_feature_bytes: int
@@ -105,20 +105,8 @@ class TileFitter:
         advance = begin("fit", n_steps)
         again = begin("second look", n_steps) if is_judged else advance
         for tile, spans in encoder.tiling.spans():
-            part = replace(self.embedder, tile=tile)
-
-            def batches(part: Embedder = part) -> Iterable[list[Tensor]]:
-                return part.embed_again(readable, seen.hashes)
-
-            kept = KeptFeatures(self.kept_feature_bytes if is_judged else 0)
-            moments = moments_of(told(batches(), advance), kept)
-            files.write_model(spans, factor(moments, eps, max(count - 1, 1), self.store), moments)
-            if is_judged:
-                leave_one_out = LeaveOneOut(moments, eps, tile.pyramid)
-                del moments
-                groups = grouped(told(kept.batches or batches(), again))
-                files.write_distances(spans[-1].start, map(leave_one_out.distances, groups))
-                del leave_one_out
+            batches = partial(replace(self.embedder, tile=tile).embed_again, readable, seen.hashes)
+            self._fit_tile(tile.pyramid, spans, eps, batches, files, (advance, again))
         state = ModelState(
             encoder=encoder,
             recipe=self.recipe,
@@ -127,7 +115,7 @@ class TileFitter:
             mean=tuple(files.mean),
             whitening=tuple(files.whitening),
             image_sha256=tuple(sorted(seen.hashes)),
-            trunk=self.trunk_tensors,
+            trunk=self.trunk,
         )
         suspects: tuple[Suspect, ...] = ()
         outlier_maps: dict[int, NDArray[np.float32]] = {}
@@ -142,6 +130,27 @@ class TileFitter:
             suspects, outlier_maps = review_look(collector, seen.thumbnails, OUTLIER_RATE)
             state = replace(state, calibration=collector.calibration(LEAVE_ONE_OUT))
         return Fitted(state, None, suspects, (), outlier_maps, seen.paths)
+
+    def _fit_tile(
+        self,
+        pyramid: Pyramid,
+        spans: list[slice],
+        eps: list[float],
+        batches: Callable[[], Iterable[list[Tensor]]],
+        files: "_Files",
+        advance: tuple[Advance, Advance],
+    ) -> None:
+        """Write the rows and means of one part, and the distances of its images."""
+        kept_bytes = 0 if files.distances is None else self.kept_feature_bytes
+        moments, kept = add_up(told(batches(), advance[0]), kept_bytes)
+        rows = factor(moments, eps, max(moments.count - 1, 1), self.store)
+        files.write_model(spans, rows, moments)
+        del rows
+        if files.distances is not None:
+            leave_one_out = LeaveOneOut(moments, eps, pyramid)
+            del moments
+            groups = grouped(told(kept or batches(), advance[1]))
+            files.write_distances(spans[-1].start, map(leave_one_out.distances, groups))
 
     def _survey(
         self, images: Iterable[ImageInput], advance: Advance, unreadable: Unreadable | None
