@@ -151,7 +151,7 @@ def benchmark(
     ] = None,
     skip_unreadable: options.SkipUnreadable = False,
 ) -> None:
-    """Fit and evaluate every category, and write tables, ROC curves and pictures."""
+    """Fit and evaluate every category: tables, curves and pictures."""
     for package, wanted in (("mlflow", mlflow), ("tensorboard", tensorboard)):
         if wanted is not None and find_spec(package) is None:
             raise MissingExtraError(package, "tracking")
@@ -261,7 +261,7 @@ def compare(
     first: Annotated[Path, typer.Argument(help="Folder of a benchmark.")],
     second: Annotated[Path, typer.Argument(help="Another, of the same test images.")],
 ) -> None:
-    """Say by how much one benchmark is better than another, and whether the difference holds."""
+    """Say by how much one benchmark is better, and if that holds."""
     from padim.evaluation.category import metric_words, shown
     from padim.evaluation.compare import compare as compare_runs
 
