@@ -1,10 +1,11 @@
 """``padim benchmark``."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import Progress, TaskID
@@ -12,12 +13,13 @@ from rich.progress import Progress, TaskID
 from padim.backbones import DEFAULT_BACKBONE
 from padim.cli import options
 from padim.cli.console import bars, result, say
-from padim.cli.fit_command import prepared
+from padim.cli.fit_command import prepare_within
 from padim.cli.images import require_apart, require_writable, sizes
 from padim.datasets import Category, describe, read_root
 from padim.errors import MissingExtraError, PadimError, UnknownNameError, UsageError
+from padim.fitting.settings import FitSettings
 from padim.images.heatmap import DEFAULT_COLORMAP, colours_of
-from padim.memory import parse_bytes, resident_bytes
+from padim.memory import resident_bytes
 from padim.recipes import DEFAULT_RECIPE
 from padim.scoring.engines import n_cores
 
@@ -86,20 +88,13 @@ def benchmark(
         require_writable(tensorboard)
     categories = read_root(root, category or (), layout)
     require_apart(out, [root, *(found.root for found in categories)])
-    outcome = run_benchmark(
-        categories,
-        out,
-        backbone,
-        recipe,
-        max_memory,
-        skip_unreadable,
-        n_workers=_at_least_one(workers, "workers"),
-        n_seeds=_at_least_one(seeds, "seeds"),
-        keep_maps=keep_maps,
-        colormap=colormap,
+    settings = FitSettings(
+        backbone=backbone,
+        recipe=recipe,
+        max_memory=max_memory,
         size_px=options.parse_size(size),
         taps=options.parse_taps(taps),
-        dims=dims,
+        dims=options.parse_dims(dims),
         eps=eps,
         eps_rule=eps_rule,
         sigma_px=sigma,
@@ -110,6 +105,16 @@ def benchmark(
         store=store,
         engine=engine,
         n_threads=threads,
+    )
+    outcome = run_benchmark(
+        categories,
+        out,
+        settings,
+        n_workers=_at_least_one(workers, "workers"),
+        n_seeds=_at_least_one(seeds, "seeds"),
+        skip_unreadable=skip_unreadable,
+        keep_maps=keep_maps,
+        colormap=colormap,
     )
     steps = [partial(finish, outcome, out, against)]
     if mlflow is not None:
@@ -126,31 +131,25 @@ def benchmark(
 def run_benchmark(
     categories: tuple[Category, ...],
     out: Path,
-    backbone: str,
-    recipe: str,
-    max_memory: str | None,
-    skip_unreadable: bool,
+    settings: FitSettings,
     *,
     n_workers: int = 1,
     n_seeds: int = 1,
+    skip_unreadable: bool = False,
     keep_maps: bool = False,
     colormap: str = DEFAULT_COLORMAP,
-    **settings: Any,
 ) -> "Result":
     """Prepare a fit and run it over categories, with progress bars.
 
     Args:
         categories: What to do.
         out: Folder of the results.
-        backbone: Short name of the backbone.
-        recipe: Name of the recipe.
-        max_memory: What the user allows.
-        skip_unreadable: Whether to go on without images that cannot be read.
+        settings: Of every fit.
         n_workers: Categories at a time, fewer where memory does not allow them.
         n_seeds: How often what is random is drawn anew.
+        skip_unreadable: Whether to go on without images that cannot be read.
         keep_maps: Whether the maps of the test images are kept.
         colormap: Of the pictures.
-        **settings: As for ``padim.fitting.prepare.prepare``.
     """
     from padim.evaluation.job import Plan
     from padim.evaluation.run import run
@@ -159,23 +158,17 @@ def run_benchmark(
     n_train = max(len(found.train) for found in categories)
     largest_px, words = sizes(path for found in categories for path in found.images())
     say(f"{describe(categories)}; images {words}.")
-    fitter, forecast = prepared(backbone, recipe, max_memory, largest_px, n_train, **settings)
+    fitter, forecast = prepare_within(settings, largest_px, n_train)
     n_workers = min(n_workers, len(categories) * n_seeds)
-    if max_memory is not None:
-        left = parse_bytes(max_memory) - resident_bytes()  # this process waits beside the others
+    if settings.max_bytes is not None:
+        left = settings.max_bytes - resident_bytes()  # this process waits beside the others
         allowed = max(1, left // forecast.peak_bytes)
         if allowed < n_workers:
-            say(f"{max_memory} allow {allowed} at a time.")
+            say(f"{settings.max_memory} allow {allowed} at a time.")
         n_workers = min(n_workers, allowed)
-    if n_workers > 1 and settings.get("n_threads") is None:
-        settings["n_threads"] = max(1, n_cores() // n_workers)
-    plan = Plan(
-        {"backbone_name": backbone, "recipe_name": recipe, **settings},
-        n_seeds,
-        skip_unreadable,
-        keep_maps,
-        colormap,
-    )
+    if n_workers > 1 and settings.n_threads is None:
+        settings = replace(settings, n_threads=max(1, n_cores() // n_workers))
+    plan = Plan(settings, n_seeds, skip_unreadable, keep_maps, colormap)
     with bars() as bar:
         watcher = _BarWatcher(bar)
         return run(categories, plan, out, watcher, fitter=fitter, n_workers=n_workers)
