@@ -77,7 +77,7 @@ def benchmark(
     ] = None,
     skip_unreadable: options.SkipUnreadable = False,
 ) -> None:
-    """Fit and evaluate every category, and write tables, ROC curves and pictures."""
+    """Fit and evaluate every category: tables, curves and pictures."""
     for package, wanted in (("mlflow", mlflow), ("tensorboard", tensorboard)):
         if wanted is not None and find_spec(package) is None:
             raise MissingExtraError(package, "tracking")
