@@ -29,7 +29,7 @@ from padim.cli import (
     weights_command,
 )
 from padim.cli.console import Output, fail
-from padim.cli.options import with_shared_options
+from padim.cli.options import PanelledCommand, with_shared_options
 from padim.errors import MissingExtraError, PadimError, failure_of
 
 INTERRUPTED = 130
@@ -85,7 +85,7 @@ for _name, _command in (
     ("backbones", backbones_command.backbones),
     ("demo", demo_command.demo),
 ):
-    app.command(_name)(with_shared_options(_command))
+    app.command(_name, cls=PanelledCommand)(with_shared_options(_command))
 app.add_typer(weights_command.app, name="weights")
 
 

@@ -126,7 +126,7 @@ class FitSettings:
     precision: Annotated[
         str,
         Choice(
-            "The network computes in float32 or bfloat16.",
+            "float32 or bfloat16; for a graph, of its products.",
             "network",
             "NAME",
             names=PRECISIONS,
@@ -215,7 +215,7 @@ class FitSettings:
         Choice(
             "A few of the images travel with the model, to compare engines on.",
             "output",
-            older=("--samples", "--no-samples"),
+            older=("--samples/--no-samples",),
         ),
     ] = True
 
