@@ -26,6 +26,7 @@ from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
 from padim.model.export import export
 from padim.scoring import engines
+from padim.scoring.engine_openvino import OpenVino
 from padim.scoring.engines import choose_threads, n_cores
 from padim.scoring.graph import Graph
 from padim.scoring.parity import TOLERANCE
@@ -208,7 +209,7 @@ def test_openvino_compiles_two_sizes_of_batch_at_most(folder: Path) -> None:
     for n in (1, 2, 3, 5):
         for ours, expected in zip(graph(pixels[:n]), whole, strict=True):
             np.testing.assert_allclose(ours, expected[:n], rtol=1e-4)
-    assert isinstance(graph.runtime, engines.OpenVino)
+    assert isinstance(graph.runtime, OpenVino)
     assert set(graph.runtime._compiled) == {1, engines.N_BATCH}
 
 

@@ -60,7 +60,7 @@ def benchmark(
         typer.Option("--against", metavar="published", help="Compare with the published figures."),
     ] = None,
 ) -> None:
-    """Fit and evaluate every category, and write tables, ROC curves and pictures."""
+    """Fit and evaluate every category: tables, curves and pictures."""
     settings = settings_with(**choices)
     for package in sinks:
         if find_spec(package) is None:

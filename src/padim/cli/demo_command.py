@@ -25,7 +25,7 @@ def demo(
     ] = "mono",
     recipe: options.Recipe = DEFAULT_RECIPE,
 ) -> None:
-    """Find defects in real photographs of solar cells, from nothing to pictures."""
+    """Find defects in photographs of solar cells, from nothing."""
     kinds: dict[str, Literal["mono", "poly"]] = {"mono": "mono", "poly": "poly"}
     if cells not in kinds:
         raise UnknownNameError("kind of solar cells", cells, tuple(kinds))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from padim.cli import options
-from padim.cli.console import detail, progress, result, say
+from padim.cli.console import detail, phases, result, say
 from padim.cli.images import (
     Unreadable,
     output_names,
@@ -29,8 +29,9 @@ from padim.scoring.engines import GRAPH_ENGINES
 from padim.scoring.prediction import decide
 
 if TYPE_CHECKING:
-    from padim.fitting.fitter import Fitted, Fitter
+    from padim.fitting.fitter import Fitter
     from padim.fitting.forecast import Forecast
+    from padim.fitting.looks import Fitted
 
 _SHOWN = 10
 _HEADINGS = {
@@ -76,10 +77,11 @@ def fit(
         settings, largest_px, len(chosen), source_px=source_px, scratch=out.parent
     )
     fitter = replace(fitter, keep_outlier_maps=outlier_overlays is not None)
+    encoder = fitter.encoder
     detail(
-        f"Backbone {fitter.spec.name}, recipe {fitter.settings.name}, "
-        f"{fitter.pyramid.n_dims} dimensions, engine {fitter.engine}, "
-        f"device {fitter.device.type}."
+        f"Backbone {encoder.spec.name}, recipe {fitter.recipe.name}, "
+        f"{encoder.pyramid.n_dims} dimensions, engine {encoder.engine}, "
+        f"device {fitter.embedder.device.type}."
     )
     unreadable = Unreadable(skip_unreadable)
     fitted, peak = _fit_to(out, fitter, chosen, unreadable)
@@ -91,7 +93,7 @@ def fit(
     document = {
         "model": str(out),
         "n_train": fitted.state.count,
-        "engine": fitter.engine,
+        "engine": str(encoder.engine),
         "unreadable": unreadable.paths,
         "suspects": [
             asdict(suspect)
@@ -156,8 +158,8 @@ def _fit_to(
     from padim.model.pair import save_pair
 
     is_measured = reset_peak()
-    with progress("fit", len(chosen) * len(fitter.tiling.tiles)) as advance:
-        fitted = fitter.fit(chosen, advance, unreadable.callback)
+    with phases() as begin:
+        fitted = fitter.fit(chosen, begin, unreadable.callback)
     if fitted.moments is not None:
         save_pair(fitted.state, fitted.moments, out)
     else:

@@ -27,7 +27,7 @@ def info(
         typer.Option("--config", help="Print the .toml alone that fits such a model again."),
     ] = False,
 ) -> None:
-    """Print everything a model says of itself; a model file's tensors are checked as well."""
+    """Print what a model says of itself. A model file's tensors are checked as well."""
     is_graph = file.suffix in GRAPH_ENGINES
     if config:
         _print_config(file, is_graph)

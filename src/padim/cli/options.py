@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, get_args, get_type_hints, is_typeddict
 
 import typer
-from typer.core import TyperCommand
 
 from padim.choices import Choice, parts_of
 from padim.cli.console import Output
@@ -178,24 +177,6 @@ class Opening(Running, total=False):
 
     weights: Path
     device: str
-
-
-class PanelledCommand(TyperCommand):
-    """A command whose help page has its options under headings."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write arguments, then options without a heading, then each heading's."""
-        panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
-        for param in self.get_params(ctx):
-            if (record := param.get_help_record(ctx)) is not None:
-                is_argument = param.param_type_name == "argument"
-                plain = "Arguments" if is_argument else "Options"
-                title = getattr(param, "rich_help_panel", None) or plain
-                panels.setdefault(title, []).append(record)
-        for title, records in panels.items():
-            if records:
-                with formatter.section(title):
-                    formatter.write_dl(records)
 
 
 def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -152,20 +152,22 @@ def _done(
         watcher.say(f"left out: {error}")
         left_out.append(str(error.path))
 
+    def begin(phase: str, n_images: int) -> Callable[[int], None]:
+        return watcher.progress(f"{category.name}: {phase}", n_images)
+
     unreadable = leave_out if plan.skip_unreadable else None
     watcher.say(category.describe())
     can_measure = reset_peak()
     start = time.perf_counter()
-    advance = watcher.progress(f"{category.name}: fit", len(category.train))
-    fitted = fitter.fit(category.train, advance, unreadable)
+    fitted = fitter.fit(category.train, begin, unreadable)
     fit_s = time.perf_counter() - start
     fit_peak = peak_bytes() if can_measure else None
     model = from_fitted(fitter, fitted)
-    advance = watcher.progress(f"{category.name}: score", len(category.test))
+    advance = begin("score", len(category.test))
     evaluation = evaluate(model.predictor, category, advance, unreadable, scratch)
     if job.seed == 0:
-        advance = watcher.progress(f"{category.name}: draw", len(evaluation.samples))
-        _write_pictures(job, evaluation, fitter.preprocess, out, plan, advance)
+        advance = begin("draw", len(evaluation.samples))
+        _write_pictures(job, evaluation, fitter.encoder.preprocess, out, plan, advance)
     model_path = _places(job, out)["model"]
     model.save(model_path, moments=plan.settings.keep_moments)
     return record_of(

@@ -9,6 +9,7 @@ from padim.errors import PathMissingError, UsageError
 from padim.fitting.settings import CHOICES, KINDS, FitChoices, require_known
 
 if TYPE_CHECKING:
+    from padim.features.encoder import Encoder
     from padim.model.state import ModelState
 
 _FILES = ("roi", "weights")
@@ -73,59 +74,61 @@ def choices_of(state: "ModelState") -> FitChoices:
     Raises:
         UsageError: Its dimensions were drawn by a seed that is not known.
     """
-    recipe = state.recipe
+    recipe, encoder = state.recipe, state.encoder
     choices: FitChoices = {
-        "backbone": state.spec.name,
+        "backbone": encoder.spec.name,
         "recipe": recipe.name,
         "size_px": recipe.size_px,
         "eps": recipe.eps,
         "eps_rule": recipe.eps_rule,
-        "engine": state.engine.split()[0],
-        "precision": state.precision,
+        "engine": encoder.engine.name,
+        "precision": encoder.precision,
         "sigma_px": recipe.sigma_px,
         "score_fraction": recipe.score_fraction,
         "calibrate": state.calibration is not None or state.count == 1,
         "store": str(state.whitening[0].dtype).removeprefix("torch."),
         "include_backbone": bool(state.trunk),
-        "keep_samples": state.samples is not None or len(state.tiling.tiles) > 1,
+        "keep_samples": state.samples is not None or len(encoder.tiling.tiles) > 1,
     }
     if recipe.taps is not None:
         choices["taps"] = recipe.taps
     if recipe.tile_px is not None:
         choices["tile_px"] = recipe.tile_px
-    if state.preprocess.roi is not None:
+    if encoder.preprocess.roi is not None:
         choices["roi"] = "the file of the region of interest"
-    if recipe.tile_px is not None or state.preprocess.roi is not None:
+    if recipe.tile_px is not None or encoder.preprocess.roi is not None:
         choices["tile_overlap_px"] = recipe.tile_overlap_px
-    if not _is_published(state):
-        choices["weights"] = f"the file of the weights with sha256 {state.weights_sha256}"
-    if state.pyramid.n_dims == state.spec.n_dims:
+    if not _is_published(encoder):
+        choices["weights"] = f"the file of the weights with sha256 {encoder.weights_sha256}"
+    if encoder.pyramid.n_dims == encoder.spec.n_dims:
         choices["dims"] = "all"
     else:
-        choices["dims"], choices["dims_seed"] = state.pyramid.n_dims, _seed_of(state)
+        choices["dims"], choices["dims_seed"] = encoder.pyramid.n_dims, _seed_of(encoder)
     return choices
 
 
-def _is_published(state: "ModelState") -> bool:
+def _is_published(encoder: "Encoder") -> bool:
     """Whether a model's weights are those that its backbone has without a file being named."""
     from padim.features.weights import locate, named_hash, sha256
 
-    if promised := named_hash(state.spec.weights_file):
-        return state.weights_sha256.startswith(promised)
-    here = locate(state.spec)
-    return here is None or sha256(here) == state.weights_sha256
+    if promised := named_hash(encoder.spec.weights_file):
+        return encoder.weights_sha256.startswith(promised)
+    here = locate(encoder.spec)
+    return here is None or sha256(here) == encoder.weights_sha256
 
 
-def _seed_of(state: "ModelState") -> int:
+def _seed_of(encoder: "Encoder") -> int:
     """The seed of the draw of a model's dimensions, which is not in its file."""
     from padim.method.pyramid import RANDOM_DIMS_SEED, build_pyramid
 
     for seed in _SEEDS:
         number = RANDOM_DIMS_SEED + seed
-        drawn = build_pyramid(state.spec, state.recipe.size_px, state.pyramid.n_dims, number)
-        if drawn.levels == state.pyramid.levels:
+        drawn = build_pyramid(
+            encoder.spec, encoder.preprocess.size_px, encoder.pyramid.n_dims, number
+        )
+        if drawn.levels == encoder.pyramid.levels:
             return seed
     raise UsageError(
-        f"The model has {state.pyramid.n_dims} dimensions that no seed below {len(_SEEDS)} draws. "
-        "Keep the settings of such a fit in a file of your own."
+        f"The model has {encoder.pyramid.n_dims} dimensions that no seed below {len(_SEEDS)} "
+        "draws. Keep the settings of such a fit in a file of your own."
     )
