@@ -13,10 +13,10 @@ import pytest
 
 import padim
 from padim.errors import UnknownNameError, UsageError
+from padim.features.network import DTYPES
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import (
     CHOICES,
-    DEVICES,
     STORE_NAMES,
     FitChoices,
     FitSettings,
@@ -25,6 +25,7 @@ from padim.fitting.settings import (
 )
 from padim.method.gaussian import STORES
 from padim.recipes import RECIPES, Recipe
+from padim.scoring.engines import PRECISIONS
 
 
 def test_the_keywords_of_a_fit_are_the_fields_with_their_types() -> None:
@@ -34,9 +35,7 @@ def test_the_keywords_of_a_fit_are_the_fields_with_their_types() -> None:
 
 def test_the_names_are_those_that_others_know() -> None:
     assert tuple(STORES) == STORE_NAMES
-    assert FitSettings().device in DEVICES
-    for device in DEVICES:
-        FitSettings(device=device)
+    assert set(DTYPES) == set(PRECISIONS)
 
 
 def test_a_misspelt_setting_is_guessed() -> None:
@@ -124,6 +123,10 @@ def test_an_unknown_name_is_refused(choices: FitChoices, words: str) -> None:
 def test_a_possible_value_is_kept(choices: FitChoices) -> None:
     ((name, value),) = choices.items()
     assert getattr(settings_with(**choices), name) == value
+
+
+def test_a_list_is_as_good_as_a_tuple() -> None:
+    assert FitSettings(size_px=[64, 96]).size_px == (64, 96)  # type: ignore[arg-type]
 
 
 def test_what_is_chosen_wins_over_the_base() -> None:
