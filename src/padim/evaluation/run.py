@@ -95,7 +95,7 @@ def _run(
     fitter: Fitter,
     n_workers: int,
 ) -> Result:
-    rests_on = settings_of(fitter)
+    rests_on = settings_of(fitter) | plan.departures()
     settings = rests_on | {"n_seeds": plan.n_seeds}
     log = _Log(out / "log.jsonl")
     log.write("started", settings=settings, categories=[category.name for category in categories])

@@ -14,7 +14,7 @@ from padim.features.cached_trunk import CachedTrunk, GraphFeatures
 from padim.features.encoder import Encoder
 from padim.features.features import Features, TiledFeatures
 from padim.features.trunk import activation_bytes, build_trunk, load_trunk, optimise
-from padim.scoring.engines import ENGINES, N_BATCH, choose_threads, require_engine
+from padim.scoring.engines import DEVICES, ENGINES, N_BATCH, choose_threads, require_engine
 
 TRUNK_BATCH = {"cpu": N_BATCH, "cuda": 32}
 
@@ -95,8 +95,8 @@ def choose_device(name: str) -> torch.device:
         UnknownNameError: There is no such device name.
         UsageError: There is no such device here.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise UnknownNameError("device", name, ("auto", "cpu", "cuda"))
+    if name not in DEVICES:
+        raise UnknownNameError("device", name, DEVICES)
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("The device is cuda, but this machine has none. Use --device cpu.")
     if name == "auto":

@@ -35,7 +35,7 @@ class Forecast:
         if max_bytes is not None and self.peak_bytes > max_bytes:
             raise MemoryLimitError(
                 f"This fit needs about {format_bytes(self.peak_bytes)} of memory, but may have "
-                f"{format_bytes(max_bytes)}. Raise --max-memory, or take a smaller --size or "
+                f"{format_bytes(max_bytes)}. Raise --max-memory, or take a smaller --size-px or "
                 "--tile-px, fewer --dims, another --recipe or --backbone."
             )
 
