@@ -80,7 +80,7 @@ class TileFitter:
 
         Args:
             images: Paths, Pillow images or uint8 arrays ``(H0, W0, 3)``; never an iterator.
-            begin: Told of each phase; an image is a step of it, once for every tile.
+            begin: Told of each phase; an image is a step of it, for every tile once for each look.
             unreadable: Told of an image that cannot be read; raised when None.
 
         Raises:
@@ -105,12 +105,10 @@ class TileFitter:
             self.scratch,
             with_distances=is_judged,
         )
-        n_steps = count * len(encoder.tiling.tiles)
-        advance = begin("fit", n_steps)
-        again = begin("second look", n_steps) if is_judged else advance
+        advance = begin("tiles", count * len(encoder.tiling.tiles) * (1 + is_judged))
         for tile, spans in encoder.tiling.spans():
             batches = partial(replace(self.embedder, tile=tile).embed_again, readable, seen.hashes)
-            self._fit_tile(tile.pyramid, spans, eps, batches, files, (advance, again))
+            self._fit_tile(tile.pyramid, spans, eps, batches, files, advance)
         state = ModelState(
             encoder=encoder,
             recipe=self.recipe,
@@ -142,18 +140,18 @@ class TileFitter:
         eps: list[float],
         batches: Callable[[], Iterable[list[Tensor]]],
         files: "_Files",
-        advance: tuple[Advance, Advance],
+        advance: Advance,
     ) -> None:
         """Write the rows and means of one part, and the distances of its images."""
         kept_bytes = 0 if files.distances is None else self.kept_feature_bytes
-        moments, kept = add_up(told(batches(), advance[0]), kept_bytes)
+        moments, kept = add_up(told(batches(), advance), kept_bytes)
         rows = factor(moments, eps, max(moments.count - 1, 1), files.whitening[0].dtype)
         files.write_model(spans, rows, moments)
         del rows
         if files.distances is not None:
             leave_one_out = LeaveOneOut(moments, eps, pyramid)
             del moments
-            groups = grouped(told(kept or batches(), advance[1]))
+            groups = grouped(told(kept or batches(), advance))
             files.write_distances(spans[-1].start, map(leave_one_out.distances, groups))
 
     def _survey(
