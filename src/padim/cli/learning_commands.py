@@ -69,7 +69,9 @@ def merge(
     """Join two models into one, fitted on the images of both."""
     from padim.fitting import update as learning
 
-    _say(out, learning.merge(first, second, out, weights=weights))
+    with phases() as begin:
+        state = learning.merge(first, second, out, weights=weights, begin=begin)
+    _say(out, state)
 
 
 def _expand(

@@ -88,7 +88,7 @@ def fit_or_reuse(
         fitter: How to fit.
         images: Good images.
         path: The model file.
-        begin: Told of each phase and how many images it takes; gives what is told of each step.
+        begin: Told of each phase and its number of steps; gives what is told of each step.
 
     Returns:
         The model, and whether it was reused.

@@ -16,6 +16,7 @@ from padim.features.encoder import Encoder
 from padim.fitting.forecast import KEPT_FEATURE_BYTES, Forecast, NetworkBytes, forecast_fit
 from padim.fitting.looks import (
     GROUP,
+    Advance,
     Begin,
     Embedder,
     Fitted,
@@ -136,8 +137,8 @@ class Fitter:
 
         Args:
             images: Paths, Pillow images or uint8 arrays ``(H0, W0, 3)``.
-            begin: Told of each phase, such as the second look, and how many images or parts of
-                them it takes; gives what is told of each step.
+            begin: Told of each phase and its number of steps: images, their tiles, or cells of the
+                coarsest grid; gives what is told of each step.
             unreadable: Told of an image that cannot be read, which is then left out; raised when
                 None.
 
@@ -177,14 +178,17 @@ class Fitter:
             skip = unreadable is not None
             return kept or self.embedder.embed_again(images, seen.hashes, skip=skip)
 
-        state = self._solve(moments, seen.hashes)
+        is_judged = self.settings.calibrate and moments.count > 1
+        n_cells = self.encoder.pyramid.n_coarse_cells * (1 + is_judged)
+        advance = begin("solve", n_cells)
+        state = self._solve(moments, seen.hashes, advance)
         held = moments if self.settings.keep_moments or self.settings.drop_outliers else None
         suspects: tuple[Suspect, ...] = ()
         dropped: set[int] = set()
         outlier_maps: dict[int, NDArray[np.float32]] = {}
         samples = seen.samples
-        if self.settings.calibrate and state.count > 1:
-            leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid)
+        if is_judged:
+            leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid, advance)
             del moments  # as large as what is worked with now
             collector = second_look(
                 state,
@@ -208,8 +212,9 @@ class Fitter:
                 advance = begin("drop outliers", state.count)
                 held = held.without(add_up(chosen(told(batches(), advance), dropped))[0])
                 left = set(range(state.count)) - dropped
-                state = self._solve(held, [seen.hashes[i] for i in left])
-                leave_one_out = LeaveOneOut(held, state.eps, state.pyramid)
+                advance = begin("solve", n_cells)
+                state = self._solve(held, [seen.hashes[i] for i in left], advance)
+                leave_one_out = LeaveOneOut(held, state.eps, state.pyramid, advance)
                 collector = second_look(
                     state,
                     left_out(leave_one_out, chosen(batches(), left)),
@@ -229,12 +234,13 @@ class Fitter:
         left_moments = held if self.settings.keep_moments else None
         return Fitted(state, left_moments, suspects, places, outlier_maps, seen.paths)
 
-    def _solve(self, moments: Moments, hashes: Sequence[str]) -> ModelState:
+    def _solve(self, moments: Moments, hashes: Sequence[str], advance: Advance) -> ModelState:
         return solve(
             self.encoder,
             self.recipe,
             moments,
             hashes,
+            advance,
             store=STORES[self.settings.store],
             trunk=self.trunk,
         )
@@ -245,6 +251,7 @@ def solve(
     recipe: Recipe,
     moments: Moments,
     hashes: Sequence[str],
+    advance: Advance,
     *,
     store: torch.dtype,
     trunk: Mapping[str, Tensor],
@@ -256,6 +263,7 @@ def solve(
         recipe: The recipe with its changes.
         moments: Of the features of the good images.
         hashes: The sha256 of each of them.
+        advance: Told how many more coarse cells are done.
         store: What the whitening rows are stored in.
         trunk: The trunk's tensors, when they travel with the model.
     """
@@ -263,7 +271,7 @@ def solve(
         eps = relative_eps(moments, recipe.eps)
     else:
         eps = [recipe.eps] * len(moments.mean)
-    whitening = factor(moments, eps, max(moments.count - 1, 1), store)
+    whitening = factor(moments, eps, max(moments.count - 1, 1), store, advance)
     return ModelState(
         encoder=encoder,
         recipe=recipe,

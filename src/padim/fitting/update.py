@@ -51,7 +51,7 @@ def update(
         images: Images that are not in it.
         recalibrate: Images that are in it then, to set its threshold by, each left out in turn.
         weights: Local weights file of the backbone, when the model does not bring it.
-        begin: Told of each phase and how many images it takes; gives what is told of each step.
+        begin: Told of each phase and its number of steps; gives what is told of each step.
 
     Raises:
         UsageError: The model was fitted without ``--keep-moments``, or with other releases.
@@ -83,7 +83,7 @@ def forget(
         images: Images that are in it, by the sha256 of their files.
         recalibrate: Images that are left in it, to set its threshold by, each left out in turn.
         weights: Local weights file of the backbone, when the model does not bring it.
-        begin: Told of each phase and how many images it takes; gives what is told of each step.
+        begin: Told of each phase and its number of steps; gives what is told of each step.
 
     Raises:
         UsageError: The model was fitted without ``--keep-moments``, or with other releases.
@@ -115,7 +115,14 @@ def forget(
     return _change(path, embedder, state, fewer, tuple(left.elements()), recalibrate, begin)
 
 
-def merge(first: Path, second: Path, out: Path, *, weights: Path | None = None) -> ModelState:
+def merge(
+    first: Path,
+    second: Path,
+    out: Path,
+    *,
+    weights: Path | None = None,
+    begin: Begin = no_progress,
+) -> ModelState:
     """Join two models: exactly what a fit on the images of both would give.
 
     Args:
@@ -123,6 +130,7 @@ def merge(first: Path, second: Path, out: Path, *, weights: Path | None = None) 
         second: Another.
         out: The model file to write, with its moments beside it.
         weights: Local weights file of the backbone, when the models do not bring it.
+        begin: Told of each phase and its number of steps; gives what is told of each step.
 
     Raises:
         UsageError: A model was fitted without ``--keep-moments``, or the two do not fit together.
@@ -139,7 +147,7 @@ def merge(first: Path, second: Path, out: Path, *, weights: Path | None = None) 
         )
     embedder = embedder_of(state, weights)
     whole = merge_in_order((_known(state, moments), _known(other, more, start=state.count)))
-    return _change(out, embedder, state, whole.moments, whole.seen.hashes)
+    return _change(out, embedder, state, whole.moments, whole.seen.hashes, (), begin)
 
 
 def embedder_of(state: ModelState, weights: Path | None = None) -> Embedder:
@@ -171,15 +179,17 @@ def _change(
     before: ModelState,
     moments: Moments,
     hashes: Sequence[str],
-    recalibrate: Sequence[Path] = (),
-    begin: Begin = no_progress,
+    recalibrate: Sequence[Path],
+    begin: Begin,
 ) -> ModelState:
     """Solve a model anew and write it."""
+    advance = begin("solve", before.pyramid.n_coarse_cells * (2 if recalibrate else 1))
     state = solve(
         before.encoder,
         before.recipe,
         moments,
         hashes,
+        advance,
         store=before.whitening[0].dtype,
         trunk=before.trunk,
     )
@@ -190,7 +200,7 @@ def _change(
             raise DatasetError(
                 f"The model was not fitted on {strange}. Use padim calibrate for other images."
             )
-        leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid)
+        leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid, advance)
         distances = left_out(leave_one_out, (found for _, found in embedder.embed(recalibrate)))
         advance = begin("second look", len(recalibrate))
         collector = second_look(state, distances, embedder.device, advance)
