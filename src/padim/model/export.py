@@ -89,7 +89,7 @@ def export(
             f"{roi.source_px[0]}x{roi.source_px[1]} px. Use --camera with that size."
         )
     input_px = camera_px or preprocess.size_px
-    features = network_of(state, weights).in_torch()
+    features = network_of(state, weights).features()
     torch_score = TorchScore(scorer_of(state, features), torch.device("cpu"))
     kept: list[dict[str, Any]] = []
     own: list[NDArray[np.uint8]] = []
