@@ -15,7 +15,7 @@ from padim.cli import options
 from padim.cli.console import bars, progress, result, say, table
 from padim.cli.fit_command import prepared
 from padim.cli.images import Unreadable, require_apart, require_writable, sizes, threshold_words
-from padim.datasets import Category, describe, read_category, read_root
+from padim.datasets import Category, describe, read_category, read_dataset
 from padim.errors import MissingExtraError, PadimError, UnknownNameError, UsageError, listed
 from padim.images.heatmap import DEFAULT_COLORMAP, colours_of
 from padim.memory import parse_bytes, resident_bytes
@@ -47,7 +47,7 @@ def evaluate(
     if category is None:
         found = read_category(data, layout)
     else:
-        (found,) = read_root(data, (category,), layout)
+        (found,) = read_dataset(data, (category,), layout)
     say(f"{describe([found])}.\n{found.describe()}\nImages: {sizes(found.images())[1]}.")
     if not found.test:
         raise PadimError(f"{found.root} has no test images. Put them into test/<defect>.")
@@ -160,7 +160,7 @@ def benchmark(
     colours_of(colormap)  # refused before any work
     if tensorboard is not None:
         require_writable(tensorboard)
-    categories = read_root(root, category or (), layout)
+    categories = read_dataset(root, category or (), layout)
     require_apart(out, [root, *(found.root for found in categories)])
     outcome = run_benchmark(
         categories,

@@ -18,7 +18,7 @@ from padim.cli.images import (
     threshold_words,
     write_overlay,
 )
-from padim.datasets import describe, layout_title, normal_images, read_root
+from padim.datasets import describe, layout_title, normal_images, read_dataset
 from padim.errors import UsageError
 from padim.images.decode import decode
 from padim.images.heatmap import overlay
@@ -26,7 +26,7 @@ from padim.images.regions import regions_above
 from padim.images.roi import read_roi
 from padim.memory import format_bytes, parse_bytes, peak_bytes, reset_peak
 from padim.recipes import DEFAULT_RECIPE
-from padim.scoring.engines import GRAPH_ENGINES
+from padim.scoring.engines import is_graph
 from padim.scoring.prediction import decide
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def fit(
         chosen = normal_images(images, recursive=recursive)
         title = layout_title(images)
     else:
-        found = read_root(images, (category,) if category else (), layout)
+        found = read_dataset(images, (category,) if category else (), layout)
         if len(found) > 1:
             raise UsageError(f"{describe(found)}. Name one with --category.")
         chosen, title = found[0].train, describe(found)
@@ -122,7 +122,7 @@ def fit(
         raise UsageError(
             f"{out} is a folder, but -o needs to name a file. Try {out / 'model.safetensors'}."
         )
-    if out.suffix in GRAPH_ENGINES:
+    if is_graph(out):
         raise UsageError(
             f"{out} would be taken for a graph, but fit writes a model file. Try "
             f"{out.with_suffix('.safetensors')}, and padim export after that."

@@ -10,7 +10,7 @@ from padim.cli.images import threshold_words
 from padim.images.roi import Roi
 from padim.memory import format_bytes
 from padim.scoring.calibration import DEFAULT_PIXEL_RATE, Calibration
-from padim.scoring.engines import GRAPH_ENGINES, graph_parts
+from padim.scoring.engines import graph_parts, is_graph
 from padim.scoring.prediction import decide
 
 
@@ -21,8 +21,7 @@ def info(
     pixel_false_alarm_rate: options.PixelFalseAlarmRate = None,
 ) -> None:
     """Print everything a model says of itself; a model file's tensors are checked as well."""
-    is_graph = file.suffix in GRAPH_ENGINES
-    document, calibration = _of_graph(file, engine) if is_graph else _of_model(file)
+    document, calibration = _of_graph(file, engine) if is_graph(file) else _of_model(file)
     decision = None
     if calibration is not None:
         decision = decide(calibration, false_alarm_rate, pixel_false_alarm_rate)
@@ -59,7 +58,7 @@ def _of_graph(file: Path, engine: str) -> tuple[dict[str, Any], Calibration | No
     from padim.model.opening import load
 
     predictor = load(file, engine=engine)
-    document = dict(predictor.description)
+    document = dict(predictor.description.facts)
     document["calibration"] = {
         key: (document["calibration"] or {}).get(key) for key in ("source", "chosen")
     }

@@ -23,7 +23,7 @@ __all__ = [
     "describe",
     "layout_of",
     "read_category",
-    "read_root",
+    "read_dataset",
 ]
 
 Found = dict[str, Callable[[], Category]]
@@ -113,7 +113,7 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
-def read_root(
+def read_dataset(
     folder: Path, names: Sequence[str] = (), layout: str | None = None
 ) -> tuple[Category, ...]:
     """Read the categories of a dataset, whose layout is recognised.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from padim.backbones import DEFAULT_BACKBONE
 from padim.datasets import normal_images
 from padim.errors import ModelFileError, PathMissingError, UsageError
-from padim.features.weights import sha256
+from padim.files import sha256
 from padim.fitting.fitter import Fitted, Fitter
 from padim.fitting.prepare import first_px, prepare
 from padim.images.ahead import ImageInput

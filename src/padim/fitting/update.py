@@ -12,7 +12,7 @@ from torch import Tensor
 from padim.errors import DatasetError, UsageError, listed
 from padim.features.cached_trunk import open_graphs
 from padim.features.network import choose_batch, choose_device, choose_engine
-from padim.features.weights import sha256
+from padim.files import sha256
 from padim.fitting.fitter import Fitter
 from padim.fitting.looks import moments_of
 from padim.method.gaussian import STORES
@@ -22,7 +22,7 @@ from padim.model.padim import network_of
 from padim.model.pair import load_pair, save_pair
 from padim.model.state import ModelState
 from padim.scoring.calibration import LEAVE_ONE_OUT
-from padim.scoring.engines import GRAPH_ENGINES
+from padim.scoring.engines import is_graph
 from padim.versions import installed_versions
 
 
@@ -209,7 +209,7 @@ def _loaded(path: Path) -> tuple[ModelState, Moments]:
         UsageError: It is a graph, or has no moments.
         ModelFileError: A file is damaged.
     """
-    if path.suffix in GRAPH_ENGINES:
+    if is_graph(path):
         raise UsageError(
             f"{path} is a graph, which learns nothing more. Change the model file that it was made "
             "of, and export that again."
