@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from padim.datasets import read_dataset
     from padim.fitting.calibrate import calibrate
     from padim.fitting.fit import fit
+    from padim.fitting.settings import FitSettings
     from padim.fitting.update import forget, merge, update
     from padim.images.regions import Region
     from padim.metrics.counts import MapCounts
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DatasetError",
+    "FitSettings",
     "ImageReadError",
     "MapCounts",
     "MemoryLimitError",
@@ -68,6 +70,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _MODULES = {
+    "FitSettings": "fitting.settings",
     "MapCounts": "metrics.counts",
     "PixelMetrics": "metrics.pixels",
     "PaDiM": "model.padim",

@@ -23,6 +23,7 @@ from padim.errors import (
     UsageError,
 )
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.model.export import export
 from padim.scoring import engines
 from padim.scoring.engine_openvino import OpenVino
@@ -184,7 +185,7 @@ def test_what_cannot_be_is_refused(
 
 def test_a_trunk_in_bfloat16_is_torchs() -> None:
     with pytest.raises(UsageError, match="onnxruntime runs a trunk in float32"):
-        prepare(engine="onnxruntime", precision="bfloat16")
+        prepare(FitSettings(engine="onnxruntime", precision="bfloat16"))
 
 
 def test_an_engine_that_is_not_installed_says_how_to_get_it(
@@ -195,7 +196,7 @@ def test_an_engine_that_is_not_installed_says_how_to_get_it(
         lambda: padim.load(folder / "m.xml"),
         lambda: padim.load(folder / "m.safetensors", engine="openvino"),
         lambda: export(folder / "m.safetensors", folder / "n.xml", to="openvino"),
-        lambda: prepare(engine="openvino"),
+        lambda: prepare(FitSettings(engine="openvino")),
     ):
         with pytest.raises(MissingExtraError, match=r"padim-efficientnet\[openvino\]"):
             refused()

@@ -16,6 +16,7 @@ from padim.errors import PathMissingError, UsageError
 def calibrate(
     model: options.Model,
     good: Annotated[Path, typer.Argument(help="Folder of good images that were not fitted on.")],
+    opening: options.Opening,
     anomalous: Annotated[
         Path | None,
         typer.Option("--anomalous", metavar="DIR", help="Images of known defects: least cost."),
@@ -27,13 +28,9 @@ def calibrate(
         float | None, typer.Option("--false-alarm-cost", metavar="X", help="Of a false alarm: 1.")
     ] = None,
     recursive: options.Recursive = False,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    engine: options.Engine = "auto",
-    threads: options.Threads = None,
     skip_unreadable: options.SkipUnreadable = False,
 ) -> None:
-    """Set a model's threshold by other good images, and by known defects if there are some."""
+    """Set a model's threshold by other good images. Known defects help if there are some."""
     if not model.is_file():
         raise PathMissingError(model)
     if anomalous is None and (miss_cost, false_alarm_cost) != (None, None):
@@ -44,7 +41,7 @@ def calibrate(
     from padim.fitting.calibrate import write_calibration
     from padim.model.opening import load
 
-    predictor = load(model, weights=weights, device=device, engine=engine, n_threads=threads)
+    predictor = load(model, **opening)
     say(f"{len(normal)} good and {len(defects)} anomalous images. Engine: {predictor.engine}.")
     unreadable = Unreadable(skip_unreadable)
     with progress("calibrate", len(normal) + len(defects)) as advance:

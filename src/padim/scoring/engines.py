@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from padim.errors import MissingExtraError, ModelFileError, UnknownNameError, UsageError
 
 PRECISIONS = ("float32", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda")
 INPUT = "image"
 N_BATCH = 4  # images in one call on a CPU: with more, feature maps no longer fit its cache
 
