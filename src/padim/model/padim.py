@@ -42,7 +42,7 @@ class PaDiM(Predictor):
         path: The file that it was opened from, if any.
 
     Example:
-        >>> model = padim.fit("part/train/good", size_px=64)
+        >>> model = padim.fit("part/train/good", size_px=(64, 64))
         >>> model.at(false_alarm_rate=0.2).predict("spot.png").label
         'anomalous'
         >>> model.save("again.safetensors")
