@@ -14,7 +14,8 @@ from padim.errors import DatasetError, ImageReadError, PathMissingError, UsageEr
 from padim.features.encoder import Encoder, Engine
 from padim.features.network import Network, choose_batch, choose_device, choose_engine
 from padim.features.trunk import with_taps
-from padim.features.weights import fetch, read_weights, sha256
+from padim.features.weights import fetch, read_weights
+from padim.files import sha256
 from padim.fitting.fitter import Fitter
 from padim.fitting.forecast import NetworkBytes
 from padim.fitting.looks import Embedder
