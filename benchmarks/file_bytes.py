@@ -22,6 +22,7 @@ import torch
 
 from padim.backbones import BACKBONES, BackboneSpec
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.method.gaussian import STORES
 from padim.method.pyramid import Pyramid, build_pyramid
 from padim.model.file import save_state
@@ -36,7 +37,7 @@ def template() -> ModelState:
     generator = np.random.default_rng(0)
     images = list(generator.integers(0, 256, (2, *SIZE_PX, 3), dtype=np.uint8))
     return (
-        prepare(size_px=SIZE_PX, device="cpu", include_backbone=False, calibrate=False)
+        prepare(FitSettings(size_px=SIZE_PX, device="cpu", include_backbone=False, calibrate=False))
         .fit(images)
         .state
     )

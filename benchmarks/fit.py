@@ -31,6 +31,7 @@ from padim.features.trunk import load_trunk
 from padim.features.weights import fetch, read_weights
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.images.ahead import batched, load_ahead
 from padim.method.gaussian import STORES, factor, relative_eps
 from padim.method.moments import Accumulator, Moments
@@ -46,7 +47,7 @@ def candidates_of(
 ) -> dict[str, Callable[[], object]]:
     """What is timed: the fit, the trunk alone, and each stage on the results of the one before."""
     target = folder / "model.safetensors"
-    in_torch = prepare(device="cpu", engine="torch").features
+    in_torch = prepare(FitSettings(device="cpu", engine="torch")).features
     assert isinstance(in_torch, Features)
     loaded = list(load_ahead(paths, fitter.preprocess))
     uint8 = [
@@ -109,7 +110,7 @@ def main() -> None:
     """Run the benchmark."""
     quick = measure.arguments(__doc__).quick
     about = measure.facts(["elpv-dataset"])
-    fitter = prepare(device="cpu", keep_moments=True, calibrate=False)
+    fitter = prepare(FitSettings(device="cpu", keep_moments=True, calibrate=False))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cells = lay_out_solar_cells(folder, "mono")

@@ -32,6 +32,7 @@ from padim.datasets.solar_cells import lay_out_solar_cells
 from padim.evaluation.run import settings_of
 from padim.fitting.prepare import prepare
 from padim.fitting.review import OUTLIER_RATE, outlier_p_values
+from padim.fitting.settings import FitSettings
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
 from padim.metrics.ranking import Ranking
@@ -136,7 +137,7 @@ def main() -> None:
     """Run the benchmark."""
     quick = measure.arguments(__doc__).quick
     about = measure.facts(["elpv-dataset"])
-    fitter = prepare(device="cpu")
+    fitter = prepare(FitSettings(device="cpu"))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for category in find_categories(Path(folder), os.environ.get("PADIM_DATA")):

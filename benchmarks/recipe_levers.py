@@ -45,6 +45,7 @@ from padim.datasets.solar_cells import lay_out_solar_cells
 from padim.fitting.fitter import Fitter
 from padim.fitting.looks import GROUP
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.images.ahead import batched
 from padim.images.decode import decode, read_mask
 from padim.images.regions import label_regions
@@ -340,10 +341,12 @@ class Embedded:
         """Compute them, once for all levers that share them."""
         lever = levers[0]
         fitter = prepare(
-            recipe_name=lever.recipe,
-            size_px=(lever.size_px, lever.size_px),
-            taps=lever.taps,
-            device="cpu",
+            FitSettings(
+                recipe=lever.recipe,
+                size_px=(lever.size_px, lever.size_px),
+                taps=lever.taps,
+                device="cpu",
+            )
         )
         levels = features_of(fitter, photographs.pixels, ())
         good = photographs.pixels[: len(photographs.groups["good"])]
@@ -639,7 +642,9 @@ def interval(values: Floats) -> dict[str, float]:
 def n_entries(lever: Lever) -> int:
     """Entries that are stored: those of the finest level that is wanted and all above."""
     pyramid = prepare(
-        recipe_name=lever.recipe, size_px=(lever.size_px,) * 2, taps=lever.taps, device="cpu"
+        FitSettings(
+            recipe=lever.recipe, size_px=(lever.size_px,) * 2, taps=lever.taps, device="cpu"
+        )
     ).pyramid
     used = min(lever.map_source.without, lever.score_source.without)
     n_gaussians = len({lever.map_source.gaussian, lever.score_source.gaussian})
@@ -726,7 +731,7 @@ def aims(summaries: Iterable[Mapping[str, Any]]) -> Iterator[measure.Aim]:
 def settings() -> dict[str, Any]:
     """What the figures rest on."""
     return {
-        "backbone": prepare(device="cpu").spec.name,
+        "backbone": prepare(FitSettings(device="cpu")).spec.name,
         "counts": COUNTS,
         "seeds": SEEDS,
         "n_bootstrap": N_BOOTSTRAP,

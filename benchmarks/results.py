@@ -28,6 +28,7 @@ from padim.evaluation.run import settings_of
 from padim.files import write_text
 from padim.fitting.fit import from_fitted
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.images.decode import read_size_px
 from padim.images.preprocess import Preprocess
 from padim.scoring.prediction import Prediction
@@ -122,7 +123,9 @@ def run_category(
     evaluations = {}
     for recipe in RECIPES:
         measure.say(f"{category.name}, {backbone}, {recipe}")
-        fitter = prepare(backbone, recipe, device="cpu", calibrate=False)
+        fitter = prepare(
+            FitSettings(backbone=backbone, recipe=recipe, device="cpu", calibrate=False)
+        )
         settings(settings_of(fitter))
         model = from_fitted(fitter, fitter.fit(category.train))
         evaluations[recipe] = evaluate(model.predictor, category)

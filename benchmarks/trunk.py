@@ -34,6 +34,7 @@ from padim.features.trunk import Trunk, load_trunk, optimise
 from padim.features.weights import fetch, read_weights
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.images.ahead import load_ahead
 from padim.scoring.engines import Arrays
 from padim.scoring.graph import Graph
@@ -134,7 +135,7 @@ def main() -> None:
     quick = measure.arguments(__doc__).quick
     n_rounds = 2 if quick else N_ROUNDS
     about = measure.facts(["elpv-dataset", "onnxruntime", "openvino"])
-    fitter = prepare(device="cpu")
+    fitter = prepare(FitSettings(device="cpu"))
     paths = photographs()[: max(BATCHES)]
     pixels = np.stack([image.pixels for image in load_ahead(paths, fitter.preprocess)])
     rows: list[dict[str, Any]] = []

@@ -111,13 +111,16 @@ def time_default(n_threads: int | None) -> list[Timing]:
     import torch
 
     from padim.fitting.prepare import prepare
+    from padim.fitting.settings import FitSettings
     from padim.model.export import export
     from padim.model.file import load_state, save_state
     from padim.model.padim import network_of
 
     with TemporaryDirectory() as folder:
         model, graph = Path(folder) / "model.safetensors", Path(folder) / "model.onnx"
-        fitter = prepare(device="cpu", engine="torch", n_threads=n_threads, calibrate=False)
+        fitter = prepare(
+            FitSettings(device="cpu", engine="torch", n_threads=n_threads, calibrate=False)
+        )
         size_px = fitter.preprocess.size_px
         save_state(fitter.fit(list(_noise(2, size_px))).state, model)
         export(model, graph)

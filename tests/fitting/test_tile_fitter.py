@@ -27,7 +27,7 @@ from padim.model.file_tensor import FileTensor, in_file, write_tensors
 from padim.model.padim import PaDiM
 from padim.model.scorer import postprocess_of, scorer_of
 from padim.model.torch_score import TileScore
-from padim.recipes import recipe
+from padim.recipes import known_recipe
 
 SIZE_PX = (96, 128)
 TILED = {"size_px": SIZE_PX, "tile_px": 64, "tile_overlap_px": 32}
@@ -62,8 +62,11 @@ def test_each_cell_is_answered_for_once(
         wanted[0, 0] = True
         roi = Roi.of(wanted.repeat(16, 0).repeat(16, 1), lambda mask: mask)
     pyramid = build_pyramid(backbone("efficientnet_lite0"), size_px)
-    settings = recipe(
-        "standard", size_px=size_px, tile_px=side * 16, tile_overlap_px=overlap * 16, sigma_px=1
+    settings = replace(
+        known_recipe("standard"),
+        size_px=size_px,
+        tile_px=side * 16,
+        tile_overlap_px=overlap * 16,
     )
     tiling = plan_tiles(pyramid, settings, None if roi is None else roi.touched)
     found = []
@@ -262,7 +265,7 @@ def test_fit_takes_tiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         ({"tile_px": 0}, "The tile is 0 px.*Try 64"),
         ({"tile_overlap_px": 64}, "Tiles of 64 px cannot overlap by 64 px. Try 16"),
         ({"keep_moments": True}, "keeps no moments"),
-        ({"recipe_name": "reference", "size_px": (96, 96)}, "cuts the middle out"),
+        ({"recipe": "reference", "size_px": (96, 96)}, "cuts the middle out"),
         ({"tile_px": None}, "An overlap needs tiles"),
         ({"drop_outliers": 0.01}, "can drop no outliers"),
     ],

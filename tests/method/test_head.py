@@ -7,6 +7,7 @@ from torch import Tensor
 from padim.features.features import Features
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.method.gaussian import factor
 from padim.method.head import Head
 from padim.method.moments import Moments
@@ -19,7 +20,7 @@ N_TRAIN = 6
 
 @pytest.fixture(scope="module", params=[(64, 64), (64, 96)], ids=["square", "wide"])
 def fitter(request: pytest.FixtureRequest) -> Fitter:
-    return prepare(size_px=request.param, engine="torch", store="float32")
+    return prepare(FitSettings(size_px=request.param, engine="torch", store="float32"))
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import oracle
@@ -21,6 +22,7 @@ from torchvision.transforms import InterpolationMode
 from padim.fitting.fit import from_fitted
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitChoices, FitSettings
 from padim.method.gaussian import factor, relative_eps
 from padim.method.head import Head
 from padim.method.moments import Moments
@@ -96,7 +98,11 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 @pytest.fixture(scope="module")
 def fitter(case: Case) -> Fitter:
-    return prepare("efficientnet_lite0", case.recipe, store="float32", engine="torch")
+    return prepare(
+        FitSettings(
+            backbone="efficientnet_lite0", recipe=case.recipe, store="float32", engine="torch"
+        )
+    )
 
 
 def tensors(feature_maps: Sequence[oracle.Floats]) -> list[torch.Tensor]:
@@ -196,14 +202,16 @@ def random_case(name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     weights.unlink()
 
 
-def random_fitter(name: str, case: RandomCase, **options: object) -> Fitter:
-    return prepare(  # type: ignore[call-overload]
-        name,
-        size_px=case.pixels.shape[1:3],
-        weights=case.weights,
-        include_backbone=False,
-        engine="torch",
-        **options,
+def random_fitter(name: str, case: RandomCase, **choices: Unpack[FitChoices]) -> Fitter:
+    return prepare(
+        FitSettings(
+            backbone=name,
+            size_px=case.pixels.shape[1:3],
+            weights=case.weights,
+            include_backbone=False,
+            engine="torch",
+            **choices,
+        )
     )
 
 

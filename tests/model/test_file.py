@@ -31,6 +31,7 @@ from padim.errors import (
 from padim.files import write_text, written_whole
 from padim.fitting.fit import from_fitted
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.images.preprocess import Preprocess
 from padim.method.moments import Moments
 from padim.method.pyramid import Level, nested
@@ -39,7 +40,7 @@ from padim.model import state
 from padim.model.file import load_moments, load_state, save_moments, save_state
 from padim.model.pair import moments_path
 from padim.model.state import ModelState
-from padim.recipes import recipe
+from padim.recipes import known_recipe
 from padim.versions import installed_versions
 
 SEED = 0
@@ -49,7 +50,10 @@ def small_state(dtype: torch.dtype = torch.float16) -> ModelState:
     """A model of a few kilobytes, whole in every part."""
     generator = torch.Generator().manual_seed(SEED)
     pyramid = nested([Level((1, 1), (1,), ((0, 3),)), Level((2, 3), (0,), ((1,),))])
-    spec, settings = backbone("efficientnet_lite0"), recipe("standard", size_px=(32, 48))
+    spec, settings = (
+        backbone("efficientnet_lite0"),
+        replace(known_recipe("standard"), size_px=(32, 48)),
+    )
     return ModelState(
         spec=spec,
         recipe=settings,
@@ -533,6 +537,8 @@ def test_a_trunk_above_50_mb_does_not_travel(tmp_path: Path) -> None:
     )
     save_file(oracle.tensors_of(network), tmp_path / "own.safetensors")
     options = {"size_px": (32, 32), "weights": tmp_path / "own.safetensors"}
-    assert not prepare("wide_resnet50_2", **options).trunk_tensors
-    assert prepare("wide_resnet50_2", **options, include_backbone=True).trunk_tensors
+    assert not prepare(FitSettings(backbone="wide_resnet50_2", **options)).trunk_tensors
+    assert prepare(
+        FitSettings(backbone="wide_resnet50_2", **options, include_backbone=True)
+    ).trunk_tensors
     assert oracle.small_fitter().trunk_tensors

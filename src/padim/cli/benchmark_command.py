@@ -1,104 +1,30 @@
-"""``padim evaluate`` and ``padim benchmark``."""
+"""``padim benchmark``."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import Progress, TaskID
 
 from padim.backbones import DEFAULT_BACKBONE
 from padim.cli import options
-from padim.cli.console import bars, progress, result, say, table
-from padim.cli.fit_command import prepared
-from padim.cli.images import Unreadable, require_apart, require_writable, sizes, threshold_words
-from padim.datasets import Category, describe, read_category, read_root
-from padim.errors import MissingExtraError, PadimError, UnknownNameError, UsageError, listed
+from padim.cli.console import bars, result, say
+from padim.cli.fit_command import prepare_within
+from padim.cli.images import require_apart, require_writable, sizes
+from padim.datasets import Category, describe, read_root
+from padim.errors import MissingExtraError, PadimError, UnknownNameError, UsageError
+from padim.fitting.settings import FitSettings
 from padim.images.heatmap import DEFAULT_COLORMAP, colours_of
-from padim.memory import parse_bytes, resident_bytes
+from padim.memory import resident_bytes
 from padim.recipes import DEFAULT_RECIPE
 from padim.scoring.engines import n_cores
 
 if TYPE_CHECKING:
     from padim.evaluation.run import Result
-
-
-def evaluate(
-    model: options.Model,
-    data: Annotated[Path, typer.Argument(help="A category in any known layout, or a dataset.")],
-    category: options.OneCategory = None,
-    layout: options.Layout = None,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    precision: options.Precision = None,
-    engine: options.Engine = "auto",
-    threads: options.Threads = None,
-    false_alarm_rate: options.FalseAlarmRate = None,
-    skip_unreadable: options.SkipUnreadable = False,
-) -> None:
-    """Measure a model on the test images of one category."""
-    from padim.evaluation.category import evaluate as evaluate_category
-    from padim.evaluation.category import interval_words, intervals, metric_words, shown
-    from padim.model.opening import load
-
-    if category is None:
-        found = read_category(data, layout)
-    else:
-        (found,) = read_root(data, (category,), layout)
-    say(f"{describe([found])}.\n{found.describe()}\nImages: {sizes(found.images())[1]}.")
-    if not found.test:
-        raise PadimError(f"{found.root} has no test images. Put them into test/<defect>.")
-    loaded = load(
-        model,
-        weights=weights,
-        device=device,
-        precision=precision,
-        engine=engine,
-        n_threads=threads,
-    ).at(false_alarm_rate)
-    say(f"Engine: {loaded.engine}.")
-    unreadable = Unreadable(skip_unreadable)
-    with progress("score", len(found.test)) as advance:
-        evaluation = evaluate_category(loaded, found, advance, unreadable.callback)
-    unreadable.report()
-    metrics = evaluation.metrics()
-    decided: dict[str, Any] = {"threshold": None}
-    ends = intervals(evaluation.resampled(), metrics)
-    rows = [
-        (metric_words(name), f"{shown(value)}{interval_words(ends[name])}")
-        for name, value in metrics.items()
-    ]
-    if loaded.decision is not None:
-        say(threshold_words(loaded.decision))
-        threshold = loaded.decision.threshold
-        n_false_alarms, n_missed = evaluation.mistakes(threshold.score)
-        n_anomalous = sum(sample.is_anomalous for sample in evaluation.samples)
-        n_normal = len(evaluation.samples) - n_anomalous
-        decided = {
-            "threshold": asdict(threshold),
-            "n_false_alarms": n_false_alarms,
-            "n_missed": n_missed,
-        }
-        rows += [
-            ("false alarms", f"{n_false_alarms} of {n_normal}"),
-            ("missed", f"{n_missed} of {n_anomalous}"),
-        ]
-    document = {
-        "model": str(model),
-        "category": found.name,
-        "n_test": len(evaluation.samples),
-        "unreadable": unreadable.paths,
-        "engine": loaded.engine,
-        **metrics,
-        "intervals": ends,
-        "bounds": evaluation.pixel_metrics.bounds(),
-        **decided,
-        "score_s": round(evaluation.score_s, 3),
-    }
-    result(document, table(("metric", found.name), rows))
 
 
 def benchmark(
@@ -151,7 +77,7 @@ def benchmark(
     ] = None,
     skip_unreadable: options.SkipUnreadable = False,
 ) -> None:
-    """Fit and evaluate every category, and write tables, ROC curves and pictures."""
+    """Fit and evaluate every category: tables, curves and pictures."""
     for package, wanted in (("mlflow", mlflow), ("tensorboard", tensorboard)):
         if wanted is not None and find_spec(package) is None:
             raise MissingExtraError(package, "tracking")
@@ -162,20 +88,13 @@ def benchmark(
         require_writable(tensorboard)
     categories = read_root(root, category or (), layout)
     require_apart(out, [root, *(found.root for found in categories)])
-    outcome = run_benchmark(
-        categories,
-        out,
-        backbone,
-        recipe,
-        max_memory,
-        skip_unreadable,
-        n_workers=_at_least_one(workers, "workers"),
-        n_seeds=_at_least_one(seeds, "seeds"),
-        keep_maps=keep_maps,
-        colormap=colormap,
+    settings = FitSettings(
+        backbone=backbone,
+        recipe=recipe,
+        max_memory=max_memory,
         size_px=options.parse_size(size),
         taps=options.parse_taps(taps),
-        dims=dims,
+        dims=options.parse_dims(dims),
         eps=eps,
         eps_rule=eps_rule,
         sigma_px=sigma,
@@ -186,6 +105,16 @@ def benchmark(
         store=store,
         engine=engine,
         n_threads=threads,
+    )
+    outcome = run_benchmark(
+        categories,
+        out,
+        settings,
+        n_workers=_at_least_one(workers, "workers"),
+        n_seeds=_at_least_one(seeds, "seeds"),
+        skip_unreadable=skip_unreadable,
+        keep_maps=keep_maps,
+        colormap=colormap,
     )
     steps = [partial(finish, outcome, out, against)]
     if mlflow is not None:
@@ -202,31 +131,25 @@ def benchmark(
 def run_benchmark(
     categories: tuple[Category, ...],
     out: Path,
-    backbone: str,
-    recipe: str,
-    max_memory: str | None,
-    skip_unreadable: bool,
+    settings: FitSettings,
     *,
     n_workers: int = 1,
     n_seeds: int = 1,
+    skip_unreadable: bool = False,
     keep_maps: bool = False,
     colormap: str = DEFAULT_COLORMAP,
-    **settings: Any,
 ) -> "Result":
     """Prepare a fit and run it over categories, with progress bars.
 
     Args:
         categories: What to do.
         out: Folder of the results.
-        backbone: Short name of the backbone.
-        recipe: Name of the recipe.
-        max_memory: What the user allows.
-        skip_unreadable: Whether to go on without images that cannot be read.
+        settings: Of every fit.
         n_workers: Categories at a time, fewer where memory does not allow them.
         n_seeds: How often what is random is drawn anew.
+        skip_unreadable: Whether to go on without images that cannot be read.
         keep_maps: Whether the maps of the test images are kept.
         colormap: Of the pictures.
-        **settings: As for ``padim.fitting.prepare.prepare``.
     """
     from padim.evaluation.job import Plan
     from padim.evaluation.run import run
@@ -235,71 +158,20 @@ def run_benchmark(
     n_train = max(len(found.train) for found in categories)
     largest_px, words = sizes(path for found in categories for path in found.images())
     say(f"{describe(categories)}; images {words}.")
-    fitter, forecast = prepared(backbone, recipe, max_memory, largest_px, n_train, **settings)
+    fitter, forecast = prepare_within(settings, largest_px, n_train)
     n_workers = min(n_workers, len(categories) * n_seeds)
-    if max_memory is not None:
-        left = parse_bytes(max_memory) - resident_bytes()  # this process waits beside the others
+    if settings.max_bytes is not None:
+        left = settings.max_bytes - resident_bytes()  # this process waits beside the others
         allowed = max(1, left // forecast.peak_bytes)
         if allowed < n_workers:
-            say(f"{max_memory} allow {allowed} at a time.")
+            say(f"{settings.max_memory} allow {allowed} at a time.")
         n_workers = min(n_workers, allowed)
-    if n_workers > 1 and settings.get("n_threads") is None:
-        settings["n_threads"] = max(1, n_cores() // n_workers)
-    plan = Plan(
-        {"backbone_name": backbone, "recipe_name": recipe, **settings},
-        n_seeds,
-        skip_unreadable,
-        keep_maps,
-        colormap,
-    )
+    if n_workers > 1 and settings.n_threads is None:
+        settings = replace(settings, n_threads=max(1, n_cores() // n_workers))
+    plan = Plan(settings, n_seeds, skip_unreadable, keep_maps, colormap)
     with bars() as bar:
         watcher = _BarWatcher(bar)
         return run(categories, plan, out, watcher, fitter=fitter, n_workers=n_workers)
-
-
-def compare(
-    first: Annotated[Path, typer.Argument(help="Folder of a benchmark.")],
-    second: Annotated[Path, typer.Argument(help="Another, of the same test images.")],
-) -> None:
-    """Say by how much one benchmark is better than another, and whether the difference holds."""
-    from padim.evaluation.category import metric_words, shown
-    from padim.evaluation.compare import compare as compare_runs
-
-    document = compare_runs(first, second)
-    rows = []
-    for name, metrics in (*document["categories"].items(), ("all", document["all"])):
-        for metric, found in metrics.items():
-            low, high = found["interval"]
-            rows.append(
-                (
-                    name,
-                    metric_words(metric),
-                    shown(found["first"]),
-                    shown(found["second"]),
-                    f"{found['difference']:+.3f} [{low:+.3f}, {high:+.3f}]",
-                    "yes" if found["holds"] else "no",
-                )
-            )
-    headers = ("category", "metric", "first", "second", "difference", "holds")
-    runs = (
-        f"{which}: {document[which]}, {settings['backbone']}, {settings['recipe']}"
-        + (f", mean of {settings['n_seeds']} seeds" if settings["n_seeds"] > 1 else "")
-        for which, settings in document["settings"].items()
-    )
-    lines = "\n".join(runs)
-    text = (
-        f"{lines}\n{table(headers, rows)}\n"
-        "In brackets: 95% of bootstrap samples of the test images, the "
-        "same for both. A difference holds when they leave 0 out."
-    )
-    if document["in_one"]:
-        text += f"\nLeft out, since only one has them: {listed(document['in_one'])}."
-    if not document["same_pixels"]:
-        text += (
-            "\nMetrics of pixels are left out: the two look at other pixels (size or crop), so "
-            "theirs cannot be compared."
-        )
-    result(document, text)
 
 
 def finish(outcome: "Result", out: Path, against: str | None = None) -> None:

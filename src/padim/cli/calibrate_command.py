@@ -40,7 +40,7 @@ def calibrate(
     threads: options.Threads = None,
     skip_unreadable: options.SkipUnreadable = False,
 ) -> None:
-    """Set a model's threshold by other good images, and by known defects if there are some."""
+    """Set a model's threshold by other good images. Known defects help if there are some."""
     if not model.is_file():
         raise PathMissingError(model)
     if anomalous is None and (miss_cost, false_alarm_cost) != (None, None):

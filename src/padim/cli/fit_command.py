@@ -1,8 +1,8 @@
 """``padim fit``."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,17 +20,18 @@ from padim.cli.images import (
 )
 from padim.datasets import describe, layout_title, normal_images, read_root
 from padim.errors import UsageError
+from padim.fitting.settings import FitSettings
 from padim.images.decode import decode
 from padim.images.heatmap import overlay
 from padim.images.regions import regions_above
-from padim.images.roi import read_roi
-from padim.memory import format_bytes, parse_bytes, peak_bytes, reset_peak
+from padim.memory import format_bytes, peak_bytes, reset_peak
 from padim.recipes import DEFAULT_RECIPE
 from padim.scoring.engines import GRAPH_ENGINES
 from padim.scoring.prediction import decide
 
 if TYPE_CHECKING:
     from padim.fitting.fitter import Fitted, Fitter
+    from padim.fitting.forecast import Forecast
 
 _SHOWN = 10
 _HEADINGS = {
@@ -133,21 +134,15 @@ def fit(
         require_writable(outlier_overlays)
     largest_px, words = sizes(chosen)
     say(f"{title}: " * bool(title) + f"{len(chosen)} good images in {images}, {words}.")
-    source_px = region = None
-    if roi is not None or tile_px is not None:
-        from padim.fitting.prepare import first_px
+    from padim.fitting.prepare import first_px, needs_source_px, require_outliers_known
 
-        source_px = first_px(chosen)
-        region = None if roi is None else read_roi(roi, source_px)
-    fitter, forecast = prepared(
-        backbone,
-        recipe,
-        max_memory,
-        largest_px,
-        len(chosen),
+    settings = FitSettings(
+        backbone=backbone,
+        recipe=recipe,
+        max_memory=max_memory,
         size_px=options.parse_size(size),
         taps=options.parse_taps(taps),
-        dims=dims,
+        dims=options.parse_dims(dims),
         eps=eps,
         eps_rule=eps_rule,
         sigma_px=sigma,
@@ -161,15 +156,18 @@ def fit(
         keep_samples=samples,
         calibrate=calibrate,
         drop_outliers=drop_outliers,
-        keep_outlier_maps=outlier_overlays is not None,
         engine=engine,
         n_threads=threads,
-        roi=region,
+        roi=roi,
         tile_px=tile_px,
         tile_overlap_px=tile_overlap_px,
-        source_px=source_px,
-        scratch=out.parent,
     )
+    require_outliers_known(settings, outlier_overlays is not None)
+    source_px = first_px(chosen) if needs_source_px(settings) else None
+    fitter, forecast = prepare_within(
+        settings, largest_px, len(chosen), source_px=source_px, scratch=out.parent
+    )
+    fitter = replace(fitter, keep_outlier_maps=outlier_overlays is not None)
     from padim.model.file import save_state
     from padim.model.pair import save_pair
 
@@ -266,28 +264,30 @@ def _suspects(fitted: "Fitted") -> str:
     return text
 
 
-def prepared(
-    backbone: str,
-    recipe: str,
-    max_memory: str | None,
+def prepare_within(
+    settings: FitSettings,
     largest_px: tuple[int, int],
     n_images: int,
-    **settings: Any,
-) -> "tuple[Fitter, Any]":
+    *,
+    source_px: tuple[int, int] | None = None,
+    scratch: Path | None = None,
+) -> "tuple[Fitter, Forecast]":
     """Load what a fit needs, print its forecast and refuse it when it is too large.
 
     Args:
-        backbone: Short name of the backbone.
-        recipe: Name of the recipe.
-        max_memory: What the user allows.
+        settings: Every choice of the fit.
         largest_px: (height, width) of the largest image.
         n_images: How many there are, at most.
-        **settings: As for ``padim.fitting.prepare.prepare``.
+        source_px: (height, width) of the images, where ``prepare`` has to know it.
+        scratch: Folder of temporary files; the system's when None.
+
+    Raises:
+        PadimError: It cannot be, or would need more memory than it may have.
     """
     from padim.fitting.prepare import prepare
 
-    limit = parse_bytes(max_memory) if max_memory is not None else None
-    fitter = prepare(backbone, recipe, **settings)
+    limit = settings.max_bytes
+    fitter = prepare(settings, source_px=source_px, scratch=scratch)
     if limit is not None:
         fitter = fitter.within(limit, n_images, largest_px)
     forecast = fitter.forecast(largest_px, n_images)

@@ -20,7 +20,7 @@ def info(
     false_alarm_rate: options.FalseAlarmRate = None,
     pixel_false_alarm_rate: options.PixelFalseAlarmRate = None,
 ) -> None:
-    """Print everything a model says of itself; a model file's tensors are checked as well."""
+    """Print what a model says of itself. A model file's tensors are checked as well."""
     is_graph = file.suffix in GRAPH_ENGINES
     document, calibration = _of_graph(file, engine) if is_graph else _of_model(file)
     decision = None

@@ -33,7 +33,7 @@ def update(
     recursive: options.Recursive = False,
     weights: options.Weights = None,
 ) -> None:
-    """Add good images to a model, as if it had been fitted on them as well."""
+    """Add good images to a model. It is as if it had been fitted on them as well."""
     chosen, used = _expanded(images, recalibrate, recursive)
     from padim.fitting import update as learning
 
@@ -47,7 +47,7 @@ def forget(
     recursive: options.Recursive = False,
     weights: options.Weights = None,
 ) -> None:
-    """Take images out of a model, as if it had never been fitted on them."""
+    """Take images out of a model. It is as if it had never been fitted on them."""
     chosen, used = _expanded(images, recalibrate, recursive)
     from padim.fitting import update as learning
 
@@ -62,7 +62,7 @@ def merge(
     ],
     weights: options.Weights = None,
 ) -> None:
-    """Join two models, as if one had been fitted on the images of both."""
+    """Join two models into one, fitted on the images of both."""
     from padim.fitting import update as learning
 
     _said(out, learning.merge(first, second, out, weights=weights))

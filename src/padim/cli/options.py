@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -176,3 +176,19 @@ def parse_taps(text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"The taps are {text!r}, but need to be such as 1,2,4.") from None
+
+
+def parse_dims(text: str | None) -> int | Literal["all"] | None:
+    """Read ``all`` or a whole number.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if text is None:
+        return None
+    if text == "all":
+        return "all"
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"dims is {text!r}, but needs to be all or a whole number.") from None

@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from padim.files import remove_partial, written_whole
 from padim.fitting.fit import from_fitted
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.images.heatmap import DEFAULT_COLORMAP
 from padim.images.preprocess import Preprocess
 from padim.memory import peak_bytes, reset_peak
@@ -41,27 +42,30 @@ class Plan:
     """How every category is done; plain enough to be sent to another process.
 
     Attributes:
-        prepared: Arguments of ``preparing.prepare``.
+        settings: Of every fit.
         n_seeds: How often what is random is drawn anew.
         skip_unreadable: Whether images that cannot be read are left out and listed; else their
             category fails.
         keep_maps: Whether the maps of the test images are kept, as float16.
         colormap: Of the pictures, as ``heatmap.colours_of`` takes it.
+        source_px: (height, width) of the images, where ``prepare`` has to know it.
     """
 
-    prepared: Mapping[str, Any]
+    settings: FitSettings
     n_seeds: int = 1
     skip_unreadable: bool = False
     keep_maps: bool = False
     colormap: str = DEFAULT_COLORMAP
+    source_px: tuple[int, int] | None = None
 
     def fitter(self, seed: int) -> Fitter:
         """Prepare the fit of a seed.
 
         Raises:
-            PadimError: As ``preparing.prepare``.
+            PadimError: It cannot be prepared.
         """
-        return prepare(**{**self.prepared, "dims_seed": seed})
+        dims_seed = self.settings.dims_seed + seed
+        return prepare(replace(self.settings, dims_seed=dims_seed), source_px=self.source_px)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,88 @@
+"""``padim evaluate``."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from padim.cli import options
+from padim.cli.console import progress, result, say, table
+from padim.cli.images import Unreadable, sizes, threshold_words
+from padim.datasets import describe, read_category, read_root
+from padim.errors import PadimError
+
+
+def evaluate(
+    model: options.Model,
+    data: Annotated[Path, typer.Argument(help="A category in any known layout, or a dataset.")],
+    category: options.OneCategory = None,
+    layout: options.Layout = None,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
+    engine: options.Engine = "auto",
+    threads: options.Threads = None,
+    false_alarm_rate: options.FalseAlarmRate = None,
+    skip_unreadable: options.SkipUnreadable = False,
+) -> None:
+    """Measure a model on the test images of one category."""
+    from padim.evaluation.category import evaluate as evaluate_category
+    from padim.evaluation.category import interval_words, intervals, metric_words, shown
+    from padim.model.opening import load
+
+    if category is None:
+        found = read_category(data, layout)
+    else:
+        (found,) = read_root(data, (category,), layout)
+    say(f"{describe([found])}.\n{found.describe()}\nImages: {sizes(found.images())[1]}.")
+    if not found.test:
+        raise PadimError(f"{found.root} has no test images. Put them into test/<defect>.")
+    loaded = load(
+        model,
+        weights=weights,
+        device=device,
+        precision=precision,
+        engine=engine,
+        n_threads=threads,
+    ).at(false_alarm_rate)
+    say(f"Engine: {loaded.engine}.")
+    unreadable = Unreadable(skip_unreadable)
+    with progress("score", len(found.test)) as advance:
+        evaluation = evaluate_category(loaded, found, advance, unreadable.callback)
+    unreadable.report()
+    metrics = evaluation.metrics()
+    decided: dict[str, Any] = {"threshold": None}
+    ends = intervals(evaluation.resampled(), metrics)
+    rows = [
+        (metric_words(name), f"{shown(value)}{interval_words(ends[name])}")
+        for name, value in metrics.items()
+    ]
+    if loaded.decision is not None:
+        say(threshold_words(loaded.decision))
+        threshold = loaded.decision.threshold
+        n_false_alarms, n_missed = evaluation.mistakes(threshold.score)
+        n_anomalous = sum(sample.is_anomalous for sample in evaluation.samples)
+        n_normal = len(evaluation.samples) - n_anomalous
+        decided = {
+            "threshold": asdict(threshold),
+            "n_false_alarms": n_false_alarms,
+            "n_missed": n_missed,
+        }
+        rows += [
+            ("false alarms", f"{n_false_alarms} of {n_normal}"),
+            ("missed", f"{n_missed} of {n_anomalous}"),
+        ]
+    document = {
+        "model": str(model),
+        "category": found.name,
+        "n_test": len(evaluation.samples),
+        "unreadable": unreadable.paths,
+        "engine": loaded.engine,
+        **metrics,
+        "intervals": ends,
+        "bounds": evaluation.pixel_metrics.bounds(),
+        **decided,
+        "score_s": round(evaluation.score_s, 3),
+    }
+    result(document, table(("metric", found.name), rows))
