@@ -18,6 +18,13 @@ def format_math(source: str, *_: Any, **__: Any) -> str:
     return f'<div class="math">{convert(source.strip(), display="block")}</div>'
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Let fences of formulas become MathML."""
+    fence = {"name": "math", "class": "math", "format": format_math}
+    config.mdx_configs.setdefault("pymdownx.superfences", {})["custom_fences"] = [fence]
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add a page for each notebook, with the pictures that are in its outputs."""
     for path in sorted((Path(config.docs_dir) / _NOTEBOOKS).glob("*.ipynb")):

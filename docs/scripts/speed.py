@@ -44,8 +44,8 @@ def speed_page() -> str:
     lines = [
         "# Speed, memory, sizes",
         "",
-        "Written by `python docs/scripts/pages.py` from `benchmarks/results/`. Each table says by "
-        "which command, when and on which machine it came about. Times are medians. They depend on "
+        "Written by `python docs/scripts/write_pages.py` from `benchmarks/results/`. Each table "
+        "says by which command, when and on which machine it came about. Times are medians. They depend on "
         "the machine; the ratios to an alternative of the same run are what counts. How it is "
         "measured, and which aims were missed: `benchmarks/README.md`.",
         "",

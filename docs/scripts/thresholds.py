@@ -15,8 +15,8 @@ def thresholds_page() -> str:
         (
             "# Thresholds and outliers",
             "",
-            "Written by `python docs/scripts/pages.py` from `benchmarks/results/`. EfficientNet-"
-            "Lite0, the recipe `standard`.",
+            "Written by `python docs/scripts/write_pages.py` from `benchmarks/results/`. "
+            "EfficientNet-Lite0, the recipe `standard`.",
             "",
             "## False alarms",
             "",

@@ -1,7 +1,7 @@
 """Write the pages that come from the program and from the results of the benchmarks.
 
-``python docs/scripts/pages.py`` after a change of either; ``--check`` and a test say when that is
-due.
+``python docs/scripts/write_pages.py`` after a change of either; ``--check`` and a test say when
+that is due.
 """
 
 import sys
@@ -40,22 +40,28 @@ def commands_page() -> str:
     lines = [
         "# Commands",
         "",
-        "Written by `python docs/scripts/pages.py` from the program itself. `padim COMMAND --help` "
-        "says the same in a terminal. [Which option when](options.md) says which to take.",
+        "Written by `python docs/scripts/write_pages.py` from the program itself. `padim COMMAND "
+        "--help` says the same in a terminal. [Which option when](options.md) says which to take.",
+        "",
+        "`padim --install-completion` lets your shell complete commands and options.",
         "",
         "Every command also has these:",
         "",
         *table(("option", "meaning"), _shared_rows(group)),
     ]
-    for path, command in _commands(group, ("padim",)):
-        lines += ["", f"## {' '.join(path)}", "", _sentences(command), ""]
+    heading = None
+    for path, panel, command in _commands(group, ("padim",)):
+        if panel != heading:
+            lines += ["", f"## {panel}"]
+            heading = panel
+        lines += ["", f"### {' '.join(path)}", "", _sentences(command), ""]
         lines += ["```text", _usage(path, command), "```"]
         arguments = [p for p in command.params if p.param_type_name == "argument"]
         if arguments:
             named = [(f"`{_argument(a)}`", _help(a)) for a in arguments]
             lines += ["", *table(("argument", "meaning"), named)]
-        for panel, options in _panels(command).items():
-            title = "option" if panel is None else f"option ({panel})"
+        for kind, options in _panels(command).items():
+            title = "option" if kind is None else f"option ({kind.lower()})"
             rows = [(_names(o), _help(o), _default(o)) for o in options]
             lines += ["", *table((title, "meaning", "default"), rows)]
     return "\n".join(lines) + "\n"
@@ -91,7 +97,7 @@ def backbones_page() -> str:
         (
             "# Backbones",
             "",
-            "Written by `python docs/scripts/pages.py` from `src/padim/backbones.py`. "
+            "Written by `python docs/scripts/write_pages.py` from `src/padim/backbones.py`. "
             "`padim backbones` prints it, and says which weights are on your machine.",
             "",
             *table(headers, rows),
@@ -118,13 +124,16 @@ def backbones_page() -> str:
     )
 
 
-def _commands(group: Any, path: tuple[str, ...]) -> Iterable[tuple[tuple[str, ...], Any]]:
-    """Every command that does something, in the order of the help page."""
+def _commands(
+    group: Any, path: tuple[str, ...], panel: str | None = None
+) -> Iterable[tuple[tuple[str, ...], str, Any]]:
+    """Every command that does something, in the order of the help page, with its heading there."""
     for name, command in group.commands.items():
+        heading = panel or command.rich_help_panel or "Commands"
         if getattr(command, "commands", None):
-            yield from _commands(command, (*path, name))
+            yield from _commands(command, (*path, name), heading)
         elif not command.hidden:
-            yield (*path, name), command
+            yield (*path, name), heading, command
 
 
 def _sentences(command: Any) -> str:
@@ -160,7 +169,7 @@ def _panels(command: Any) -> dict[str | None, list[Any]]:
 
 
 def _shared_rows(group: Any) -> list[tuple[str, str]]:
-    _, command = next(iter(_commands(group, ())))
+    *_, command = next(iter(_commands(group, ())))
     shared = [o for o in command.params if o.param_type_name == "option" and _is_shared(o)]
     return [(_names(option), _help(option)) for option in shared]
 
