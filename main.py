@@ -138,7 +138,7 @@ def _category(
     )
     for kind in ("image", "pixel"):
         print(f"{kind} ROCAUC: {_digits(record.data['row'][f'{kind}_auroc'])}")
-    made = enumerate(pictures(evaluation, fitter.preprocess, colormap))
+    made = enumerate(pictures(evaluation, fitter.encoder.preprocess, colormap))
     list(save_pictures((drawn / f"{category.name}_{i}.png", picture) for i, (_, picture) in made))
     return record
 

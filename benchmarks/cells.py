@@ -52,7 +52,9 @@ class Cells:
     def pixels(self, n_images: int) -> NDArray[np.uint8]:
         """Images for testing, decoded and of network size: shape ``(N, H, W, 3)``."""
         paths = list_images(self.test)[:n_images]
-        return np.stack([image.pixels for image in load_ahead(paths, self.fitter.preprocess)])
+        return np.stack(
+            [image.pixels for image in load_ahead(paths, self.fitter.encoder.preprocess)]
+        )
 
 
 def fit_on_cells(folder: Path, quick: bool, **choices: Unpack[FitChoices]) -> Cells:

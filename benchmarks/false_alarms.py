@@ -91,7 +91,7 @@ def run_split(
     of_kept = images.moments(kept)
     moments = of_kept.merge(images.moments(held_out))
     eps, head = images.solved(moments)
-    leave_one_out = LeaveOneOut(moments, eps, images.fitter.pyramid)
+    leave_one_out = LeaveOneOut(moments, eps, images.fitter.encoder.pyramid)
     of_unseen = images.scored(unseen, head)
     _, partial = images.solved(of_kept)
     return {

@@ -25,6 +25,7 @@ from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
 from padim.method.gaussian import STORES
 from padim.method.pyramid import Pyramid, build_pyramid
+from padim.method.tiles import Tiling
 from padim.model.file import save_state
 from padim.model.state import ModelState
 
@@ -57,8 +58,9 @@ def ours_written(
     path = folder / "model.safetensors"
     changed = replace(
         state,
-        spec=spec,
-        pyramid=pyramid,
+        encoder=replace(
+            state.encoder, spec=spec, tiling=Tiling.whole(pyramid, state.recipe.size_px)
+        ),
         eps=(0.01,) * len(rows),
         mean=tuple(mean),
         whitening=tuple(rows),

@@ -52,7 +52,7 @@ def child(n_images: int) -> dict[str, Any]:
     fitted = fitter.fit(chosen)
     with TemporaryDirectory() as folder:
         save_state(fitted.state, Path(folder) / "model.safetensors")
-    pyramid = fitter.pyramid
+    pyramid = fitter.encoder.pyramid
     places = pyramid.levels[-1].n_cells
     return {
         "n_images": fitted.state.count,

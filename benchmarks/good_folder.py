@@ -75,7 +75,7 @@ def run_draw(
     test = [i for i in range(good.count, good.count + len(anomalous)) if i not in planted]
     labels = [anomalous[i - good.count] for i in test]
     eps, head = images.solved(kept)
-    image_score = images.scored(fitted, LeaveOneOut(kept, eps, images.fitter.pyramid))
+    image_score = images.scored(fitted, LeaveOneOut(kept, eps, images.fitter.encoder.pyramid))
     listed = [fitted[i] for i in np.flatnonzero(outlier_p_values(image_score) <= OUTLIER_RATE)]
     n_found = len(set(listed) & set(planted))
     auroc_kept = auroc_dropped = Ranking.of(labels, images.scored(test, head)).auroc()

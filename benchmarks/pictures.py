@@ -113,11 +113,11 @@ def main() -> None:
         fitter = prepare(FitSettings(device="cpu", calibrate=False))
         model = from_fitted(fitter, fitter.fit(category.train[:N_FIT]))
         evaluation = evaluate(model.predictor, category)
-        panels = panels_of(evaluation, fitter.preprocess)
+        panels = panels_of(evaluation, fitter.encoder.preprocess)
         low, high = map_range(evaluation)
         times = measure.interleaved(
             {
-                "padim": lambda: draw_ours(evaluation, fitter.preprocess, folder),
+                "padim": lambda: draw_ours(evaluation, fitter.encoder.preprocess, folder),
                 "matplotlib": lambda: draw_matplotlib(panels, low, high, folder),
             },
             1 if quick else N_ROUNDS,

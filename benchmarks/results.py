@@ -131,7 +131,7 @@ def run_category(
         evaluations[recipe] = evaluate(model.predictor, category)
         if recipe == "standard":
             measure.say(f"{category.name}, {backbone}, {PEER}")
-            evaluations[PEER] = evaluate_peer(category, backbone, fitter.preprocess)
+            evaluations[PEER] = evaluate_peer(category, backbone, fitter.encoder.preprocess)
     resampled = {method: found.resampled() for method, found in evaluations.items()}
     measured = {method: found.metrics() for method, found in evaluations.items()}
     rows = []

@@ -57,7 +57,7 @@ def main() -> None:
             save_state(fitted.state, path)
             key = f"{part:g}"
             n_bytes[key] = path.stat().st_size
-            pixels = next(load_ahead(images[:1], fitter.preprocess)).pixels[None]
+            pixels = next(load_ahead(images[:1], fitter.encoder.preprocess)).pixels[None]
             score = from_fitted(fitter, fitted).predictor.score
 
             def fit(fitter: Any = fitter) -> float:

@@ -76,12 +76,12 @@ def candidates_of(fitter: Fitter, folder: Path) -> tuple[dict[str, Run], dict[st
     Returns:
         The candidates, and seconds, both by name.
     """
-    path = fetch(fitter.spec)
+    path = fetch(fitter.encoder.spec)
 
     def published() -> Trunk:
-        return load_trunk(fitter.spec, read_weights(path), path)
+        return load_trunk(fitter.encoder.spec, read_weights(path), path)
 
-    rest = fitter.pyramid, fitter.preprocess
+    rest = fitter.encoder.pyramid, fitter.encoder.preprocess
     last = Features(published().to(memory_format=torch.channels_last), *rest).eval()
     optimised = Features(optimise(published()), *rest).eval()
     runs = {
@@ -96,8 +96,8 @@ def candidates_of(fitter: Fitter, folder: Path) -> tuple[dict[str, Run], dict[st
     else:
         measure.say("Without torch.compile: there is no C++ compiler here.")
     graph = folder / "trunk.onnx"
-    names = [f"level_{i}" for i in range(len(fitter.pyramid.levels))]
-    write = partial(write_onnx, optimised, graph, fitter.preprocess.size_px, names, "")
+    names = [f"level_{i}" for i in range(len(fitter.encoder.pyramid.levels))]
+    write = partial(write_onnx, optimised, graph, fitter.encoder.preprocess.size_px, names, "")
     once = {"export": measure.seconds(write)}
     for engine in ("onnxruntime", "openvino"):
         loaded: list[Graph] = []
@@ -137,7 +137,7 @@ def main() -> None:
     about = measure.facts(["elpv-dataset", "onnxruntime", "openvino"])
     fitter = prepare(FitSettings(device="cpu"))
     paths = photographs()[: max(BATCHES)]
-    pixels = np.stack([image.pixels for image in load_ahead(paths, fitter.preprocess)])
+    pixels = np.stack([image.pixels for image in load_ahead(paths, fitter.encoder.preprocess)])
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         runs, once = candidates_of(fitter, Path(name))
@@ -175,8 +175,8 @@ def main() -> None:
     print("\nOnce: " + ", ".join(f"{name} {taken_s:.2f} s" for name, taken_s in once.items()))
     content = {
         "settings": {
-            "backbone": fitter.spec.name,
-            "size_px": fitter.preprocess.size_px,
+            "backbone": fitter.encoder.spec.name,
+            "size_px": fitter.encoder.preprocess.size_px,
             "n_rounds": N_ROUNDS,
             "n_calls": N_CALLS,
             "n_warm_up": 1,

@@ -73,7 +73,7 @@ class Choice:
     """
 
     help: str
-    panel: Literal["data", "network", "map", "threshold", "memory", "output"]
+    panel: Literal["data", "network", "map", "threshold", "memory", "output"] | None = None
     metavar: str | None = None
     words: str = ""
     names: tuple[str, ...] = ()
@@ -113,7 +113,7 @@ def is_same(one: object, other: object) -> bool:
     return not isinstance(one, np.ndarray) and not isinstance(other, np.ndarray) and one == other
 
 
-def _parts(kind: Any) -> tuple[Any, ...]:
+def parts_of(kind: Any) -> tuple[Any, ...]:
     """The types that a value may have, without None."""
     parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     return tuple(part for part in parts if part is not NoneType)
@@ -123,7 +123,7 @@ def _is_of_kind(value: object, kind: Any) -> bool:
     """Whether a value is of an annotated type, of those that choices have."""
     if value is None:
         return NoneType in get_args(kind)
-    return any(_is_of_part(value, part) for part in _parts(kind))
+    return any(_is_of_part(value, part) for part in parts_of(kind))
 
 
 def _is_of_part(value: object, kind: Any) -> bool:
@@ -143,7 +143,7 @@ def _is_of_part(value: object, kind: Any) -> bool:
 def _kind_words(kind: Any) -> str:
     """What a value must be, in words."""
     words = []
-    for part in _parts(kind):
+    for part in parts_of(kind):
         origin, parts = get_origin(part), get_args(part)
         if origin is tuple:
             words.append("whole numbers" if parts[-1] is Ellipsis else "two whole numbers")

@@ -372,11 +372,11 @@ def test_a_spec_has_a_file_name_of_its_own() -> None:
 
 def test_a_path_may_be_given_as_text(resnet18: Path) -> None:
     fitter = prepare(FitSettings(backbone="resnet18", weights=str(resnet18), size_px=(64, 64)))
-    assert fitter.weights_sha256 == sha256(resnet18)
+    assert fitter.encoder.weights_sha256 == sha256(resnet18)
 
 
 def test_fewer_dims_than_are_drawn_by_default_are_all_taken(resnet18: Path) -> None:
     fitter = prepare(
         FitSettings(backbone="resnet18", weights=resnet18, size_px=(64, 64), taps=(1,))
     )
-    assert fitter.pyramid.n_dims == 64
+    assert fitter.encoder.pyramid.n_dims == 64

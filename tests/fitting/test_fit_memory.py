@@ -39,7 +39,7 @@ before = resident_bytes()
 images = [generator.integers(0, 256, (90, 120, 3), dtype=np.uint8) for _ in range(n_images)]
 fitted = fitter.fit(images)
 folder = Path(sys.argv[2])
-if fitter.keep_moments:
+if fitter.settings.keep_moments:
     save_moments(fitted.moments, fitted.state, folder / "moments")
 save_state(fitted.state, folder / "model")
 print(json.dumps({

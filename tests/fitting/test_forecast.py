@@ -110,7 +110,7 @@ def test_the_forecast_grows_with_what_is_asked_for() -> None:
     double = prepare(FitSettings(size_px=(256, 256), store="float32")).forecast()
     batch = prepare(FitSettings(size_px=(256, 256), n_batch=64)).forecast()
     plain = prepare(FitSettings(size_px=(256, 256), store="float32", calibrate=False))
-    moments = replace(plain, keep_moments=True).forecast()
+    moments = replace(plain, settings=replace(plain.settings, keep_moments=True)).forecast()
     assert small.peak_bytes < large.peak_bytes
     assert large.file_bytes < double.file_bytes
     assert large.peak_bytes < batch.peak_bytes

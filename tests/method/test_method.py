@@ -110,9 +110,9 @@ def tensors(feature_maps: Sequence[oracle.Floats]) -> list[torch.Tensor]:
 
 
 def eps_of(fitter: Fitter, moments: Moments) -> list[float]:
-    if fitter.settings.eps_rule == "relative":
-        return relative_eps(moments, fitter.settings.eps)
-    return [fitter.settings.eps] * len(fitter.pyramid.levels)
+    if fitter.recipe.eps_rule == "relative":
+        return relative_eps(moments, fitter.recipe.eps)
+    return [fitter.recipe.eps] * len(fitter.encoder.pyramid.levels)
 
 
 def hierarchical(
@@ -122,10 +122,10 @@ def hierarchical(
     store: torch.dtype = torch.float64,
 ) -> oracle.Floats:
     """The package's distances in float64, from given feature maps."""
-    moments = Moments.of(fitter.pyramid.split(tensors(train_maps)))
+    moments = Moments.of(fitter.encoder.pyramid.split(tensors(train_maps)))
     rows = factor(moments, eps_of(fitter, moments), max(moments.count - 1, 1), store)
-    head = Head(fitter.pyramid, moments.mean, rows, torch.float64)
-    result: oracle.Floats = head(fitter.pyramid.split(tensors(test_maps))).numpy()
+    head = Head(fitter.encoder.pyramid, moments.mean, rows, torch.float64)
+    result: oracle.Floats = head(fitter.encoder.pyramid.split(tensors(test_maps))).numpy()
     return result
 
 
@@ -137,7 +137,7 @@ def test_distances_on_real_images_equal_the_dense_reference(case: Case, fitter: 
 
 @pytest.mark.slow
 def test_maps_on_real_images_equal_the_dense_reference(case: Case, fitter: Fitter) -> None:
-    settings = fitter.settings
+    settings = fitter.recipe
     expected = oracle.anomaly_map(case.distance, settings.size_px, sigma_px=4)
     expected_score = oracle.image_score(expected, 0.0 if case.recipe == "reference" else 0.01)
 
@@ -221,7 +221,7 @@ def test_folded_trunk_gives_the_feature_maps_of_the_whole_network(
     fitter = random_fitter(name, random_case, dims="all")
     with torch.inference_mode():
         embedding = fitter.features(torch.from_numpy(random_case.pixels))
-    expected = fitter.pyramid.split(tensors(random_case.feature_maps))
+    expected = fitter.encoder.pyramid.split(tensors(random_case.feature_maps))
     for ours, whole in zip(embedding, expected, strict=True):
         assert ours.shape == whole.shape
         # Near zero a feature is a difference of large ones: its error is theirs.

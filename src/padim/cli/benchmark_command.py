@@ -5,26 +5,32 @@ from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 from rich.progress import Progress, TaskID
 
-from padim.backbones import DEFAULT_BACKBONE
+from padim.choices import Choice
 from padim.cli import options
 from padim.cli.console import bars, result, say
 from padim.cli.fit_command import prepare_within
 from padim.cli.images import require_apart, require_writable, sizes
 from padim.datasets import Category, describe, read_root
 from padim.errors import MissingExtraError, PadimError, UnknownNameError, UsageError
-from padim.fitting.settings import FitSettings
+from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.heatmap import DEFAULT_COLORMAP, colours_of
 from padim.memory import resident_bytes
-from padim.recipes import DEFAULT_RECIPE
 from padim.scoring.engines import n_cores
 
 if TYPE_CHECKING:
     from padim.evaluation.run import Result
+
+
+class Sinks(TypedDict, total=False):
+    """Where the rows of a benchmark go beside its folder."""
+
+    mlflow: Annotated[str, Choice("Send the rows there as well.", "output", "URI")]
+    tensorboard: Annotated[Path, Choice("Write the rows there as scalars.", "output", "DIR")]
 
 
 def benchmark(
@@ -32,26 +38,11 @@ def benchmark(
         Path, typer.Argument(help="Folder of categories in any known layout, or a manifest.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of the results.")],
-    category: Annotated[
-        list[str] | None, typer.Option("--category", metavar="NAME", help="Only this; repeatable.")
-    ] = None,
+    choices: FitChoices,
+    sinks: Sinks,
+    category: options.Categories = None,
     layout: options.Layout = None,
-    backbone: options.Backbone = DEFAULT_BACKBONE,
-    recipe: options.Recipe = DEFAULT_RECIPE,
-    size: options.Size = None,
-    taps: options.Taps = None,
-    dims: options.Dims = None,
-    eps: options.Eps = None,
-    eps_rule: options.EpsRule = None,
-    sigma: options.Sigma = None,
-    score_fraction: options.ScoreFraction = None,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    precision: options.Precision = None,
-    store: options.Store = "float16",
-    engine: options.Engine = "auto",
-    threads: options.Threads = None,
-    max_memory: options.MaxMemory = None,
+    skip_unreadable: options.SkipUnreadable = False,
     workers: Annotated[
         int, typer.Option("--workers", metavar="N", help="Categories at a time, as memory allows.")
     ] = 1,
@@ -68,44 +59,19 @@ def benchmark(
         str | None,
         typer.Option("--against", metavar="published", help="Compare with the published figures."),
     ] = None,
-    mlflow: Annotated[
-        str | None, typer.Option("--mlflow", metavar="URI", help="Send the rows there as well.")
-    ] = None,
-    tensorboard: Annotated[
-        Path | None,
-        typer.Option("--tensorboard", metavar="DIR", help="Write the rows there as scalars."),
-    ] = None,
-    skip_unreadable: options.SkipUnreadable = False,
 ) -> None:
     """Fit and evaluate every category: tables, curves and pictures."""
-    for package, wanted in (("mlflow", mlflow), ("tensorboard", tensorboard)):
-        if wanted is not None and find_spec(package) is None:
+    settings = settings_with(**choices)
+    for package in sinks:
+        if find_spec(package) is None:
             raise MissingExtraError(package, "tracking")
     if against not in (None, "published"):
         raise UnknownNameError("table to compare with", against, ("published",))
     colours_of(colormap)  # refused before any work
-    if tensorboard is not None:
-        require_writable(tensorboard)
+    if "tensorboard" in sinks:
+        require_writable(sinks["tensorboard"])
     categories = read_root(root, category or (), layout)
     require_apart(out, [root, *(found.root for found in categories)])
-    settings = FitSettings(
-        backbone=backbone,
-        recipe=recipe,
-        max_memory=max_memory,
-        size_px=options.parse_size(size),
-        taps=options.parse_taps(taps),
-        dims=options.parse_dims(dims),
-        eps=eps,
-        eps_rule=eps_rule,
-        sigma_px=sigma,
-        score_fraction=score_fraction,
-        weights=weights,
-        device=device,
-        precision=precision or "float32",
-        store=store,
-        engine=engine,
-        n_threads=threads,
-    )
     outcome = run_benchmark(
         categories,
         out,
@@ -117,14 +83,14 @@ def benchmark(
         colormap=colormap,
     )
     steps = [partial(finish, outcome, out, against)]
-    if mlflow is not None:
+    if "mlflow" in sinks:
         from padim.evaluation.tracking import send_to_mlflow
 
-        steps.append(partial(send_to_mlflow, outcome.document, mlflow))
-    if tensorboard is not None:
+        steps.append(partial(send_to_mlflow, outcome.document, sinks["mlflow"]))
+    if "tensorboard" in sinks:
         from padim.evaluation.tracking import write_tensorboard
 
-        steps.append(partial(write_tensorboard, outcome.document, tensorboard))
+        steps.append(partial(write_tensorboard, outcome.document, sinks["tensorboard"]))
     _do_all(steps)
 
 
@@ -158,7 +124,8 @@ def run_benchmark(
     n_train = max(len(found.train) for found in categories)
     largest_px, words = sizes(path for found in categories for path in found.images())
     say(f"{describe(categories)}; images {words}.")
-    fitter, forecast = prepare_within(settings, largest_px, n_train)
+    source_px = _source_px(categories, settings)
+    fitter, forecast = prepare_within(settings, largest_px, n_train, source_px=source_px)
     n_workers = min(n_workers, len(categories) * n_seeds)
     if settings.max_bytes is not None:
         left = settings.max_bytes - resident_bytes()  # this process waits beside the others
@@ -168,10 +135,30 @@ def run_benchmark(
         n_workers = min(n_workers, allowed)
     if n_workers > 1 and settings.n_threads is None:
         settings = replace(settings, n_threads=max(1, n_cores() // n_workers))
-    plan = Plan(settings, n_seeds, skip_unreadable, keep_maps, colormap)
+    plan = Plan(settings, n_seeds, skip_unreadable, keep_maps, colormap, source_px)
     with bars() as bar:
         watcher = _BarWatcher(bar)
         return run(categories, plan, out, watcher, fitter=fitter, n_workers=n_workers)
+
+
+def _source_px(categories: Iterable[Category], settings: FitSettings) -> tuple[int, int] | None:
+    """The one size of the images of every category, where a fit has to know it.
+
+    Raises:
+        UsageError: They have several.
+    """
+    from padim.fitting.prepare import first_px, needs_source_px
+
+    if not needs_source_px(settings):
+        return None
+    found = {first_px(category.train): category.name for category in categories}
+    if len(found) > 1:
+        words = ", ".join(f"{name} {size[0]}x{size[1]}" for size, name in found.items())
+        raise UsageError(
+            f"The categories are of several sizes ({words} px), but a region of interest and tiles "
+            "are for one. Name one with --category, or give --size-px."
+        )
+    return next(iter(found))
 
 
 def finish(outcome: "Result", out: Path, against: str | None = None) -> None:

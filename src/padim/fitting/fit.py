@@ -1,13 +1,14 @@
 """``padim.fit``: good images in, a model out."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Unpack
 
 from padim.datasets import normal_images
 from padim.errors import ModelFileError, PathMissingError, UsageError
 from padim.features.weights import sha256
-from padim.fitting.fitter import Fitted, Fitter
+from padim.fitting.fitter import Fitter
+from padim.fitting.looks import Begin, Fitted, no_progress
 from padim.fitting.prepare import first_px, needs_source_px, prepare
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.ahead import ImageInput
@@ -16,7 +17,6 @@ from padim.method.moments import Moments
 from padim.model.file import load_state, save_state
 from padim.model.padim import PaDiM
 from padim.model.state import ModelState
-from padim.versions import installed_versions
 
 
 def fit(
@@ -80,7 +80,7 @@ def from_fitted(fitter: Fitter, fitted: Fitted) -> PaDiM:
 
 
 def fit_or_reuse(
-    fitter: Fitter, images: Sequence[Path], path: Path, advance: Callable[[int], None] | None = None
+    fitter: Fitter, images: Sequence[Path], path: Path, begin: Begin = no_progress
 ) -> tuple[PaDiM, bool]:
     """Load a model file when it is what this fit would give, else fit and write it.
 
@@ -88,7 +88,7 @@ def fit_or_reuse(
         fitter: How to fit.
         images: Good images.
         path: The model file.
-        advance: Told how many more images have been seen.
+        begin: Told of each phase and its number of steps; gives what is told of each step.
 
     Returns:
         The model, and whether it was reused.
@@ -104,7 +104,7 @@ def fit_or_reuse(
         hashes = sorted(sha256(image) for image in images)
         if _would_give(fitter, state) and list(state.image_sha256) == hashes:
             return _with_network(fitter, state), True
-    fitted = fitter.fit(images, advance or (lambda n_images: None))
+    fitted = fitter.fit(images, begin)
     save_state(fitted.state, path)
     return from_fitted(fitter, fitted), False
 
@@ -112,18 +112,12 @@ def fit_or_reuse(
 def _would_give(fitter: Fitter, state: ModelState) -> bool:
     """Whether a fit on the same images would give this model."""
     return (
-        state.spec == fitter.spec
-        and state.recipe == fitter.settings
-        and state.preprocess == fitter.preprocess
-        and state.pyramid == fitter.pyramid
-        and state.engine == fitter.engine
-        and state.precision == fitter.precision
-        and (state.samples is not None) == fitter.keep_samples
-        and (state.calibration is not None) == (fitter.calibrate and state.count > 1)
-        and state.whitening[0].dtype == STORES[fitter.store]
-        and state.weights_sha256 == fitter.weights_sha256
-        and bool(state.trunk) == bool(fitter.trunk_tensors)
-        and state.versions == installed_versions()
+        state.encoder == fitter.encoder
+        and state.recipe == fitter.recipe
+        and (state.samples is not None) == fitter.settings.keep_samples
+        and (state.calibration is not None) == (fitter.settings.calibrate and state.count > 1)
+        and state.whitening[0].dtype == STORES[fitter.settings.store]
+        and bool(state.trunk) == bool(fitter.trunk)
     )
 
 
@@ -132,7 +126,6 @@ def _with_network(fitter: Fitter, state: ModelState, moments: Moments | None = N
         state,
         moments,
         features=fitter.features,
-        device=fitter.device.type,
-        precision=fitter.precision,
-        n_batch=fitter.n_batch,
+        device=fitter.embedder.device.type,
+        n_batch=fitter.embedder.n_batch,
     )

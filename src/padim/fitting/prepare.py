@@ -1,10 +1,8 @@
 """Find and load everything a fit needs, and refuse what cannot be, before any work."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -13,12 +11,14 @@ from torch import Tensor
 
 from padim.backbones import BackboneSpec, backbone
 from padim.errors import DatasetError, ImageReadError, PathMissingError, UsageError
+from padim.features.encoder import Encoder, Engine
 from padim.features.network import Network, choose_batch, choose_device, choose_engine
 from padim.features.trunk import with_taps
 from padim.features.weights import fetch, read_weights, sha256
 from padim.fitting.fitter import Fitter
+from padim.fitting.forecast import NetworkBytes
+from padim.fitting.looks import Embedder
 from padim.fitting.settings import FitSettings, recipe_of
-from padim.fitting.tile_fitter import TileFitter
 from padim.images.ahead import ImageInput, load_image
 from padim.images.preprocess import Preprocess
 from padim.images.roi import Roi, read_roi
@@ -26,6 +26,7 @@ from padim.method.pyramid import RANDOM_DIMS_SEED, build_pyramid
 from padim.method.tiles import Tiling, plan_tiles
 from padim.model.file_tensor import n_bytes
 from padim.recipes import Recipe, known_recipe
+from padim.versions import installed_versions
 
 INCLUDE_BACKBONE_BYTES = 50_000_000
 _GRAPH_BYTES = 40_000_000  # the library of another engine than torch, loaded
@@ -63,33 +64,21 @@ def prepare(
     preprocess = _preprocess(settings, recipe, spec, source_px)
     tiling = _tiling(settings, recipe, spec, preprocess)
     in_tiles = len(tiling.tiles) > 1
-    network = _network(settings, spec, tiling, preprocess)
+    network = _network(settings, spec, tiling, preprocess, engine)
     n_batch = choose_batch(settings.n_batch, device)
     tensors, image_bytes, engine_bytes = _trunk(network, engine, n_batch)
     is_inside = settings.include_backbone
     if is_inside is None:
         is_inside = n_bytes(tensors) < INCLUDE_BACKBONE_BYTES
-    made: Callable[..., Fitter] = partial(TileFitter, scratch=scratch) if in_tiles else Fitter
-    return made(
-        spec=spec,
-        settings=recipe,
-        preprocess=preprocess,
-        tiling=tiling,
-        features=network.features(engine, settings.precision, settings.n_threads).to(device),
-        image_bytes=image_bytes,
-        engine_bytes=engine_bytes,
-        weights_sha256=network.weights_sha256,
-        engine=engine if engine == "torch" else f"{engine} {version(engine)}",
-        precision=settings.precision,
-        store=settings.store,
-        trunk_tensors=tensors if is_inside else {},
-        device=device,
-        keep_moments=settings.keep_moments,
-        keep_samples=settings.keep_samples and not in_tiles,
-        calibrate=settings.calibrate,
-        drop_outliers=settings.drop_outliers,
-        keep_outlier_maps=False,
-        n_batch=n_batch,
+    trunk = tensors if is_inside else {}
+    features = network.features(engine, settings.n_threads).to(device)
+    return Fitter(
+        settings=replace(settings, keep_samples=settings.keep_samples and not in_tiles),
+        recipe=recipe,
+        embedder=Embedder(network.encoder, features, device, n_batch),
+        trunk=trunk,
+        network_bytes=NetworkBytes(image_bytes, engine_bytes, n_bytes(trunk)),
+        scratch=scratch,
     )
 
 
@@ -194,7 +183,11 @@ def _tiling(
 
 
 def _network(
-    settings: FitSettings, spec: BackboneSpec, tiling: Tiling, preprocess: Preprocess
+    settings: FitSettings,
+    spec: BackboneSpec,
+    tiling: Tiling,
+    preprocess: Preprocess,
+    engine: str,
 ) -> Network:
     """The network, with weights that are there.
 
@@ -205,9 +198,16 @@ def _network(
     path = fetch(spec) if settings.weights is None else Path(settings.weights)
     if not path.is_file():
         raise PathMissingError(path)
-    return Network(
-        spec, tiling, preprocess, lambda: read_weights(path), path, weights_sha256=sha256(path)
+    encoder = Encoder(
+        spec,
+        tiling,
+        preprocess,
+        Engine.installed(engine),
+        settings.precision,
+        sha256(path),
+        installed_versions(),
     )
+    return Network(encoder, lambda: read_weights(path), path)
 
 
 def _trunk(network: Network, engine: str, n_batch: int) -> tuple[dict[str, Tensor], int, int]:

@@ -14,10 +14,9 @@ from padim.choices import Choice, Range, is_same
 from padim.errors import UsageError
 from padim.memory import parse_bytes
 from padim.recipes import DEFAULT_RECIPE, EPS_RULES, RECIPES, Recipe
-from padim.scoring.engines import ENGINES, PRECISIONS
+from padim.scoring.engines import DEVICES, ENGINES, PRECISIONS
 
 STORE_NAMES = ("float16", "float32")
-DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -41,22 +40,10 @@ class FitSettings:
         ),
     ] = None
     backbone: Annotated[
-        str,
-        Choice(
-            "See padim backbones.",
-            "network",
-            "NAME",
-            names=tuple(BACKBONES),
-        ),
+        str, Choice("See padim backbones.", "network", "NAME", names=tuple(BACKBONES))
     ] = DEFAULT_BACKBONE
     recipe: Annotated[
-        str,
-        Choice(
-            "standard, fast or reference.",
-            "network",
-            "NAME",
-            names=tuple(RECIPES),
-        ),
+        str, Choice("standard, fast or reference.", "network", "NAME", names=tuple(RECIPES))
     ] = DEFAULT_RECIPE
     size_px: Annotated[
         tuple[int, int] | None,
@@ -70,16 +57,11 @@ class FitSettings:
         ),
     ] = None
     taps: Annotated[
-        tuple[int, ...] | None,
-        Choice("Blocks to tap, such as 1,2,4.", "network", "N,N"),
+        tuple[int, ...] | None, Choice("Blocks to tap, such as 1,2,4.", "network", "N,N")
     ] = None
     dims: Annotated[
         int | Literal["all"] | None,
-        Choice(
-            "all, or how many dimensions to draw at random.",
-            "network",
-            "N",
-        ),
+        Choice("all, or how many dimensions to draw at random.", "network", "N"),
     ] = None
     dims_seed: Annotated[
         int, Choice("Of the draw of dimensions.", "network", "N", within=Range(0))
@@ -95,12 +77,7 @@ class FitSettings:
     ] = None
     eps_rule: Annotated[
         str | None,
-        Choice(
-            "absolute, or relative to the variance.",
-            "network",
-            "NAME",
-            names=EPS_RULES,
-        ),
+        Choice("absolute, or relative to the variance.", "network", "NAME", names=EPS_RULES),
     ] = None
     tile_px: Annotated[
         int | None,
@@ -110,8 +87,7 @@ class FitSettings:
         int | None, Choice("By how much tiles overlap: 128.", "network", "N")
     ] = None
     weights: Annotated[
-        str | Path | None,
-        Choice("Local weights of the backbone.", "network", "FILE"),
+        str | Path | None, Choice("Local weights of the backbone.", "network", "FILE")
     ] = None
     engine: Annotated[
         str,
@@ -126,7 +102,7 @@ class FitSettings:
     precision: Annotated[
         str,
         Choice(
-            "The network computes in float32 or bfloat16.",
+            "float32 or bfloat16; for a graph, of its products.",
             "network",
             "NAME",
             names=PRECISIONS,
@@ -134,13 +110,7 @@ class FitSettings:
     ] = "float32"
     sigma_px: Annotated[
         float | None,
-        Choice(
-            "Blur of the map; 0 for none.",
-            "map",
-            "PX",
-            within=Range(0),
-            older=("--sigma",),
-        ),
+        Choice("Blur of the map; 0 for none.", "map", "PX", within=Range(0), older=("--sigma",)),
     ] = None
     score_fraction: Annotated[
         float | None,
@@ -166,12 +136,7 @@ class FitSettings:
     ] = 0.0
     max_memory: Annotated[
         int | str | None,
-        Choice(
-            "Refuse a fit that needs more: 2GiB.",
-            "memory",
-            "BYTES",
-            within=Range(1),
-        ),
+        Choice("Refuse a fit that needs more: 2GiB.", "memory", "BYTES", within=Range(1)),
     ] = None
     n_batch: Annotated[
         int | None,
@@ -195,13 +160,7 @@ class FitSettings:
         ),
     ] = None
     store: Annotated[
-        str,
-        Choice(
-            "The file holds float16 or float32.",
-            "output",
-            "NAME",
-            names=STORE_NAMES,
-        ),
+        str, Choice("The file holds float16 or float32.", "output", "NAME", names=STORE_NAMES)
     ] = "float16"
     include_backbone: Annotated[
         bool | None,
@@ -215,7 +174,7 @@ class FitSettings:
         Choice(
             "A few of the images travel with the model, to compare engines on.",
             "output",
-            older=("--samples", "--no-samples"),
+            older=("--samples/--no-samples",),
         ),
     ] = True
 
@@ -223,6 +182,9 @@ class FitSettings:
         """Check each choice by itself; what must fit together is checked by ``prepare``."""
         for one in fields(self):
             value = getattr(self, one.name)
+            if isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, one.name, value)
             if not is_same(value, one.default):
                 CHOICES[one.name].check(one.name, value, KINDS[one.name])
 
