@@ -4,6 +4,7 @@
 that is due.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from padim.backbones import BACKBONES, DEFAULT_BACKBONE
 from padim.cli import app
 
 DOCS = Path(__file__).parents[1]
+_DEFAULT = re.compile(r" \[default: (.*)\]$")  # in the help of a choice of a fit
 _SHARED = ("--json", "--quiet", "--verbose", "--help")
 
 
@@ -183,10 +185,12 @@ def _names(option: Any) -> str:
 
 def _help(parameter: Any) -> str:
     needed = " Needed." if parameter.required and parameter.param_type_name == "option" else ""
-    return _escape(" ".join((parameter.help or "").split()) + needed)
+    return _escape(_DEFAULT.sub("", " ".join((parameter.help or "").split())) + needed)
 
 
 def _default(option: Any) -> str:
+    if said := _DEFAULT.search(option.help or ""):
+        return f"`{said[1]}`"
     default = option.default
     if default in (None, (), False, "") or option.required or callable(default):
         return ""
