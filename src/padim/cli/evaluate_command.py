@@ -9,7 +9,7 @@ import typer
 from padim.cli import options
 from padim.cli.console import progress, result, say, table
 from padim.cli.images import Unreadable, sizes, threshold_words
-from padim.datasets import describe, read_category, read_root
+from padim.datasets import describe, read_category, read_dataset
 from padim.errors import PadimError
 
 
@@ -30,7 +30,7 @@ def evaluate(
     if category is None:
         found = read_category(data, layout)
     else:
-        (found,) = read_root(data, (category,), layout)
+        (found,) = read_dataset(data, (category,), layout)
     say(f"{describe([found])}.\n{found.describe()}\nImages: {sizes(found.images())[1]}.")
     if not found.test:
         raise PadimError(f"{found.root} has no test images. Put them into test/<defect>.")

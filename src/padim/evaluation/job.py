@@ -16,8 +16,7 @@ from padim.errors import ImageReadError
 from padim.evaluation.category import Evaluation, evaluate, preview
 from padim.evaluation.pictures import pictures, save_pictures
 from padim.evaluation.run_folder import COLUMNS, METRICS, SCHEMA_VERSION, Record, record_name
-from padim.features.weights import sha256
-from padim.files import remove_partial, written_whole
+from padim.files import remove_partial, sha256, written_whole
 from padim.fitting.fit import from_fitted
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
