@@ -81,10 +81,10 @@ class PredictionWriter:
 
     def _write_one(self, prediction: Prediction) -> PredictionRecord:
         name = self.name(prediction)
-        found = prediction.findings(self.min_region_px)
+        regions, outlined = prediction.outlined(self.min_region_px)
         if self.overlays:
             path = self.folder / "overlays" / name.with_name(f"{name.name}.jpg")
-            save_picture(prediction.draw(found), path)
+            save_picture(prediction.draw(outlined), path)
         if self.maps is not None:
             path = self.folder / "maps" / name.with_name(f"{name.name}.{self.maps}")
             source_map = prediction.source_map()
@@ -93,4 +93,4 @@ class PredictionWriter:
                     np.save(partial, source_map)
                 else:
                     Image.fromarray(source_map).save(partial)
-        return prediction.record(found)
+        return prediction.record(regions)
