@@ -62,7 +62,8 @@ def _print_config(file: Path) -> None:
             f"{file} is a graph, but --config needs the model file that it was exported from."
         )
     choices = choices_of(load_state(file))
-    result(choices, format_choices(choices).rstrip())
+    text = format_choices(choices).rstrip()
+    result(choices, f"# Device, batch and outliers that were dropped are not in a model.\n{text}")
 
 
 def _of_model(file: Path) -> tuple[dict[str, Any], Calibration | None]:

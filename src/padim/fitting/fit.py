@@ -102,7 +102,7 @@ def fit_or_reuse(
         The model, and whether it was reused.
 
     Raises:
-        PadimError: As for ``Fitter.fit``.
+        PadimError: An image cannot be read, or the images cannot be fitted on.
     """
     try:
         state = load_state(path)

@@ -26,7 +26,7 @@ from padim.images.roi import Roi, read_roi
 from padim.method.pyramid import RANDOM_DIMS_SEED, build_pyramid
 from padim.method.tiles import Tiling, plan_tiles
 from padim.model.file_tensor import n_bytes
-from padim.recipes import Recipe, known_recipe
+from padim.recipes import RECIPES, Recipe
 from padim.versions import installed_versions
 
 INCLUDE_BACKBONE_BYTES = 50_000_000
@@ -117,7 +117,7 @@ def first_px(images: Iterable[ImageInput]) -> tuple[int, int]:
 def _tapped(settings: FitSettings) -> BackboneSpec:
     """The backbone, tapped where the settings or their recipe say."""
     spec = backbone(settings.backbone)
-    taps = settings.taps or known_recipe(settings.recipe).taps
+    taps = settings.taps or RECIPES[settings.recipe].taps
     return spec if taps is None else with_taps(spec, taps)
 
 

@@ -83,7 +83,7 @@ def export(
     model, target = Path(model), Path(target)
     _check_choices(target, to, camera_px, n_batch, store)
     state = _read_exportable(model, camera_px, has_images=bool(images))
-    features = network_of(state, weights).in_torch()
+    features = network_of(state, weights).features()
     torch_score = TorchScore(scorer_of(state, features), torch.device("cpu"))
     reference = _Reference(torch_score, state.preprocess, camera_px, state.samples, images)
     if state.samples is not None:
