@@ -103,7 +103,7 @@ class Prediction:
     """What a model says of one image.
 
     Attributes:
-        image: As it was given; a picture of it is drawn from this.
+        image: As it was given. Pictures are drawn of it, so a frame must not be written over.
         score: The image score, in standard deviations of normal patches; higher is more anomalous.
         anomaly_map: The same for each pixel at network size, shape ``(H, W)``, float32; NaN
             outside the region of interest.
