@@ -16,13 +16,12 @@ from padim.cli.images import (
     require_writable,
     sizes,
     threshold_words,
-    write_overlay,
 )
 from padim.datasets import describe, layout_title, normal_images, read_dataset
 from padim.errors import UsageError
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.decode import decode
-from padim.images.heatmap import overlay
+from padim.images.heatmap import overlay, save_picture
 from padim.images.regions import regions_above
 from padim.memory import format_bytes, peak_bytes, reset_peak
 from padim.scoring.engines import is_graph
@@ -199,7 +198,8 @@ def _draw_outliers(fitted: "Fitted", places: dict[Path, Path]) -> dict[int, str]
         image = decode(path)
         window = fitted.state.preprocess.window((image.height, image.width))
         _, inside = regions_above(anomaly_map, decide(calibration).pixel_threshold)
-        drawn[i] = str(write_overlay(overlay(image, anomaly_map, inside, window), places[path]))
+        drawn[i] = f"{places[path]}.jpg"
+        save_picture(overlay(image, anomaly_map, inside, window), Path(drawn[i]))
     return drawn
 
 
