@@ -22,7 +22,7 @@ from padim.recipes import DEFAULT_RECIPE
 from padim.scoring.engines import n_cores
 
 if TYPE_CHECKING:
-    from padim.evaluation.run import Result
+    from padim.evaluation.run_folder import Results
 
 
 def benchmark(
@@ -115,11 +115,11 @@ def benchmark(
     if mlflow is not None:
         from padim.evaluation.tracking import send_to_mlflow
 
-        steps.append(partial(send_to_mlflow, outcome.document, mlflow))
+        steps.append(partial(send_to_mlflow, outcome, mlflow))
     if tensorboard is not None:
         from padim.evaluation.tracking import write_tensorboard
 
-        steps.append(partial(write_tensorboard, outcome.document, tensorboard))
+        steps.append(partial(write_tensorboard, outcome, tensorboard))
     _do_all(steps)
 
 
@@ -136,7 +136,7 @@ def run_benchmark(
     keep_maps: bool = False,
     colormap: str = DEFAULT_COLORMAP,
     **settings: Any,
-) -> "Result":
+) -> "Results":
     """Prepare a fit and run it over categories, with progress bars.
 
     Args:
@@ -181,7 +181,7 @@ def run_benchmark(
         return run(categories, plan, out, watcher, fitter=fitter, n_workers=n_workers)
 
 
-def finish(outcome: "Result", out: Path, against: str | None = None) -> None:
+def finish(outcome: "Results", out: Path, against: str | None = None) -> None:
     """Print the tables and where everything is.
 
     Raises:
@@ -190,7 +190,6 @@ def finish(outcome: "Result", out: Path, against: str | None = None) -> None:
     from padim.evaluation.published import difference_words
     from padim.evaluation.run_folder import markdown
 
-    document = outcome.document
     places = (
         f"Every metric: {out / 'results.md'}, results.csv, results.json. "
         f"Scores: {out / 'images.jsonl'}.\n"
@@ -198,13 +197,13 @@ def finish(outcome: "Result", out: Path, against: str | None = None) -> None:
         f"Models: {out / 'models'}."
     )
     if against is not None:
-        places = f"{difference_words(document)}\n\n{places}"
-    if outcome.records or not outcome.failed:
-        result(document, f"{markdown(document, is_for_terminal=True)}\n{places}")
+        places = f"{difference_words(outcome)}\n\n{places}"
+    if outcome.rows or not outcome.failed:
+        result(outcome.document(), f"{markdown(outcome, is_for_terminal=True)}\n{places}")
     if not outcome.failed:
         return
-    reasons = " ".join(f"{failure['category']}: {failure['message']}" for failure in outcome.failed)
-    n_categories = len(outcome.failed) + len(document["rows"])
+    reasons = " ".join(f"{failure.category}: {failure.message}" for failure in outcome.failed)
+    n_categories = len(outcome.failed) + len(outcome.rows)
     raise PadimError(f"{len(outcome.failed)} of {n_categories} categories failed. {reasons}")
 
 
