@@ -67,18 +67,21 @@ def _run(given: Sequence[str]) -> None:
     from padim.evaluation.run import settings_of, write_roc
     from padim.evaluation.run_folder import Failure, Results, markdown
     from padim.fitting.prepare import prepare
+    from padim.fitting.settings import FitSettings
     from padim.memory import format_bytes
 
     if arguments.use_gpu and not torch.cuda.is_available():
         print("no GPU here, computing on the CPU")
     fitter = prepare(
-        spec.name,
-        "reference",
-        dims=_REDUCED_DIMS.get(spec.name, 100) if arguments.reduce_dim else "all",
-        device="auto" if arguments.use_gpu else "cpu",
-        weights=arguments.weights,
-        n_batch=arguments.batch_size,
-        calibrate=False,
+        FitSettings(
+            backbone=spec.name,
+            recipe="reference",
+            dims=_REDUCED_DIMS.get(spec.name, 100) if arguments.reduce_dim else "all",
+            device="auto" if arguments.use_gpu else "cpu",
+            weights=arguments.weights,
+            n_batch=arguments.batch_size,
+            calibrate=False,
+        )
     )
     temp = arguments.save_path / f"temp_{spec.name}"
     drawn = arguments.save_path / f"pictures_{spec.name}"
@@ -142,7 +145,7 @@ def _category(
     )
     for kind in ("image", "pixel"):
         print(f"{kind} ROCAUC: {_digits(record.row.metrics[f'{kind}_auroc'])}")
-    made = enumerate(pictures(evaluation, fitter.preprocess, colormap))
+    made = enumerate(pictures(evaluation, fitter.encoder.preprocess, colormap))
     list(save_pictures((drawn / f"{category.name}_{i}.png", picture) for i, (_, picture) in made))
     return record
 

@@ -33,6 +33,7 @@ from padim.datasets.solar_cells import lay_out_solar_cells
 from padim.evaluation.run import settings_of
 from padim.fitting.prepare import prepare
 from padim.fitting.review import OUTLIER_RATE, outlier_p_values
+from padim.fitting.settings import FitSettings
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
 from padim.metrics.images import ImageMetrics
@@ -80,7 +81,7 @@ def run_draw(
     test = [i for i in range(good.count, good.count + len(anomalous)) if i not in planted]
     labels = [anomalous[i - good.count] for i in test]
     eps, head = images.solved(kept)
-    image_score = images.scored(fitted, LeaveOneOut(kept, eps, images.fitter.pyramid))
+    image_score = images.scored(fitted, LeaveOneOut(kept, eps, images.fitter.encoder.pyramid))
     listed = [fitted[i] for i in np.flatnonzero(outlier_p_values(image_score) <= OUTLIER_RATE)]
     n_found = len(set(listed) & set(planted))
     auroc_kept = auroc_dropped = image_auroc(labels, images.scored(test, head))
@@ -142,7 +143,7 @@ def main() -> None:
     """Run the benchmark."""
     quick = measure.arguments(__doc__).quick
     about = measure.facts(["elpv-dataset"])
-    fitter = prepare(device="cpu")
+    fitter = prepare(FitSettings(device="cpu"))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for category in find_categories(Path(folder), os.environ.get("PADIM_DATA")):

@@ -31,6 +31,7 @@ import padim
 from padim.datasets import read_category
 from padim.datasets.solar_cells import lay_out_solar_cells
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.metrics.images import ImageMetrics
 from padim.model.file import load_state
 
@@ -197,7 +198,7 @@ def main() -> None:
                 "image_auroc": float(metrics.resampled(None)["image_auroc"]),
             }
             lines.append((f"{tile_px} px", *(_shown(key, value) for key, value in row.items())))
-        whole = prepare(size_px=size_px, device="cpu").forecast(size_px, n_fit)
+        whole = prepare(FitSettings(size_px=size_px, device="cpu")).forecast(size_px, n_fit)
         content["whole_peak_bytes_computed"] = whole.peak_bytes
         image = np.asarray(Image.open(folder / "good" / "0.png"))
         models = [folder / f"{tile_px}.safetensors" for tile_px in TILES_PX]

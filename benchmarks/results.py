@@ -29,6 +29,7 @@ from padim.evaluation.run import settings_of
 from padim.files import write_text
 from padim.fitting.fit import from_fitted
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.images.decode import read_size_px
 from padim.images.preprocess import Preprocess
 from padim.metrics.table import interval_words, shown
@@ -124,13 +125,15 @@ def run_category(
     evaluations = {}
     for recipe in RECIPES:
         measure.say(f"{category.name}, {backbone}, {recipe}")
-        fitter = prepare(backbone, recipe, device="cpu", calibrate=False)
+        fitter = prepare(
+            FitSettings(backbone=backbone, recipe=recipe, device="cpu", calibrate=False)
+        )
         settings(settings_of(fitter))
         model = from_fitted(fitter, fitter.fit(category.train))
         evaluations[recipe] = evaluate(model.predictor, category)
         if recipe == "standard":
             measure.say(f"{category.name}, {backbone}, {PEER}")
-            evaluations[PEER] = evaluate_peer(category, backbone, fitter.preprocess)
+            evaluations[PEER] = evaluate_peer(category, backbone, fitter.encoder.preprocess)
     resampled = {method: found.resampled() for method, found in evaluations.items()}
     measured = {method: found.metrics for method, found in evaluations.items()}
     rows = []

@@ -152,7 +152,7 @@ def head_rows(
         whole, trunk = spreads["whole"], spreads["trunk"]
         head = whole.minus(trunk)
         entry_bytes = 2 if "bfloat16" in engine else 4
-        rows_bytes = entry_bytes * cells.fitter.pyramid.n_entries
+        rows_bytes = entry_bytes * cells.fitter.encoder.pyramid.n_entries
         rows.append(
             {
                 "engine": engine,
@@ -265,8 +265,8 @@ def main() -> None:
         ]
     content = {
         "settings": {
-            "backbone": cells.fitter.spec.name,
-            "size_px": cells.fitter.preprocess.size_px,
+            "backbone": cells.fitter.encoder.spec.name,
+            "size_px": cells.fitter.encoder.preprocess.size_px,
             "n_train": said["n_images"],
             "eps": EPS,
             "n_rounds": N_ROUNDS,

@@ -111,14 +111,17 @@ def time_default(n_threads: int | None) -> list[Timing]:
     import torch
 
     from padim.fitting.prepare import prepare
+    from padim.fitting.settings import FitSettings
     from padim.model.export import export
     from padim.model.file import load_state, save_state
     from padim.model.padim import network_of
 
     with TemporaryDirectory() as folder:
         model, graph = Path(folder) / "model.safetensors", Path(folder) / "model.onnx"
-        fitter = prepare(device="cpu", engine="torch", n_threads=n_threads, calibrate=False)
-        size_px = fitter.preprocess.size_px
+        fitter = prepare(
+            FitSettings(device="cpu", engine="torch", n_threads=n_threads, calibrate=False)
+        )
+        size_px = fitter.encoder.preprocess.size_px
         save_state(fitter.fit(list(_noise(2, size_px))).state, model)
         export(model, graph)
         state = load_state(model)
@@ -128,7 +131,7 @@ def time_default(n_threads: int | None) -> list[Timing]:
         timings = [Timing("torch", "float32", image_ms), *time_graph(graph, n_threads)]
         trunk_ms: dict[str, float] = {}
         for engine in {timing.engine for timing in timings}:
-            trunk = network_of(state).features(engine, "float32", n_threads)
+            trunk = network_of(state).features(engine, n_threads)
             with torch.inference_mode():
                 trunk_ms[engine] = _milliseconds(trunk, torch.from_numpy(pixels))
     return [replace(timing, trunk_ms=trunk_ms[timing.engine]) for timing in timings]

@@ -136,6 +136,6 @@ def failure_of(error: BaseException) -> tuple[str, str] | None:
     # torch has no class of its own for a CPU that ran out of memory, nor has ONNX Runtime.
     is_engines = isinstance(error, RuntimeError) or kind == "RuntimeException"
     if isinstance(error, MemoryError) or (is_engines and "memory" in str(error)):
-        advice = "Take a smaller --size, fewer --dims or another --backbone."
+        advice = "Take a smaller --size-px, fewer --dims or another --backbone."
         return kind, f"The memory ran out. {advice}"
     return None

@@ -23,8 +23,10 @@ from padim.errors import (
     UsageError,
 )
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.model.export import export
 from padim.scoring import engines
+from padim.scoring.engine_openvino import OpenVino
 from padim.scoring.engines import choose_threads, n_cores
 from padim.scoring.graph import Graph
 from padim.scoring.parity import TOLERANCE
@@ -183,7 +185,7 @@ def test_what_cannot_be_is_refused(
 
 def test_a_trunk_in_bfloat16_is_torchs() -> None:
     with pytest.raises(UsageError, match="onnxruntime runs a trunk in float32"):
-        prepare(engine="onnxruntime", precision="bfloat16")
+        prepare(FitSettings(engine="onnxruntime", precision="bfloat16"))
 
 
 def test_an_engine_that_is_not_installed_says_how_to_get_it(
@@ -194,7 +196,7 @@ def test_an_engine_that_is_not_installed_says_how_to_get_it(
         lambda: padim.load(folder / "m.xml"),
         lambda: padim.load(folder / "m.safetensors", engine="openvino"),
         lambda: export(folder / "m.safetensors", folder / "n.xml", to="openvino"),
-        lambda: prepare(engine="openvino"),
+        lambda: prepare(FitSettings(engine="openvino")),
     ):
         with pytest.raises(MissingExtraError, match=r"padim-efficientnet\[openvino\]"):
             refused()
@@ -207,7 +209,7 @@ def test_openvino_compiles_two_sizes_of_batch_at_most(folder: Path) -> None:
     for n in (1, 2, 3, 5):
         for ours, expected in zip(graph(pixels[:n]), whole, strict=True):
             np.testing.assert_allclose(ours, expected[:n], rtol=1e-4)
-    assert isinstance(graph.runtime, engines.OpenVino)
+    assert isinstance(graph.runtime, OpenVino)
     assert set(graph.runtime._compiled) == {1, engines.N_BATCH}
 
 

@@ -29,6 +29,7 @@ from padim.cli import (
     weights_command,
 )
 from padim.cli.console import Output, fail
+from padim.cli.help import Command, Group
 from padim.cli.options import with_shared_options
 from padim.errors import MissingExtraError, PadimError, failure_of
 
@@ -47,10 +48,10 @@ _EXTRAS = {
 
 app = typer.Typer(
     name="padim",
+    cls=Group,
     help="Find and localise defects in images after seeing only good ones.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -66,27 +67,40 @@ def _root(
         sys.stdout.write(context.get_help() + "\n")
 
 
-for _name, _command in (
-    ("fit", fit_command.fit),
-    ("predict", predict_command.predict),
-    ("calibrate", calibrate_command.calibrate),
-    ("update", learning_commands.update),
-    ("forget", learning_commands.forget),
-    ("merge", learning_commands.merge),
-    ("check", check_command.check),
-    ("evaluate", evaluate_command.evaluate),
-    ("benchmark", benchmark_command.benchmark),
-    ("compare", compare_command.compare),
-    ("report", report_command.report),
-    ("export", export_command.export),
-    ("verify", export_command.verify),
-    ("doctor", doctor_command.doctor),
-    ("info", info_command.info),
-    ("backbones", backbones_command.backbones),
-    ("demo", demo_command.demo),
-):
-    app.command(_name)(with_shared_options(_command))
-app.add_typer(weights_command.app, name="weights")
+_COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Fit and improve": {
+        "fit": fit_command.fit,
+        "calibrate": calibrate_command.calibrate,
+        "update": learning_commands.update,
+        "forget": learning_commands.forget,
+        "merge": learning_commands.merge,
+    },
+    "Inspect": {
+        "predict": predict_command.predict,
+        "info": info_command.info,
+        "check": check_command.check,
+    },
+    "Measure": {
+        "evaluate": evaluate_command.evaluate,
+        "benchmark": benchmark_command.benchmark,
+        "compare": compare_command.compare,
+        "report": report_command.report,
+    },
+    "Ship": {
+        "export": export_command.export,
+        "verify": export_command.verify,
+        "doctor": doctor_command.doctor,
+    },
+    "Look up": {
+        "backbones": backbones_command.backbones,
+        "demo": demo_command.demo,
+    },
+}
+for _heading, _commands in _COMMANDS.items():
+    for _name, _command in _commands.items():
+        _added = app.command(_name, cls=Command, rich_help_panel=_heading)
+        _added(with_shared_options(_command))
+app.add_typer(weights_command.app, name="weights", rich_help_panel="Look up")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

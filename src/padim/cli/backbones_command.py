@@ -6,7 +6,7 @@ from padim.features.weights import locate
 
 
 def backbones() -> None:
-    """List the backbones: channels, licence, bytes, and whether their weights are here."""
+    """List the backbones, their licences and where weights are."""
     document, rows = [], []
     for spec in BACKBONES.values():
         path = locate(spec)

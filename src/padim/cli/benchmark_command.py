@@ -1,28 +1,36 @@
 """``padim benchmark``."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 from rich.progress import Progress, TaskID
 
-from padim.backbones import DEFAULT_BACKBONE
+from padim.choices import Choice
 from padim.cli import options
 from padim.cli.console import bars, result, say
-from padim.cli.fit_command import prepared
+from padim.cli.fit_command import prepare_within
 from padim.cli.images import require_apart, require_writable, sizes
 from padim.datasets import Category, describe, read_root
 from padim.errors import MissingExtraError, PadimError, UnknownNameError, UsageError
+from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.heatmap import DEFAULT_COLORMAP, colours_of
-from padim.memory import parse_bytes, resident_bytes
-from padim.recipes import DEFAULT_RECIPE
+from padim.memory import resident_bytes
 from padim.scoring.engines import n_cores
 
 if TYPE_CHECKING:
     from padim.evaluation.run_folder import Results
+
+
+class Sinks(TypedDict, total=False):
+    """Where the rows of a benchmark go beside its folder."""
+
+    mlflow: Annotated[str, Choice("Send the rows there as well.", "output", "URI")]
+    tensorboard: Annotated[Path, Choice("Write the rows there as scalars.", "output", "DIR")]
 
 
 def benchmark(
@@ -30,26 +38,11 @@ def benchmark(
         Path, typer.Argument(help="Folder of categories in any known layout, or a manifest.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of the results.")],
-    category: Annotated[
-        list[str] | None, typer.Option("--category", metavar="NAME", help="Only this; repeatable.")
-    ] = None,
+    choices: FitChoices,
+    sinks: Sinks,
+    category: options.Categories = None,
     layout: options.Layout = None,
-    backbone: options.Backbone = DEFAULT_BACKBONE,
-    recipe: options.Recipe = DEFAULT_RECIPE,
-    size: options.Size = None,
-    taps: options.Taps = None,
-    dims: options.Dims = None,
-    eps: options.Eps = None,
-    eps_rule: options.EpsRule = None,
-    sigma: options.Sigma = None,
-    score_fraction: options.ScoreFraction = None,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    precision: options.Precision = None,
-    store: options.Store = "float16",
-    engine: options.Engine = "auto",
-    threads: options.Threads = None,
-    max_memory: options.MaxMemory = None,
+    skip_unreadable: options.SkipUnreadable = False,
     workers: Annotated[
         int, typer.Option("--workers", metavar="N", help="Categories at a time, as memory allows.")
     ] = 1,
@@ -66,91 +59,63 @@ def benchmark(
         str | None,
         typer.Option("--against", metavar="published", help="Compare with the published figures."),
     ] = None,
-    mlflow: Annotated[
-        str | None, typer.Option("--mlflow", metavar="URI", help="Send the rows there as well.")
-    ] = None,
-    tensorboard: Annotated[
-        Path | None,
-        typer.Option("--tensorboard", metavar="DIR", help="Write the rows there as scalars."),
-    ] = None,
-    skip_unreadable: options.SkipUnreadable = False,
 ) -> None:
-    """Fit and evaluate every category, and write tables, ROC curves and pictures."""
-    for package, wanted in (("mlflow", mlflow), ("tensorboard", tensorboard)):
-        if wanted is not None and find_spec(package) is None:
+    """Fit and evaluate every category: tables, curves and pictures."""
+    settings = settings_with(**choices)
+    for package in sinks:
+        if find_spec(package) is None:
             raise MissingExtraError(package, "tracking")
     if against not in (None, "published"):
         raise UnknownNameError("table to compare with", against, ("published",))
     colours_of(colormap)  # refused before any work
-    if tensorboard is not None:
-        require_writable(tensorboard)
+    if "tensorboard" in sinks:
+        require_writable(sinks["tensorboard"])
     categories = read_root(root, category or (), layout)
     require_apart(out, [root, *(found.root for found in categories)])
     outcome = run_benchmark(
         categories,
         out,
-        backbone,
-        recipe,
-        max_memory,
-        skip_unreadable,
+        settings,
         n_workers=_at_least_one(workers, "workers"),
         n_seeds=_at_least_one(seeds, "seeds"),
+        skip_unreadable=skip_unreadable,
         keep_maps=keep_maps,
         colormap=colormap,
-        size_px=options.parse_size(size),
-        taps=options.parse_taps(taps),
-        dims=dims,
-        eps=eps,
-        eps_rule=eps_rule,
-        sigma_px=sigma,
-        score_fraction=score_fraction,
-        weights=weights,
-        device=device,
-        precision=precision or "float32",
-        store=store,
-        engine=engine,
-        n_threads=threads,
     )
     steps = [partial(finish, outcome, out, against)]
-    if mlflow is not None:
+    if "mlflow" in sinks:
         from padim.evaluation.tracking import send_to_mlflow
 
-        steps.append(partial(send_to_mlflow, outcome, mlflow))
-    if tensorboard is not None:
+        steps.append(partial(send_to_mlflow, outcome, sinks["mlflow"]))
+    if "tensorboard" in sinks:
         from padim.evaluation.tracking import write_tensorboard
 
-        steps.append(partial(write_tensorboard, outcome, tensorboard))
+        steps.append(partial(write_tensorboard, outcome, sinks["tensorboard"]))
     _do_all(steps)
 
 
 def run_benchmark(
     categories: tuple[Category, ...],
     out: Path,
-    backbone: str,
-    recipe: str,
-    max_memory: str | None,
-    skip_unreadable: bool,
+    settings: FitSettings,
     *,
     n_workers: int = 1,
     n_seeds: int = 1,
+    skip_unreadable: bool = False,
     keep_maps: bool = False,
     colormap: str = DEFAULT_COLORMAP,
-    **settings: Any,
 ) -> "Results":
     """Prepare a fit and run it over categories, with progress bars.
 
     Args:
         categories: What to do.
         out: Folder of the results.
-        backbone: Short name of the backbone.
-        recipe: Name of the recipe.
-        max_memory: What the user allows.
-        skip_unreadable: Whether to go on without images that cannot be read.
+        settings: Of every fit.
         n_workers: Categories at a time, fewer where memory does not allow them.
         n_seeds: How often what is random is drawn anew.
+        skip_unreadable: Whether to go on without images that cannot be read.
         keep_maps: Whether the maps of the test images are kept.
         colormap: Of the pictures.
-        **settings: As for ``padim.fitting.prepare.prepare``.
     """
     from padim.evaluation.job import Plan
     from padim.evaluation.run import run
@@ -159,26 +124,41 @@ def run_benchmark(
     n_train = max(len(found.train) for found in categories)
     largest_px, words = sizes(path for found in categories for path in found.images())
     say(f"{describe(categories)}; images {words}.")
-    fitter, forecast = prepared(backbone, recipe, max_memory, largest_px, n_train, **settings)
+    source_px = _source_px(categories, settings)
+    fitter, forecast = prepare_within(settings, largest_px, n_train, source_px=source_px)
     n_workers = min(n_workers, len(categories) * n_seeds)
-    if max_memory is not None:
-        left = parse_bytes(max_memory) - resident_bytes()  # this process waits beside the others
+    if settings.max_bytes is not None:
+        left = settings.max_bytes - resident_bytes()  # this process waits beside the others
         allowed = max(1, left // forecast.peak_bytes)
         if allowed < n_workers:
-            say(f"{max_memory} allow {allowed} at a time.")
+            say(f"{settings.max_memory} allow {allowed} at a time.")
         n_workers = min(n_workers, allowed)
-    if n_workers > 1 and settings.get("n_threads") is None:
-        settings["n_threads"] = max(1, n_cores() // n_workers)
-    plan = Plan(
-        {"backbone_name": backbone, "recipe_name": recipe, **settings},
-        n_seeds,
-        skip_unreadable,
-        keep_maps,
-        colormap,
-    )
+    if n_workers > 1 and settings.n_threads is None:
+        settings = replace(settings, n_threads=max(1, n_cores() // n_workers))
+    plan = Plan(settings, n_seeds, skip_unreadable, keep_maps, colormap, source_px)
     with bars() as bar:
         watcher = _BarWatcher(bar)
         return run(categories, plan, out, watcher, fitter=fitter, n_workers=n_workers)
+
+
+def _source_px(categories: Iterable[Category], settings: FitSettings) -> tuple[int, int] | None:
+    """The one size of the images of every category, where a fit has to know it.
+
+    Raises:
+        UsageError: They have several.
+    """
+    from padim.fitting.prepare import first_px, needs_source_px
+
+    if not needs_source_px(settings):
+        return None
+    found = {first_px(category.train): category.name for category in categories}
+    if len(found) > 1:
+        words = ", ".join(f"{name} {size[0]}x{size[1]}" for size, name in found.items())
+        raise UsageError(
+            f"The categories are of several sizes ({words} px), but a region of interest and tiles "
+            "are for one. Name one with --category, or give --size-px."
+        )
+    return next(iter(found))
 
 
 def finish(outcome: "Results", out: Path, against: str | None = None) -> None:

@@ -23,6 +23,7 @@ from padim.scoring.prediction import decide
 def calibrate(
     model: options.Model,
     good: Annotated[Path, typer.Argument(help="Folder of good images that were not fitted on.")],
+    opening: options.Opening,
     anomalous: Annotated[
         Path | None,
         typer.Option("--anomalous", metavar="DIR", help="Images of known defects: least cost."),
@@ -34,13 +35,9 @@ def calibrate(
         float | None, typer.Option("--false-alarm-cost", metavar="X", help="Of a false alarm: 1.")
     ] = None,
     recursive: options.Recursive = False,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    engine: options.Engine = "auto",
-    threads: options.Threads = None,
     skip_unreadable: options.SkipUnreadable = False,
 ) -> None:
-    """Set a model's threshold by other good images, and by known defects if there are some."""
+    """Set a model's threshold by other good images. Known defects help if there are some."""
     if not model.is_file():
         raise PathMissingError(model)
     if anomalous is None and (miss_cost, false_alarm_cost) != (None, None):
@@ -52,7 +49,7 @@ def calibrate(
     defective = expand([anomalous], recursive=True) if anomalous else ()
     from padim.model.opening import load
 
-    predictor = load(model, weights=weights, device=device, engine=engine, n_threads=threads)
+    predictor = load(model, **opening)
     fitted = set(predictor.description["image_sha256"])
     hashes = _require_unseen(normal, fitted) | fitted
     if both := [path for path in defective if _sha256(path) in hashes]:

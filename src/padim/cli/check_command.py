@@ -26,7 +26,7 @@ def check(
     layout: options.Layout = None,
     threads: options.Threads = None,
 ) -> None:
-    """Look for what would make the numbers of a dataset wrong; exit with 1 if there is some."""
+    """Look for what makes a dataset's numbers wrong. Exit with 1 if there is some."""
     n_threads = choose_threads(threads)
     categories = read_root(data, category or (), layout)
     say(f"{describe(categories)}.")

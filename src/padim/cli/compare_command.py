@@ -15,7 +15,7 @@ def compare(
     first: Annotated[Path, typer.Argument(help="Folder of a benchmark.")],
     second: Annotated[Path, typer.Argument(help="Another, of the same test images.")],
 ) -> None:
-    """Say by how much one benchmark is better than another, and whether the difference holds."""
+    """Say by how much one benchmark is better, and if that holds."""
     from padim.evaluation.compare import LEVEL
     from padim.evaluation.compare import compare as compare_runs
     from padim.evaluation.record import plain

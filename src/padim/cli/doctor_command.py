@@ -22,7 +22,7 @@ def doctor(
     ] = None,
     threads: options.Threads = None,
 ) -> None:
-    """Say what this machine has, which engines score on it, and how fast."""
+    """Say what this machine has, and how fast its engines score."""
     if graph is not None:
         if not graph.is_file():
             raise PathMissingError(graph)

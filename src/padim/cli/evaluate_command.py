@@ -15,13 +15,9 @@ from padim.datasets import describe
 def evaluate(
     model: options.Model,
     data: Annotated[Path, typer.Argument(help="A category in any known layout, or a dataset.")],
+    opening: options.Opening,
     category: options.OneCategory = None,
     layout: options.Layout = None,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    precision: options.Precision = None,
-    engine: options.Engine = "auto",
-    threads: options.Threads = None,
     false_alarm_rate: options.FalseAlarmRate = None,
     skip_unreadable: options.SkipUnreadable = False,
 ) -> None:
@@ -33,14 +29,7 @@ def evaluate(
 
     found = read_test_category(data, category, layout)
     say(f"{describe([found])}.\n{found.describe()}\nImages: {sizes(found.images())[1]}.")
-    loaded = load(
-        model,
-        weights=weights,
-        device=device,
-        precision=precision,
-        engine=engine,
-        n_threads=threads,
-    ).at(false_alarm_rate)
+    loaded = load(model, **opening).at(false_alarm_rate)
     say(f"Engine: {loaded.engine}.")
     unreadable = Unreadable(skip_unreadable)
     with progress("score", len(found.test)) as advance:

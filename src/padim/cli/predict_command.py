@@ -55,6 +55,7 @@ def predict(
     model: options.Model,
     images: Annotated[list[Path], typer.Argument(help="Images and folders of images.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of the results.")],
+    opening: options.Opening,
     recursive: options.Recursive = False,
     maps: Annotated[
         str | None,
@@ -72,11 +73,6 @@ def predict(
         bool,
         typer.Option("--fail-on-anomaly", help="Exit with 1 when an image is labelled anomalous."),
     ] = False,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    precision: options.Precision = None,
-    engine: options.Engine = "auto",
-    threads: options.Threads = None,
     skip_unreadable: options.SkipUnreadable = False,
 ) -> None:
     """Score images, and show where each is most anomalous."""
@@ -92,14 +88,7 @@ def predict(
     require_writable(out)
     from padim.model.opening import load
 
-    loaded = load(
-        model,
-        weights=weights,
-        device=device,
-        precision=precision,
-        engine=engine,
-        n_threads=threads,
-    ).at(false_alarm_rate, pixel_false_alarm_rate)
+    loaded = load(model, **opening).at(false_alarm_rate, pixel_false_alarm_rate)
     if fail_on_anomaly and loaded.decision is None:
         raise UsageError(f"{NOT_CALIBRATED} Until then, leave --fail-on-anomaly out.")
     say(f"{len(chosen)} images to score, {sizes(chosen)[1]}. Engine: {loaded.engine}.")

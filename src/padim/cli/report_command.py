@@ -27,7 +27,7 @@ def report(
         typer.Option("--data", metavar="ROOT", help="Where the dataset is, if it has moved."),
     ] = None,
 ) -> None:
-    """Write a benchmark as one HTML file: metrics, curves, and every image, mistakes first."""
+    """Write a benchmark as one HTML file: metrics, curves, images."""
     from padim.report.page import write_report
 
     if data is not None and not data.is_dir():

@@ -8,14 +8,15 @@ import typer
 from padim.backbones import BACKBONES, backbone
 from padim.cli import options
 from padim.cli.console import result, table
+from padim.cli.help import Command, Group
 from padim.cli.images import require_writable
 from padim.errors import WeightsError
 
-app = typer.Typer(help="List, fetch and verify pretrained weights.", rich_markup_mode=None)
+app = typer.Typer(cls=Group, help="List, fetch and verify pretrained weights.")
 Names = Annotated[list[str] | None, typer.Argument(help="Backbones; all when none is named.")]
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 @options.with_shared_options
 def list_weights() -> None:
     """Say which weights are here and where the others come from."""
@@ -45,7 +46,7 @@ def list_weights() -> None:
     result(document, f"{text}\nFiles brought by hand belong into {weights_folder()}.")
 
 
-@app.command("fetch")
+@app.command("fetch", cls=Command)
 @options.with_shared_options
 def fetch_weights(
     names: Names = None,
@@ -64,13 +65,13 @@ def fetch_weights(
     result(paths, "\n".join(f"{name}: {path}" for name, path in paths.items()))
 
 
-@app.command("verify")
+@app.command("verify", cls=Command)
 @options.with_shared_options
 def verify_weights(
     names: Names = None,
     weights: options.Weights = None,
 ) -> None:
-    """Check that weights are the right ones: tensor names, shapes and sha256."""
+    """Check that weights are the right ones, by names, shapes, sha256."""
     from padim.features.weights import locate, verify
 
     specs = [backbone(name) for name in names or BACKBONES]

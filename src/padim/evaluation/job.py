@@ -2,14 +2,15 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
+from padim.choices import is_same
 from padim.datasets import Category, Sample
 from padim.errors import ImageReadError
 from padim.evaluation.category import Evaluation, evaluate, preview
@@ -23,16 +24,29 @@ from padim.evaluation.record import (
     record_name,
     write_record,
 )
+from padim.features.weights import sha256
 from padim.files import remove_partial, written_whole
 from padim.fitting.fit import from_fitted
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.images.heatmap import DEFAULT_COLORMAP
 from padim.images.preprocess import Preprocess
 from padim.memory import peak_bytes, reset_peak
 from padim.metrics.table import METRICS
+from padim.model.pair import moments_path
 
 _CURVE_POINTS = 500
+_BESIDE_FITTER = (
+    "roi",
+    "dims_seed",
+    "calibrate",
+    "drop_outliers",
+    "n_batch",
+    "include_backbone",
+    "keep_moments",
+    "keep_samples",
+)
 
 
 class Watcher(Protocol):
@@ -50,27 +64,39 @@ class Plan:
     """How every category is done; plain enough to be sent to another process.
 
     Attributes:
-        prepared: Arguments of ``preparing.prepare``.
+        settings: Of every fit.
         n_seeds: How often what is random is drawn anew.
         skip_unreadable: Whether images that cannot be read are left out and listed; else their
             category fails.
         keep_maps: Whether the maps of the test images are kept, as float16.
         colormap: Of the pictures, as ``heatmap.colours_of`` takes it.
+        source_px: (height, width) of the images, where ``prepare`` has to know it.
     """
 
-    prepared: Mapping[str, Any]
+    settings: FitSettings
     n_seeds: int = 1
     skip_unreadable: bool = False
     keep_maps: bool = False
     colormap: str = DEFAULT_COLORMAP
+    source_px: tuple[int, int] | None = None
+
+    def departures(self) -> dict[str, str | float]:
+        """Choices that results rest on and that a fitter does not tell, where not the default."""
+        found = {}
+        for name in _BESIDE_FITTER:
+            value = getattr(self.settings, name)
+            if not is_same(value, getattr(FitSettings(), name)):
+                found[name] = f"sha256 {sha256(Path(value))}" if name == "roi" else value
+        return found
 
     def fitter(self, seed: int) -> Fitter:
         """Prepare the fit of a seed.
 
         Raises:
-            PadimError: As ``preparing.prepare``.
+            PadimError: It cannot be prepared.
         """
-        return prepare(**{**self.prepared, "dims_seed": seed})
+        dims_seed = self.settings.dims_seed + seed
+        return prepare(replace(self.settings, dims_seed=dims_seed), source_px=self.source_px)
 
 
 @dataclass(frozen=True)
@@ -135,24 +161,26 @@ def _done(
         watcher.say(f"left out: {error}")
         left_out.append(str(error.path))
 
+    def begin(phase: str, n_images: int) -> Callable[[int], None]:
+        return watcher.progress(f"{category.name}: {phase}", n_images)
+
     unreadable = leave_out if plan.skip_unreadable else None
     watcher.say(category.describe())
     can_measure = reset_peak()
     start = time.perf_counter()
-    advance = watcher.progress(f"{category.name}: fit", len(category.train))
-    fitted = fitter.fit(category.train, advance, unreadable)
+    fitted = fitter.fit(category.train, begin, unreadable)
     fit_s = time.perf_counter() - start
     fit_peak = peak_bytes() if can_measure else None
     model = from_fitted(fitter, fitted)
-    advance = watcher.progress(f"{category.name}: score", len(category.test))
+    advance = begin("score", len(category.test))
     evaluation = evaluate(
         model.predictor, category, advance=advance, unreadable=unreadable, scratch=scratch
     )
     if job.seed == 0:
-        advance = watcher.progress(f"{category.name}: draw", len(evaluation.samples))
-        _write_pictures(job, evaluation, fitter.preprocess, out, plan, advance)
+        advance = begin("draw", len(evaluation.samples))
+        _write_pictures(job, evaluation, fitter.encoder.preprocess, out, plan, advance)
     model_path = _places(job, out)["model"]
-    model.save(model_path)
+    model.save(model_path, moments=plan.settings.keep_moments)
     return record_of(
         job,
         evaluation,
@@ -186,7 +214,9 @@ def missing_results(job: Job, plan: Plan, out: Path, n_images: int) -> list[str]
 def remove_results(job: Job, out: Path) -> None:
     """Remove what was written of a job before, or is half written; first what says it is there."""
     record = out / "records" / f"{job.name}.json"
-    for path in (record, record.with_name(f"{record.stem}.npz"), *_places(job, out).values()):
+    places = _places(job, out)
+    beside = record.with_name(f"{record.stem}.npz"), moments_path(places["model"])
+    for path in (record, *beside, *places.values()):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from padim.datasets import Category
 from padim.errors import UsageError, failure_of
@@ -30,7 +30,6 @@ from padim.evaluation.record import (
 from padim.evaluation.run_folder import Failure, Results, write_results
 from padim.files import locked, plain_text, written_whole
 from padim.fitting.fitter import Fitter
-from padim.versions import installed_versions
 
 
 def run(
@@ -60,7 +59,7 @@ def run(
         PadimError: Another process writes into the folder.
     """
     fitter = fitter or plan.fitter(0)
-    if plan.n_seeds > 1 and fitter.pyramid.n_dims == fitter.spec.n_dims:
+    if plan.n_seeds > 1 and fitter.encoder.pyramid.n_dims == fitter.encoder.spec.n_dims:
         raise UsageError(
             "Nothing is random with all dimensions, so every seed would give the same. Draw some "
             "with --dims, or leave --seeds out."
@@ -77,7 +76,7 @@ def _run(
     fitter: Fitter,
     n_workers: int,
 ) -> Results:
-    rests_on = settings_of(fitter)
+    rests_on = cast(Settings, {**settings_of(fitter), **plan.departures()})
     settings: Settings = {**rests_on, "n_seeds": plan.n_seeds}
     log = _Log(out / "log.jsonl")
     log.write("started", settings=settings, categories=[category.name for category in categories])
@@ -131,20 +130,20 @@ def _run(
 
 def settings_of(fitter: Fitter) -> Settings:
     """Everything that decides the numbers, as plain data."""
-    settings = asdict(fitter.settings)
+    settings, encoder = asdict(fitter.recipe), fitter.encoder
     return json.loads(  # type: ignore[no-any-return]  # what comes back is what went in
         json.dumps(
             {
                 "recipe": settings.pop("name"),
-                "backbone": fitter.spec.name,
+                "backbone": encoder.spec.name,
                 **settings,
-                "taps": fitter.spec.taps,
-                "n_dims": fitter.pyramid.n_dims,
-                "engine": fitter.engine,
-                "precision": fitter.precision,
-                "store": fitter.store,
-                "weights_sha256": fitter.weights_sha256,
-                "versions": installed_versions(),
+                "taps": encoder.spec.taps,
+                "n_dims": encoder.pyramid.n_dims,
+                "engine": str(encoder.engine),
+                "precision": encoder.precision,
+                "store": fitter.settings.store,
+                "weights_sha256": encoder.weights_sha256,
+                "versions": dict(encoder.versions),
             }
         )
     )

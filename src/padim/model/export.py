@@ -74,10 +74,10 @@ def export(
             f"{model} scores large images tile by tile, and its graph would hold all tiles at "
             "once. Score the model file itself."
         )
-    if state.precision != "float32":
+    if state.encoder.precision != "float32":
         raise UsageError(
-            f"{model} was fitted in {state.precision}, but its graph would compute in float32. Fit "
-            "it in float32; its graph can multiply in bfloat16 all the same."
+            f"{model} was fitted in {state.encoder.precision}, but its graph would compute in "
+            "float32. Fit it in float32; its graph can multiply in bfloat16 all the same."
         )
     if not images and state.samples is None:
         raise UsageError(f"{model} holds no samples to compare on. Name images with --verify.")

@@ -98,8 +98,8 @@ def verify(
     predictor = load(path, engine=engine, n_threads=n_threads, precision=precision)
     if not predictor.description["samples"]:
         raise UsageError(
-            f"{path} brings no samples, since its model was fitted with --no-samples. Compare it "
-            "with padim export --verify where the model is."
+            f"{path} brings no samples, since its model was fitted with --no-keep-samples. Compare "
+            "it with padim export --verify where the model is."
         )
     samples = Samples.from_json(predictor.description["samples"])
     camera_px = predictor.camera_px or predictor.preprocess.size_px

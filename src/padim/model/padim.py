@@ -65,18 +65,19 @@ class PaDiM:
         self.state = state
         self.moments = moments
         on_device = choose_device(device)
-        precision = precision or state.precision
-        if precision in DTYPES and precision != state.precision:
+        precision = precision or state.encoder.precision
+        if precision in DTYPES and precision != state.encoder.precision:
             raise UsageError(
-                f"The precision is {precision}, but the model was fitted in {state.precision}, and "
-                "whitening magnifies the difference. Leave --precision out, or fit it anew."
+                f"The precision is {precision}, but the model was fitted in "
+                f"{state.encoder.precision}, and whitening magnifies the difference. Leave "
+                "--precision out, or fit it anew."
             )
         engine = choose_engine(engine, on_device, precision)
         if features is None:
-            features = network_of(state, weights).features(engine, precision, n_threads)
+            features = network_of(state, weights).features(engine, n_threads)
             open_graphs(features)
         else:
-            engine = state.engine.partition(" ")[0]
+            engine = state.encoder.engine.name
         score: Score
         if len(state.tiling.tiles) > 1:
             assert isinstance(features, TiledFeatures)
@@ -135,11 +136,11 @@ def network_of(state: ModelState, weights: str | Path | None = None) -> Network:
         if not path.is_file():
             raise PathMissingError(path)
         digest = sha256(path)
-        if digest != state.weights_sha256:
+        if digest != state.encoder.weights_sha256:
             raise WeightsError(
                 f"{path} has the sha256 {digest[:8]}..., but the model was fitted with weights of "
-                f"{state.weights_sha256[:8]}.... Name that file with --weights."
+                f"{state.encoder.weights_sha256[:8]}.... Name that file with --weights."
             )
         read = partial(read_weights, path)
     origin = f"the {state.spec.name} of the model"
-    return Network(state.spec, state.tiling, state.preprocess, read, origin, state.weights_sha256)
+    return Network(state.encoder, read, origin)

@@ -18,6 +18,7 @@ from padim.errors import (
 ENGINES = ("torch", "onnxruntime", "openvino")
 GRAPH_ENGINES = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",)}
 PRECISIONS = ("float32", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda")
 INPUT = "image"
 BIN_SHA256 = "padim_bin_sha256"  # under which an .xml says what its .bin is
 N_BATCH = 4  # images in one call on a CPU: with more, feature maps no longer fit its cache
