@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test browser format clean
+.PHONY: demo test browser docs format clean
 
 demo: $(VENV)/installed
 	$(BIN)/padim demo
@@ -21,6 +21,12 @@ browser:
 		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq chromium chromium-driver; \
 	fi
 
+# Into build/site, without a network; the variable silences what Material says of its successor.
+docs: $(VENV)/installed
+	$(BIN)/python docs/scripts/write_pages.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Open build/site/index.html, or, to search as well: $(BIN)/python -m http.server -d build/site"
+
 format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -28,7 +34,7 @@ format: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" --group test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" --group test --group docs
 	touch $@
 
 clean:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from padim.backbones import DEFAULT_BACKBONE, backbone
 from padim.cli import run_guarded
-from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES, Category, read_root
+from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES, Category, read_dataset
 from padim.errors import PadimError, UsageError, listed
 from padim.images.heatmap import DEFAULT_COLORMAP, colours_of
 
@@ -54,7 +54,7 @@ def _run(given: Sequence[str]) -> None:
         )
     colours_of(arguments.colormap)
     spec = backbone(arguments.arch)
-    categories = read_root(arguments.data_path)
+    categories = read_dataset(arguments.data_path)
     known = (*MVTEC_TEXTURES, *MVTEC_OBJECTS)
     names = [category.name for category in categories]
     if absent := [name for name in known if name not in names]:
@@ -133,7 +133,7 @@ def _category(
     model_path = temp / f"train_{category.name}.safetensors"
     model, reused = fit_or_reuse(fitter, category.train, model_path)
     print(f"{'reused' if reused else 'fitted'} {model_path}")
-    evaluation = evaluate(model.predictor, category)
+    evaluation = evaluate(model, category)
     record = record_of(
         Job(category, 0, fingerprint_of(category, settings, colormap)),
         evaluation,

@@ -15,7 +15,7 @@ from padim.cli import options
 from padim.cli.console import bars, result, say
 from padim.cli.fit_command import prepare_within
 from padim.cli.images import require_apart, require_writable, sizes
-from padim.datasets import Category, describe, read_root
+from padim.datasets import Category, describe, read_dataset
 from padim.errors import MissingExtraError, PadimError, UnknownNameError, UsageError
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.heatmap import DEFAULT_COLORMAP, colours_of
@@ -70,7 +70,7 @@ def benchmark(
     colours_of(colormap)  # refused before any work
     if "tensorboard" in sinks:
         require_writable(sinks["tensorboard"])
-    categories = read_root(root, category or (), layout)
+    categories = read_dataset(root, category or (), layout)
     require_apart(out, [root, *(found.root for found in categories)])
     outcome = run_benchmark(
         categories,

@@ -10,8 +10,8 @@ from PIL import Image
 
 from padim.cli.console import say
 from padim.errors import ImageReadError, PadimError, UsageError, listed
-from padim.files import written_whole
 from padim.images.decode import read_size_px
+from padim.images.heatmap import save_picture
 from padim.scoring.prediction import Decision
 
 
@@ -130,6 +130,5 @@ def write_overlay(picture: Image.Image, name: Path) -> Path:
         The file.
     """
     path = name.with_name(name.name + ".jpg")
-    with written_whole(path) as partial:
-        picture.save(partial, quality=90)
+    save_picture(picture, path)
     return path

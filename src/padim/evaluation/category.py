@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from padim.datasets import Category, Sample, read_category, read_root
+from padim.datasets import Category, Sample, read_category, read_dataset
 from padim.errors import DatasetError, ImageReadError
 from padim.files import TemporaryFolder
 from padim.images.preprocess import Preprocess
@@ -153,7 +153,7 @@ def read_test_category(
         DatasetError: It is in no known layout, or has no test images.
     """
     path = Path(data)
-    found = read_root(path, (category,), layout)[0] if category else read_category(path, layout)
+    found = read_dataset(path, (category,), layout)[0] if category else read_category(path, layout)
     if not found.test:
         raise DatasetError(f"{found.root} has no test images. Put them into test/<defect>.")
     return found
@@ -190,9 +190,9 @@ def evaluate(
         ImageReadError: An image cannot be read and nobody is told, or a mask cannot be read.
 
     Example:
-        >>> found = padim.evaluate("bottle.safetensors", "bottle")
+        >>> found = padim.evaluate("part.safetensors", "part")
         >>> found
-        <Evaluation of bottle: 6 images, image_auroc 1.000, pixel_auroc 0.997, aupro_30 0.989>
+        <Evaluation of part: 6 images, image_auroc 1.000, pixel_auroc 0.99..., aupro_30 0.9...>
         >>> found.metrics["image_auroc"], found.intervals["image_auroc"]
         (1.0, (1.0, 1.0))
     """

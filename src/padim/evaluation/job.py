@@ -24,8 +24,7 @@ from padim.evaluation.record import (
     record_name,
     write_record,
 )
-from padim.features.weights import sha256
-from padim.files import remove_partial, written_whole
+from padim.files import remove_partial, sha256, written_whole
 from padim.fitting.fit import from_fitted
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
@@ -173,9 +172,7 @@ def _done(
     fit_peak = peak_bytes() if can_measure else None
     model = from_fitted(fitter, fitted)
     advance = begin("score", len(category.test))
-    evaluation = evaluate(
-        model.predictor, category, advance=advance, unreadable=unreadable, scratch=scratch
-    )
+    evaluation = evaluate(model, category, advance=advance, unreadable=unreadable, scratch=scratch)
     if job.seed == 0:
         advance = begin("draw", len(evaluation.samples))
         _write_pictures(job, evaluation, fitter.encoder.preprocess, out, plan, advance)

@@ -139,8 +139,7 @@ class Fitter:
             images: Paths, Pillow images or uint8 arrays ``(H0, W0, 3)``.
             begin: Told of each phase and its number of steps: images, their tiles, or cells of the
                 coarsest grid; gives what is told of each step.
-            unreadable: Told of an image that cannot be read, which is then left out; raised when
-                None.
+            unreadable: Told of an image that cannot be read; raised when None.
 
         Raises:
             DatasetError: There is no image, or one has changed between two looks at it.
@@ -149,11 +148,10 @@ class Fitter:
         """
         if len(self.encoder.tiling.tiles) > 1:
             return TileFitter(
-                self.embedder,
+                self.settings,
                 self.recipe,
-                STORES[self.settings.store],
+                self.embedder,
                 self.trunk,
-                self.settings.calibrate,
                 self._n_maps,
                 self.kept_feature_bytes,
                 self.scratch,

@@ -30,9 +30,10 @@ from padim.fitting.looks import (
     told,
 )
 from padim.fitting.review import OUTLIER_RATE, Suspect, review_look
+from padim.fitting.settings import FitSettings
 from padim.images.ahead import DECODE_AHEAD, DECODE_THREADS, ImageInput, load_image, mapped_ahead
 from padim.images.thumbnails import Look
-from padim.method.gaussian import factor, level_eps
+from padim.method.gaussian import STORES, factor, level_eps
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
 from padim.method.pyramid import Pyramid
@@ -52,21 +53,19 @@ class TileFitter:
     temporary files.
 
     Attributes:
+        settings: Every choice.
+        recipe: The recipe with the changes that were chosen.
         embedder: Computes features.
-        recipe: The recipe with its changes.
-        store: What the whitening rows are stored in.
         trunk: The trunk's tensors, when they travel with the model.
-        calibrate: Whether the images are looked at again, for the leave-one-out calibration.
         n_maps: Maps of outliers that are kept.
         kept_feature_bytes: Of features kept for the second look; with more they are recomputed.
         scratch: Folder of the temporary files; the system's when None.
     """
 
-    embedder: Embedder
+    settings: FitSettings
     recipe: Recipe
-    store: torch.dtype
+    embedder: Embedder
     trunk: Mapping[str, Tensor]
-    calibrate: bool
     n_maps: int
     kept_feature_bytes: int
     scratch: Path | None
@@ -82,8 +81,7 @@ class TileFitter:
         Args:
             images: Paths, Pillow images or uint8 arrays ``(H0, W0, 3)``; never an iterator.
             begin: Told of each phase; an image is a step of it, once for every tile.
-            unreadable: Told of an image that cannot be read, which is then left out; raised when
-                None.
+            unreadable: Told of an image that cannot be read; raised when None.
 
         Raises:
             DatasetError: There is no image, or one has changed between two looks at it.
@@ -99,8 +97,14 @@ class TileFitter:
         readable, seen = self._survey(images, begin("read", length_hint(images)), unreadable)
         eps = self._eps(readable)
         encoder, count = self.embedder.encoder, len(seen.hashes)
-        is_judged = self.calibrate and count > 1
-        files = _Files(encoder.pyramid, count, self.store, self.scratch, with_distances=is_judged)
+        is_judged = self.settings.calibrate and count > 1
+        files = _Files(
+            encoder.pyramid,
+            count,
+            STORES[self.settings.store],
+            self.scratch,
+            with_distances=is_judged,
+        )
         n_steps = count * len(encoder.tiling.tiles)
         advance = begin("fit", n_steps)
         again = begin("second look", n_steps) if is_judged else advance
@@ -143,7 +147,7 @@ class TileFitter:
         """Write the rows and means of one part, and the distances of its images."""
         kept_bytes = 0 if files.distances is None else self.kept_feature_bytes
         moments, kept = add_up(told(batches(), advance[0]), kept_bytes)
-        rows = factor(moments, eps, max(moments.count - 1, 1), self.store)
+        rows = factor(moments, eps, max(moments.count - 1, 1), files.whitening[0].dtype)
         files.write_model(spans, rows, moments)
         del rows
         if files.distances is not None:
