@@ -24,7 +24,7 @@ from padim.images.decode import decode
 from padim.images.heatmap import overlay
 from padim.images.regions import regions_above
 from padim.images.roi import read_roi
-from padim.memory import format_bytes, parse_bytes, peak_bytes, reset_peak
+from padim.memory import format_bytes, parse_bytes, watch_peak
 from padim.recipes import DEFAULT_RECIPE
 from padim.scoring.engines import GRAPH_ENGINES
 from padim.scoring.prediction import decide
@@ -179,14 +179,14 @@ def fit(
         f"device {fitter.device.type}."
     )
     unreadable = Unreadable(skip_unreadable)
-    measured = reset_peak()
+    watched = watch_peak()
     with progress("fit", len(chosen) * len(fitter.tiling.tiles)) as advance:
         fitted = fitter.fit(chosen, advance, unreadable.callback)
     if fitted.moments is not None:
         save_pair(fitted.state, fitted.moments, out)
     else:
         save_state(fitted.state, out)
-    peak = peak_bytes() if measured else None
+    peak = watched()
     drawn: dict[int, str] = {}
     if outlier_overlays is not None:
         names = output_names(chosen, [images])

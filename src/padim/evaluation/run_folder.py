@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES
 from padim.errors import DatasetError, PathMissingError
 from padim.evaluation.category import interval_words, intervals, metric_words, shown
-from padim.files import write_text, written_whole
+from padim.files import safe_name, write_text, written_whole
 
 SCHEMA_VERSION = 2
 METRICS = (
@@ -181,7 +181,8 @@ def read_run(out: Path) -> tuple[dict[str, Any], dict[str, list[Record]]]:
 
 def record_name(category: str, seed: int) -> str:
     """Name of the files of a record; later seeds are in a folder, since any name can be taken."""
-    return category if seed == 0 else f"seed{seed}/{category}"
+    name = safe_name(category)
+    return name if seed == 0 else f"seed{seed}/{name}"
 
 
 def markdown(document: Mapping[str, Any], *, is_for_terminal: bool = False) -> str:

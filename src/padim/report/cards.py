@@ -16,7 +16,7 @@ from PIL import Image
 from padim.datasets import Sample
 from padim.errors import DatasetError
 from padim.evaluation.run_folder import Record
-from padim.files import plain_text
+from padim.files import plain_text, safe_name
 from padim.images.decode import decode
 from padim.images.heatmap import colour_levels
 from padim.images.preprocess import Preprocess
@@ -67,7 +67,7 @@ class Part:
             DatasetError: Its maps are not there, or not those of its images.
         """
         images = record.data["images"]
-        path = run / "previews" / f"{record.category}.npy"
+        path = run / "previews" / f"{safe_name(record.category)}.npy"
         try:
             previews = np.load(path, allow_pickle=False).astype(np.float32)
         except (OSError, ValueError, EOFError) as error:
