@@ -23,7 +23,7 @@ from padim.memory import resident_bytes
 from padim.scoring.engines import n_cores
 
 if TYPE_CHECKING:
-    from padim.evaluation.run import Result
+    from padim.evaluation.run_folder import Results
 
 
 class Sinks(TypedDict, total=False):
@@ -86,11 +86,11 @@ def benchmark(
     if "mlflow" in sinks:
         from padim.evaluation.tracking import send_to_mlflow
 
-        steps.append(partial(send_to_mlflow, outcome.document, sinks["mlflow"]))
+        steps.append(partial(send_to_mlflow, outcome, sinks["mlflow"]))
     if "tensorboard" in sinks:
         from padim.evaluation.tracking import write_tensorboard
 
-        steps.append(partial(write_tensorboard, outcome.document, sinks["tensorboard"]))
+        steps.append(partial(write_tensorboard, outcome, sinks["tensorboard"]))
     _do_all(steps)
 
 
@@ -104,7 +104,7 @@ def run_benchmark(
     skip_unreadable: bool = False,
     keep_maps: bool = False,
     colormap: str = DEFAULT_COLORMAP,
-) -> "Result":
+) -> "Results":
     """Prepare a fit and run it over categories, with progress bars.
 
     Args:
@@ -161,7 +161,7 @@ def _source_px(categories: Iterable[Category], settings: FitSettings) -> tuple[i
     return next(iter(found))
 
 
-def finish(outcome: "Result", out: Path, against: str | None = None) -> None:
+def finish(outcome: "Results", out: Path, against: str | None = None) -> None:
     """Print the tables and where everything is.
 
     Raises:
@@ -170,7 +170,6 @@ def finish(outcome: "Result", out: Path, against: str | None = None) -> None:
     from padim.evaluation.published import difference_words
     from padim.evaluation.run_folder import markdown
 
-    document = outcome.document
     places = (
         f"Every metric: {out / 'results.md'}, results.csv, results.json. "
         f"Scores: {out / 'images.jsonl'}.\n"
@@ -178,13 +177,13 @@ def finish(outcome: "Result", out: Path, against: str | None = None) -> None:
         f"Models: {out / 'models'}."
     )
     if against is not None:
-        places = f"{difference_words(document)}\n\n{places}"
-    if outcome.records or not outcome.failed:
-        result(document, f"{markdown(document, is_for_terminal=True)}\n{places}")
+        places = f"{difference_words(outcome)}\n\n{places}"
+    if outcome.rows or not outcome.failed:
+        result(outcome.document(), f"{markdown(outcome, is_for_terminal=True)}\n{places}")
     if not outcome.failed:
         return
-    reasons = " ".join(f"{failure['category']}: {failure['message']}" for failure in outcome.failed)
-    n_categories = len(outcome.failed) + len(document["rows"])
+    reasons = " ".join(f"{failure.category}: {failure.message}" for failure in outcome.failed)
+    n_categories = len(outcome.failed) + len(outcome.rows)
     raise PadimError(f"{len(outcome.failed)} of {n_categories} categories failed. {reasons}")
 
 
