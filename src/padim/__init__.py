@@ -70,29 +70,28 @@ __all__ = [
 __version__ = "0.1.0"
 
 _MODULES = {
-    "FitSettings": "fitting.settings",
-    "MapCounts": "metrics.counts",
-    "PixelMetrics": "metrics.pixels",
-    "PaDiM": "model.padim",
-    "Prediction": "scoring.prediction",
-    "Predictor": "scoring.predictor",
-    "Region": "images.regions",
-    "calibrate": "fitting.calibrate",
-    "export": "model.export",
-    "fit": "fitting.fit",
-    "forget": "fitting.update",
-    "load": "model.opening",
-    "merge": "fitting.update",
-    "read_dataset": "datasets",
-    "update": "fitting.update",
+    "datasets": ("read_dataset",),
+    "fitting.calibrate": ("calibrate",),
+    "fitting.fit": ("fit",),
+    "fitting.settings": ("FitSettings",),
+    "fitting.update": ("forget", "merge", "update"),
+    "images.regions": ("Region",),
+    "metrics.counts": ("MapCounts",),
+    "metrics.pixels": ("PixelMetrics",),
+    "model.export": ("export",),
+    "model.opening": ("load",),
+    "model.padim": ("PaDiM",),
+    "scoring.prediction": ("Prediction",),
+    "scoring.predictor": ("Predictor",),
 }
 
 
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import, and a machine that only scores may not have it.
-    if name in _MODULES:
-        with naming_extras():
-            return getattr(import_module(f"padim.{_MODULES[name]}"), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            with naming_extras():
+                return getattr(import_module(f"padim.{module}"), name)
     raise AttributeError(f"module 'padim' has no attribute {name!r}")
 
 

@@ -33,7 +33,7 @@ def test_the_summary_counts_what_is_anomalous(
 ) -> None:
     assert predict(folder, "stripes/test", tmp_path, "--recursive") == 0
     said = capsys.readouterr()
-    assert "3 of 6 images anomalous:\npath" in said.out
+    assert "3 of 6 images are anomalous:\npath" in said.out
     assert "warning" not in said.err
 
 
@@ -42,7 +42,7 @@ def test_a_model_of_another_part_is_warned_of(
 ) -> None:
     assert predict(folder, "other", tmp_path, "-q") == 0
     said = capsys.readouterr()
-    assert "20 of 20 images anomalous, the most of them:\npath" in said.out
+    assert "20 of 20 images are anomalous. The most anomalous:\npath" in said.out
     assert said.err.startswith("warning: All 20 images are as unlike the good ones as can be.")
     assert "a model of another part" in said.err
     (folder / "other/00.png").rename(folder / "one_less.png")

@@ -142,8 +142,8 @@ class _Tally:
         ]
         counted = f"{self.n_images} images"
         if self.decision is not None:
-            counted = f"{self.n_anomalous} of {counted} anomalous"
-        most = ", the most of them" if self.n_images > _SHOWN else ""
+            counted = f"{self.n_anomalous} of {counted} are anomalous"
+        most = ". The most anomalous" if self.n_images > _SHOWN else ""
         return f"{counted}{most}:\n{table(('path', 'score', 'peak x,y', 'label'), cells)}"
 
     def _hottest(self) -> list[PredictionRecord]:

@@ -73,9 +73,10 @@ def calibrate(
         chosen = least_cost(calibration.image_score, anomalous, miss_cost, false_alarm_cost)
         calibration = replace(calibration, chosen=chosen)
     calibrated = predictor.calibrated(calibration)
-    if not isinstance(model, Predictor):
-        write_calibration(calibrated, Path(model))
-    return calibrated
+    if isinstance(model, Predictor):
+        return calibrated
+    write_calibration(calibrated, Path(model))
+    return load(model)
 
 
 def write_calibration(model: Predictor, path: Path) -> None:

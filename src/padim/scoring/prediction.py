@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -45,7 +46,7 @@ class Origin:
 
     Attributes:
         image_sha256: Of the image, as ``content_sha256`` has it.
-        model_sha256: Of the model's file; None when it was not opened from one.
+        model_sha256: Of the file that the model was opened from; None when there is none any more.
         padim: Version of this package.
         engine: Who computed, with its version.
     """
@@ -57,23 +58,6 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What a map shows.
-
-    Attributes:
-        hottest: The hottest 1% around its peak, in source pixels.
-        regions: What lies above the threshold of pixels, in source pixels, the highest peak first;
-            none when the model is not calibrated.
-        outlined: Pixels of the regions at network size, shape ``(H, W)``; those of the hottest part
-            when the model is not calibrated.
-    """
-
-    hottest: Region
-    regions: tuple[Region, ...]
-    outlined: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
 class PredictionRecord:
     """A prediction in words and numbers: what is written of it, and what a server answers.
 
@@ -82,11 +66,9 @@ class PredictionRecord:
         score: The image score.
         label: ``normal`` or ``anomalous``; None, as the next, when the model is not calibrated.
         p_value: Share of good images that score at least as high.
-        hottest: As for ``Findings``.
-        regions: As for ``Findings``.
-        threshold: Of the image score; None, as the next two, when the model is not calibrated.
-        false_alarm_rate: What that stands for.
-        pixel_threshold: Of the map.
+        hottest: Where the image is most anomalous, in source pixels.
+        regions: Where the map is above its threshold, in source pixels, the highest peak first.
+        decision: Where normal ends; None when the model is not calibrated.
         origin: What it came of; None when nobody asked for it.
     """
 
@@ -96,13 +78,12 @@ class PredictionRecord:
     p_value: float | None
     hottest: Region
     regions: tuple[Region, ...]
-    threshold: float | None
-    false_alarm_rate: float | None
-    pixel_threshold: float | None
+    decision: Decision | None
     origin: Origin | None
 
     def to_dict(self) -> dict[str, object]:
         """As a line of JSON has it: all on one level, the regions as a list."""
+        decision = self.decision
         return {
             "path": self.path,
             "score": self.score,
@@ -110,9 +91,9 @@ class PredictionRecord:
             "p_value": self.p_value,
             **asdict(self.hottest),
             "regions": [asdict(region) for region in self.regions],
-            "threshold": self.threshold,
-            "false_alarm_rate": self.false_alarm_rate,
-            "pixel_threshold": self.pixel_threshold,
+            "threshold": decision.threshold.score if decision else None,
+            "false_alarm_rate": decision.threshold.rate if decision else None,
+            "pixel_threshold": decision.pixel_threshold if decision else None,
             **{one.name: getattr(self.origin, one.name, None) for one in fields(Origin)},
         }
 
@@ -122,7 +103,7 @@ class Prediction:
     """What a model says of one image.
 
     Attributes:
-        image: As it was given; a picture of it is drawn from this.
+        image: As it was given. Pictures are drawn of it, so a frame must not be written over.
         score: The image score, in standard deviations of normal patches; higher is more anomalous.
         anomaly_map: The same for each pixel at network size, shape ``(H, W)``, float32; NaN
             outside the region of interest.
@@ -210,36 +191,26 @@ class Prediction:
         )
         return [self._in_source(region) for region in found], predicted_mask
 
-    def findings(self, min_region_px: float = 1) -> Findings:
-        """What the map shows.
+    def outlined(self, min_region_px: float = 1) -> tuple[list[Region], NDArray[np.bool_]]:
+        """What a picture outlines: as ``defects``, or the hottest part of a model without any.
 
         Args:
             min_region_px: Source pixels of a region; smaller ones are left out.
         """
-        hottest, outlined = peak_region(self.anomaly_map)
-        regions: list[Region] = []
-        if self.decision is not None:
-            regions, outlined = self.defects(min_region_px)
-        return Findings(self._in_source(hottest), tuple(regions), outlined)
+        if self.decision is None:
+            return [], peak_region(self.anomaly_map)[1]
+        return self.defects(min_region_px)
 
-    def record(self, found: Findings | None = None) -> PredictionRecord:
-        """What is written of it.
-
-        Args:
-            found: What the map shows; found here when None.
-        """
-        found = found or self.findings()
-        decision = self.decision
+    def record(self, regions: Iterable[Region]) -> PredictionRecord:
+        """What is written of it, with the regions that were found."""
         return PredictionRecord(
             None if self.path is None else str(self.path),
             self.score,
             self.label,
             self.p_value,
-            found.hottest,
-            found.regions,
-            decision.threshold.score if decision else None,
-            decision.threshold.rate if decision else None,
-            decision.pixel_threshold if decision else None,
+            self.region(),
+            tuple(regions),
+            self.decision,
             self.origin,
         )
 
@@ -249,22 +220,22 @@ class Prediction:
         Args:
             min_region_px: Source pixels of a region; smaller ones are left out.
         """
-        return self.record(self.findings(min_region_px)).to_dict()
+        return self.record(self.outlined(min_region_px)[0]).to_dict()
 
-    def draw(self, found: Findings | None = None) -> Image.Image:
-        """Lay the map over the image, what it shows outlined.
+    def draw(self, outlined: NDArray[np.bool_] | None = None) -> Image.Image:
+        """Lay the map over the image.
 
         Args:
-            found: What the map shows; found here when None.
+            outlined: Pixels to outline, shape ``(H, W)``; those of ``outlined`` when None.
 
         Raises:
             ImageReadError: The image is a file that cannot be read any more.
         """
-        outlined = (found or self.findings()).outlined
-        return overlay(self._opened(), self.anomaly_map, outlined, self._window)
+        shown = self.outlined()[1] if outlined is None else outlined
+        return overlay(self._opened(), self.anomaly_map, shown, self._window)
 
     def save(self, path: str | Path) -> None:
-        """Write the image with its map over it, what it shows outlined.
+        """Write what ``draw`` gives.
 
         Args:
             path: An image file, by its suffix a ``.jpg`` or ``.png``, say.

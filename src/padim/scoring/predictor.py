@@ -78,6 +78,7 @@ class Predictor:
         self.n_batch = n_batch
         self.engine = engine
         self.path = path
+        self._written_ns = path.stat().st_mtime_ns if path else 0
         self.decision: Decision | None = None
         if description.calibration is not None:
             self.decision = decide(description.calibration)
@@ -203,7 +204,10 @@ class Predictor:
 
     @cached_property
     def _origin(self) -> tuple[str | None, str, str]:
-        digest = sha256(self.path) if self.path else None
+        digest = None
+        # Another file of that name by now is not this model.
+        if self.path and self.path.is_file() and self.path.stat().st_mtime_ns == self._written_ns:
+            digest = sha256(self.path)
         return digest, version("padim-efficientnet"), ENGINES[self.engine].words()
 
     def __repr__(self) -> str:

@@ -81,16 +81,14 @@ class PredictionWriter:
 
     def _write_one(self, prediction: Prediction) -> PredictionRecord:
         name = self.name(prediction)
-        found = prediction.findings(self.min_region_px)
+        regions, outlined = prediction.outlined(self.min_region_px)
         if self.overlays:
-            path = self.folder / "overlays" / name.with_name(f"{name.name}.jpg")
-            save_picture(prediction.draw(found), path)
+            save_picture(prediction.draw(outlined), self.folder / "overlays" / f"{name}.jpg")
         if self.maps is not None:
-            path = self.folder / "maps" / name.with_name(f"{name.name}.{self.maps}")
             source_map = prediction.source_map()
-            with written_whole(path) as partial:
+            with written_whole(self.folder / "maps" / f"{name}.{self.maps}") as partial:
                 if self.maps == "npy":
                     np.save(partial, source_map)
                 else:
                     Image.fromarray(source_map).save(partial)
-        return prediction.record(found)
+        return prediction.record(regions)
