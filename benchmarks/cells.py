@@ -14,8 +14,9 @@ from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.ahead import load_ahead
-from padim.model.export import SUFFIXES, export
+from padim.model.export import export
 from padim.model.file import save_state
+from padim.scoring.engines import graph_formats
 
 N_QUICK = 40  # images
 
@@ -43,7 +44,7 @@ class Cells:
             to: ``onnx`` or ``openvino``.
             n_batch: Images that it takes at a time; any number when None.
         """
-        suffix = SUFFIXES[to]
+        suffix = graph_formats()[to]
         path = self.model.with_name(f"batch_{n_batch or 'dynamic'}{suffix}")
         if not path.is_file():
             export(self.model, path, to=to, n_batch=n_batch)

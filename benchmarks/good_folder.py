@@ -26,6 +26,7 @@ import measure
 import numpy as np
 import torch
 from features import Features
+from numpy.typing import NDArray
 
 from padim.datasets import Category, read_category
 from padim.datasets.solar_cells import lay_out_solar_cells
@@ -35,7 +36,7 @@ from padim.fitting.review import OUTLIER_RATE, outlier_p_values
 from padim.fitting.settings import FitSettings
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
-from padim.metrics.ranking import Ranking
+from padim.metrics.images import ImageMetrics
 
 TILES = "magnetic_tile"
 PLANTED_FRACTIONS = (0.0, 0.02, 0.05, 0.1)  # of the number of good images
@@ -59,6 +60,11 @@ def find_categories(folder: Path, data: str | None) -> list[Category]:
     return categories
 
 
+def image_auroc(labels: Sequence[bool], scores: NDArray[np.floating]) -> float:
+    """Of the test images."""
+    return float(ImageMetrics.of(labels, scores).resampled(None)["image_auroc"])
+
+
 def run_draw(
     images: Features, good: Moments, planted: Sequence[int], anomalous: Sequence[bool]
 ) -> dict[str, Any]:
@@ -78,10 +84,10 @@ def run_draw(
     image_score = images.scored(fitted, LeaveOneOut(kept, eps, images.fitter.encoder.pyramid))
     listed = [fitted[i] for i in np.flatnonzero(outlier_p_values(image_score) <= OUTLIER_RATE)]
     n_found = len(set(listed) & set(planted))
-    auroc_kept = auroc_dropped = Ranking.of(labels, images.scored(test, head)).auroc()
+    auroc_kept = auroc_dropped = image_auroc(labels, images.scored(test, head))
     if listed:
         _, head = images.solved(kept.without(images.moments(listed)))
-        auroc_dropped = Ranking.of(labels, images.scored(test, head)).auroc()
+        auroc_dropped = image_auroc(labels, images.scored(test, head))
     return {
         "n_listed": len(listed),
         "n_planted_listed": n_found,

@@ -32,7 +32,7 @@ from padim.datasets import read_category
 from padim.datasets.solar_cells import lay_out_solar_cells
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
-from padim.metrics.ranking import Ranking
+from padim.metrics.images import ImageMetrics
 from padim.model.file import load_state
 
 CELL_PX = 256
@@ -183,6 +183,7 @@ def main() -> None:
                 if Path(row["path"]).parent.name == "defective"
             )
             labels = [Path(row["path"]).parent.name == "defective" for row in found]
+            metrics = ImageMetrics.of(labels, [float(row["score"]) for row in found])
             content[f"tiles_{tile_px}"] = row = {
                 "n_tiles": len(load_state(model).tiling.tiles),
                 "fit_s": fit.wall_s,
@@ -194,7 +195,7 @@ def main() -> None:
                 "predict_peak_bytes": predict.peak_bytes,
                 "n_scored": len(found),
                 "n_defects_found": n_hits,
-                "image_auroc": Ranking.of(labels, [float(row["score"]) for row in found]).auroc(),
+                "image_auroc": float(metrics.resampled(None)["image_auroc"]),
             }
             lines.append((f"{tile_px} px", *(_shown(key, value) for key, value in row.items())))
         whole = prepare(FitSettings(size_px=size_px, device="cpu")).forecast(size_px, n_fit)

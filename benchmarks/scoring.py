@@ -110,7 +110,7 @@ def heads(
         n_rounds: How often each is measured.
     """
     state = load_state(cells.model)
-    features = network_of(state).in_torch()
+    features = network_of(state).features()
     trunk = cells.model.with_name("trunk.onnx")
     names = [f"level_{i}" for i in range(len(state.pyramid.levels))]
     write_onnx(features, trunk, state.preprocess.size_px, names, "")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padim.model.opening import load
-from padim.scoring.engines import ENGINES, GRAPH_ENGINES, n_cores
+from padim.scoring.engines import ENGINES, engines_of, n_cores
 
 # What makes a convolution or a product faster, in the words of /proc/cpuinfo.
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve")
@@ -72,9 +72,9 @@ def examine() -> Machine:
         memory_bytes=_memory_bytes(),
         accelerators=tuple(_accelerators()),
         engines={
-            engine: version(engine)
-            for engine in ENGINES
-            if importlib.util.find_spec(engine) is not None
+            engine: version(facts.package)
+            for engine, facts in ENGINES.items()
+            if importlib.util.find_spec(facts.package) is not None
         },
     )
 
@@ -87,9 +87,9 @@ def time_graph(path: Path, n_threads: int | None) -> list[Timing]:
         n_threads: Threads of one call; one for each core when None.
     """
     timings = []
-    for engine in GRAPH_ENGINES[path.suffix]:
-        for precision in ("float32", "bfloat16") if engine == "openvino" else ("float32",):
-            if importlib.util.find_spec(engine) is not None:
+    for engine in engines_of(path):
+        for precision in ENGINES[engine].precisions:
+            if importlib.util.find_spec(ENGINES[engine].package) is not None:
                 predictor = load(path, engine=engine, n_threads=n_threads, precision=precision)
                 image = _noise(1, predictor.camera_px or predictor.preprocess.size_px)
                 image_ms = _milliseconds(predictor.score, image)

@@ -1,5 +1,6 @@
 """Files that are either there and whole, or not there."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -70,6 +71,12 @@ def written_together(path: Path, *, same: bool = False) -> Iterator[Path]:
             path.unlink(missing_ok=True)
         for part in parts:
             part.replace(path.with_name(part.name))
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_partial(path: Path) -> None:

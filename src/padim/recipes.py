@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from padim.errors import UnknownNameError
-
 EPS_RULES = ("absolute", "relative")
 EPS_FLOOR = 1e-4  # a level of dead channels would otherwise have no covariance at all
 
@@ -83,14 +81,3 @@ RECIPES = {
     )
 }
 DEFAULT_RECIPE = "standard"
-
-
-def known_recipe(name: str) -> Recipe:
-    """A recipe by its name.
-
-    Raises:
-        UnknownNameError: There is no such recipe.
-    """
-    if name not in RECIPES:
-        raise UnknownNameError("recipe", name, tuple(RECIPES))
-    return RECIPES[name]

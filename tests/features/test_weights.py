@@ -18,10 +18,10 @@ from padim.features.weights import (
     locate,
     named_hash,
     read_weights,
-    sha256,
     verify,
     weights_folder,
 )
+from padim.files import sha256
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
 

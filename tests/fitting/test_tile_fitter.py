@@ -27,7 +27,7 @@ from padim.model.file_tensor import FileTensor, in_file, write_tensors
 from padim.model.padim import PaDiM
 from padim.model.scorer import postprocess_of, scorer_of
 from padim.model.torch_score import TileScore
-from padim.recipes import known_recipe
+from padim.recipes import RECIPES
 
 SIZE_PX = (96, 128)
 TILED = {"size_px": SIZE_PX, "tile_px": 64, "tile_overlap_px": 32}
@@ -61,7 +61,7 @@ def test_each_cell_is_answered_for_once(
         roi = Roi.of(wanted.repeat(16, 0).repeat(16, 1), lambda mask: mask)
     pyramid = build_pyramid(backbone("efficientnet_lite0"), size_px)
     settings = replace(
-        known_recipe("standard"),
+        RECIPES["standard"],
         size_px=size_px,
         tile_px=side * 16,
         tile_overlap_px=overlap * 16,

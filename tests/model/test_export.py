@@ -132,7 +132,7 @@ def test_a_graph_takes_the_images_of_a_camera(model: Path, tmp_path: Path, to: s
         np.testing.assert_allclose(ours.score, theirs.score, rtol=1e-3)
         assert ours.source_map().shape == CAMERA_PX
     assert verify(path).n_images == N_SAMPLES
-    with pytest.raises(ShapeError, match=r"shape \(8, 8, 3\) .* needs \(150, 130, 3\)"):
+    with pytest.raises(ShapeError, match=r"shape \(8, 8, 3\), .* needs \(150, 130, 3\)"):
         predictor.predict(np.zeros((8, 8, 3), np.uint8))
 
 

@@ -42,7 +42,7 @@ from padim.model import state
 from padim.model.file import load_moments, load_state, save_moments, save_state
 from padim.model.pair import moments_path
 from padim.model.state import ModelState
-from padim.recipes import known_recipe
+from padim.recipes import RECIPES
 from padim.versions import installed_versions
 
 SEED = 0
@@ -54,7 +54,7 @@ def small_state(dtype: torch.dtype = torch.float16) -> ModelState:
     pyramid = nested([Level((1, 1), (1,), ((0, 3),)), Level((2, 3), (0,), ((1,),))])
     spec, settings = (
         backbone("efficientnet_lite0"),
-        replace(known_recipe("standard"), size_px=(32, 48)),
+        replace(RECIPES["standard"], size_px=(32, 48)),
     )
     return ModelState(
         encoder=Encoder(

@@ -31,20 +31,9 @@ from padim.cli import (
 from padim.cli.console import Output, fail
 from padim.cli.help import Command, Group
 from padim.cli.options import with_shared_options
-from padim.errors import MissingExtraError, PadimError, failure_of
+from padim.errors import PadimError, failure_of, naming_extras
 
 INTERRUPTED = 130
-_EXTRAS = {
-    "torch": "fit",
-    "torchvision": "fit",
-    "timm": "fit",
-    "matplotlib": "report",
-    "jinja2": "report",
-    "onnxscript": "fit",
-    "platformdirs": "fit",
-    "openvino": "openvino",
-    "pyarrow": "parquet",
-}
 
 app = typer.Typer(
     name="padim",
@@ -139,7 +128,8 @@ def run_guarded(work: Callable[[], int | None]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
-        return work() or 0
+        with naming_extras():
+            return work() or 0
     except TyperException as error:
         message = error.format_message()
         if message in ("", "Missing command."):
@@ -159,13 +149,6 @@ def run_guarded(work: Callable[[], int | None]) -> int:
         # Whoever read the results has seen enough; keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in _EXTRAS:
-            raise
-        missing = MissingExtraError(package, _EXTRAS[package])
-        fail(missing, str(missing))
-        return missing.exit_status
     except Exception as error:
         failure = failure_of(error)
         if failure is None:

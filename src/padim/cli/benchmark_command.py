@@ -15,7 +15,7 @@ from padim.cli import options
 from padim.cli.console import bars, result, say
 from padim.cli.fit_command import prepare_within
 from padim.cli.images import require_apart, require_writable, sizes
-from padim.datasets import Category, describe, read_root
+from padim.datasets import Category, describe, read_dataset
 from padim.errors import MissingExtraError, PadimError, UnknownNameError, UsageError
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.heatmap import DEFAULT_COLORMAP, colours_of
@@ -23,7 +23,7 @@ from padim.memory import resident_bytes
 from padim.scoring.engines import n_cores
 
 if TYPE_CHECKING:
-    from padim.evaluation.run import Result
+    from padim.evaluation.run_folder import Results
 
 
 class Sinks(TypedDict, total=False):
@@ -70,7 +70,7 @@ def benchmark(
     colours_of(colormap)  # refused before any work
     if "tensorboard" in sinks:
         require_writable(sinks["tensorboard"])
-    categories = read_root(root, category or (), layout)
+    categories = read_dataset(root, category or (), layout)
     require_apart(out, [root, *(found.root for found in categories)])
     outcome = run_benchmark(
         categories,
@@ -86,11 +86,11 @@ def benchmark(
     if "mlflow" in sinks:
         from padim.evaluation.tracking import send_to_mlflow
 
-        steps.append(partial(send_to_mlflow, outcome.document, sinks["mlflow"]))
+        steps.append(partial(send_to_mlflow, outcome, sinks["mlflow"]))
     if "tensorboard" in sinks:
         from padim.evaluation.tracking import write_tensorboard
 
-        steps.append(partial(write_tensorboard, outcome.document, sinks["tensorboard"]))
+        steps.append(partial(write_tensorboard, outcome, sinks["tensorboard"]))
     _do_all(steps)
 
 
@@ -104,7 +104,7 @@ def run_benchmark(
     skip_unreadable: bool = False,
     keep_maps: bool = False,
     colormap: str = DEFAULT_COLORMAP,
-) -> "Result":
+) -> "Results":
     """Prepare a fit and run it over categories, with progress bars.
 
     Args:
@@ -161,7 +161,7 @@ def _source_px(categories: Iterable[Category], settings: FitSettings) -> tuple[i
     return next(iter(found))
 
 
-def finish(outcome: "Result", out: Path, against: str | None = None) -> None:
+def finish(outcome: "Results", out: Path, against: str | None = None) -> None:
     """Print the tables and where everything is.
 
     Raises:
@@ -170,7 +170,6 @@ def finish(outcome: "Result", out: Path, against: str | None = None) -> None:
     from padim.evaluation.published import difference_words
     from padim.evaluation.run_folder import markdown
 
-    document = outcome.document
     places = (
         f"Every metric: {out / 'results.md'}, results.csv, results.json. "
         f"Scores: {out / 'images.jsonl'}.\n"
@@ -178,13 +177,13 @@ def finish(outcome: "Result", out: Path, against: str | None = None) -> None:
         f"Models: {out / 'models'}."
     )
     if against is not None:
-        places = f"{difference_words(document)}\n\n{places}"
-    if outcome.records or not outcome.failed:
-        result(document, f"{markdown(document, is_for_terminal=True)}\n{places}")
+        places = f"{difference_words(outcome)}\n\n{places}"
+    if outcome.rows or not outcome.failed:
+        result(outcome.document(), f"{markdown(outcome, is_for_terminal=True)}\n{places}")
     if not outcome.failed:
         return
-    reasons = " ".join(f"{failure['category']}: {failure['message']}" for failure in outcome.failed)
-    n_categories = len(outcome.failed) + len(document["rows"])
+    reasons = " ".join(f"{failure.category}: {failure.message}" for failure in outcome.failed)
+    n_categories = len(outcome.failed) + len(outcome.rows)
     raise PadimError(f"{len(outcome.failed)} of {n_categories} categories failed. {reasons}")
 
 

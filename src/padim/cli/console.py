@@ -137,8 +137,10 @@ class _RateColumn(ProgressColumn):
     """How many steps are done a second."""
 
     def render(self, task: Task) -> Text:
-        rate = task.finished_speed or task.speed
-        return Text("" if rate is None else f"{rate:.3g}/s", style="progress.data.speed")
+        seconds = task.finished_time or task.elapsed
+        rate = task.completed / seconds if seconds else 0.0
+        words = f"{rate:.3g}/s" if rate < 100 else f"{rate:.0f}/s"
+        return Text(words if rate else "", style="progress.data.speed")
 
 
 def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -9,8 +9,7 @@ import typer
 from padim.cli import options
 from padim.cli.console import progress, result, say, table
 from padim.cli.images import Unreadable, sizes, threshold_words
-from padim.datasets import describe, read_category, read_root
-from padim.errors import PadimError
+from padim.datasets import describe
 
 
 def evaluate(
@@ -24,42 +23,37 @@ def evaluate(
 ) -> None:
     """Measure a model on the test images of one category."""
     from padim.evaluation.category import evaluate as evaluate_category
-    from padim.evaluation.category import interval_words, intervals, metric_words, shown
+    from padim.evaluation.category import read_test_category
+    from padim.metrics.table import METRICS, interval_words, shown
     from padim.model.opening import load
 
-    if category is None:
-        found = read_category(data, layout)
-    else:
-        (found,) = read_root(data, (category,), layout)
+    found = read_test_category(data, category, layout)
     say(f"{describe([found])}.\n{found.describe()}\nImages: {sizes(found.images())[1]}.")
-    if not found.test:
-        raise PadimError(f"{found.root} has no test images. Put them into test/<defect>.")
     loaded = load(model, **opening).at(false_alarm_rate)
     say(f"Engine: {loaded.engine}.")
     unreadable = Unreadable(skip_unreadable)
     with progress("score", len(found.test)) as advance:
-        evaluation = evaluate_category(loaded, found, advance, unreadable.callback)
+        evaluation = evaluate_category(
+            loaded, found, advance=advance, unreadable=unreadable.callback
+        )
     unreadable.report()
-    metrics = evaluation.metrics()
     decided: dict[str, Any] = {"threshold": None}
-    ends = intervals(evaluation.resampled(), metrics)
     rows = [
-        (metric_words(name), f"{shown(value)}{interval_words(ends[name])}")
-        for name, value in metrics.items()
+        (METRICS[name].label, f"{shown(value)}{interval_words(evaluation.intervals[name])}")
+        for name, value in evaluation.metrics.items()
     ]
     if loaded.decision is not None:
         say(threshold_words(loaded.decision))
         threshold = loaded.decision.threshold
         n_false_alarms, n_missed = evaluation.mistakes(threshold.score)
-        n_anomalous = sum(sample.is_anomalous for sample in evaluation.samples)
-        n_normal = len(evaluation.samples) - n_anomalous
+        n_anomalous = int(evaluation.is_anomalous.sum())
         decided = {
             "threshold": asdict(threshold),
             "n_false_alarms": n_false_alarms,
             "n_missed": n_missed,
         }
         rows += [
-            ("false alarms", f"{n_false_alarms} of {n_normal}"),
+            ("false alarms", f"{n_false_alarms} of {len(evaluation.samples) - n_anomalous}"),
             ("missed", f"{n_missed} of {n_anomalous}"),
         ]
     document = {
@@ -68,8 +62,8 @@ def evaluate(
         "n_test": len(evaluation.samples),
         "unreadable": unreadable.paths,
         "engine": loaded.engine,
-        **metrics,
-        "intervals": ends,
+        **evaluation.metrics,
+        "intervals": evaluation.intervals,
         "bounds": evaluation.pixel_metrics.bounds(),
         **decided,
         "score_s": round(evaluation.score_s, 3),

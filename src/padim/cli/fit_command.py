@@ -16,16 +16,15 @@ from padim.cli.images import (
     require_writable,
     sizes,
     threshold_words,
-    write_overlay,
 )
-from padim.datasets import describe, layout_title, normal_images, read_root
+from padim.datasets import describe, layout_title, normal_images, read_dataset
 from padim.errors import UsageError
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.decode import decode
-from padim.images.heatmap import overlay
+from padim.images.heatmap import overlay, save_picture
 from padim.images.regions import regions_above
 from padim.memory import format_bytes, peak_bytes, reset_peak
-from padim.scoring.engines import GRAPH_ENGINES
+from padim.scoring.engines import is_graph
 from padim.scoring.prediction import decide
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ def _find_images(
     """
     if category is None and layout is None:
         return normal_images(images, recursive=recursive), layout_title(images)
-    found = read_root(images, (category,) if category else (), layout)
+    found = read_dataset(images, (category,) if category else (), layout)
     if len(found) > 1:
         raise UsageError(f"{describe(found)}. Name one with --category.")
     return found[0].train, describe(found)
@@ -138,7 +137,7 @@ def _require_place(out: Path) -> None:
         raise UsageError(
             f"{out} is a folder, but -o needs to name a file. Try {out / 'model.safetensors'}."
         )
-    if out.suffix in GRAPH_ENGINES:
+    if is_graph(out):
         raise UsageError(
             f"{out} would be taken for a graph, but fit writes a model file. Try "
             f"{out.with_suffix('.safetensors')}, and padim export after that."
@@ -199,7 +198,8 @@ def _draw_outliers(fitted: "Fitted", places: dict[Path, Path]) -> dict[int, str]
         image = decode(path)
         window = fitted.state.preprocess.window((image.height, image.width))
         _, inside = regions_above(anomaly_map, decide(calibration).pixel_threshold)
-        drawn[i] = str(write_overlay(overlay(image, anomaly_map, inside, window), places[path]))
+        drawn[i] = f"{places[path]}.jpg"
+        save_picture(overlay(image, anomaly_map, inside, window), Path(drawn[i]))
     return drawn
 
 

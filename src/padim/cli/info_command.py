@@ -13,7 +13,7 @@ from padim.errors import UsageError
 from padim.images.roi import Roi
 from padim.memory import format_bytes
 from padim.scoring.calibration import DEFAULT_PIXEL_RATE, Calibration
-from padim.scoring.engines import GRAPH_ENGINES, graph_parts
+from padim.scoring.engines import graph_parts, is_graph
 from padim.scoring.prediction import decide
 
 
@@ -28,11 +28,10 @@ def info(
     ] = False,
 ) -> None:
     """Print what a model says of itself. A model file's tensors are checked as well."""
-    is_graph = file.suffix in GRAPH_ENGINES
     if config:
-        _print_config(file, is_graph)
+        _print_config(file)
         return
-    document, calibration = _of_graph(file, engine) if is_graph else _of_model(file)
+    document, calibration = _of_graph(file, engine) if is_graph(file) else _of_model(file)
     decision = None
     if calibration is not None:
         decision = decide(calibration, false_alarm_rate, pixel_false_alarm_rate)
@@ -49,7 +48,7 @@ def info(
     result(document, "\n".join(f"{key.ljust(width)}  {value}" for key, value in lines.items()))
 
 
-def _print_config(file: Path, is_graph: bool) -> None:
+def _print_config(file: Path) -> None:
     """Print the choices of the fit that a model came from.
 
     Raises:
@@ -58,12 +57,13 @@ def _print_config(file: Path, is_graph: bool) -> None:
     from padim.fitting.config import choices_of, format_choices
     from padim.model.file import load_state
 
-    if is_graph:
+    if is_graph(file):
         raise UsageError(
             f"{file} is a graph, but --config needs the model file that it was exported from."
         )
     choices = choices_of(load_state(file))
-    result(choices, format_choices(choices).rstrip())
+    text = format_choices(choices).rstrip()
+    result(choices, f"# Device, batch and outliers that were dropped are not in a model.\n{text}")
 
 
 def _of_model(file: Path) -> tuple[dict[str, Any], Calibration | None]:
@@ -86,7 +86,7 @@ def _of_graph(file: Path, engine: str) -> tuple[dict[str, Any], Calibration | No
     from padim.model.opening import load
 
     predictor = load(file, engine=engine)
-    document = dict(predictor.description)
+    document = dict(predictor.description.facts)
     document["calibration"] = {
         key: (document["calibration"] or {}).get(key) for key in ("source", "chosen")
     }

@@ -42,6 +42,7 @@ def option_of(name: str, choice: Choice, *, is_flag: bool = False, is_older: boo
         help=choice.help,
         rich_help_panel=choice.panel and choice.panel.capitalize(),
         hidden=is_older,
+        autocompletion=(lambda: list(choice.names)) if choice.names else None,
     )
 
 

@@ -2,10 +2,10 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -15,9 +15,16 @@ from padim.datasets import Category, Sample
 from padim.errors import ImageReadError
 from padim.evaluation.category import Evaluation, evaluate, preview
 from padim.evaluation.pictures import pictures, save_pictures
-from padim.evaluation.run_folder import COLUMNS, METRICS, SCHEMA_VERSION, Record, record_name
-from padim.features.weights import sha256
-from padim.files import remove_partial, written_whole
+from padim.evaluation.record import (
+    Curves,
+    Fingerprint,
+    ImageResult,
+    Record,
+    Row,
+    record_name,
+    write_record,
+)
+from padim.files import remove_partial, sha256, written_whole
 from padim.fitting.fit import from_fitted
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
@@ -25,6 +32,7 @@ from padim.fitting.settings import FitSettings
 from padim.images.heatmap import DEFAULT_COLORMAP
 from padim.images.preprocess import Preprocess
 from padim.memory import peak_bytes, reset_peak
+from padim.metrics.table import METRICS
 from padim.model.pair import moments_path
 
 _CURVE_POINTS = 500
@@ -102,7 +110,7 @@ class Job:
 
     category: Category
     seed: int
-    fingerprint: Mapping[str, Any]
+    fingerprint: Fingerprint
 
     @property
     def name(self) -> str:
@@ -135,7 +143,7 @@ def run_job(
     remove_results(job, out)
     try:
         record = _done(job, plan, fitter, out, watcher, scratch)
-        record.save(out)
+        write_record(record, out)
     except BaseException:
         remove_results(job, out)
         raise
@@ -164,7 +172,7 @@ def _done(
     fit_peak = peak_bytes() if can_measure else None
     model = from_fitted(fitter, fitted)
     advance = begin("score", len(category.test))
-    evaluation = evaluate(model.predictor, category, advance, unreadable, scratch)
+    evaluation = evaluate(model, category, advance=advance, unreadable=unreadable, scratch=scratch)
     if job.seed == 0:
         advance = begin("draw", len(evaluation.samples))
         _write_pictures(job, evaluation, fitter.encoder.preprocess, out, plan, advance)
@@ -173,7 +181,7 @@ def _done(
     return record_of(
         job,
         evaluation,
-        unreadable=left_out,
+        left_out,
         fit_s=round(fit_s, 3),
         fit_peak_bytes=fit_peak,
         n_train=fitted.state.count,
@@ -230,7 +238,14 @@ def _places(job: Job, out: Path) -> dict[str, Path]:
 
 
 def record_of(
-    job: Job, evaluation: Evaluation, unreadable: Sequence[str] = (), **fit_facts: Any
+    job: Job,
+    evaluation: Evaluation,
+    unreadable: Sequence[str],
+    *,
+    n_train: int,
+    fit_s: float | None,
+    fit_peak_bytes: int | None,
+    model_bytes: int,
 ) -> Record:
     """What is kept of a finished category.
 
@@ -238,57 +253,52 @@ def record_of(
         job: What was to be done.
         evaluation: What its model made of its test images.
         unreadable: Images that were left out.
-        **fit_facts: ``n_train``, ``fit_s``, ``fit_peak_bytes`` and ``model_bytes``.
+        n_train: Images that the model was fitted on.
+        fit_s: Seconds of the fit; None where it was not fitted.
+        fit_peak_bytes: Its peak of memory; None where it cannot be measured.
+        model_bytes: Size of the model's file.
     """
-    category = job.category
-    facts = {
-        "category": category.name,
-        "n_test": len(evaluation.samples),
-        **dict.fromkeys(METRICS),
-        **evaluation.metrics(),
-        "score_s": round(evaluation.score_s, 3),
-        **fit_facts,
-    }
-    images = [
-        {
-            "category": category.name,
-            "seed": job.seed,
-            "path": category.name_of(sample.path),
-            "label": "anomalous" if sample.is_anomalous else "normal",
-            "defect": sample.defect,
-            "score": float(score),
-            "level_scores": [round(float(value), 4) for value in levels],
-            "predicted": predicted,
-            "p_value": p_value,
-        }
-        for sample, score, levels, predicted, p_value in zip(
-            evaluation.samples,
-            evaluation.image_score,
-            evaluation.level_scores,
-            evaluation.labels,
-            evaluation.p_values,
-            strict=True,
+    category, samples = job.category, evaluation.samples
+    images = tuple(
+        ImageResult(
+            category.name,
+            job.seed,
+            category.name_of(sample.path),
+            "anomalous" if sample.is_anomalous else "normal",
+            sample.defect,
+            float(evaluation.image_score[i]),
+            tuple(round(float(value), 4) for value in evaluation.level_scores[i]),
+            evaluation.labels[i],
+            evaluation.p_values[i],
         )
-    ]
-    pixel_curves = evaluation.pixel_metrics.curves(_CURVE_POINTS)
-    data = {
-        "schema_version": SCHEMA_VERSION,
-        "root": str(category.root.absolute()),
-        "masks": [
-            [category.name_of(path) for path in sample.mask_paths] for sample in evaluation.samples
-        ],
-        "threshold": evaluation.threshold,
-        "row": {column: facts[column] for column in COLUMNS},
-        "by_defect": evaluation.by_defect(),
-        "images": images,
-        "curves": {
-            "image": [axis.tolist() for axis in evaluation.image_ranking.roc(_CURVE_POINTS)],
-            **{name: [axis.tolist() for axis in axes] for name, axes in pixel_curves.items()},
-        },
-        "unreadable": list(unreadable),
-        "fingerprint": job.fingerprint,
-    }
-    return Record(job.name, data, evaluation.resampled())
+        for i, sample in enumerate(samples)
+    )
+    curves = {"image": evaluation.image_metrics.roc(_CURVE_POINTS)}
+    curves |= evaluation.pixel_metrics.curves(_CURVE_POINTS)
+    return Record(
+        name=job.name,
+        resampled=evaluation.resampled(),
+        root=str(category.root.absolute()),
+        masks=tuple(tuple(map(category.name_of, sample.mask_paths)) for sample in samples),
+        threshold=evaluation.threshold,
+        row=Row(
+            category.name,
+            n_train,
+            len(samples),
+            {name: evaluation.metrics.get(name) for name in METRICS},
+            fit_s,
+            round(evaluation.score_s, 3),
+            fit_peak_bytes,
+            model_bytes,
+        ),
+        by_defect=evaluation.by_defect(),
+        images=images,
+        curves=Curves(
+            **{name: (tuple(x.tolist()), tuple(y.tolist())) for name, (x, y) in curves.items()}
+        ),
+        unreadable=tuple(unreadable),
+        fingerprint=job.fingerprint,
+    )
 
 
 def _write_pictures(

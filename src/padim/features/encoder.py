@@ -9,6 +9,7 @@ from padim.backbones import BackboneSpec
 from padim.images.preprocess import Preprocess
 from padim.method.pyramid import Pyramid
 from padim.method.tiles import Tiling
+from padim.scoring.engines import ENGINES
 from padim.versions import installed_versions
 
 
@@ -26,7 +27,7 @@ class Engine(NamedTuple):
     @classmethod
     def installed(cls, name: str) -> "Engine":
         """The one of this name that is installed here."""
-        return cls(name, "" if name == "torch" else version(name))
+        return cls(name, "" if name == "torch" else version(ENGINES[name].package))
 
     @classmethod
     def parse(cls, text: str) -> "Engine":

@@ -40,11 +40,7 @@ class Network:
         """Its place in the user's cache."""
         return CachedTrunk.of(self.encoder)
 
-    def _tiled(self, features: nn.Module) -> nn.Module:
-        tiling = self.encoder.tiling
-        return features if tiling.is_trivial else TiledFeatures(features, tiling)
-
-    def features(self, engine: str, n_threads: int | None) -> nn.Module:
+    def features(self, engine: str = "torch", n_threads: int | None = None) -> nn.Module:
         """Let an engine run it.
 
         Args:
@@ -53,25 +49,25 @@ class Network:
 
         Returns:
             From uint8 images to the features of each level, as ``Features``.
-        """
-        if n_threads is not None:
-            torch.set_num_threads(choose_threads(n_threads))
-        if engine == "torch":
-            return self.in_torch(self.encoder.precision)
-        return self._tiled(GraphFeatures(self.cached, self._write, engine, n_threads))
-
-    def in_torch(self, precision: str = "float32") -> nn.Module:
-        """Load it as torch runs it.
 
         Raises:
             WeightsError: The weights are not its.
         """
-        return self._tiled(self._features(precision))
+        if n_threads is not None:
+            torch.set_num_threads(choose_threads(n_threads))
+        features: nn.Module
+        if engine == "torch":
+            features = self._in_torch()
+        else:
+            features = GraphFeatures(self.cached, self._write, engine, n_threads)
+        tiling = self.encoder.tiling
+        return features if tiling.is_trivial else TiledFeatures(features, tiling)
 
-    def _features(self, precision: str) -> Features:
-        trunk = optimise(load_trunk(self.encoder.spec, self.read(), self.origin))
-        window = self.encoder.of_window()
-        return Features(trunk, window.pyramid, window.preprocess, DTYPES[precision]).eval()
+    def _in_torch(self) -> Features:
+        encoder = self.encoder.of_window()
+        trunk = optimise(load_trunk(encoder.spec, self.read(), self.origin))
+        precision = DTYPES[encoder.precision]
+        return Features(trunk, encoder.pyramid, encoder.preprocess, precision).eval()
 
     def trunk(self) -> tuple[dict[str, Tensor], int]:
         """Its trunk's tensors, and the bytes of feature maps that one image takes.
@@ -85,7 +81,7 @@ class Network:
         return dict(tensors), n_bytes
 
     def _write(self, cached: CachedTrunk) -> None:
-        cached.write(self._features("float32"), *self.trunk())
+        cached.write(self._in_torch(), *self.trunk())
 
 
 def choose_device(name: str) -> torch.device:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from padim.errors import PathMissingError, UsageError
+from padim.files import sha256
 from padim.fitting.settings import CHOICES, KINDS, FitChoices, require_known
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def choices_of(state: "ModelState") -> FitChoices:
 
 def _is_published(encoder: "Encoder") -> bool:
     """Whether a model's weights are those that its backbone has without a file being named."""
-    from padim.features.weights import locate, named_hash, sha256
+    from padim.features.weights import locate, named_hash
 
     if promised := named_hash(encoder.spec.weights_file):
         return encoder.weights_sha256.startswith(promised)

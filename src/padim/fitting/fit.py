@@ -6,7 +6,7 @@ from typing import Unpack
 
 from padim.datasets import normal_images
 from padim.errors import ModelFileError, PathMissingError, UsageError
-from padim.features.weights import sha256
+from padim.files import sha256
 from padim.fitting.fitter import Fitter
 from padim.fitting.looks import Begin, Fitted, no_progress
 from padim.fitting.prepare import first_px, needs_source_px, prepare
@@ -30,8 +30,8 @@ def fit(
     """Fit a model on good images.
 
     Args:
-        images: A folder (of a category with ``train/good`` only that is taken), or a list of paths,
-            Pillow images or uint8 arrays ``(H0, W0, 3)``.
+        images: A folder (of a category with ``train/good`` only that is taken), or a list of images
+            as for ``Predictor.predict``.
         settings: Every choice of the fit; the name of a backbone alone, as in version 0.1, stands
             for the defaults with that backbone.
         recipe_name: Name of the recipe, as in version 0.1; say ``recipe=`` instead.
@@ -43,6 +43,14 @@ def fit(
         ImageReadError: An image cannot be read.
         MemoryLimitError: The fit would need more than ``max_memory``.
         WeightsError: The pretrained weights are absent and cannot be fetched.
+
+    Example:
+        >>> model = padim.fit("part", size_px=(64, 64), sigma_px=2)
+        >>> model.predict("spot.png").label
+        'anomalous'
+        >>> padim.fit("part", sigma=2)
+        Traceback (most recent call last):
+        padim.errors.UsageError: There is no setting sigma. Did you mean sigma_px?
     """
     if isinstance(settings, str):
         settings = FitSettings(backbone=settings)
@@ -94,7 +102,7 @@ def fit_or_reuse(
         The model, and whether it was reused.
 
     Raises:
-        PadimError: As for ``Fitter.fit``.
+        PadimError: An image cannot be read, or the images cannot be fitted on.
     """
     try:
         state = load_state(path)

@@ -139,8 +139,7 @@ class Fitter:
             images: Paths, Pillow images or uint8 arrays ``(H0, W0, 3)``.
             begin: Told of each phase and its number of steps: images, their tiles, or cells of the
                 coarsest grid; gives what is told of each step.
-            unreadable: Told of an image that cannot be read, which is then left out; raised when
-                None.
+            unreadable: Told of an image that cannot be read; raised when None.
 
         Raises:
             DatasetError: There is no image, or one has changed between two looks at it.
@@ -149,16 +148,16 @@ class Fitter:
         """
         if len(self.encoder.tiling.tiles) > 1:
             return TileFitter(
-                self.embedder,
+                self.settings,
                 self.recipe,
-                STORES[self.settings.store],
+                self.embedder,
                 self.trunk,
-                self.settings.calibrate,
                 self._n_maps,
                 self.kept_feature_bytes,
                 self.scratch,
             ).fit(images, begin, unreadable)
-        if self.settings.calibrate and isinstance(images, Iterator):
+        settings, device = self.settings, self.embedder.device
+        if settings.calibrate and isinstance(images, Iterator):
             raise UsageError(
                 "The images come from an iterator, but calibrating takes a second look. Give a "
                 "list of them, or set calibrate to False."
@@ -169,20 +168,20 @@ class Fitter:
             images,
             begin("fit", length_hint(images)),
             unreadable,
-            kept_bytes=self.kept_feature_bytes if self.settings.calibrate else 0,
-            with_samples=self.settings.keep_samples,
-            with_thumbnails=self.settings.calibrate,
+            kept_bytes=self.kept_feature_bytes if settings.calibrate else 0,
+            with_samples=settings.keep_samples,
+            with_thumbnails=settings.calibrate,
         )
 
         def batches() -> Iterable[list[Tensor]]:
             skip = unreadable is not None
             return kept or self.embedder.embed_again(images, seen.hashes, skip=skip)
 
-        is_judged = self.settings.calibrate and moments.count > 1
+        is_judged = settings.calibrate and moments.count > 1
         n_cells = self.encoder.pyramid.n_coarse_cells * (1 + is_judged)
         advance = begin("solve", n_cells)
         state = self._solve(moments, seen.hashes, advance)
-        held = moments if self.settings.keep_moments or self.settings.drop_outliers else None
+        held = moments if settings.keep_moments or settings.drop_outliers else None
         suspects: tuple[Suspect, ...] = ()
         dropped: set[int] = set()
         outlier_maps: dict[int, NDArray[np.float32]] = {}
@@ -190,17 +189,13 @@ class Fitter:
         if is_judged:
             leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid, advance)
             del moments  # as large as what is worked with now
-            collector = second_look(
-                state,
-                left_out(leave_one_out, batches()),
-                self.embedder.device,
-                begin("second look", state.count),
-                n_maps=self._n_maps,
-            )
-            del leave_one_out
-            rate = self.settings.drop_outliers or OUTLIER_RATE
+            distances = left_out(leave_one_out, batches())
+            advance = begin("second look", state.count)
+            collector = second_look(state, distances, device, advance, n_maps=self._n_maps)
+            del leave_one_out, distances
+            rate = settings.drop_outliers or OUTLIER_RATE
             suspects, outlier_maps = review_look(collector, seen.thumbnails, rate)
-            if self.settings.drop_outliers:
+            if settings.drop_outliers:
                 dropped = {suspect.index for suspect in suspects if suspect.reason == "outlier"}
             if len(dropped) > state.count - 2:
                 raise DatasetError(
@@ -215,12 +210,8 @@ class Fitter:
                 advance = begin("solve", n_cells)
                 state = self._solve(held, [seen.hashes[i] for i in left], advance)
                 leave_one_out = LeaveOneOut(held, state.eps, state.pyramid, advance)
-                collector = second_look(
-                    state,
-                    left_out(leave_one_out, chosen(batches(), left)),
-                    self.embedder.device,
-                    begin("second look", state.count),
-                )
+                distances = left_out(leave_one_out, chosen(batches(), left))
+                collector = second_look(state, distances, device, begin("second look", len(left)))
                 unwanted = {seen.hashes[i] for i in dropped}
                 samples = tuple(image for image in samples if image.sha256 not in unwanted)
             state = replace(state, calibration=collector.calibration(LEAVE_ONE_OUT))
@@ -231,7 +222,7 @@ class Fitter:
             mirrored = np.stack([image.pixels[:, ::-1] for image in samples])
             state = replace(state, samples=sample(state, self.embedder, mirrored))
         places = tuple(sorted(dropped))
-        left_moments = held if self.settings.keep_moments else None
+        left_moments = held if settings.keep_moments else None
         return Fitted(state, left_moments, suspects, places, outlier_maps, seen.paths)
 
     def _solve(self, moments: Moments, hashes: Sequence[str], advance: Advance) -> ModelState:

@@ -70,8 +70,7 @@ class Embedder:
 
         Args:
             images: Paths, Pillow images or uint8 arrays ``(H0, W0, 3)``.
-            unreadable: Told of an image that cannot be read, which is then left out; raised when
-                None.
+            unreadable: Told of an image that cannot be read; raised when None.
 
         Yields:
             Batches of images, and their features: one per level, shape ``(cells, N, d)``.

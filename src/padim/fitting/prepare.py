@@ -14,7 +14,8 @@ from padim.errors import DatasetError, ImageReadError, PathMissingError, UsageEr
 from padim.features.encoder import Encoder, Engine
 from padim.features.network import Network, choose_batch, choose_device, choose_engine
 from padim.features.trunk import with_taps
-from padim.features.weights import fetch, read_weights, sha256
+from padim.features.weights import fetch, read_weights
+from padim.files import sha256
 from padim.fitting.fitter import Fitter
 from padim.fitting.forecast import NetworkBytes
 from padim.fitting.looks import Embedder
@@ -25,7 +26,7 @@ from padim.images.roi import Roi, read_roi
 from padim.method.pyramid import RANDOM_DIMS_SEED, build_pyramid
 from padim.method.tiles import Tiling, plan_tiles
 from padim.model.file_tensor import n_bytes
-from padim.recipes import Recipe, known_recipe
+from padim.recipes import RECIPES, Recipe
 from padim.versions import installed_versions
 
 INCLUDE_BACKBONE_BYTES = 50_000_000
@@ -116,7 +117,7 @@ def first_px(images: Iterable[ImageInput]) -> tuple[int, int]:
 def _tapped(settings: FitSettings) -> BackboneSpec:
     """The backbone, tapped where the settings or their recipe say."""
     spec = backbone(settings.backbone)
-    taps = settings.taps or known_recipe(settings.recipe).taps
+    taps = settings.taps or RECIPES[settings.recipe].taps
     return spec if taps is None else with_taps(spec, taps)
 
 

@@ -29,6 +29,11 @@ class FitSettings:
     Raises:
         UsageError: A value is of another kind than it must be, or outside its range.
         UnknownNameError: A name is not one of those that there are.
+
+    Example:
+        >>> settings = padim.FitSettings(recipe="fast", size_px=(64, 64))
+        >>> padim.fit("part", settings, sigma_px=2).state.recipe.sigma_px
+        2
     """
 
     roi: Annotated[

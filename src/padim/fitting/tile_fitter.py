@@ -1,10 +1,11 @@
 """Large images, fitted with the moments and the whitening rows of one tile in memory."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import length_hint
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,11 +31,11 @@ from padim.fitting.looks import (
     told,
 )
 from padim.fitting.review import OUTLIER_RATE, Suspect, review_look
+from padim.fitting.settings import FitSettings
 from padim.images.ahead import DECODE_AHEAD, DECODE_THREADS, ImageInput, load_image, mapped_ahead
 from padim.images.thumbnails import Look
-from padim.method.gaussian import factor, level_eps
+from padim.method.gaussian import STORES, factor, level_eps
 from padim.method.leave_one_out import LeaveOneOut
-from padim.method.moments import Moments
 from padim.method.pyramid import Pyramid
 from padim.model.file_tensor import FileTensor, empty_file_tensor
 from padim.model.state import ModelState
@@ -52,21 +53,19 @@ class TileFitter:
     temporary files.
 
     Attributes:
+        settings: Every choice.
+        recipe: The recipe with the changes that were chosen.
         embedder: Computes features.
-        recipe: The recipe with its changes.
-        store: What the whitening rows are stored in.
         trunk: The trunk's tensors, when they travel with the model.
-        calibrate: Whether the images are looked at again, for the leave-one-out calibration.
         n_maps: Maps of outliers that are kept.
         kept_feature_bytes: Of features kept for the second look; with more they are recomputed.
         scratch: Folder of the temporary files; the system's when None.
     """
 
-    embedder: Embedder
+    settings: FitSettings
     recipe: Recipe
-    store: torch.dtype
+    embedder: Embedder
     trunk: Mapping[str, Tensor]
-    calibrate: bool
     n_maps: int
     kept_feature_bytes: int
     scratch: Path | None
@@ -81,9 +80,8 @@ class TileFitter:
 
         Args:
             images: Paths, Pillow images or uint8 arrays ``(H0, W0, 3)``; never an iterator.
-            begin: Told of each phase; an image is a step of it, once for every tile.
-            unreadable: Told of an image that cannot be read, which is then left out; raised when
-                None.
+            begin: Told of each phase; an image is a step of it, for every tile once for each look.
+            unreadable: Told of an image that cannot be read; raised when None.
 
         Raises:
             DatasetError: There is no image, or one has changed between two looks at it.
@@ -99,30 +97,29 @@ class TileFitter:
         readable, seen = self._survey(images, begin("read", length_hint(images)), unreadable)
         eps = self._eps(readable)
         encoder, count = self.embedder.encoder, len(seen.hashes)
-        is_judged = self.calibrate and count > 1
-        files = _Files(encoder.pyramid, count, self.store, self.scratch, with_distances=is_judged)
-        n_steps = count * len(encoder.tiling.tiles)
-        advance = begin("fit", n_steps)
-        again = begin("second look", n_steps) if is_judged else advance
+        is_judged = self.settings.calibrate and count > 1
+        store, n_judged = STORES[self.settings.store], count if is_judged else 0
+        files = _open_files(encoder.pyramid, n_judged, store, self.scratch)
+        advance = begin("tiles", count * len(encoder.tiling.tiles) * (1 + is_judged))
         for tile, spans in encoder.tiling.spans():
             batches = partial(replace(self.embedder, tile=tile).embed_again, readable, seen.hashes)
-            self._fit_tile(tile.pyramid, spans, eps, batches, files, (advance, again))
+            self._fit_tile(tile.pyramid, spans, eps, batches, files, advance)
         state = ModelState(
             encoder=encoder,
             recipe=self.recipe,
             eps=tuple(eps),
             count=count,
-            mean=tuple(files.mean),
-            whitening=tuple(files.whitening),
+            mean=files.mean,
+            whitening=files.whitening,
             image_sha256=tuple(sorted(seen.hashes)),
             trunk=self.trunk,
         )
         suspects: tuple[Suspect, ...] = ()
         outlier_maps: dict[int, NDArray[np.float32]] = {}
-        if is_judged:
+        if files.distances is not None:
             collector = second_look(
                 state,
-                files.read_distances(),
+                self._maps(files.distances, count),
                 torch.device("cpu"),
                 begin("maps", count),
                 n_maps=self.n_maps,
@@ -138,19 +135,32 @@ class TileFitter:
         eps: list[float],
         batches: Callable[[], Iterable[list[Tensor]]],
         files: "_Files",
-        advance: tuple[Advance, Advance],
+        advance: Advance,
     ) -> None:
         """Write the rows and means of one part, and the distances of its images."""
         kept_bytes = 0 if files.distances is None else self.kept_feature_bytes
-        moments, kept = add_up(told(batches(), advance[0]), kept_bytes)
-        rows = factor(moments, eps, max(moments.count - 1, 1), self.store)
-        files.write_model(spans, rows, moments)
+        moments, kept = add_up(told(batches(), advance), kept_bytes)
+        rows = factor(moments, eps, max(moments.count - 1, 1), files.whitening[0].dtype)
+        for i, span in enumerate(spans):
+            files.whitening[i].write(span.start, rows[i])
+            files.mean[i][span] = moments.mean[i].float()
         del rows
         if files.distances is not None:
             leave_one_out = LeaveOneOut(moments, eps, pyramid)
             del moments
-            groups = grouped(told(kept or batches(), advance[1]))
-            files.write_distances(spans[-1].start, map(leave_one_out.distances, groups))
+            place = spans[-1].start
+            for embeddings in grouped(told(kept or batches(), advance)):
+                for image in leave_one_out.distances(embeddings).t():
+                    files.distances.write(place, image)
+                    place += self.embedder.encoder.pyramid.n_cells(-1)
+
+    def _maps(self, distances: FileTensor, count: int) -> Iterator[Tensor]:
+        """The distances of all images in groups, shape ``(N, h, w)``."""
+        pyramid = self.embedder.encoder.pyramid
+        n_fine = pyramid.n_cells(-1)
+        for first in range(0, count, N_FINISHED):
+            some = distances[first * n_fine : (first + N_FINISHED) * n_fine].view(-1, n_fine)
+            yield pyramid.on_grid(some.t())
 
     def _survey(
         self, images: Iterable[ImageInput], advance: Advance, unreadable: Unreadable | None
@@ -209,69 +219,33 @@ class TileFitter:
         return level_eps(variances, self.recipe.eps)
 
 
-class _Files:
+class _Files(NamedTuple):
     """Temporary files, in which what was found of the tiles waits for the rest.
-
-    Args:
-        pyramid: All modelled cells.
-        count: Images.
-        store: What the whitening rows are stored in.
-        scratch: Folder of the files; the system's when None.
-        with_distances: Whether leave-one-out distances wait as well.
 
     Attributes:
         whitening: Rows of each level, shape ``(cells, d, D + d)``.
-        mean: Of each level, shape ``(cells, d)``.
-        distances: Of each image, one after the other; None when there are none.
+        mean: Of each level, shape ``(cells, d)``; in memory.
+        distances: Of each image at all cells, one image after the other; None when not wanted.
     """
 
-    def __init__(
-        self,
-        pyramid: Pyramid,
-        count: int,
-        store: torch.dtype,
-        scratch: Path | None,
-        *,
-        with_distances: bool,
-    ) -> None:
-        folder = TemporaryFolder(scratch)
-        self.pyramid = pyramid
-        self.count = count
-        self.whitening: list[FileTensor] = []
-        self.mean: list[Tensor] = []
-        for i, level in enumerate(pyramid.levels):
-            shape = (pyramid.n_cells(i), level.n_dims, pyramid.context_dims(i) + level.n_dims)
-            file = folder.path / f"whitening_{i}"
-            self.whitening.append(empty_file_tensor(file, shape, store, folder))
-            self.mean.append(torch.empty(shape[:2]))
-        self.distances: FileTensor | None = None
-        if with_distances:
-            file, n_values = folder.path / "distances", pyramid.n_cells(-1) * count
-            self.distances = empty_file_tensor(file, (n_values,), torch.float32, folder)
+    whitening: tuple[FileTensor, ...]
+    mean: tuple[Tensor, ...]
+    distances: FileTensor | None
 
-    def write_model(self, spans: Sequence[slice], rows: list[Tensor], moments: Moments) -> None:
-        """Write the whitening rows and means of a tile, whose cells of each level are named."""
-        for i, span in enumerate(spans):
-            self.whitening[i].write(span.start, rows[i])
-            self.mean[i][span] = moments.mean[i].float()
 
-    def write_distances(self, start: int, distances: Iterable[Tensor]) -> None:
-        """Write the distances of all images at the cells of a tile.
-
-        Args:
-            start: Its first cell.
-            distances: In groups of images, shape ``(cells, N)``.
-        """
-        assert self.distances is not None
-        for group in distances:
-            for image in group.t():
-                self.distances.write(start, image)
-                start += self.pyramid.n_cells(-1)
-
-    def read_distances(self) -> Iterator[Tensor]:
-        """The distances of all images in groups, shape ``(N, h, w)``."""
-        assert self.distances is not None
-        n_fine = self.pyramid.n_cells(-1)
-        for first in range(0, self.count, N_FINISHED):
-            some = self.distances[first * n_fine : (first + N_FINISHED) * n_fine].view(-1, n_fine)
-            yield self.pyramid.on_grid(some.t())
+def _open_files(
+    pyramid: Pyramid, n_judged: int, store: torch.dtype, scratch: Path | None
+) -> _Files:
+    """Make room for a model, and for the leave-one-out distances of some images."""
+    folder = TemporaryFolder(scratch)
+    whitening, mean = [], []
+    for i, level in enumerate(pyramid.levels):
+        shape = (pyramid.n_cells(i), level.n_dims, pyramid.context_dims(i) + level.n_dims)
+        whitening.append(empty_file_tensor(folder.path / f"whitening_{i}", shape, store, folder))
+        mean.append(torch.empty(shape[:2]))
+    distances: FileTensor | None = None
+    if n_judged:
+        n_values = pyramid.n_cells(-1) * n_judged
+        file = folder.path / "distances"
+        distances = empty_file_tensor(file, (n_values,), torch.float32, folder)
+    return _Files(tuple(whitening), tuple(mean), distances)

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from padim.datasets import expand
 from padim.errors import DatasetError, UsageError, listed
 from padim.features.cached_trunk import open_graphs
 from padim.features.encoder import Encoder
 from padim.features.network import choose_batch, choose_device, choose_engine
-from padim.features.weights import sha256
+from padim.files import sha256
 from padim.fitting.fitter import sample, solve
 from padim.fitting.looks import (
     Begin,
@@ -33,22 +34,24 @@ from padim.model.padim import network_of
 from padim.model.pair import load_pair, save_pair
 from padim.model.state import ModelState
 from padim.scoring.calibration import LEAVE_ONE_OUT
-from padim.scoring.engines import GRAPH_ENGINES
+from padim.scoring.engines import is_graph
+
+Paths = str | Path | Sequence[str | Path]
 
 
 def update(
-    path: Path,
-    images: Sequence[Path],
-    recalibrate: Sequence[Path] = (),
+    path: str | Path,
+    images: Paths,
+    recalibrate: Paths = (),
     *,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     begin: Begin = no_progress,
 ) -> ModelState:
     """Add good images to a model: exactly what a fit on all of them would give.
 
     Args:
         path: A model file with its moments beside it; both change, or neither.
-        images: Images that are not in it.
+        images: Files that are not in it, or a folder of such.
         recalibrate: Images that are in it then, to set its threshold by, each left out in turn.
         weights: Local weights file of the backbone, when the model does not bring it.
         begin: Told of each phase and its number of steps; gives what is told of each step.
@@ -57,7 +60,12 @@ def update(
         UsageError: The model was fitted without ``--keep-moments``, or with other releases.
         DatasetError: An image is in it already, or one to recalibrate by is not.
         ImageReadError: An image cannot be read.
+
+    Example:
+        >>> padim.update("kept.safetensors", "part/test/good").count
+        9
     """
+    path, images, recalibrate = Path(path), _files(images), _files(recalibrate)
     state, moments = _load(path)
     hashes = [sha256(image) for image in images]
     if known := _named(images, hashes, set(state.image_sha256)):
@@ -69,18 +77,18 @@ def update(
 
 
 def forget(
-    path: Path,
-    images: Sequence[Path],
-    recalibrate: Sequence[Path] = (),
+    path: str | Path,
+    images: Paths,
+    recalibrate: Paths = (),
     *,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     begin: Begin = no_progress,
 ) -> ModelState:
     """Take images out of a model: exactly what a fit on the others would give.
 
     Args:
         path: A model file with its moments beside it; both change, or neither.
-        images: Images that are in it, by the sha256 of their files.
+        images: Files that are in it, by their sha256, or a folder of such.
         recalibrate: Images that are left in it, to set its threshold by, each left out in turn.
         weights: Local weights file of the backbone, when the model does not bring it.
         begin: Told of each phase and its number of steps; gives what is told of each step.
@@ -89,7 +97,12 @@ def forget(
         UsageError: The model was fitted without ``--keep-moments``, or with other releases.
         DatasetError: An image is not in it, or nothing would be left.
         ImageReadError: An image cannot be read.
+
+    Example:
+        >>> padim.forget("kept.safetensors", ["part/train/good/0.png"]).count
+        5
     """
+    path, images, recalibrate = Path(path), _files(images), _files(recalibrate)
     state, moments = _load(path)
     hashes = [sha256(image) for image in images]
     left = Counter(state.image_sha256)
@@ -116,11 +129,11 @@ def forget(
 
 
 def merge(
-    first: Path,
-    second: Path,
-    out: Path,
+    first: str | Path,
+    second: str | Path,
+    out: str | Path,
     *,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     begin: Begin = no_progress,
 ) -> ModelState:
     """Join two models: exactly what a fit on the images of both would give.
@@ -135,7 +148,12 @@ def merge(
     Raises:
         UsageError: A model was fitted without ``--keep-moments``, or the two do not fit together.
         DatasetError: An image is in both.
+
+    Example:
+        >>> padim.merge("kept.safetensors", "other.safetensors", "both.safetensors").count
+        9
     """
+    first, second, out = Path(first), Path(second), Path(out)
     (state, moments), (other, more) = _load(first), _load(second)
     if state.recipe != other.recipe:
         raise _unlike(str(first), str(second), "recipe")
@@ -150,7 +168,7 @@ def merge(
     return _change(out, embedder, state, whole.moments, whole.seen.hashes, (), begin)
 
 
-def embedder_of(state: ModelState, weights: Path | None = None) -> Embedder:
+def embedder_of(state: ModelState, weights: str | Path | None = None) -> Embedder:
     """What computes the features of more images as those of a model were computed.
 
     Args:
@@ -220,12 +238,17 @@ def _load(path: Path) -> tuple[ModelState, Moments]:
         UsageError: It is a graph, or has no moments.
         ModelFileError: A file is damaged.
     """
-    if path.suffix in GRAPH_ENGINES:
+    if is_graph(path):
         raise UsageError(
             f"{path} is a graph, which learns nothing more. Change the model file that it was made "
             "of, and export that again."
         )
     return load_pair(path)
+
+
+def _files(images: Paths) -> tuple[Path, ...]:
+    given = [images] if isinstance(images, str | Path) else images
+    return expand([Path(image) for image in given], recursive=False)
 
 
 def _named(images: Sequence[Path], hashes: Sequence[str], wanted: set[str]) -> str:

@@ -135,6 +135,12 @@ class Calibration:
             return None
         return Tail.of(self.image_score.astype(np.float64))
 
+    @property
+    def least_p_value(self) -> float:
+        """Below which no p-value goes, however high the score."""
+        least = 1 / (1 + self.count)
+        return least if self.tail is None else min(least, TAIL_REACH / self.count)
+
     def p_value(self, score: float) -> float:
         """Share of good images that score at least as high.
 
