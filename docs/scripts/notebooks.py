@@ -28,9 +28,11 @@ def run_notebook(path: Path, folder: Path) -> nbformat.NotebookNode:
     # Commands of a cell are those of this environment.
     here = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join((here, os.environ["PATH"]))
-    notebook = nbformat.read(path, as_version=4)
+    notebook: nbformat.NotebookNode = nbformat.read(path, as_version=4)
     settings = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=_TIMEOUT_S, kernel_name="python3", resources=settings).execute()
+    NotebookClient(
+        notebook, timeout=_TIMEOUT_S, kernel_name="python3", resources=settings
+    ).execute()
     return notebook
 
 

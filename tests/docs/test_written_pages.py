@@ -5,10 +5,10 @@ import re
 from types import ModuleType
 
 import pytest
-from padim.scoring.writer import COLUMNS
 from pages import ROOT
 
 import padim
+from padim.scoring.writer import COLUMNS
 
 DOCS = ROOT / "docs"
 NOTICE = "CC BY-NC-SA 4.0"
