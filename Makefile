@@ -11,6 +11,8 @@ test: $(VENV)/installed browser
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 src main.py
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin src main.py
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 

@@ -1,7 +1,6 @@
 """What this machine has, what would compute here and why, and how fast that is."""
 
 import importlib.util
-import os
 import platform
 import statistics
 import time
@@ -30,16 +29,16 @@ class Machine:
     Attributes:
         cpu: Its name.
         n_cores: Cores that this process may use.
-        instructions: Vector instructions that matter here.
-        memory_bytes: Of the whole machine, or None where that cannot be told.
+        instructions: Vector instructions that matter here; None where they cannot be told.
+        memory_bytes: Of the whole machine.
         accelerators: Names of what else could compute.
         engines: Version of each installed engine.
     """
 
     cpu: str
     n_cores: int
-    instructions: tuple[str, ...]
-    memory_bytes: int | None
+    instructions: tuple[str, ...] | None
+    memory_bytes: int
     accelerators: tuple[str, ...]
     engines: dict[str, str]
 
@@ -63,13 +62,17 @@ class Timing:
 
 def examine() -> Machine:
     """Look at this machine."""
+    import psutil
+
     facts = _cpu_facts()
-    flags = set(facts.get("flags", facts.get("Features", "")).split())
+    flags = facts.get("flags", facts.get("Features"))
     return Machine(
         cpu=facts.get("model name") or platform.processor() or platform.machine(),
         n_cores=n_cores(),
-        instructions=tuple(name for name in _INSTRUCTIONS if name in flags),
-        memory_bytes=_memory_bytes(),
+        instructions=None
+        if flags is None
+        else tuple(name for name in _INSTRUCTIONS if name in flags.split()),
+        memory_bytes=psutil.virtual_memory().total,
         accelerators=tuple(_accelerators()),
         engines={
             engine: version(facts.package)
@@ -116,7 +119,8 @@ def time_default(n_threads: int | None) -> list[Timing]:
     from padim.model.file import load_state, save_state
     from padim.model.padim import network_of
 
-    with TemporaryDirectory() as folder:
+    # Windows removes no file that is open, and an engine may still hold the graph.
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         model, graph = Path(folder) / "model.safetensors", Path(folder) / "model.onnx"
         fitter = prepare(
             FitSettings(device="cpu", engine="torch", n_threads=n_threads, calibrate=False)
@@ -161,13 +165,6 @@ def _cpu_facts() -> dict[str, str]:
     first, *_ = text.split("\n\n")
     pairs = (line.partition(":") for line in first.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
-
-
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _accelerators() -> Iterator[str]:

@@ -1,20 +1,30 @@
-"""Files that are either there and whole, or not there."""
+"""Files that are either there and whole, or not there, under names that every system takes."""
 
 import hashlib
 import os
+import re
+import secrets
 import shutil
 import tempfile
+import time
+import unicodedata
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
+from itertools import chain, count
 from pathlib import Path
 
 from padim.errors import PadimError
 
-# It can only be read by setting it, for all threads at once: so once, here.
-_UMASK = os.umask(0)
-os.umask(_UMASK)
+# Windows: what no name may hold, and names of devices, whatever their suffix. learn.microsoft.com,
+# "Naming Files, Paths, and Namespaces".
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
+_DEVICE = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE
+)
+_LONGEST_BYTES = 240  # of 255, less what written_whole and a suffix add
+_WAITS_S = (0.1, 0.2, 0.4, 0.8, 1.6)
 
 
 @contextmanager
@@ -29,15 +39,13 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     is_new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
+    partial = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
     try:
+        partial.open("xb").close()
         yield partial
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
-        partial.chmod(0o666 & ~_UMASK)
-        partial.replace(path)
+        _replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         if is_new:
@@ -68,9 +76,35 @@ def written_together(path: Path, *, same: bool = False) -> Iterator[Path]:
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
         if len(parts) > 1 and not same:
-            path.unlink(missing_ok=True)
+            _when_free(path, lambda: path.unlink(missing_ok=True))
         for part in parts:
-            part.replace(path.with_name(part.name))
+            _replace(part, path.with_name(part.name))
+
+
+def _replace(partial: Path, path: Path) -> None:
+    _when_free(path, lambda: partial.replace(path))
+
+
+def _when_free(path: Path, change: Callable[[], object]) -> None:
+    """Change a file, which Windows refuses while another program holds it open.
+
+    Raises:
+        PadimError: It is held for longer than a virus scanner or an index takes.
+    """
+    for wait_s in (*_WAITS_S, None):
+        try:
+            change()
+        except PermissionError as error:
+            if getattr(error, "winerror", None) not in (5, 32):  # access denied; shared by another
+                raise
+            if wait_s is None:
+                raise PadimError(
+                    f"{path} cannot be replaced while another program has it open. Close it there, "
+                    "or choose another file."
+                ) from error
+            time.sleep(wait_s)
+        else:
+            return
 
 
 def sha256(path: Path) -> str:
@@ -96,24 +130,73 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep other processes out of a folder; the system lets them in when this one ends.
 
     Args:
-        folder: It is made when missing; an empty ``.lock`` stays in it.
+        folder: It is made when missing; an empty ``.lock`` may stay in it.
 
     Raises:
         PadimError: Another process keeps it.
     """
-    import fcntl  # not everywhere
+    import filelock
 
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise PadimError(
-                f"Another padim is writing into {folder}. Wait for it, or choose another folder."
-            ) from error
-        except OSError:
-            pass  # a file system without locks
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise PadimError(
+            f"Another padim is writing into {folder}. Wait for it, or choose another folder."
+        ) from error
+    except (OSError, NotImplementedError):
+        pass  # a file system without locks
+    try:
         yield
+    finally:
+        lock.release()
+
+
+def safe_name(name: str) -> str:
+    """A name for a file of ours that Windows, macOS and Linux take.
+
+    Args:
+        name: Any text. It stays as it is where they all take it, with room for a suffix.
+    """
+    safe = _FORBIDDEN.sub("_", name)
+    if safe.endswith((" ", ".")):  # Windows drops them
+        safe = safe[:-1] + "_"
+    if _DEVICE.fullmatch(safe):
+        safe = "_" + safe
+    content = os.fsencode(safe)
+    if len(content) > _LONGEST_BYTES:
+        digest = hashlib.sha256(content).hexdigest()[:8]
+        kept = os.fsdecode(content[: _LONGEST_BYTES - 9]).encode("utf-8", "ignore")
+        safe = f"{kept.decode('utf-8')}-{digest}"
+    return safe
+
+
+def same_name(name: str) -> str:
+    """What two names have in common when Windows or macOS take them for one."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+class Names:
+    """Gives each output a name of its own, safe as ``safe_name`` makes it."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def take(self, *wanted: str) -> Path:
+        """Take a name that nobody has taken, on no system.
+
+        Args:
+            wanted: Names, the best first, with ``/`` between folders; without suffix. The last is
+                numbered when all are taken.
+        """
+        safe = ["/".join(map(safe_name, name.split("/"))) for name in wanted]
+        numbered = (f"{safe[-1]}-{n}" for n in count(2))
+        for name in chain(safe, numbered):
+            if (key := same_name(name)) not in self._taken:
+                self._taken.add(key)
+                return Path(name)
+        raise AssertionError
 
 
 def plain_text(name: str) -> str:

@@ -1,8 +1,7 @@
 """Bytes in words, and what memory this process takes; without torch."""
 
 import re
-import resource
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from padim.errors import UsageError
@@ -43,16 +42,29 @@ def format_bytes(n_bytes: float) -> str:
 
 
 def resident_bytes() -> int:
-    """Memory this process holds now; the most it ever held where that cannot be told."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return pages * resource.getpagesize()
-    except OSError:
-        return _most_ever()
+    """Memory this process holds now."""
+    import psutil
+
+    return psutil.Process().memory_info().rss
 
 
-def reset_peak() -> bool:
-    """Start measuring the peak anew; False where the system cannot."""
+def watch_peak() -> Callable[[], int | None]:
+    """Watch the most memory this process holds from now on.
+
+    Returns:
+        What tells it. It tells None where the system does not: macOS never does, and Windows, whose
+        peak is that of the process since its start, only when it is higher than it was before.
+    """
+    before = None if _reset_peak() else _most_ever()
+
+    def peak() -> int | None:
+        most = _most_ever()
+        return None if most is None or (before is not None and most <= before) else most
+
+    return peak
+
+
+def _reset_peak() -> bool:
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
@@ -60,15 +72,11 @@ def reset_peak() -> bool:
     return True
 
 
-def peak_bytes() -> int:
-    """The most memory this process held since ``reset_peak``."""
+def _most_ever() -> int | None:
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     except (OSError, IndexError):
-        return _most_ever()
+        import psutil
 
-
-def _most_ever() -> int:
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+        return getattr(psutil.Process().memory_info(), "peak_wset", None)

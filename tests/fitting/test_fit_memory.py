@@ -9,11 +9,11 @@ import oracle
 import pytest
 from safetensors.torch import save_file
 
-from padim.memory import reset_peak
+from padim.memory import watch_peak
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not reset_peak(), reason="the system does not tell the peak since a moment"),
+    pytest.mark.skipif(watch_peak()() is None, reason="the system does not reset the peak"),
 ]
 
 MEASURE = """
@@ -25,7 +25,7 @@ import numpy as np
 
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
-from padim.memory import peak_bytes, reset_peak, resident_bytes
+from padim.memory import resident_bytes, watch_peak
 from padim.model.file import save_moments, save_state
 
 options = json.loads(sys.argv[1])
@@ -34,7 +34,7 @@ backbone = options.pop("backbone")
 fitter = prepare(FitSettings(backbone=backbone, device="cpu", **options))
 generator = np.random.default_rng(0)
 forecast = fitter.forecast(n_images=n_images)
-reset_peak()
+peak = watch_peak()
 before = resident_bytes()
 images = [generator.integers(0, 256, (90, 120, 3), dtype=np.uint8) for _ in range(n_images)]
 fitted = fitter.fit(images)
@@ -47,7 +47,7 @@ print(json.dumps({
     "file": forecast.file_bytes,
     "written": (folder / "model").stat().st_size,
     "before": before,
-    "peak": peak_bytes(),
+    "peak": peak(),
 }))
 """
 

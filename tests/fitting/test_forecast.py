@@ -1,70 +1,16 @@
-import mmap
 from dataclasses import replace
 
-import numpy as np
 import oracle
 import pytest
 import torch
 from torch import nn
 
-from padim import memory
-from padim.errors import MemoryLimitError, UsageError
+from padim.errors import MemoryLimitError
 from padim.features.trunk import activation_bytes
 from padim.fitting.fit import fit
 from padim.fitting.forecast import Forecast
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
-from padim.memory import (
-    format_bytes,
-    parse_bytes,
-    peak_bytes,
-    reset_peak,
-    resident_bytes,
-)
-
-
-@pytest.mark.parametrize(
-    ("text", "n_bytes"),
-    [
-        ("1500000000", 1_500_000_000),
-        ("800MB", 800_000_000),
-        ("2GiB", 2 * 2**30),
-        ("1.5 GiB", 3 * 2**29),
-        (" 512 kib ", 512 * 1024),
-        ("0.5TB", 500_000_000_000),
-        ("3kB", 3000),
-        ("7 B", 7),
-        ("0", 0),
-        ("1TiB", 2**40),
-        ("4MiB", 4 * 2**20),
-    ],
-)
-def test_an_amount_of_memory_is_read(text: str, n_bytes: int) -> None:
-    assert parse_bytes(text) == n_bytes
-
-
-@pytest.mark.parametrize(
-    "text", ["", "much", "-1GB", "1 GB 2", "1e9", "2Gb/s", "GB", "1,5GB", "7iB", "7 K"]
-)
-def test_what_is_no_amount_of_memory_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=r"is no amount of memory\. Try 800MB, 2GiB or"):
-        parse_bytes(text)
-
-
-@pytest.mark.parametrize(
-    ("n_bytes", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1500, "1.50 kB"),
-        (812_000_000, "812 MB"),
-        (2_345_000_000, "2.35 GB"),
-        (45_000_000_000, "45 GB"),
-        (18_776_488, "19 MB"),
-    ],
-)
-def test_an_amount_of_memory_is_written_for_a_person(n_bytes: int, text: str) -> None:
-    assert format_bytes(n_bytes) == text
 
 
 def test_a_fit_that_would_not_fit_is_refused() -> None:
@@ -133,23 +79,3 @@ def test_activations_are_counted_on_their_way_through() -> None:
     pixels = 10 * 20
     widest, tap = 3 + 8, 2  # channels in and out of the first convolution; of the feature map
     assert activation_bytes(network, (10, 20)) == 4 * pixels * (widest + tap)
-
-
-@pytest.mark.skipif(not reset_peak(), reason="the system does not tell the peak since a moment")
-def test_the_peak_is_the_most_since_it_was_reset() -> None:
-    assert reset_peak()
-    before = resident_bytes()
-    large = mmap.mmap(-1, 100_000_000)  # fresh pages, where the heap might give used ones
-    np.frombuffer(large, np.uint8)[:] = 1
-    assert resident_bytes() - before == pytest.approx(100_000_000, rel=0.05)
-    large.close()
-    assert peak_bytes() - before == pytest.approx(100_000_000, rel=0.1)
-    assert reset_peak()
-    assert peak_bytes() - before < 50_000_000
-
-
-def test_without_proc_the_most_ever_held_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path that is not there stands in for a system without /proc."""
-    monkeypatch.setattr(memory, "Path", lambda path: oracle.Path("/no/such/folder") / path[1:])
-    assert not reset_peak()
-    assert peak_bytes() == resident_bytes() > 10_000_000

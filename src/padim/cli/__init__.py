@@ -2,7 +2,6 @@
 
 import io
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -34,6 +33,7 @@ from padim.cli.options import with_shared_options
 from padim.errors import PadimError, failure_of, naming_extras
 
 INTERRUPTED = 130
+PIPE_CLOSED = 141  # 128 and SIGPIPE, which Windows does not name
 
 app = typer.Typer(
     name="padim",
@@ -101,12 +101,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 1 for a failure, 2 for wrong usage, 130 when interrupted.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    Output.as_json = "--json" in arguments
+    Output.as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     Output.quiet = Output.verbose = Output.has_result = False
     command = typer.main.get_command(app)
 
     def work() -> int:
+        # Without arguments Typer takes the process's own, and on Windows finds the files of *.png.
         status: int | None = command.main(arguments, prog_name="padim", standalone_mode=False)
         if status == INTERRUPTED:
             raise KeyboardInterrupt  # Typer makes it a status and says nothing
@@ -148,7 +148,7 @@ def run_guarded(work: Callable[[], int | None]) -> int:
     except BrokenPipeError:
         # Whoever read the results has seen enough; keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return PIPE_CLOSED
     except Exception as error:
         failure = failure_of(error)
         if failure is None:

@@ -79,19 +79,21 @@ def _advice(machine: Machine, can_fit: bool) -> list[str]:
         )
     if not can_fit:
         advice.append(f"To fit models here: {install_command('fit')}")
-    if not {"avx2", "asimd"} & set(machine.instructions):
+    if machine.instructions is not None and not {"avx2", "asimd"} & set(machine.instructions):
         advice.append("No vector instructions were found: every engine is slow here.")
     return advice
 
 
 def _described(machine: Machine, chosen: dict[str, str]) -> str:
-    memory = format_bytes(machine.memory_bytes) if machine.memory_bytes else "unknown"
+    instructions = "unknown"
+    if machine.instructions is not None:
+        instructions = ", ".join(machine.instructions) or "none of those that matter"
     engines = ", ".join(f"{name} {version}" for name, version in machine.engines.items())
     lines = {
         "processor": machine.cpu,
         "cores": str(machine.n_cores),
-        "instructions": ", ".join(machine.instructions) or "none of those that matter",
-        "memory": memory,
+        "instructions": instructions,
+        "memory": format_bytes(machine.memory_bytes),
         "accelerators": ", ".join(machine.accelerators) or "none",
         "engines": engines,
         **{f"auto, {suffix}": engine for suffix, engine in chosen.items()},

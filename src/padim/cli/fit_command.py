@@ -23,7 +23,7 @@ from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.decode import decode
 from padim.images.heatmap import overlay, save_picture
 from padim.images.regions import regions_above
-from padim.memory import format_bytes, peak_bytes, reset_peak
+from padim.memory import format_bytes, watch_peak
 from padim.scoring.engines import is_graph
 from padim.scoring.prediction import decide
 
@@ -156,14 +156,14 @@ def _fit_to(
     from padim.model.file import save_state
     from padim.model.pair import save_pair
 
-    is_measured = reset_peak()
+    peak = watch_peak()
     with phases() as begin:
         fitted = fitter.fit(chosen, begin, unreadable.callback)
     if fitted.moments is not None:
         save_pair(fitted.state, fitted.moments, out)
     else:
         save_state(fitted.state, out)
-    return fitted, peak_bytes() if is_measured else None
+    return fitted, peak()
 
 
 def _summary(fitted: "Fitted", out: Path, peak: int | None, settings: FitSettings) -> str:

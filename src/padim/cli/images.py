@@ -8,6 +8,7 @@ from pathlib import Path
 
 from padim.cli.console import say
 from padim.errors import ImageReadError, PadimError, UsageError, listed
+from padim.files import Names, same_name
 from padim.images.decode import read_size_px
 from padim.scoring.prediction import Decision
 
@@ -104,13 +105,18 @@ def require_writable(folder: Path) -> None:
 def output_names(chosen: Sequence[Path], given: Sequence[Path]) -> dict[Path, Path]:
     """Name each image below the folders it was found through, without suffix where that is enough.
 
-    Images of the same stem keep their suffixes, so that no two get one name.
+    Images of the same stem keep their suffixes, so that no two get one name on any system.
     """
     plain = [Path(os.path.abspath(path)) for path in given]  # noqa: PTH100  # resolves .., not links
-    root = os.path.commonpath([path if path.is_dir() else path.parent for path in plain])
-    names = {path: Path(os.path.relpath(path, root)) for path in chosen}
-    uses = Counter(name.with_suffix("") for name in names.values())
+    try:
+        root = os.path.commonpath([path if path.is_dir() else path.parent for path in plain])
+        ways = {path: Path(os.path.relpath(path, root)) for path in chosen}
+    except ValueError:  # on several drives of Windows: their letters are folders
+        ways = {path: path.absolute() for path in chosen}
+    stems = {path: way.with_suffix("").as_posix().lstrip("/") for path, way in ways.items()}
+    uses = Counter(map(same_name, stems.values()))
+    names = Names()
     return {
-        path: name.with_suffix("") if uses[name.with_suffix("")] == 1 else name
-        for path, name in names.items()
+        path: names.take(*[stem] * (uses[same_name(stem)] == 1), stem + path.suffix)
+        for path, stem in stems.items()
     }

@@ -24,14 +24,14 @@ from padim.evaluation.record import (
     record_name,
     write_record,
 )
-from padim.files import remove_partial, sha256, written_whole
+from padim.files import Names, remove_partial, safe_name, sha256, written_whole
 from padim.fitting.fit import from_fitted
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
 from padim.images.heatmap import DEFAULT_COLORMAP
 from padim.images.preprocess import Preprocess
-from padim.memory import peak_bytes, reset_peak
+from padim.memory import watch_peak
 from padim.metrics.table import METRICS
 from padim.model.pair import moments_path
 
@@ -165,11 +165,11 @@ def _done(
 
     unreadable = leave_out if plan.skip_unreadable else None
     watcher.say(category.describe())
-    can_measure = reset_peak()
+    peak = watch_peak()
     start = time.perf_counter()
     fitted = fitter.fit(category.train, begin, unreadable)
     fit_s = time.perf_counter() - start
-    fit_peak = peak_bytes() if can_measure else None
+    fit_peak = peak()
     model = from_fitted(fitter, fitted)
     advance = begin("score", len(category.test))
     evaluation = evaluate(model, category, advance=advance, unreadable=unreadable, scratch=scratch)
@@ -229,7 +229,7 @@ def remove_half_done(job: Job, out: Path) -> None:
 
 def _places(job: Job, out: Path) -> dict[str, Path]:
     """Where a job writes beside its record; only the first seed is drawn."""
-    name = job.category.name
+    name = safe_name(job.category.name)
     places = {"model": out / "models" / f"{job.name}.safetensors"}
     if job.seed == 0:
         places["preview"] = out / "previews" / f"{name}.npy"
@@ -328,12 +328,8 @@ def _named(
     drawn: Iterable[tuple[Sample, Image.Image]], category: Category, folder: Path
 ) -> Iterator[tuple[Path, Image.Image]]:
     """Give each picture a file: by its stem, else by its name, else by the way to it."""
-    taken: set[str] = set()
+    taken = Names()
     for sample, picture in drawn:
         way = category.name_of(sample.path).replace("/", "_")
-        names = [
-            f"{sample.defect}_{name}.png" for name in (sample.path.stem, sample.path.name, way)
-        ]
-        name = next((name for name in names if name not in taken), names[-1])
-        taken.add(name)
-        yield folder / name, picture
+        names = [f"{sample.defect}_{name}" for name in (sample.path.stem, sample.path.name, way)]
+        yield folder / f"{taken.take(*names)}.png", picture

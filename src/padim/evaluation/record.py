@@ -22,7 +22,7 @@ from typing import (
 import numpy as np
 
 from padim.datasets import Saturation
-from padim.files import write_text, written_whole
+from padim.files import safe_name, write_text, written_whole
 from padim.metrics.curves import Floats
 from padim.metrics.resamples import Values
 from padim.metrics.table import METRICS
@@ -180,7 +180,8 @@ class Record:
 
 def record_name(category: str, seed: int) -> str:
     """Name of the files of a record; later seeds are in a folder, since any name can be taken."""
-    return category if seed == 0 else f"seed{seed}/{category}"
+    name = safe_name(category)
+    return name if seed == 0 else f"seed{seed}/{name}"
 
 
 def write_record(record: Record, out: Path) -> None:

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple, cast
 
 from padim.datasets import Category
-from padim.errors import UsageError, failure_of
+from padim.errors import DatasetError, UsageError, failure_of
 from padim.evaluation.job import Job, Plan, Watcher, missing_results, remove_half_done, run_job
 from padim.evaluation.pictures import Curve, png, roc_figure
 from padim.evaluation.processes import Tell, in_processes
@@ -28,7 +28,7 @@ from padim.evaluation.record import (
     record_name,
 )
 from padim.evaluation.run_folder import Failure, Results, write_results
-from padim.files import locked, plain_text, written_whole
+from padim.files import locked, plain_text, same_name, written_whole
 from padim.fitting.fitter import Fitter
 
 
@@ -57,6 +57,7 @@ def run(
     Raises:
         UsageError: Nothing is random, and there are several seeds.
         PadimError: Another process writes into the folder.
+        DatasetError: The results of two categories would have one name.
     """
     fitter = fitter or plan.fitter(0)
     if plan.n_seeds > 1 and fitter.encoder.pyramid.n_dims == fitter.encoder.spec.n_dims:
@@ -65,7 +66,21 @@ def run(
             "with --dims, or leave --seeds out."
         )
     with locked(out):
+        _check_names(categories, out)
         return _run(categories, plan, out, watcher, fitter, n_workers)
+
+
+def _check_names(categories: Sequence[Category], out: Path) -> None:
+    has_case = not (out / ".LOCK").exists()  # there is a .lock now
+    first: dict[str, str] = {}
+    for category in categories:
+        name = record_name(category.name, 0)
+        earlier = first.setdefault(name if has_case else same_name(name), category.name)
+        if earlier != category.name:
+            raise DatasetError(
+                f"The categories {earlier} and {category.name} would be one file in {out}. Rename "
+                "one, or take each into a folder of its own with --category."
+            )
 
 
 def _run(

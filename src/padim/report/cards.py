@@ -17,7 +17,7 @@ from PIL import Image
 from padim.datasets import Sample
 from padim.errors import DatasetError
 from padim.evaluation.record import ImageResult, Record
-from padim.files import plain_text
+from padim.files import plain_text, safe_name
 from padim.images.decode import decode
 from padim.images.heatmap import colour_levels
 from padim.images.preprocess import Preprocess
@@ -66,7 +66,7 @@ class Part:
             DatasetError: Its maps are not there, or not those of its images.
         """
         images, settings = record.images, record.fingerprint.settings
-        path = run / "previews" / f"{record.row.category}.npy"
+        path = run / "previews" / f"{safe_name(record.row.category)}.npy"
         try:
             previews = np.load(path, allow_pickle=False).astype(np.float32)
         except (OSError, ValueError, EOFError) as error:
