@@ -1,8 +1,9 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
+OLDEST ?= .venv-oldest
 
-.PHONY: demo test browser format clean
+.PHONY: demo test oldest browser format clean
 
 demo: $(VENV)/installed
 	$(BIN)/padim demo
@@ -16,6 +17,10 @@ test: $(VENV)/installed browser
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
+# The oldest release of each range; what they warn of has changed since.
+oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python -m pytest -m "not slow" -W default
+
 # The tests of the report drive it; elsewhere than in CI they are skipped without it.
 browser:
 	@if [ "$$CI" = true ] && ! { command -v chromium && command -v chromedriver; } >/dev/null; then \
@@ -28,10 +33,17 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 
 $(VENV)/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" --group test
-	touch $@
+	$(call install,$(VENV),constraints.txt)
+
+$(OLDEST)/installed: pyproject.toml constraints-oldest.txt
+	$(call install,$(OLDEST),constraints-oldest.txt)
+
+define install
+$(PYTHON) -m venv $(1)
+$(1)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+$(1)/bin/python -m pip install --quiet --constraint $(2) --editable ".[all]" --group test
+touch $@
+endef
 
 clean:
-	rm -rf $(VENV) build dist demo
+	rm -rf $(VENV) $(OLDEST) build dist demo
