@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OLDEST ?= .venv-oldest
 
-.PHONY: demo test oldest browser format clean
+.PHONY: demo test oldest browser docs format clean
 
 demo: $(VENV)/installed
 	$(BIN)/padim demo
@@ -19,7 +19,7 @@ test: $(VENV)/installed browser
 
 # The oldest release of each range; what they warn of has changed since.
 oldest: $(OLDEST)/installed
-	$(OLDEST)/bin/python -m pytest -m "not slow" -W default
+	$(OLDEST)/bin/python -m pytest -m "not slow" -W default --ignore tests/docs
 
 # The tests of the report drive it; elsewhere than in CI they are skipped without it.
 browser:
@@ -28,12 +28,18 @@ browser:
 		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq chromium chromium-driver; \
 	fi
 
+# Into build/site, without a network; the variable silences what Material says of its successor.
+docs: $(VENV)/installed
+	$(BIN)/python docs/scripts/write_pages.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Open build/site/index.html, or, to search as well: $(BIN)/python -m http.server -d build/site"
+
 format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 $(VENV)/installed: pyproject.toml constraints.txt
-	$(call install,$(VENV),constraints.txt)
+	$(call install,$(VENV),constraints.txt,--group docs)
 
 $(OLDEST)/installed: pyproject.toml constraints-oldest.txt
 	$(call install,$(OLDEST),constraints-oldest.txt)
@@ -41,7 +47,7 @@ $(OLDEST)/installed: pyproject.toml constraints-oldest.txt
 define install
 $(PYTHON) -m venv $(1)
 $(1)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-$(1)/bin/python -m pip install --quiet --constraint $(2) --editable ".[all]" --group test
+$(1)/bin/python -m pip install --quiet --constraint $(2) --editable ".[all]" --group test $(3)
 touch $@
 endef
 

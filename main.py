@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from padim.backbones import DEFAULT_BACKBONE, backbone
 from padim.cli import run_guarded
-from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES, Category, read_root
+from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES, Category, read_dataset
 from padim.errors import PadimError, UsageError, listed
 from padim.images.heatmap import DEFAULT_COLORMAP, colours_of
 
 if TYPE_CHECKING:
-    from padim.evaluation.run_folder import Record
+    from padim.evaluation.record import Record, Settings
     from padim.fitting.fitter import Fitter
 
 # What the original drew at random with --reduce_dim; 100 for all others.
@@ -54,7 +54,7 @@ def _run(given: Sequence[str]) -> None:
         )
     colours_of(arguments.colormap)
     spec = backbone(arguments.arch)
-    categories = read_root(arguments.data_path)
+    categories = read_dataset(arguments.data_path)
     known = (*MVTEC_TEXTURES, *MVTEC_OBJECTS)
     names = [category.name for category in categories]
     if absent := [name for name in known if name not in names]:
@@ -64,21 +64,24 @@ def _run(given: Sequence[str]) -> None:
 
     import torch
 
-    from padim.evaluation.run import Result, settings_of, write_roc
-    from padim.evaluation.run_folder import Record, markdown
+    from padim.evaluation.run import settings_of, write_roc
+    from padim.evaluation.run_folder import Failure, Results, markdown
     from padim.fitting.prepare import prepare
+    from padim.fitting.settings import FitSettings
     from padim.memory import format_bytes
 
     if arguments.use_gpu and not torch.cuda.is_available():
         print("no GPU here, computing on the CPU")
     fitter = prepare(
-        spec.name,
-        "reference",
-        dims=_REDUCED_DIMS.get(spec.name, 100) if arguments.reduce_dim else "all",
-        device="auto" if arguments.use_gpu else "cpu",
-        weights=arguments.weights,
-        n_batch=arguments.batch_size,
-        calibrate=False,
+        FitSettings(
+            backbone=spec.name,
+            recipe="reference",
+            dims=_REDUCED_DIMS.get(spec.name, 100) if arguments.reduce_dim else "all",
+            device="auto" if arguments.use_gpu else "cpu",
+            weights=arguments.weights,
+            n_batch=arguments.batch_size,
+            calibrate=False,
+        )
     )
     temp = arguments.save_path / f"temp_{spec.name}"
     drawn = arguments.save_path / f"pictures_{spec.name}"
@@ -88,54 +91,61 @@ def _run(given: Sequence[str]) -> None:
         f"forecast: peak memory {format_bytes(forecast.peak_bytes)}, "
         f"each model {format_bytes(forecast.file_bytes)}"
     )
+    settings: Settings = {**settings_of(fitter), "n_seeds": 1}
     records: list[Record] = []
-    failed: list[dict[str, str]] = []
+    failed: list[Failure] = []
     for category in categories:
         print(category.describe())
         try:
-            records.append(_category(category, fitter, temp, drawn, arguments.colormap))
+            records.append(_category(category, fitter, settings, temp, drawn, arguments.colormap))
         except PadimError as error:
             print(f"{category.name} failed: {error}")
-            message = {"type": type(error).__name__, "message": str(error)}
-            failed.append({"category": category.name, **message})
-    result = Result(settings_of(fitter) | {"n_seeds": 1}, records, failed)
-    write_roc(result, arguments.save_path / "roc_curve.png")
-    document = result.document
+            failed.append(Failure(category.name, type(error).__name__, str(error)))
+    results = Results.of(settings, records, failed)
+    write_roc(records, arguments.save_path / "roc_curve.png")
+    means = results.means["all"] or {}
     for kind in ("image", "pixel"):
-        print(f"Average {kind} ROCAUC: {_digits(document['means']['all'][f'{kind}_auroc'])}")
-    print(f"\n{markdown(document)}")
+        print(f"Average {kind} ROCAUC: {_digits(means.get(f'{kind}_auroc'))}")
+    print(f"\n{markdown(results)}")
     print(
         f"ROC curves: {arguments.save_path / 'roc_curve.png'}. "
         f"Pictures of {listed(names, 15)}: {drawn}."
     )
     if failed:
-        reasons = " ".join(f"{one['category']}: {one['message']}" for one in failed)
+        reasons = " ".join(f"{one.category}: {one.message}" for one in failed)
         raise PadimError(f"{len(failed)} of {len(names)} categories failed. {reasons}")
 
 
 def _category(
-    category: Category, fitter: "Fitter", temp: Path, drawn: Path, colormap: str
+    category: Category,
+    fitter: "Fitter",
+    settings: "Settings",
+    temp: Path,
+    drawn: Path,
+    colormap: str,
 ) -> "Record":
     from padim.evaluation.category import evaluate
     from padim.evaluation.job import Job, record_of
     from padim.evaluation.pictures import pictures, save_pictures
+    from padim.evaluation.run import fingerprint_of
     from padim.fitting.fit import fit_or_reuse
 
     model_path = temp / f"train_{category.name}.safetensors"
     model, reused = fit_or_reuse(fitter, category.train, model_path)
     print(f"{'reused' if reused else 'fitted'} {model_path}")
-    evaluation = evaluate(model.predictor, category)
+    evaluation = evaluate(model, category)
     record = record_of(
-        Job(category, 0, {}),
+        Job(category, 0, fingerprint_of(category, settings, colormap)),
         evaluation,
+        (),
         n_train=model.state.count,
         fit_s=None,
         fit_peak_bytes=None,
         model_bytes=model_path.stat().st_size,
     )
     for kind in ("image", "pixel"):
-        print(f"{kind} ROCAUC: {_digits(record.data['row'][f'{kind}_auroc'])}")
-    made = enumerate(pictures(evaluation, fitter.preprocess, colormap))
+        print(f"{kind} ROCAUC: {_digits(record.row.metrics[f'{kind}_auroc'])}")
+    made = enumerate(pictures(evaluation, fitter.encoder.preprocess, colormap))
     list(save_pictures((drawn / f"{category.name}_{i}.png", picture) for i, (_, picture) in made))
     return record
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,11 @@ from padim.datasets import list_images
 from padim.datasets.solar_cells import lay_out_solar_cells
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.ahead import load_ahead
-from padim.model.export import SUFFIXES, export
+from padim.model.export import export
 from padim.model.file import save_state
+from padim.scoring.engines import graph_formats
 
 N_QUICK = 40  # images
 
@@ -42,7 +44,7 @@ class Cells:
             to: ``onnx`` or ``openvino``.
             n_batch: Images that it takes at a time; any number when None.
         """
-        suffix = SUFFIXES[to]
+        suffix = graph_formats()[to]
         path = self.model.with_name(f"batch_{n_batch or 'dynamic'}{suffix}")
         if not path.is_file():
             export(self.model, path, to=to, n_batch=n_batch)
@@ -51,23 +53,25 @@ class Cells:
     def pixels(self, n_images: int) -> NDArray[np.uint8]:
         """Images for testing, decoded and of network size: shape ``(N, H, W, 3)``."""
         paths = list_images(self.test)[:n_images]
-        return np.stack([image.pixels for image in load_ahead(paths, self.fitter.preprocess)])
+        return np.stack(
+            [image.pixels for image in load_ahead(paths, self.fitter.encoder.preprocess)]
+        )
 
 
-def fit_on_cells(folder: Path, quick: bool, **settings: Any) -> Cells:
+def fit_on_cells(folder: Path, quick: bool, **choices: Unpack[FitChoices]) -> Cells:
     """Fit on the 392 monocrystalline cells for training; on few in a quick run.
 
     Args:
         folder: Where the images and the model go.
         quick: Whether it is a quick run.
-        **settings: As for ``padim.fitting.prepare.prepare``.
+        **choices: Fields of ``FitSettings``.
     """
     category = lay_out_solar_cells(folder, "mono")
     train = category / "train" / "good"
     if quick:
         for path in list_images(train)[N_QUICK:]:
             path.unlink()
-    fitter = prepare(device="cpu", **settings)
+    fitter = prepare(settings_with(FitSettings(device="cpu"), **choices))
     model = folder / "model.safetensors"
     save_state(fitter.fit(list_images(train)).state, model)
     return Cells(fitter, train, category / "test" / "good", model)

@@ -45,6 +45,7 @@ from padim.datasets import list_images
 from padim.datasets.solar_cells import lay_out_solar_cells
 from padim.evaluation.run import settings_of
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.method.leave_one_out import LeaveOneOut
 from padim.scoring.calibration import Calibration
 
@@ -90,7 +91,7 @@ def run_split(
     of_kept = images.moments(kept)
     moments = of_kept.merge(images.moments(held_out))
     eps, head = images.solved(moments)
-    leave_one_out = LeaveOneOut(moments, eps, images.fitter.pyramid)
+    leave_one_out = LeaveOneOut(moments, eps, images.fitter.encoder.pyramid)
     of_unseen = images.scored(unseen, head)
     _, partial = images.solved(of_kept)
     return {
@@ -179,7 +180,7 @@ def main() -> None:
     """Run the benchmark."""
     quick = measure.arguments(__doc__).quick
     about = measure.facts(["elpv-dataset"])
-    fitter = prepare(device="cpu")
+    fitter = prepare(FitSettings(device="cpu"))
     n_splits = N_QUICK if quick else N_SPLITS
     rows, correlation = [], {}
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from padim.fitting.fitter import Fitter
-from padim.fitting.looks import GROUP, moments_of
+from padim.fitting.looks import GROUP, add_up
 from padim.images.ahead import batched, load_ahead
 from padim.method.gaussian import STORES, factor, relative_eps
 from padim.method.head import Head
@@ -38,7 +38,7 @@ class Features:
     def of(cls, name: str, paths: Sequence[Path], fitter: Fitter) -> "Features":
         """Compute them, once for all fits."""
         parts: list[list[Tensor]] = []
-        for batch in batched(load_ahead(paths, fitter.preprocess), fitter.n_batch):
+        for batch in batched(load_ahead(paths, fitter.encoder.preprocess), fitter.embedder.n_batch):
             pixels = torch.from_numpy(np.stack([image.pixels for image in batch]))
             parts.append([level.transpose(0, 1) for level in fitter.features(pixels)])
         levels = tuple(torch.cat(level) for level in zip(*parts, strict=True))
@@ -52,19 +52,19 @@ class Features:
 
     def moments(self, chosen: Sequence[int]) -> Moments:
         """Of some of them."""
-        return moments_of(self.batches(chosen))
+        return add_up(self.batches(chosen))[0]
 
     def solved(self, moments: Moments) -> tuple[list[float], Head]:
         """Fit on the moments of some of them."""
-        eps = relative_eps(moments, self.fitter.settings.eps)
-        rows = factor(moments, eps, moments.count - 1, STORES[self.fitter.store])
-        return eps, Head(self.fitter.pyramid, [m.float() for m in moments.mean], rows)
+        eps = relative_eps(moments, self.fitter.recipe.eps)
+        rows = factor(moments, eps, moments.count - 1, STORES[self.fitter.settings.store])
+        return eps, Head(self.fitter.encoder.pyramid, [m.float() for m in moments.mean], rows)
 
     def scored(
         self, chosen: Sequence[int], distances: Callable[[Sequence[Tensor]], Tensor]
     ) -> Scores:
         """Image scores of some of them."""
-        settings, grid = self.fitter.settings, self.fitter.pyramid.levels[-1].grid
+        settings, grid = self.fitter.recipe, self.fitter.encoder.pyramid.levels[-1].grid
         finish = Postprocess(grid, settings.size_px, settings.sigma_px, settings.score_fraction)
         parts = [finish(distances(batch).float())[1] for batch in self.batches(chosen)]
         return torch.cat(parts).numpy()

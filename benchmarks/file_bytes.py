@@ -22,8 +22,10 @@ import torch
 
 from padim.backbones import BACKBONES, BackboneSpec
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.method.gaussian import STORES
 from padim.method.pyramid import Pyramid, build_pyramid
+from padim.method.tiles import Tiling
 from padim.model.file import save_state
 from padim.model.state import ModelState
 
@@ -36,7 +38,7 @@ def template() -> ModelState:
     generator = np.random.default_rng(0)
     images = list(generator.integers(0, 256, (2, *SIZE_PX, 3), dtype=np.uint8))
     return (
-        prepare(size_px=SIZE_PX, device="cpu", include_backbone=False, calibrate=False)
+        prepare(FitSettings(size_px=SIZE_PX, device="cpu", include_backbone=False, calibrate=False))
         .fit(images)
         .state
     )
@@ -56,8 +58,9 @@ def ours_written(
     path = folder / "model.safetensors"
     changed = replace(
         state,
-        spec=spec,
-        pyramid=pyramid,
+        encoder=replace(
+            state.encoder, spec=spec, tiling=Tiling.whole(pyramid, state.recipe.size_px)
+        ),
         eps=(0.01,) * len(rows),
         mean=tuple(mean),
         whitening=tuple(rows),

@@ -31,6 +31,7 @@ from padim.features.trunk import load_trunk
 from padim.features.weights import fetch, read_weights
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.images.ahead import batched, load_ahead
 from padim.method.gaussian import STORES, factor, relative_eps
 from padim.method.moments import Accumulator, Moments
@@ -46,26 +47,26 @@ def candidates_of(
 ) -> dict[str, Callable[[], object]]:
     """What is timed: the fit, the trunk alone, and each stage on the results of the one before."""
     target = folder / "model.safetensors"
-    in_torch = prepare(device="cpu", engine="torch").features
+    in_torch = prepare(FitSettings(device="cpu", engine="torch")).features
     assert isinstance(in_torch, Features)
-    loaded = list(load_ahead(paths, fitter.preprocess))
+    loaded = list(load_ahead(paths, fitter.encoder.preprocess))
     uint8 = [
-        torch.stack([torch.from_numpy(image.pixels) for image in batch]).to(fitter.device)
-        for batch in batched(loaded, fitter.n_batch)
+        torch.stack([torch.from_numpy(image.pixels) for image in batch]).to(fitter.embedder.device)
+        for batch in batched(loaded, fitter.embedder.n_batch)
     ]
     normalised = [in_torch.normalise(batch) for batch in uint8]
     with torch.inference_mode():
         embeddings = [fitter.features(batch) for batch in uint8]
     fitted = fitter.fit(paths)
-    weights = fetch(fitter.spec)
-    published = load_trunk(fitter.spec, read_weights(weights), weights)
+    weights = fetch(fitter.encoder.spec)
+    published = load_trunk(fitter.encoder.spec, read_weights(weights), weights)
     published.to(memory_format=torch.channels_last)
 
     def fit() -> None:
         save_state(fitter.fit(paths).state, target)
 
     def decode() -> None:
-        for _ in load_ahead(paths, fitter.preprocess):
+        for _ in load_ahead(paths, fitter.encoder.preprocess):
             pass
 
     def forward(trunk: nn.Module) -> None:
@@ -87,8 +88,8 @@ def candidates_of(
     def solve() -> None:
         moments = fitted.moments
         assert moments is not None
-        eps = relative_eps(moments, fitter.settings.eps)
-        factor(moments, eps, moments.count - 1, STORES[fitter.store])
+        eps = relative_eps(moments, fitter.recipe.eps)
+        factor(moments, eps, moments.count - 1, STORES[fitter.settings.store])
 
     def save() -> None:
         save_state(fitted.state, target)
@@ -109,7 +110,7 @@ def main() -> None:
     """Run the benchmark."""
     quick = measure.arguments(__doc__).quick
     about = measure.facts(["elpv-dataset"])
-    fitter = prepare(device="cpu", keep_moments=True, calibrate=False)
+    fitter = prepare(FitSettings(device="cpu", keep_moments=True, calibrate=False))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cells = lay_out_solar_cells(folder, "mono")
@@ -139,11 +140,11 @@ def main() -> None:
         print(f"fit / {name} {ratio.shown(digits=3)}; the aim, at most {AIM}, is {outcome}.")
     content = {
         "settings": {
-            "backbone": fitter.spec.name,
-            "recipe": fitter.settings.name,
-            "size_px": fitter.preprocess.size_px,
+            "backbone": fitter.encoder.spec.name,
+            "recipe": fitter.recipe.name,
+            "size_px": fitter.encoder.preprocess.size_px,
             "n_images": len(paths),
-            "trunk_batch": fitter.n_batch,
+            "trunk_batch": fitter.embedder.n_batch,
             "n_rounds": N_ROUNDS,
             "n_warm_up": 1,
         },

@@ -25,6 +25,7 @@ import numpy as np
 
 from padim.datasets import list_images
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.memory import resident_bytes, watch_peak
 from padim.model.file import save_state
 
@@ -44,14 +45,14 @@ def child(n_images: int) -> dict[str, Any]:
     assert found.origin is not None
     images = list_images(Path(found.origin).parent / "data" / "images")
     chosen = [images[i] for i in np.linspace(0, len(images) - 1, n_images).round().astype(int)]
-    fitter = prepare(device="cpu", calibrate=False)
+    fitter = prepare(FitSettings(device="cpu", calibrate=False))
     forecast = fitter.forecast()
     peak = watch_peak()
     before = resident_bytes()
     fitted = fitter.fit(chosen)
     with TemporaryDirectory() as folder:
         save_state(fitted.state, Path(folder) / "model.safetensors")
-    pyramid = fitter.pyramid
+    pyramid = fitter.encoder.pyramid
     places = pyramid.levels[-1].n_cells
     return {
         "n_images": fitted.state.count,

@@ -104,7 +104,9 @@ def run_case(
     predictor = load(model)
     measure.say(f"{name}, {len(paths)} images, {model.suffix} by {predictor.engine}")
     images = linked(paths, folder / "images")
-    pixels = np.stack([image.pixels for image in load_ahead(paths, cells.fitter.preprocess)])
+    pixels = np.stack(
+        [image.pixels for image in load_ahead(paths, cells.fitter.encoder.preprocess)]
+    )
     out = folder / "out"
     runs: dict[str, Callable[[], object]] = {
         "engine": partial(run_engine, predictor, pixels),

@@ -26,15 +26,17 @@ import measure
 import numpy as np
 import torch
 from features import Features
+from numpy.typing import NDArray
 
 from padim.datasets import Category, read_category
 from padim.datasets.solar_cells import lay_out_solar_cells
 from padim.evaluation.run import settings_of
 from padim.fitting.prepare import prepare
 from padim.fitting.review import OUTLIER_RATE, outlier_p_values
+from padim.fitting.settings import FitSettings
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
-from padim.metrics.ranking import Ranking
+from padim.metrics.images import ImageMetrics
 
 TILES = "magnetic_tile"
 PLANTED_FRACTIONS = (0.0, 0.02, 0.05, 0.1)  # of the number of good images
@@ -58,6 +60,11 @@ def find_categories(folder: Path, data: str | None) -> list[Category]:
     return categories
 
 
+def image_auroc(labels: Sequence[bool], scores: NDArray[np.floating]) -> float:
+    """Of the test images."""
+    return float(ImageMetrics.of(labels, scores).resampled(None)["image_auroc"])
+
+
 def run_draw(
     images: Features, good: Moments, planted: Sequence[int], anomalous: Sequence[bool]
 ) -> dict[str, Any]:
@@ -74,13 +81,13 @@ def run_draw(
     test = [i for i in range(good.count, good.count + len(anomalous)) if i not in planted]
     labels = [anomalous[i - good.count] for i in test]
     eps, head = images.solved(kept)
-    image_score = images.scored(fitted, LeaveOneOut(kept, eps, images.fitter.pyramid))
+    image_score = images.scored(fitted, LeaveOneOut(kept, eps, images.fitter.encoder.pyramid))
     listed = [fitted[i] for i in np.flatnonzero(outlier_p_values(image_score) <= OUTLIER_RATE)]
     n_found = len(set(listed) & set(planted))
-    auroc_kept = auroc_dropped = Ranking.of(labels, images.scored(test, head)).auroc()
+    auroc_kept = auroc_dropped = image_auroc(labels, images.scored(test, head))
     if listed:
         _, head = images.solved(kept.without(images.moments(listed)))
-        auroc_dropped = Ranking.of(labels, images.scored(test, head)).auroc()
+        auroc_dropped = image_auroc(labels, images.scored(test, head))
     return {
         "n_listed": len(listed),
         "n_planted_listed": n_found,
@@ -136,7 +143,7 @@ def main() -> None:
     """Run the benchmark."""
     quick = measure.arguments(__doc__).quick
     about = measure.facts(["elpv-dataset"])
-    fitter = prepare(device="cpu")
+    fitter = prepare(FitSettings(device="cpu"))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for category in find_categories(Path(folder), os.environ.get("PADIM_DATA")):

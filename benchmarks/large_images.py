@@ -31,7 +31,8 @@ import padim
 from padim.datasets import read_category
 from padim.datasets.solar_cells import lay_out_solar_cells
 from padim.fitting.prepare import prepare
-from padim.metrics.ranking import Ranking
+from padim.fitting.settings import FitSettings
+from padim.metrics.images import ImageMetrics
 from padim.model.file import load_state
 
 CELL_PX = 256
@@ -182,6 +183,7 @@ def main() -> None:
                 if Path(row["path"]).parent.name == "defective"
             )
             labels = [Path(row["path"]).parent.name == "defective" for row in found]
+            metrics = ImageMetrics.of(labels, [float(row["score"]) for row in found])
             content[f"tiles_{tile_px}"] = row = {
                 "n_tiles": len(load_state(model).tiling.tiles),
                 "fit_s": fit.wall_s,
@@ -193,10 +195,10 @@ def main() -> None:
                 "predict_peak_bytes": predict.peak_bytes,
                 "n_scored": len(found),
                 "n_defects_found": n_hits,
-                "image_auroc": Ranking.of(labels, [float(row["score"]) for row in found]).auroc(),
+                "image_auroc": float(metrics.resampled(None)["image_auroc"]),
             }
             lines.append((f"{tile_px} px", *(_shown(key, value) for key, value in row.items())))
-        whole = prepare(size_px=size_px, device="cpu").forecast(size_px, n_fit)
+        whole = prepare(FitSettings(size_px=size_px, device="cpu")).forecast(size_px, n_fit)
         content["whole_peak_bytes_computed"] = whole.peak_bytes
         image = np.asarray(Image.open(folder / "good" / "0.png"))
         models = [folder / f"{tile_px}.safetensors" for tile_px in TILES_PX]

@@ -1,6 +1,6 @@
 """Do our metrics of maps agree with anomalib's and torchmetrics', and what do both cost?
 
-Writes docs/metrics.md too: what each metric is, and who agrees where.
+Writes the lower part of docs/metrics.md too: who agrees where.
 
 The same generated maps go to all, in the guises that ``GUISES`` names.
 """
@@ -31,6 +31,7 @@ METRICS = (
     "aupro_05",
     "aupimo",
 )
+WRITTEN = "## Two ways of counting"  # above it, the page is written by hand
 OTHERS = ("streaming", "anomalib", "torchmetrics")
 COSTS = ("seconds", "added_bytes")
 SAME = 1e-5  # float32 sums of the others differ by less
@@ -44,26 +45,6 @@ GUISES = {
     "tied": "rounded to whole numbers",
     "spike": "one normal pixel at 100,000",
     "masked": "a border of NaN that nobody looked at",
-}
-DEFINITIONS = {
-    "image_auroc, pixel_auroc": "Chance that something anomalous scores above something normal; "
-    "ties count half. Of images by their score, or of all pixels of all images.",
-    "image_average_precision, pixel_average_precision": "Sum over the scores that occur of the "
-    "precision there times the recall it adds; nothing is interpolated (as scikit-learn has it).",
-    "image_f1_max, pixel_f1_max": "The best F1 that any one threshold reaches. An oracle: the "
-    "threshold is chosen with the test labels.",
-    "image_recall_at_K": "Share of the anomalous images found with at most K false alarms among "
-    "the normal test images. An oracle likewise.",
-    "aupro_30, aupro_05": "Share of a region of the ground truth that is called anomalous, "
-    "averaged over regions (8-connected), over the false positive rate of all normal pixels of all "
-    "images; the area up to a rate of 0.30 or 0.05, interpolated there, divided by it. Bergmann et "
-    "al. 2021, The MVTec Anomaly Detection Dataset, section 5.1.",
-    "aupimo": "Share of the anomalous pixels of an image that is found, averaged over the "
-    "logarithm of the shared false positive rate (its mean over the normal images) from 1e-5 to "
-    "1e-4; the mean over anomalous images. Bertoldo et al. 2024, AUPIMO, equations 3 to 5.",
-    "spro_05": "As `aupro_05`, where a defect counts as found whole once as many of its pixels are "
-    "found as its saturation says. Bergmann et al. 2022, Beyond Dents and Scratches (MVTec LOCO "
-    "AD), section 4.",
 }
 WHY = {
     ("distances", "torchmetrics"): SIGMOID,
@@ -206,36 +187,14 @@ def explained_words(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def page(document: dict[str, Any]) -> str:
-    """The page that says what the metrics are, and who agrees where."""
+    """The page that says what the metrics are, with who agrees where below that."""
     machine, scale, settings = document["machine"], document["scale"], document["settings"]
     rows = document["values"]
     table, reasons = comparison(rows)
     ratio = document["ratios_to_anomalib"]["streaming all"]["seconds"]["median"]
+    definitions, marker, _ = PAGE.read_text(encoding="utf-8").partition(WRITTEN)
     lines = [
-        "# Metrics",
-        "",
-        "All are taken on raw scores: nothing is scaled, clipped or put through a sigmoid before. "
-        "A pixel is normal outside the ground truth, whatever image it is of; one that the model "
-        "does not look at is left out. A metric that needs what is not there (both classes, masks) "
-        "is *n/a*, never 0 or 0.5. A mean is that of categories, each for one.",
-        "",
-        "| name | definition |",
-        "|---|---|",
-        *(f"| `{name.replace(', ', '`, `')}` | {words} |" for name, words in DEFINITIONS.items()),
-        "",
-        "Regions of the ground truth are told apart at the size of the mask, and then brought to "
-        "that of the map, which is what the network sees, by nearest neighbour; one that no "
-        "neighbour is of keeps a pixel, so that no defect is lost. What lies outside a centre crop "
-        "is not counted. A mask of another size than its image is refused. An anomalous image "
-        "without a mask counts for the metrics of images alone.",
-        "",
-        "Intervals are 95% percentiles of 1,000 bootstrap samples of the test images, normal and "
-        "anomalous drawn apart, widened to the metric itself where a handful of images leaves it "
-        "outside; with few images they are somewhat too narrow, as percentiles are. Those of "
-        "recall are of the anomalous images alone, at the threshold that the normal ones set: it "
-        "hangs on single normal images, and resampling can only take those away.",
-        "",
-        "## Two ways of counting",
+        f"{definitions}{marker}",
         "",
         "*Exact* takes every score that occurs as a threshold. *Streaming*, what `benchmark` and "
         "`evaluate` do, counts pixels by their score rounded to float16, image by image: counts "

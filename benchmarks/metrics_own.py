@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 
 from padim.memory import resident_bytes, watch_peak
 from padim.metrics.counts import MapCounts
-from padim.metrics.pixels import AUPIMO_FPR, PixelMetrics
-from padim.metrics.ranking import Ranking
+from padim.metrics.curves import Order
+from padim.metrics.pixels import PixelMetrics
 from padim.metrics.resamples import bootstrap_weights, interval
 from padim.metrics.sums import Layout, Sums
+from padim.metrics.table import AUPIMO_FPR, OF_PIXELS
 
 
 def measured(run: Callable[[], Any]) -> dict[str, Any]:
@@ -41,30 +42,14 @@ def measured(run: Callable[[], Any]) -> dict[str, Any]:
 
 
 def exact(maps: NDArray[np.float32], masks: NDArray[np.bool_]) -> dict[str, Any]:
-    """Every metric from the arrays: of pixels by ranks, of regions and images by levels."""
+    """Every metric from the arrays, each score that occurs a threshold."""
 
-    def of_ranks(metric: Callable[[Ranking], float | None]) -> dict[str, Any]:
-        def run() -> float | None:
-            seen = ~np.isnan(maps)
-            if seen.all():
-                return metric(Ranking.of(masks, maps))
-            return metric(Ranking.of(masks[seen], maps[seen]))
-
-        return measured(run)
-
-    def of_levels(metric: Callable[[PixelMetrics], Any]) -> dict[str, Any]:
+    def of_levels(metric: Callable[[Sums, Order], Any]) -> dict[str, Any]:
         return measured(
-            lambda: float(metric(PixelMetrics(MapCounts.exact(list(maps), list(masks)))))
+            lambda: float(PixelMetrics(MapCounts.exact(list(maps), list(masks))).measure(metric))
         )
 
-    return {
-        "pixel_auroc": of_ranks(Ranking.auroc),
-        "pixel_average_precision": of_ranks(Ranking.average_precision),
-        "pixel_f1_max": of_ranks(lambda ranking: ranking.f1_max()[0]),
-        "aupro_30": of_levels(lambda metrics: metrics.aupro(0.3)),
-        "aupro_05": of_levels(lambda metrics: metrics.aupro(0.05)),
-        "aupimo": of_levels(PixelMetrics.aupimo),
-    }
+    return {row.name: of_levels(row.measure) for row in OF_PIXELS if not row.needs_saturation}
 
 
 def explained(maps: NDArray[np.float32], masks: NDArray[np.bool_]) -> dict[str, float]:
@@ -76,17 +61,15 @@ def explained(maps: NDArray[np.float32], masks: NDArray[np.bool_]) -> dict[str, 
     if np.isnan(maps).any():
         return {}
     squashed = maps if maps.min() >= 0 and maps.max() <= 1 else 1 / (1 + np.exp(-maps))
-    ranking = Ranking.of(masks, squashed)
+    of_squashed = PixelMetrics(MapCounts.exact(list(squashed), list(masks))).resampled(None)
     counts = MapCounts.exact(list(maps), list(masks))
     rates = Sums(Layout(counts), np.ones((1, len(maps)))).shared_fpr[0]
     low, high = (float(rates[np.abs(rates - limit).argmin()]) for limit in AUPIMO_FPR)
-    values = {
-        "pixel_auroc": ranking.auroc() or np.nan,
-        "pixel_average_precision": ranking.average_precision() or np.nan,
-    }
+    values = {name: float(of_squashed[name]) for name in ("pixel_auroc", "pixel_average_precision")}
     if 0 < low < high:
         part = np.log(high / low) / np.log(AUPIMO_FPR[1] / AUPIMO_FPR[0])
-        values["aupimo"] = float(PixelMetrics(counts).aupimo((low, high))) * part
+        of_range = PixelMetrics(counts).measure(lambda sums, order: sums.aupimo((low, high), order))
+        values["aupimo"] = float(of_range) * part
     return values
 
 

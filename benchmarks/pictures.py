@@ -30,6 +30,7 @@ from padim.evaluation.category import Evaluation, evaluate
 from padim.evaluation.pictures import map_range, mask_threshold, pictures, save_pictures
 from padim.fitting.fit import from_fitted
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.images.decode import read_image
 from padim.images.heatmap import OUTLINE, outline
 from padim.images.preprocess import Preprocess
@@ -109,14 +110,14 @@ def main() -> None:
         category = read_category(path)
         if quick:
             category = replace(category, test=category.test[:: len(category.test) // N_QUICK])
-        fitter = prepare(device="cpu", calibrate=False)
+        fitter = prepare(FitSettings(device="cpu", calibrate=False))
         model = from_fitted(fitter, fitter.fit(category.train[:N_FIT]))
         evaluation = evaluate(model.predictor, category)
-        panels = panels_of(evaluation, fitter.preprocess)
+        panels = panels_of(evaluation, fitter.encoder.preprocess)
         low, high = map_range(evaluation)
         times = measure.interleaved(
             {
-                "padim": lambda: draw_ours(evaluation, fitter.preprocess, folder),
+                "padim": lambda: draw_ours(evaluation, fitter.encoder.preprocess, folder),
                 "matplotlib": lambda: draw_matplotlib(panels, low, high, folder),
             },
             1 if quick else N_ROUNDS,

@@ -45,6 +45,7 @@ from padim.datasets.solar_cells import lay_out_solar_cells
 from padim.fitting.fitter import Fitter
 from padim.fitting.looks import GROUP
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.images.ahead import batched
 from padim.images.decode import decode, read_mask
 from padim.images.regions import label_regions
@@ -340,16 +341,20 @@ class Embedded:
         """Compute them, once for all levers that share them."""
         lever = levers[0]
         fitter = prepare(
-            recipe_name=lever.recipe,
-            size_px=(lever.size_px, lever.size_px),
-            taps=lever.taps,
-            device="cpu",
+            FitSettings(
+                recipe=lever.recipe,
+                size_px=(lever.size_px, lever.size_px),
+                taps=lever.taps,
+                device="cpu",
+            )
         )
         levels = features_of(fitter, photographs.pixels, ())
         good = photographs.pixels[: len(photographs.groups["good"])]
         wanted = {axes for lever in levers for axes in MIRRORS[lever.mirrored]}
         mirrored = {axes: features_of(fitter, good, axes) for axes in wanted}
-        masks = [None if m is None else fitter.preprocess.mask(m) for m in photographs.masks]
+        masks = [
+            None if m is None else fitter.encoder.preprocess.mask(m) for m in photographs.masks
+        ]
         parts = [None if mask is None else label_regions(mask)[0] for mask in masks]
         return cls(fitter, levels, mirrored, parts)
 
@@ -377,9 +382,9 @@ class Embedded:
         eps = [gaussian.eps] * len(self.levels)
         if gaussian.eps_rule == "relative":
             eps = relative_eps(moments, gaussian.eps)
-        store = STORES[self.fitter.store]
+        store = STORES[self.fitter.settings.store]
         rows = factor(blended(moments, gaussian.blend), eps, moments.count - 1, store)
-        head = Head(self.fitter.pyramid, [mean.float() for mean in moments.mean], rows)
+        head = Head(self.fitter.encoder.pyramid, [mean.float() for mean in moments.mean], rows)
         added = [head.levels(batch) for batch in self.batches(chosen)]
         return [torch.cat(level, dim=1) for level in zip(*added, strict=True)]
 
@@ -390,8 +395,8 @@ def features_of(
     """Features of images reversed along some axes, one per level, shape ``(N, cells, d)``."""
     levels: list[Tensor] = []
     start = 0
-    for batch in batched(pixels, fitter.n_batch):
-        network = [fitter.preprocess(np.dstack([grey] * 3)) for grey in batch]
+    for batch in batched(pixels, fitter.embedder.n_batch):
+        network = [fitter.encoder.preprocess(np.dstack([grey] * 3)) for grey in batch]
         embeddings = fitter.features(torch.from_numpy(np.stack(network)).flip(axes))
         if not levels:
             levels = [e.new_empty(len(pixels), *e.shape[::2]) for e in embeddings]
@@ -580,7 +585,7 @@ def run_case(
     tested = np.concatenate([held_out, *groups.values()])
     weights = photographs.weights()
     moments: dict[str, Moments] = {}
-    settings, pyramid = embedded.fitter.settings, embedded.fitter.pyramid
+    settings, pyramid = embedded.fitter.recipe, embedded.fitter.encoder.pyramid
     has_masks = {g: embedded.parts[places[0]] is not None for g, places in groups.items()}
     wanted: dict[Source, tuple[list[Lever], list[Lever]]] = defaultdict(lambda: ([], []))
     for lever in (lever.with_images(n, pyramid.n_dims) for lever in levers):
@@ -639,8 +644,10 @@ def interval(values: Floats) -> dict[str, float]:
 def n_entries(lever: Lever) -> int:
     """Entries that are stored: those of the finest level that is wanted and all above."""
     pyramid = prepare(
-        recipe_name=lever.recipe, size_px=(lever.size_px,) * 2, taps=lever.taps, device="cpu"
-    ).pyramid
+        FitSettings(
+            recipe=lever.recipe, size_px=(lever.size_px,) * 2, taps=lever.taps, device="cpu"
+        )
+    ).encoder.pyramid
     used = min(lever.map_source.without, lever.score_source.without)
     n_gaussians = len({lever.map_source.gaussian, lever.score_source.gaussian})
     return n_gaussians * Pyramid(pyramid.levels[: len(pyramid.levels) - used]).n_entries
@@ -726,7 +733,7 @@ def aims(summaries: Iterable[Mapping[str, Any]]) -> Iterator[measure.Aim]:
 def settings() -> dict[str, Any]:
     """What the figures rest on."""
     return {
-        "backbone": prepare(device="cpu").spec.name,
+        "backbone": prepare(FitSettings(device="cpu")).encoder.spec.name,
         "counts": COUNTS,
         "seeds": SEEDS,
         "n_bootstrap": N_BOOTSTRAP,

@@ -22,14 +22,17 @@ from peer_env import score_with_peer
 
 from padim.datasets import Category, read_category
 from padim.datasets.solar_cells import LICENCE, lay_out_solar_cells
-from padim.evaluation.category import Evaluation, evaluate, interval_words, intervals, shown
-from padim.evaluation.compare import judged
+from padim.evaluation.category import Evaluation, evaluate
+from padim.evaluation.compare import Difference, Pair
+from padim.evaluation.record import Settings, plain
 from padim.evaluation.run import settings_of
 from padim.files import write_text
 from padim.fitting.fit import from_fitted
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.images.decode import read_size_px
 from padim.images.preprocess import Preprocess
+from padim.metrics.table import interval_words, shown
 from padim.scoring.prediction import Prediction
 from padim.scoring.predictor import Predictor
 
@@ -110,7 +113,7 @@ def evaluate_peer(category: Category, backbone: str, preprocess: Preprocess) -> 
 
 
 def run_category(
-    category: Category, backbone: str, settings: Callable[[dict[str, Any]], None]
+    category: Category, backbone: str, settings: Callable[[Settings], None]
 ) -> list[dict[str, Any]]:
     """Fit and evaluate one category with one network, each way.
 
@@ -122,15 +125,17 @@ def run_category(
     evaluations = {}
     for recipe in RECIPES:
         measure.say(f"{category.name}, {backbone}, {recipe}")
-        fitter = prepare(backbone, recipe, device="cpu", calibrate=False)
+        fitter = prepare(
+            FitSettings(backbone=backbone, recipe=recipe, device="cpu", calibrate=False)
+        )
         settings(settings_of(fitter))
         model = from_fitted(fitter, fitter.fit(category.train))
         evaluations[recipe] = evaluate(model.predictor, category)
         if recipe == "standard":
             measure.say(f"{category.name}, {backbone}, {PEER}")
-            evaluations[PEER] = evaluate_peer(category, backbone, fitter.preprocess)
+            evaluations[PEER] = evaluate_peer(category, backbone, fitter.encoder.preprocess)
     resampled = {method: found.resampled() for method, found in evaluations.items()}
-    measured = {method: found.metrics() for method, found in evaluations.items()}
+    measured = {method: found.metrics for method, found in evaluations.items()}
     rows = []
     for method, metrics in measured.items():
         less_peer = {}
@@ -138,9 +143,8 @@ def run_category(
             value, of_peer = metrics[metric], measured[PEER][metric]
             if value is None or of_peer is None:
                 continue
-            less_peer[metric] = judged(
-                value, of_peer, resampled[method][metric] - resampled[PEER][metric]
-            )
+            drawn = resampled[method][metric] - resampled[PEER][metric]
+            less_peer[metric] = plain(Difference.of(Pair(value, of_peer, drawn)))
         rows.append(
             {
                 "category": category.name,
@@ -150,7 +154,7 @@ def run_category(
                 "n_test_normal": category.n_normal,
                 "n_test_anomalous": category.n_anomalous,
                 **metrics,
-                "intervals": intervals(resampled[method], metrics),
+                "intervals": evaluations[method].intervals,
                 "less_peer": less_peer,
             }
         )
@@ -310,9 +314,9 @@ def main() -> None:
     quick = measure.arguments(__doc__).quick
     about = measure.facts(["elpv-dataset"])
     data = os.environ.get("PADIM_DATA")
-    settings: list[dict[str, Any]] = []
+    settings: list[Settings] = []
 
-    def noted(found: dict[str, Any]) -> None:
+    def noted(found: Settings) -> None:
         if found not in settings:
             settings.append(found)
 

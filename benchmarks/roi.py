@@ -20,6 +20,7 @@ from padim.datasets import list_images
 from padim.datasets.solar_cells import lay_out_solar_cells
 from padim.fitting.fit import from_fitted
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.images.ahead import load_ahead
 from padim.model.file import save_state
 
@@ -50,13 +51,13 @@ def main() -> None:
         fits, scores, n_bytes = {}, {}, {}
         for part in PARTS:
             region = None if part == 1 else middle(size_px, part)
-            fitter = prepare(device="cpu", calibrate=False, roi=region)
+            fitter = prepare(FitSettings(device="cpu", calibrate=False, roi=region))
             fitted = fitter.fit(images)
             path = folder / "model.safetensors"
             save_state(fitted.state, path)
             key = f"{part:g}"
             n_bytes[key] = path.stat().st_size
-            pixels = next(load_ahead(images[:1], fitter.preprocess)).pixels[None]
+            pixels = next(load_ahead(images[:1], fitter.encoder.preprocess)).pixels[None]
             score = from_fitted(fitter, fitted).predictor.score
 
             def fit(fitter: Any = fitter) -> float:

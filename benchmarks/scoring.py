@@ -110,7 +110,7 @@ def heads(
         n_rounds: How often each is measured.
     """
     state = load_state(cells.model)
-    features = network_of(state).in_torch()
+    features = network_of(state).features()
     trunk = cells.model.with_name("trunk.onnx")
     names = [f"level_{i}" for i in range(len(state.pyramid.levels))]
     write_onnx(features, trunk, state.preprocess.size_px, names, "")
@@ -152,7 +152,7 @@ def head_rows(
         whole, trunk = spreads["whole"], spreads["trunk"]
         head = whole.minus(trunk)
         entry_bytes = 2 if "bfloat16" in engine else 4
-        rows_bytes = entry_bytes * cells.fitter.pyramid.n_entries
+        rows_bytes = entry_bytes * cells.fitter.encoder.pyramid.n_entries
         rows.append(
             {
                 "engine": engine,
@@ -265,8 +265,8 @@ def main() -> None:
         ]
     content = {
         "settings": {
-            "backbone": cells.fitter.spec.name,
-            "size_px": cells.fitter.preprocess.size_px,
+            "backbone": cells.fitter.encoder.spec.name,
+            "size_px": cells.fitter.encoder.preprocess.size_px,
             "n_train": said["n_images"],
             "eps": EPS,
             "n_rounds": N_ROUNDS,

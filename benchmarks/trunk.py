@@ -34,6 +34,7 @@ from padim.features.trunk import Trunk, load_trunk, optimise
 from padim.features.weights import fetch, read_weights
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.images.ahead import load_ahead
 from padim.scoring.engines import Arrays
 from padim.scoring.graph import Graph
@@ -75,12 +76,12 @@ def candidates_of(fitter: Fitter, folder: Path) -> tuple[dict[str, Run], dict[st
     Returns:
         The candidates, and seconds, both by name.
     """
-    path = fetch(fitter.spec)
+    path = fetch(fitter.encoder.spec)
 
     def published() -> Trunk:
-        return load_trunk(fitter.spec, read_weights(path), path)
+        return load_trunk(fitter.encoder.spec, read_weights(path), path)
 
-    rest = fitter.pyramid, fitter.preprocess
+    rest = fitter.encoder.pyramid, fitter.encoder.preprocess
     last = Features(published().to(memory_format=torch.channels_last), *rest).eval()
     optimised = Features(optimise(published()), *rest).eval()
     runs = {
@@ -95,8 +96,8 @@ def candidates_of(fitter: Fitter, folder: Path) -> tuple[dict[str, Run], dict[st
     else:
         measure.say("Without torch.compile: there is no C++ compiler here.")
     graph = folder / "trunk.onnx"
-    names = [f"level_{i}" for i in range(len(fitter.pyramid.levels))]
-    write = partial(write_onnx, optimised, graph, fitter.preprocess.size_px, names, "")
+    names = [f"level_{i}" for i in range(len(fitter.encoder.pyramid.levels))]
+    write = partial(write_onnx, optimised, graph, fitter.encoder.preprocess.size_px, names, "")
     once = {"export": measure.seconds(write)}
     for engine in ("onnxruntime", "openvino"):
         loaded: list[Graph] = []
@@ -134,9 +135,9 @@ def main() -> None:
     quick = measure.arguments(__doc__).quick
     n_rounds = 2 if quick else N_ROUNDS
     about = measure.facts(["elpv-dataset", "onnxruntime", "openvino"])
-    fitter = prepare(device="cpu")
+    fitter = prepare(FitSettings(device="cpu"))
     paths = photographs()[: max(BATCHES)]
-    pixels = np.stack([image.pixels for image in load_ahead(paths, fitter.preprocess)])
+    pixels = np.stack([image.pixels for image in load_ahead(paths, fitter.encoder.preprocess)])
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         runs, once = candidates_of(fitter, Path(name))
@@ -174,8 +175,8 @@ def main() -> None:
     print("\nOnce: " + ", ".join(f"{name} {taken_s:.2f} s" for name, taken_s in once.items()))
     content = {
         "settings": {
-            "backbone": fitter.spec.name,
-            "size_px": fitter.preprocess.size_px,
+            "backbone": fitter.encoder.spec.name,
+            "size_px": fitter.encoder.preprocess.size_px,
             "n_rounds": N_ROUNDS,
             "n_calls": N_CALLS,
             "n_warm_up": 1,

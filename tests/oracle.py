@@ -9,6 +9,7 @@ import csv
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import scipy.ndimage
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitChoices, FitSettings, settings_with
 
 Floats = NDArray[np.floating]
 
@@ -232,6 +234,7 @@ def random_images(n: int, size_px: tuple[int, int], seed: int = 0) -> NDArray[np
     return np.clip(128 + 60 * smooth, 0, 255).astype(np.uint8)
 
 
-def small_fitter(**options: object) -> Fitter:
+def small_fitter(scratch: Path | None = None, **choices: Unpack[FitChoices]) -> Fitter:
     """A fitter of the default backbone, small enough for a test of anything but its numbers."""
-    return prepare(**({"size_px": (64, 64), "device": "cpu"} | options))  # type: ignore[arg-type]
+    settings = FitSettings(size_px=(64, 64), device="cpu")
+    return prepare(settings_with(settings, **choices), scratch=scratch)

@@ -1,3 +1,6 @@
+import hashlib
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,6 +12,11 @@ from trees import make_category, striped
 import padim
 from padim.errors import DatasetError, MemoryLimitError, ShapeError, UnknownNameError
 
+ERRORS = (
+    *("DatasetError", "ImageReadError", "MemoryLimitError", "MissingExtraError", "ModelFileError"),
+    *("PadimError", "ParityError", "ShapeError", "UsageError", "WeightsError"),
+)
+
 
 @pytest.fixture(scope="module")
 def category(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -18,6 +26,59 @@ def category(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(category: Path) -> padim.PaDiM:
     return padim.fit(category, size_px=(64, 64))
+
+
+def test_public_names_are_these() -> None:
+    classes = "FitSettings MapCounts PaDiM PixelMetrics Prediction Predictor Region"
+    functions = "calibrate export fit forget load merge read_dataset update"
+    names = {*ERRORS, *classes.split(), *functions.split(), "__version__"}
+    assert padim.__all__ == sorted(names)
+    assert dir(padim) == padim.__all__
+    for name in padim.__all__:
+        assert name == "__version__" or getattr(padim, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'fitt'"):
+        padim.fitt  # noqa: B018  # the access is what is tested
+
+
+def test_a_model_file_without_torch_names_the_extra(model: padim.PaDiM, tmp_path: Path) -> None:
+    model.save(tmp_path / "m.safetensors")
+    # An import that is blocked stands in for a package that is not installed.
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import padim\n"
+        "load = lambda: padim.load('m.safetensors')\n"
+        "for use in (load, lambda: padim.fit, lambda: padim.PaDiM):\n"
+        "    try:\n"
+        "        use()\n"
+        "    except padim.MissingExtraError as error:\n"
+        "        assert 'padim-efficientnet[fit]' in str(error), error\n"
+        "    else:\n"
+        "        raise AssertionError\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_what_fit_and_load_give_is_one_class(
+    model: padim.PaDiM, category: Path, tmp_path: Path
+) -> None:
+    strict = model.at(0.5)
+    assert isinstance(strict, padim.PaDiM)
+    strict.save(tmp_path / "m.safetensors")
+    loaded = padim.load(tmp_path / "m.safetensors")
+    assert isinstance(loaded, padim.PaDiM)
+    assert loaded.predictor is loaded
+    loaded.at(0.5).save(tmp_path / "again.safetensors")
+    first, second = (tmp_path / f"{name}.safetensors" for name in ("m", "again"))
+    assert first.read_bytes() == second.read_bytes()
+    path = category / "test/spot/0.png"
+    found = [next(one.stream([path], traced=True)) for one in (strict, loaded.at(0.5))]
+    assert found[0].decision.threshold == found[1].decision.threshold
+    assert found[0].origin.model_sha256 is None
+    assert found[1].origin.model_sha256 == hashlib.sha256(first.read_bytes()).hexdigest()
+    assert repr(loaded) == (
+        "PaDiM(efficientnet_lite0, standard recipe, 64x64 px, fitted on 6 images; threshold "
+        f"{loaded.decision.threshold.score:.4g} at a false-alarm rate of 0.143; onnxruntime)"
+    )
 
 
 def test_one_image_gives_one_prediction_and_a_list_gives_a_list(
@@ -99,8 +160,8 @@ def test_bfloat16_scores_stay_close(category: Path) -> None:
 
 
 def test_wrong_input_is_refused_with_a_reason(model: padim.PaDiM, category: Path) -> None:
-    with pytest.raises(ShapeError, match=r"needs \(height, width, 3\)"):
-        model.predict(np.zeros((8, 8), np.uint8))
+    with pytest.raises(ShapeError, match=r"needs \(height, width\), \(height, width, 3\)"):
+        model.predict(np.zeros((8, 8), np.float32))
     with pytest.raises(DatasetError, match="no image to fit on"):
         padim.fit([])
     with pytest.raises(UnknownNameError, match="Did you mean 'resnet18'"):

@@ -8,6 +8,9 @@ import pytest
 from safetensors import safe_open
 
 import padim
+from padim.evaluation.compare import compare
+from padim.evaluation.record import write_record
+from padim.evaluation.run_folder import Results, read_run, write_results
 from padim.model.file import load_state, save_state
 from padim.model.pair import load_pair, save_pair
 
@@ -44,3 +47,29 @@ def test_the_numbers_of_a_model_of_version_1_are_read_bit_for_bit(tmp_path: Path
             assert (file.get_tensor(f"levels/{i}/mean") == mean.numpy()).all()
             assert (file.get_tensor(f"levels/{i}/whitening") == whitening.numpy()).all()
         assert json.loads(file.metadata()["padim"])["count"] == state.count == 8
+
+
+def test_a_benchmark_of_version_1_is_read_and_written_again_as_it_was(tmp_path: Path) -> None:
+    kept = V1 / "benchmark/first"
+    results, records = read_run(kept)
+    (record,) = records["carpet"]
+    assert record.row.metrics == results.rows[0].metrics
+    assert record.row.metrics["pixel_auroc"] == 0.9953224736798473
+    assert [image.defect for image in record.images] == ["good", "good", "spot", "spot"]
+    write_record(record, tmp_path)
+    write_results(results, [record], tmp_path)
+    for name in ("records/carpet.json", "results.json"):
+        assert json.loads((tmp_path / name).read_text()) == json.loads((kept / name).read_text())
+    assert (tmp_path / "images.jsonl").read_text() == (kept / "images.jsonl").read_text()
+    with np.load(kept / "records/carpet.npz") as before:
+        assert set(record.resampled) == set(before)
+        for name, drawn in before.items():
+            np.testing.assert_array_equal(record.resampled[name], drawn)
+    again = Results.of(results.settings, [record], ())
+    assert again == results
+
+
+def test_benchmarks_of_version_1_are_compared() -> None:
+    found = compare(V1 / "benchmark/first", V1 / "benchmark/second")
+    assert found.categories["carpet"]["pixel_auroc"].difference == pytest.approx(0.002735, abs=1e-6)
+    assert found.all == found.categories["carpet"]

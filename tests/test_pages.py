@@ -1,12 +1,89 @@
-"""Pages that benchmarks write hold what their results say."""
+"""What pages show works; what they say of the program and of results is so."""
 
 import importlib
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pages import ROOT, every_page, fences, follow
+from PIL import Image
+from trees import make_category, striped
 
-ROOT = Path(__file__).parents[1]
+FOLLOWED = sorted(
+    page
+    for page in every_page()
+    if fences(page, "sh", "python")
+    and page.name not in ("README.md", "cpp.md")  # test_readme.py, test_cpp_example.py
+)
+REGISTRIES = re.compile(
+    r"pypi\.org|pythonhosted|download\.pytorch\.org|npmjs|nuget\.org|conda\.(io|org)|anaconda|quay\.io"
+)
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folders that pages speak of, small."""
+    cells = tmp_path / "demo/data/solar_mono"
+    folders = {
+        "good_parts": (4, False),
+        "line_parts": (2, False),
+        "other_parts": (2, False),
+        "new_parts": (2, True),
+        "defects": (2, True),
+        "demo/data/solar_mono/train/good": (4, False),
+        "demo/data/solar_mono/test/good": (2, False),
+        "demo/data/solar_mono/test/anomalous": (2, True),
+    }
+    seed = 0
+    for folder, (n_images, spot) in folders.items():
+        (tmp_path / folder).mkdir(parents=True)
+        for i in range(n_images):
+            striped(seed := seed + 1, spot=spot).save(tmp_path / folder / f"{i}.png")
+    assert cells.is_dir()
+    mask = np.zeros((72, 72), np.uint8)
+    mask[8:60, 8:64] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    make_category(tmp_path / "mvtec/bottle", n_train=3, n_test=1)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", FOLLOWED, ids=name_of)
+@pytest.mark.usefixtures("workplace")
+def test_what_a_page_shows_works(page: Path) -> None:
+    assert follow(page) > 0
+
+
+def test_every_page_of_how_to_shows_commands() -> None:
+    shown = {page.name for page in FOLLOWED if page.parent.name == "howto"}
+    assert shown == {page.name for page in ROOT.glob("docs/howto/*.md")} - {"index.md"}
+
+
+@pytest.mark.parametrize("page", sorted(every_page()), ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        if path.startswith("http"):
+            continue
+        found = page.parent / path if path else page
+        assert found.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = {
+                re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings
+            }
+            assert anchor in slugs, target
+
+
+@pytest.mark.parametrize("page", sorted(every_page()), ids=name_of)
+def test_no_page_sends_to_the_host_of_a_registry(page: Path) -> None:
+    assert not REGISTRIES.findall(page.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", ["results", "metrics"])

@@ -1,51 +1,86 @@
+"""The README is short, and its figures are those of the benchmarks."""
+
+import json
 import re
-import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
-from trees import make_category, striped
+from pages import ROOT, fences, follow
+from trees import striped
 
-from padim.cli import main
+README = ROOT / "README.md"
+MOST_WORDS = 900
+TWO = ("efficientnet_lite0", "standard"), ("efficientnet_lite0", "anomalib 2.7.0")
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+def result(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+    return found
 
 
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for folder, first in (("good_parts", 0), ("new_parts", 50)):
+def test_it_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").split()) <= MOST_WORDS
+
+
+def test_what_it_shows_gives_a_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, seeds in (("good_parts", range(3)), ("new_parts", range(50, 53))):
         (tmp_path / folder).mkdir()
-        for i in range(3):
-            striped(first + i).save(tmp_path / folder / f"{i}.png")
-    make_category(tmp_path / "mvtec/bottle", n_train=3, n_test=1)
+        for i, seed in enumerate(seeds):
+            striped(seed).save(tmp_path / folder / f"{i}.png")
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    assert follow(README) == 3
+    assert re.search(r"^(normal|anomalous) \d+\.\d+ ", capsys.readouterr().out, re.MULTILINE)
+    assert (tmp_path / "out/overlays/0.jpg").is_file()
+    assert (tmp_path / "out/predictions.csv").is_file()
 
 
-def test_commands_of_the_readme_work(workplace: Path) -> None:
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    commands = [line for block in blocks for line in block.splitlines()]
-    assert len(commands) == 11
-    for command in commands:
-        program, *arguments = shlex.split(command)
-        assert program == "padim"
-        assert main(arguments) == 0, command
-    assert (workplace / "out/overlays/0.jpg").is_file()
-    assert (workplace / "results/results.md").is_file()
+def test_its_python_has_ten_lines_at_most() -> None:
+    (block,) = [content for language, content, _ in fences(README, "python")]
+    assert len([line for line in block.splitlines() if line.strip()]) <= 10
 
 
-def test_python_of_the_readme_works(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 2
-    for code in blocks:
-        exec(compile(code, "README.md", "exec"), {})
-    said = capsys.readouterr().out
-    assert "(256, 256) (72, 72)" in said
-    assert "'aupro_30': " in said
+def test_its_speeds_are_those_measured() -> None:
+    text = README.read_text(encoding="utf-8")
+    scoring, fit = result("scoring"), result("fit_peer")
+    seconds, measured = scoring["seconds"], fit["measured"]
+
+    def ms(name: str) -> str:
+        return f"{seconds[name]['median'] * 1e3:.1f} ms"
+
+    def cost(who: str) -> str:
+        times = {"peer": "peer_fit_save_s"}
+        memory = {"peer": "peer_fit_bytes"}
+        time = measured[times.get(who, f"{who}_s")]["median"]
+        n_bytes = measured[memory.get(who, f"{who}_bytes")]["median"]
+        return f"{time:.1f} s, {n_bytes / 1e9:.2f} GB"
+
+    sizes = scoring["file_bytes"]
+    for row in (
+        f"| one image to map and score, float32 | {ms('openvino float32')} | "
+        f"{ms('anomalib torch')} (torch), {ms('anomalib openvino_f32')} (its OpenVINO export) |",
+        f"| exported file | {sizes['.onnx'] / 1e6:.0f} MB | {sizes['anomalib'] / 1e6:.0f} MB |",
+        f"| fit of 320 images, without threshold | {cost('ours')} | {cost('peer')} |",
+        f"| the same with its threshold | {cost('calibrated')} | |",
+    ):
+        assert row in text
 
 
-def test_links_of_the_documents_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")):
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-            if not target.startswith("http"):
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+def test_its_accuracies_are_those_measured() -> None:
+    text = README.read_text(encoding="utf-8")
+    page = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    for words, category in (
+        ("monocrystalline solar cells", "solar_mono"),
+        ("polycrystalline solar cells", "solar_poly"),
+        ("magnetic tiles", "magnetic_tile"),
+    ):
+        section = page.partition(f"\n## {category}\n")[2].partition("\n## ")[0]
+        ours, theirs = (
+            re.search(rf"^\| {backbone} \| {method} \| ([^|]+) \|", section, re.MULTILINE)
+            for backbone, method in TWO
+        )
+        assert ours
+        assert theirs
+        assert f"| image AUROC, {words} | {ours[1]} | {theirs[1]} |" in text

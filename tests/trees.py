@@ -6,6 +6,8 @@ import numpy as np
 from PIL import Image
 
 from padim.cli import main
+from padim.evaluation.record import Curves, Fingerprint, ImageResult, Record, Row, Settings
+from padim.metrics.table import METRICS
 
 
 def striped(seed: int, side_px: int = 72, *, spot: bool = False) -> Image.Image:
@@ -53,3 +55,46 @@ def make_two_categories(root: Path) -> Path:
 def benchmark(root: Path, out: Path, *more: str) -> int:
     """Run ``padim benchmark`` on small inputs; its exit status."""
     return main(["benchmark", str(root), "-o", str(out), "--size", "64", *more])
+
+
+def make_settings(backbone: str = "resnet18", n_dims: int = 448) -> Settings:
+    """Of a benchmark that was never run."""
+    return {
+        "recipe": "standard",
+        "backbone": backbone,
+        "size_px": [16, 24],
+        "crop_fraction": 1.0,
+        "resample": "bilinear",
+        "n_dims": n_dims,
+        "versions": {"numpy": "2.0"},
+        "n_seeds": 1,
+    }
+
+
+def make_fingerprint(backbone: str = "resnet18") -> Fingerprint:
+    """Of a category without a file."""
+    return Fingerprint(make_settings(backbone), (), (), (), "MVTec AD", "inferno")
+
+
+def make_record(
+    category: str,
+    images: tuple[ImageResult, ...] = (),
+    masks: tuple[tuple[str, ...], ...] = (),
+    metrics: dict[str, float] | None = None,
+) -> Record:
+    """What is kept of a category that was never done."""
+    nothing: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
+    values = {name: (metrics or {}).get(name) for name in METRICS}
+    return Record(
+        name=category,
+        resampled={name: np.full(9, value) for name, value in (metrics or {}).items()},
+        root="/data",
+        masks=masks,
+        threshold=None,
+        row=Row(category, 3, len(images), values, 1.0, 0.5, None, 1000),
+        by_defect={},
+        images=images,
+        curves=Curves(nothing, nothing, nothing),
+        unreadable=(),
+        fingerprint=make_fingerprint(),
+    )

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padim.model.opening import load
-from padim.scoring.engines import ENGINES, GRAPH_ENGINES, n_cores
+from padim.scoring.engines import ENGINES, engines_of, n_cores
 
 # What makes a convolution or a product faster, in the words of /proc/cpuinfo.
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve")
@@ -75,9 +75,9 @@ def examine() -> Machine:
         memory_bytes=psutil.virtual_memory().total,
         accelerators=tuple(_accelerators()),
         engines={
-            engine: version(engine)
-            for engine in ENGINES
-            if importlib.util.find_spec(engine) is not None
+            engine: version(facts.package)
+            for engine, facts in ENGINES.items()
+            if importlib.util.find_spec(facts.package) is not None
         },
     )
 
@@ -90,9 +90,9 @@ def time_graph(path: Path, n_threads: int | None) -> list[Timing]:
         n_threads: Threads of one call; one for each core when None.
     """
     timings = []
-    for engine in GRAPH_ENGINES[path.suffix]:
-        for precision in ("float32", "bfloat16") if engine == "openvino" else ("float32",):
-            if importlib.util.find_spec(engine) is not None:
+    for engine in engines_of(path):
+        for precision in ENGINES[engine].precisions:
+            if importlib.util.find_spec(ENGINES[engine].package) is not None:
                 predictor = load(path, engine=engine, n_threads=n_threads, precision=precision)
                 image = _noise(1, predictor.camera_px or predictor.preprocess.size_px)
                 image_ms = _milliseconds(predictor.score, image)
@@ -114,6 +114,7 @@ def time_default(n_threads: int | None) -> list[Timing]:
     import torch
 
     from padim.fitting.prepare import prepare
+    from padim.fitting.settings import FitSettings
     from padim.model.export import export
     from padim.model.file import load_state, save_state
     from padim.model.padim import network_of
@@ -121,8 +122,10 @@ def time_default(n_threads: int | None) -> list[Timing]:
     # Windows removes no file that is open, and an engine may still hold the graph.
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         model, graph = Path(folder) / "model.safetensors", Path(folder) / "model.onnx"
-        fitter = prepare(device="cpu", engine="torch", n_threads=n_threads, calibrate=False)
-        size_px = fitter.preprocess.size_px
+        fitter = prepare(
+            FitSettings(device="cpu", engine="torch", n_threads=n_threads, calibrate=False)
+        )
+        size_px = fitter.encoder.preprocess.size_px
         save_state(fitter.fit(list(_noise(2, size_px))).state, model)
         export(model, graph)
         state = load_state(model)
@@ -132,7 +135,7 @@ def time_default(n_threads: int | None) -> list[Timing]:
         timings = [Timing("torch", "float32", image_ms), *time_graph(graph, n_threads)]
         trunk_ms: dict[str, float] = {}
         for engine in {timing.engine for timing in timings}:
-            trunk = network_of(state).features(engine, "float32", n_threads)
+            trunk = network_of(state).features(engine, n_threads)
             with torch.inference_mode():
                 trunk_ms[engine] = _milliseconds(trunk, torch.from_numpy(pixels))
     return [replace(timing, trunk_ms=trunk_ms[timing.engine]) for timing in timings]

@@ -1,7 +1,8 @@
 """What can go wrong, one class each: what has this, but needs that; what to do."""
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -56,6 +57,35 @@ class MissingExtraError(PadimError, ImportError):
             f"This needs {package}, which is not installed. "
             f"Install it with: {install_command(extra)}"
         )
+
+
+_EXTRAS = {
+    "torch": "fit",
+    "torchvision": "fit",
+    "timm": "fit",
+    "matplotlib": "report",
+    "jinja2": "report",
+    "onnxscript": "fit",
+    "platformdirs": "fit",
+    "openvino": "openvino",
+    "pyarrow": "parquet",
+}
+
+
+@contextmanager
+def naming_extras() -> Iterator[None]:
+    """Say which extra is missing where an import fails for it.
+
+    Raises:
+        MissingExtraError: It does.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        raise MissingExtraError(package, _EXTRAS[package]) from error
 
 
 class ImageReadError(PadimError):
@@ -136,6 +166,6 @@ def failure_of(error: BaseException) -> tuple[str, str] | None:
     # torch has no class of its own for a CPU that ran out of memory, nor has ONNX Runtime.
     is_engines = isinstance(error, RuntimeError) or kind == "RuntimeException"
     if isinstance(error, MemoryError) or (is_engines and "memory" in str(error)):
-        advice = "Take a smaller --size, fewer --dims or another --backbone."
+        advice = "Take a smaller --size-px, fewer --dims or another --backbone."
         return kind, f"The memory ran out. {advice}"
     return None

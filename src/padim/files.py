@@ -107,6 +107,12 @@ def _when_free(path: Path, change: Callable[[], object]) -> None:
             return
 
 
+def sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def remove_partial(path: Path) -> None:
     """Remove what ``written_whole`` has written of a file when its process died."""
     for partial in path.parent.glob(f".{escape(path.stem)}-{'?' * 8}{escape(path.suffix)}"):

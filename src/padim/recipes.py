@@ -1,9 +1,7 @@
 """Recipes: every choice between an image and its score, as data."""
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-from padim.errors import UnknownNameError, UsageError
+from dataclasses import dataclass
+from typing import Literal
 
 EPS_RULES = ("absolute", "relative")
 EPS_FLOOR = 1e-4  # a level of dead channels would otherwise have no covariance at all
@@ -83,54 +81,3 @@ RECIPES = {
     )
 }
 DEFAULT_RECIPE = "standard"
-
-
-def known_recipe(name: str) -> Recipe:
-    """A recipe by its name.
-
-    Raises:
-        UnknownNameError: There is no such recipe.
-    """
-    if name not in RECIPES:
-        raise UnknownNameError("recipe", name, tuple(RECIPES))
-    return RECIPES[name]
-
-
-def recipe(name: str, **overrides: Any) -> Recipe:
-    """Take a recipe by name and change some of its settings.
-
-    Args:
-        name: Name of a recipe.
-        **overrides: Settings to change; None leaves one as it is.
-
-    Raises:
-        UnknownNameError: There is no such recipe.
-        UsageError: A value is impossible.
-    """
-    given = {key: value for key, value in overrides.items() if value is not None}
-    changed = replace(known_recipe(name), **given)
-    if changed.eps_rule not in EPS_RULES:
-        raise UnknownNameError("eps rule", changed.eps_rule, EPS_RULES)
-    if min(changed.size_px) < 1:
-        raise UsageError(
-            f"The size is {changed.size_px[0]}x{changed.size_px[1]} px, but needs to be above 0. "
-            "Try 256."
-        )
-    if not 0 < changed.eps < float("inf"):
-        raise UsageError(f"eps is {changed.eps:g}, but needs to be above 0. Try 0.01.")
-    if not 0 <= changed.sigma_px <= min(changed.size_px):
-        raise UsageError(
-            f"sigma is {changed.sigma_px:g} px, but needs to lie between 0 and "
-            f"{min(changed.size_px)}. Try {0 if changed.sigma_px < 0 else min(changed.size_px)}."
-        )
-    if not 0 <= changed.score_fraction <= 1:
-        raise UsageError(
-            f"The score fraction is {changed.score_fraction:g}, but needs to lie between 0 (the "
-            f"maximum) and 1 (the mean). Try {0 if changed.score_fraction < 0 else 1}."
-        )
-    if changed.crop_fraction < 1 and changed.size_px[0] != changed.size_px[1]:
-        raise UsageError(
-            f"The {name} recipe crops a square, but the size is {changed.size_px[0]}x"
-            f"{changed.size_px[1]}. Try {min(changed.size_px)}, or the standard recipe."
-        )
-    return changed

@@ -8,9 +8,7 @@ from trees import make_category, striped
 
 import padim
 from padim.cli import main
-from padim.errors import ModelFileError
 from padim.scoring.calibration import least_cost
-from padim.scoring.description import write_description
 
 SUFFIXES = (".safetensors", ".onnx", ".xml")
 
@@ -103,16 +101,6 @@ def test_costs_weigh_mistakes() -> None:
     assert least_cost(normal[:3], anomalous, 1, 1).score == 4
     assert least_cost(normal, np.array([0.5], np.float32), 1, 1).score == 6  # call nothing
     assert "1 of which it misses" in least_cost(normal, anomalous, 1, 10).basis
-
-
-@pytest.mark.parametrize("suffix", SUFFIXES[1:])
-def test_what_is_no_model_is_not_changed(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"a{suffix}"
-    path.write_bytes(b"<net></net>" if suffix == ".xml" else b"\x08\x01")
-    before = path.read_bytes()
-    with pytest.raises(ModelFileError, match="is a graph, but no model"):
-        write_description(path, "{}")
-    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("cost", ["inf", "nan", "0", "-1"])

@@ -109,6 +109,7 @@ def run_shell(arguments: list[str], home: Path, **environment: str) -> str:
 @pytest.mark.parametrize(
     ("words", "completed"),
     [
+        ("padim fit --backbone res", ["resnet18"]),
         ("padim fo", ["forget"]),
         ("padim fit --eps", ["--eps", "--eps-rule"]),
         ("padim weights f", ["fetch"]),

@@ -14,7 +14,7 @@ from padim.datasets import (
     list_images,
     normal_images,
     read_category,
-    read_root,
+    read_dataset,
 )
 from padim.errors import DatasetError, PathMissingError, UnknownNameError
 
@@ -145,7 +145,7 @@ def test_normal_images_of_several_paths_are_joined(bottle: Path) -> None:
         lambda path: expand([path], recursive=False),
         normal_images,
         read_category,
-        read_root,
+        read_dataset,
     ],
 )
 def test_missing_paths_are_named(tmp_path: Path, read: Callable[[Path], object]) -> None:
@@ -153,7 +153,7 @@ def test_missing_paths_are_named(tmp_path: Path, read: Callable[[Path], object])
         read(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("read", [list_images, read_category, read_root])
+@pytest.mark.parametrize("read", [list_images, read_category, read_dataset])
 def test_a_file_is_no_folder(tmp_path: Path, read: Callable[[Path], object]) -> None:
     touch(tmp_path, "a.png")
     with pytest.raises(DatasetError, match=r"a\.png is a file, but needs to be a folder"):
@@ -342,31 +342,31 @@ def dataset(bottle: Path) -> Path:
 
 
 def test_a_root_gives_all_its_categories_sorted(dataset: Path) -> None:
-    assert [category.name for category in read_root(dataset)] == ["bottle", "cable", "wood"]
+    assert [category.name for category in read_dataset(dataset)] == ["bottle", "cable", "wood"]
 
 
 def test_a_root_gives_the_named_categories_sorted(dataset: Path) -> None:
-    categories = read_root(dataset, ["wood", "bottle", "wood"])
+    categories = read_dataset(dataset, ["wood", "bottle", "wood"])
     assert [category.name for category in categories] == ["bottle", "wood"]
 
 
 def test_a_category_may_stand_for_a_root(bottle: Path) -> None:
-    assert read_root(bottle) == read_root(bottle, ["bottle"]) == (read_category(bottle),)
+    assert read_dataset(bottle) == read_dataset(bottle, ["bottle"]) == (read_category(bottle),)
     with pytest.raises(UnknownNameError, match=r"no category 'wood'\. Known: bottle"):
-        read_root(bottle, ["wood"])
+        read_dataset(bottle, ["wood"])
 
 
 def test_an_unknown_category_is_named(dataset: Path) -> None:
     expected = re.escape("no category 'botle'. Did you mean 'bottle'? Known: bottle, cable, wood.")
     with pytest.raises(UnknownNameError, match=expected):
-        read_root(dataset, ["wood", "botle"])
+        read_dataset(dataset, ["wood", "botle"])
 
 
 def test_a_root_without_categories_explains_the_layout(tmp_path: Path) -> None:
     touch(tmp_path, "bottle/good/a.png")
     expected = r"has bottle inside, but needs to be a category or to hold some\. The known layouts"
     with pytest.raises(DatasetError, match=expected):
-        read_root(tmp_path)
+        read_dataset(tmp_path)
 
 
 def test_mvtec_has_its_fifteen_categories() -> None:

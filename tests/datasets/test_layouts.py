@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from padim.datasets import LAYOUTS, Category, normal_images, read_category, read_root
+from padim.datasets import LAYOUTS, Category, normal_images, read_category, read_dataset
 from padim.errors import DatasetError, MissingExtraError, ShapeError, UnknownNameError
 
 
@@ -203,13 +203,13 @@ def held(category: Category) -> list[str]:
 @every_layout
 def test_a_layout_is_recognised_and_only_that(key: str, root: Path) -> None:
     make, names, _ = TREES[key]
-    found = read_root(make(root))
+    found = read_dataset(make(root))
     assert [category.name for category in found] == names
     assert {category.layout for category in found} == {LAYOUTS[key].title}
-    assert read_root(root, layout=key) == found
-    assert read_root(root, names[-1:]) == found[-1:]
+    assert read_dataset(root, layout=key) == found
+    assert read_dataset(root, names[-1:]) == found[-1:]
     with pytest.raises(UnknownNameError, match="no category 'botle'"):
-        read_root(root, ["botle"])
+        read_dataset(root, ["botle"])
 
 
 @every_layout
@@ -217,15 +217,15 @@ def test_a_category_of_any_layout_stands_for_itself(key: str, root: Path) -> Non
     make, _, place = TREES[key]
     make(root)
     category = read_category(root / place)
-    assert category in read_root(root)
-    assert read_root(root / place)[0] == category
+    assert category in read_dataset(root)
+    assert read_dataset(root / place)[0] == category
     assert normal_images(root / place) == category.train
     assert category.train
 
 
 @every_layout
 def test_each_test_image_is_known_once_and_its_mask_is_read(key: str, root: Path) -> None:
-    for category in read_root(TREES[key][0](root)):
+    for category in read_dataset(TREES[key][0](root)):
         paths = [sample.path for sample in category.test]
         assert len(set(paths)) == len(paths)
         assert all(path.is_file() for path in category.images())
@@ -240,23 +240,23 @@ def test_each_test_image_is_known_once_and_its_mask_is_read(key: str, root: Path
 def test_the_shapes_of_an_unknown_folder_are_listed(root: Path) -> None:
     pictures(root, "good/a.png", "bad/b.png")
     with pytest.raises(DatasetError, match="has bad, good inside, but needs to be") as caught:
-        read_root(root)
+        read_dataset(root)
     assert all(f"{one.title} ({key}): " in str(caught.value) for key, one in LAYOUTS.items())
     with pytest.raises(DatasetError, match=r"The layout is BTAD \(btad\): train/ok"):
-        read_root(root, layout="btad")
+        read_dataset(root, layout="btad")
     with pytest.raises(UnknownNameError, match=r"no layout 'vissa'\. Did you mean 'visa'\?"):
-        read_root(root, layout="vissa")
+        read_dataset(root, layout="vissa")
 
 
 def test_two_layouts_at_once_are_refused_until_one_is_named(root: Path) -> None:
     mvtec(btad(root))
     with pytest.raises(DatasetError, match=r"MVTec AD \(bottle\) and BTAD \(01, 03\), but needs"):
-        read_root(root)
-    assert [category.name for category in read_root(root, layout="btad")] == ["01", "03"]
+        read_dataset(root)
+    assert [category.name for category in read_dataset(root, layout="btad")] == ["01", "03"]
 
 
 def test_mvtec_loco_has_several_masks_and_saturations(root: Path) -> None:
-    category = read_root(loco(root), ["pushpins"])[0]
+    category = read_dataset(loco(root), ["pushpins"])[0]
     assert held(category) == [
         "good test/good/000.png",
         "logical_anomalies test/logical_anomalies/000.png "
@@ -277,7 +277,7 @@ def test_mvtec_loco_has_several_masks_and_saturations(root: Path) -> None:
 
 
 def test_a_folder_may_be_taken_for_the_layout_that_its_own_refines(root: Path) -> None:
-    category, _ = read_root(loco(root), layout="mvtec")
+    category, _ = read_dataset(loco(root), layout="mvtec")
     assert (category.layout, category.validation) == ("MVTec AD", ())
 
 
@@ -285,7 +285,7 @@ def test_mvtec_loco_masks_that_do_not_fit_are_named(root: Path) -> None:
     truth = loco(root) / "pushpins/ground_truth/logical_anomalies"
     mask(truth / "007/000.png")
     mask(truth / "000/002.png", side_px=9)
-    category = read_root(root)[0]
+    category = read_dataset(root)[0]
     assert category.unused_masks == (truth / "007/000.png",)
     with pytest.raises(ShapeError, match=r"002\.png has 9x9 px, but .*000\.png has 8x8"):
         category.test[1].read_mask()
@@ -299,11 +299,11 @@ def test_mvtec_loco_masks_that_do_not_fit_are_named(root: Path) -> None:
         category.test[1].read_regions()
     (root / "pushpins/defects_config.json").write_text('[{"defect_name": "bent"}]')
     with pytest.raises(DatasetError, match=r"KeyError: 'pixel_value'.*, but needs to be a list"):
-        read_root(root)
+        read_dataset(root)
 
 
 def test_mvtec_ad_2_is_read_where_it_is_public(root: Path) -> None:
-    (category,) = read_root(mvtec_2(root))
+    (category,) = read_dataset(mvtec_2(root))
     assert held(category) == [
         "bad test_public/bad/000_overexposed.png "
         "test_public/ground_truth/bad/000_overexposed_mask.png",
@@ -315,7 +315,7 @@ def test_mvtec_ad_2_is_read_where_it_is_public(root: Path) -> None:
 
 def test_visa_is_split_as_its_table_says(root: Path) -> None:
     stray = mask(visa(root) / "candle/Data/Masks/Anomaly/009.png")
-    candle, pcb1 = read_root(root)
+    candle, pcb1 = read_dataset(root)
     assert [path.name for path in candle.train] == ["0000.JPG", "0001.JPG"]
     assert held(candle) == [
         "anomaly Data/Images/Anomaly/000.JPG Data/Masks/Anomaly/000.png",
@@ -325,7 +325,7 @@ def test_visa_is_split_as_its_table_says(root: Path) -> None:
     assert pcb1.test == ()
     (root / "split_csv/1cls.csv").write_text("object,image\n")
     with pytest.raises(DatasetError, match=r"has the columns object, image, but needs object, sp"):
-        read_root(root)
+        read_dataset(root)
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_a_row_of_visa_that_cannot_be_meant_is_refused(row: str, message: str, r
     with (visa(root) / "split_csv/1cls.csv").open("a", encoding="latin-1") as file:
         file.write(row)
     with pytest.raises(DatasetError, match=message):
-        read_root(root)
+        read_dataset(root)
 
 
 def test_visa_splits_as_a_manifest_does(root: Path) -> None:
@@ -356,7 +356,7 @@ def test_visa_splits_as_a_manifest_does(root: Path) -> None:
         file.write(
             "candle,TEST,anomaly,a.JPG,\ncandle,Test,normal,b.JPG,\ncandle,val,normal,c.JPG,"
         )
-    candle, _ = read_root(root)
+    candle, _ = read_dataset(root)
     assert [path.name for path in candle.train] == ["0000.JPG", "0001.JPG"]
     assert [path.name for path in candle.validation] == ["c.JPG"]
     assert {"anomaly a.JPG", "good b.JPG"} < {
@@ -367,46 +367,46 @@ def test_visa_splits_as_a_manifest_does(root: Path) -> None:
 def test_visa_converted_to_folders_is_read_as_mvtec(root: Path) -> None:
     pictures(root / "candle", "train/good/0836.JPG", "test/good/0001.JPG", "test/bad/000.JPG")
     mask(root / "candle/ground_truth/bad/000.png")
-    (category,) = read_root(root)
+    (category,) = read_dataset(root)
     assert category.layout == "MVTec AD"
     assert held(category)[0] == "bad test/bad/000.JPG ground_truth/bad/000.png"
 
 
 def test_btad_calls_good_images_ok(root: Path) -> None:
-    first, third = read_root(btad(root))
+    first, third = read_dataset(btad(root))
     assert held(first) == ["ko test/ko/0000.bmp ground_truth/ko/0000.png", "good test/ok/0000.bmp"]
     assert held(third)[0] == "ko test/ko/0000.bmp ground_truth/ko/0000.bmp"
 
 
 def test_kolektor_is_defective_where_the_mask_is_not_empty(root: Path) -> None:
-    (category,) = read_root(kolektor(root))
+    (category,) = read_dataset(kolektor(root))
     assert [path.name for path in category.train] == ["10000.png"]
     assert held(category) == ["defective test/20001.png test/20001_GT.png", "good test/20000.png"]
     (root / "test/20000_GT.png").unlink()
     with pytest.raises(DatasetError, match=r"20000\.png has no mask, but needs 20000_GT\.png"):
-        read_root(root)
+        read_dataset(root)
 
 
 def test_real_iad_is_read_through_its_lists(root: Path) -> None:
-    (category,) = read_root(real_iad(root))
+    (category,) = read_dataset(real_iad(root))
     assert [sample.defect for sample in category.test] == ["BX", "good", "good"]
     assert held(category)[0].split()[2].endswith("_NG_BX_C1_2023.png")
-    assert read_root(root / "realiad_1024") == read_root(root)
-    assert read_root(root / "realiad_jsons/realiad_jsons_sv") == read_root(root)
+    assert read_dataset(root / "realiad_1024") == read_dataset(root)
+    assert read_dataset(root / "realiad_jsons/realiad_jsons_sv") == read_dataset(root)
     (root / "realiad_512").mkdir()
     with pytest.raises(DatasetError, match=r"several resolutions \(realiad_1024, realiad_512\)"):
-        read_root(root)
-    assert read_root(root / "realiad_1024")
+        read_dataset(root)
+    assert read_dataset(root / "realiad_1024")
     (root / "realiad_jsons/realiad_jsons/audiojack.json").write_text("{}")
     with pytest.raises(DatasetError, match=r"audiojack\.json cannot be understood \(KeyError"):
-        read_root(root / "realiad_1024")
+        read_dataset(root / "realiad_1024")
 
 
 def test_real_iad_with_several_lists_needs_one(root: Path) -> None:
     lists = real_iad(root) / "realiad_jsons"
     (lists / "realiad_jsons").rename(lists / "realiad_jsons_fuiad_0.4")
     with pytest.raises(DatasetError, match=r"several kinds of lists .*_fuiad_0\.4.*_sv\), but one"):
-        read_root(root)
+        read_dataset(root)
 
 
 @pytest.mark.parametrize(
@@ -431,12 +431,12 @@ def test_an_entry_of_real_iad_that_cannot_be_meant_is_refused(
     document["test"].append(entry)
     path.write_text(json.dumps(document))
     with pytest.raises(DatasetError, match=message):
-        read_root(root)
+        read_dataset(root)
 
 
 def test_plain_folders_may_call_their_good_images_good(root: Path) -> None:
     (folders(root) / "train").rename(root / "good")
-    (category,) = read_root(root)
+    (category,) = read_dataset(root)
     assert [path.name for path in category.train] == ["a.png", "b.png"]
     assert held(category) == [
         "dent test/dent/d.png ground_truth/dent/d.png",
@@ -446,7 +446,7 @@ def test_plain_folders_may_call_their_good_images_good(root: Path) -> None:
 
 def test_a_manifest_may_be_named_by_its_file(root: Path) -> None:
     path = manifest(root) / "manifest.csv"
-    (category,) = read_root(path)
+    (category,) = read_dataset(path)
     assert (category.name, category.root, len(category.validation)) == ("lid", root, 1)
     assert held(category) == ["dent shots/d.png masks/d.png", "good shots/c.png"]
     assert normal_images(path) == (root / "a.png",)
@@ -476,7 +476,7 @@ def test_a_manifest_that_cannot_be_meant_is_refused(rows: str, message: str, roo
     root.mkdir()
     (root / "manifest.csv").write_text(rows)
     with pytest.raises(DatasetError, match=message):
-        read_root(root / "manifest.csv")
+        read_dataset(root / "manifest.csv")
 
 
 def test_an_image_named_from_anywhere_is_the_same(
@@ -488,7 +488,7 @@ def test_an_image_named_from_anywhere_is_the_same(
     )
     monkeypatch.chdir(root.parent)
     with pytest.raises(DatasetError, match=r"Row 2 .* has the image of row 1"):
-        read_root(Path(root.name))
+        read_dataset(Path(root.name))
 
 
 def test_another_table_of_the_name_is_no_manifest(root: Path) -> None:
@@ -500,7 +500,7 @@ def test_another_table_of_the_name_is_no_manifest(root: Path) -> None:
 def test_a_manifest_of_several_categories_is_no_single_one(root: Path) -> None:
     path = manifest(root) / "manifest.csv"
     path.write_text(path.read_text() + "b.png,train,good,,cap,\n")
-    assert [category.name for category in read_root(path)] == ["cap", "lid"]
+    assert [category.name for category in read_dataset(path)] == ["cap", "lid"]
     for read in (normal_images, read_category):
         with pytest.raises(DatasetError, match=r"several categories \(cap, lid\), but needs"):
             read(path)
@@ -509,20 +509,20 @@ def test_a_manifest_of_several_categories_is_no_single_one(root: Path) -> None:
 def test_a_manifest_in_parquet_reads_as_one_in_csv(root: Path) -> None:
     with (manifest(root) / "manifest.csv").open(newline="") as file:
         rows = [{k: v or None for k, v in row.items()} for row in csv.DictReader(file)]
-    expected = read_root(root)
+    expected = read_dataset(root)
     (root / "manifest.csv").unlink()
     parquet.write_table(pyarrow.Table.from_pylist(rows), root / "manifest.parquet")
-    assert read_root(root) == expected
+    assert read_dataset(root) == expected
     (root / "manifest.parquet").write_bytes(b"PAR1")
     with pytest.raises(DatasetError, match=r"is no Parquet file"):
-        read_root(root)
+        read_dataset(root)
 
 
 def test_labels_of_zero_and_one_may_be_floats(root: Path) -> None:
     root.mkdir()
     rows = [{"path": f"{label}.png", "split": "test", "label": label} for label in (0.0, 1.0)]
     parquet.write_table(pyarrow.Table.from_pylist(rows), root / "manifest.parquet")
-    (category,) = read_root(root)
+    (category,) = read_dataset(root)
     assert held(category) == ["defective 1.0.png", "good 0.0.png"]
 
 
@@ -533,4 +533,4 @@ def test_a_manifest_in_parquet_names_what_it_needs(
     (root / "manifest.parquet").touch()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'padim-efficientnet\[parquet\]'"):
-        read_root(root)
+        read_dataset(root)

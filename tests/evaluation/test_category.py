@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,17 +15,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 from test_pixels import Case, area_to, brute_aupro
+from trees import make_fingerprint, make_record
 
 from padim.datasets import Category, Sample, read_category
 from padim.evaluation.category import Evaluation, evaluate, preview
 from padim.evaluation.job import Job, record_of
-from padim.evaluation.run_folder import Record
+from padim.evaluation.record import ImageResult, Record
 from padim.files import TemporaryFolder
 from padim.images.preprocess import Preprocess
 from padim.metrics.counts import MapCounts
-from padim.metrics.resamples import ImageScores, bootstrap_weights, interval
+from padim.metrics.images import ImageMetrics
+from padim.metrics.resamples import bootstrap_weights, interval
 from padim.report.cards import Part
 from padim.scoring.prediction import Prediction
+from padim.scoring.predictor import Predictor
 
 SIZE_PX = (16, 24)
 WHOLE = Preprocess(SIZE_PX, 1, "bilinear", (0, 0, 0), (1, 1, 1))
@@ -122,11 +126,10 @@ def test_a_hot_corner_is_the_bright_corner_of_a_card(tmp_path: Path, top: int, l
     anomaly_map[top : top + 6, left : left + 10] = 9
     for name in ("a.png", "a_mask.png"):
         Image.fromarray(levels).save(tmp_path / name)
-    image = {"category": "lid", "path": "a.png", "label": "anomalous", "defect": "dent"}
-    image |= {"score": 9.0, "level_scores": [9.0], "predicted": None, "p_value": None}
-    data = {"row": {"category": "lid"}, "images": [image], "masks": [["a_mask.png"]]}
+    image = ImageResult("lid", 0, "a.png", "anomalous", "dent", 9.0, (9.0,), None, None)
+    lid = make_record("lid", images=(image,), masks=(("a_mask.png",),))
     previews = preview(anomaly_map)[None].astype(np.float32)
-    part = Part(Record("lid", data, {}), tmp_path, previews, None, WHOLE)
+    part = Part(lid, tmp_path, previews, WHOLE)
     (card,) = part.cards(False, lambda n_images: None)
     # Both lie over the whole of the image, so a place is the same share of either.
     assert card["box"] == [0, 0, 100, 100]
@@ -149,10 +152,12 @@ def noisy_case(n_normal: int, n_anomalous: int, seed: int = 0) -> Case:
     return Case(list(maps.astype(np.float32)), list(mask), [[]] * len(mask))
 
 
-FIT_FACTS = dict.fromkeys(("n_train", "fit_s", "fit_peak_bytes", "model_bytes"), 1)
+def record(job: Job, evaluation: Evaluation) -> Record:
+    return record_of(job, evaluation, (), n_train=1, fit_s=1, fit_peak_bytes=1, model_bytes=1)
 
 
-def job_of(name: str, seed: int = 0, root: str = "/data", **fingerprint: str) -> Job:
+def job_of(name: str, seed: int = 0, root: str = "/data", backbone: str = "resnet18") -> Job:
+    fingerprint = make_fingerprint(backbone=backbone)
     return Job(Category(name, Path(root) / name, (), ()), seed, fingerprint)
 
 
@@ -163,7 +168,7 @@ def test_the_same_images_are_drawn_in_every_benchmark() -> None:
 
     def resampled(job: Job, case: Case = case) -> dict[str, NDArray[np.float64]]:
         found = evaluation_of(job.category.name, defects, scores, case)
-        return record_of(job, found, **FIT_FACTS).resampled
+        return record(job, found).resampled
 
     first = resampled(job_of("carpet"))
     again = resampled(job_of("carpet", 3, "/elsewhere", backbone="other"))
@@ -176,8 +181,8 @@ def test_the_same_images_are_drawn_in_every_benchmark() -> None:
     # Not hash(): it differs from process to process. An older folder has to be drawn alike, too.
     is_anomalous = np.array(defects) != "good"
     weights = bootstrap_weights(is_anomalous, seed=zlib.crc32(b"carpet"))
-    expected = ImageScores.of(is_anomalous, scores).auroc(weights)
-    np.testing.assert_array_equal(first["image_auroc"], expected)
+    expected = ImageMetrics.of(is_anomalous, scores).resampled(weights)
+    np.testing.assert_array_equal(first["image_auroc"], expected["image_auroc"])
     assert (resampled(job_of("bottle"))["image_auroc"] != first["image_auroc"]).any()
 
 
@@ -190,7 +195,7 @@ def test_the_difference_of_like_models_is_narrower_in_pairs() -> None:
 
     def drawn(name: str, image_score: NDArray[np.float64]) -> NDArray[np.float64]:
         found = evaluation_of(name, defects, image_score, case)
-        return record_of(job_of(name), found, **FIT_FACTS).resampled["image_auroc"]
+        return record(job_of(name), found).resampled["image_auroc"]
 
     def width(differences: NDArray[np.float64]) -> float:
         low, high = interval(differences)
@@ -282,7 +287,7 @@ def test_spro_of_an_mvtec_loco_category_is_that_of_the_paper(tmp_path: Path) -> 
         maps[sample.path] = (scores.round() / 8).astype(np.float32)  # which float16 holds
         defects.append((maps[sample.path], masks))
 
-    metrics = evaluate(Known(maps), category).metrics()
+    metrics = evaluate(cast(Predictor, Known(maps)), category).metrics
 
     # Bergmann et al. 2022: the mean over all defects of min(pixels found / saturation, 1), over
     # the rate of false positives among all pixels that are of no defect.

@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw
 
 from padim.datasets import read_category
 from padim.errors import DatasetError
-from padim.evaluation.category import Evaluation, evaluate, intervals
+from padim.evaluation.category import Evaluation, evaluate
 from padim.images.preprocess import Preprocess
+from padim.metrics.resamples import intervals
 from padim.scoring.prediction import Prediction
 from padim.scoring.predictor import Predictor
 
@@ -65,7 +66,7 @@ def test_a_thin_defect_is_one_region_and_a_small_one_is_not_lost(tmp_path: Path)
     anomaly_map[170:230, 170:230] = 1  # the square, and nothing of the other two
     found = evaluated(tmp_path, Given({"a.png": anomaly_map, "b.png": np.zeros_like(anomaly_map)}))
     assert len(found.counts.regions) == 3
-    shown = float(found.pixel_metrics.aupro(0.3))
+    shown = found.metrics["aupro_30"]
     n_normal = 2 * MAP_PX**2 - int(WHOLE.mask(np.asarray(mask) > 0).sum()) - 1
     fpr = (anomaly_map.sum() - 50 * 51) / n_normal
     # A third of the regions is found at once; the rest of the way to FPR 1 is a straight line.
@@ -88,7 +89,7 @@ def test_recall_is_resampled_over_anomalous_images_alone(tmp_path: Path) -> None
     for name in scores:
         write(tmp_path, f"{'good' if name[0] == 'n' else 'crack'}/{name[:-4]}", side=8)
     found = evaluated(tmp_path, Given(dict.fromkeys(scores, flat), scores=scores))
-    metrics, drawn = found.metrics(), found.resampled(4000)
+    metrics, drawn = found.metrics, found.resampled(4000)
     assert metrics["image_recall_at_0"] == 0.5  # 5.5, 6.5 and 7.5 are above 5
     # Of six drawn, each is found with probability one half.
     assert drawn["image_recall_at_0"].mean() == pytest.approx(0.5, abs=0.02)

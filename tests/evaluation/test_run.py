@@ -2,21 +2,23 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
-from trees import benchmark, make_two_categories
+from trees import benchmark, make_record, make_settings, make_two_categories
 
 import padim
 from padim.backbones import backbone
 from padim.cli import main
 from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES
 from padim.evaluation.published import difference_words, published
-from padim.evaluation.run_folder import COLUMNS, markdown
+from padim.evaluation.run_folder import COLUMNS, Failure, Results, markdown
 from padim.features.weights import locate
+from padim.metrics.table import METRICS
 
 
 @pytest.fixture
@@ -55,7 +57,25 @@ def test_benchmark_writes_what_it_promises(
     assert record["threshold"] == decision.threshold.score
 
     with (out / "results.csv").open(newline="") as file:
-        assert [row["category"] for row in csv.DictReader(file)] == ["bottle", "carpet"]
+        lines = list(csv.DictReader(file))
+    titles = ["All texture classes", "All object classes", "All classes"]
+    assert [line["category"] for line in lines] == ["bottle", "carpet", *titles]
+    ends = [f"{name}_{end}" for name in METRICS for end in ("low", "high")]
+    assert list(lines[0]) == [*COLUMNS, *ends]
+    for line, row in zip(lines, document["rows"], strict=False):
+        assert {column: line[column] for column in COLUMNS} == {
+            column: "" if row[column] is None else str(row[column]) for column in COLUMNS
+        }
+    for line, ends in zip(
+        lines,
+        [row["intervals"] for row in document["rows"]] + list(document["mean_intervals"].values()),
+        strict=True,
+    ):
+        for name, found in ends.items():
+            expected = ["", ""] if found is None else [str(end) for end in found]
+            assert [line[f"{name}_low"], line[f"{name}_high"]] == expected
+    overall = document["means"]["all"]["image_auroc"]
+    assert (lines[-1]["image_auroc"], lines[-1]["n_test"]) == (str(overall), "")
     table = (out / "results.md").read_text()
     assert table.count("All texture classes") == table.count("All object classes") == 3
     images = [json.loads(line) for line in (out / "images.jsonl").read_text().splitlines()]
@@ -71,21 +91,16 @@ def test_benchmark_writes_what_it_promises(
 
 
 def test_groups_that_are_absent_have_no_row() -> None:
-    means = dict.fromkeys(("image_auroc", "pixel_auroc", "image_f1_max", "pixel_f1_max"), 0.5)
-    document = {
-        "settings": {"backbone": "resnet18", "recipe": "standard", "n_seeds": 1},
-        "rows": [{"category": "mine", **means}],
-        "means": {"texture": None, "object": None, "all": means},
-        "failed": [{"category": "yours", "type": "DatasetError", "message": "It is broken."}],
-        "unreadable": ["mine/a.png"],
-    }
-    text = markdown(document)
+    metrics = dict.fromkeys(("image_auroc", "pixel_auroc", "image_f1_max", "pixel_f1_max"), 0.5)
+    record = replace(make_record("mine", metrics=metrics), unreadable=("mine/a.png",))
+    failure = Failure("yours", "DatasetError", "It is broken.")
+    text = markdown(Results.of(make_settings(), [record], [failure]))
     assert "texture" not in text
-    assert "| All classes | 0.500 |" in text
+    assert "| All classes | 0.500 [0.500, 0.500] |" in text
     assert "Failed, and in no mean: yours. It is broken." in text
     assert "left out: mine/a.png." in text
-    document["rows"] = [{"category": "mine", **means, "pixel_auroc": None}]
-    assert "Pixel-level" not in markdown(document)
+    record = make_record("mine", metrics={"image_auroc": 0.5})
+    assert "Pixel-level" not in markdown(Results.of(make_settings(), [record], ()))
 
 
 def test_a_finished_category_is_not_done_again(
@@ -270,8 +285,14 @@ def test_processes_give_what_one_gives(root: Path, tmp_path: Path) -> None:
 
 
 def test_a_budget_of_memory_limits_the_processes(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # What the tests before this one have left in memory is not of the matter.
+    for place in ("padim.fitting.forecast", "padim.cli.benchmark_command"):
+        monkeypatch.setattr(f"{place}.resident_bytes", lambda: 600_000_000)
     out = tmp_path / "out"
     assert benchmark(root, out, "--workers", "2", "--max-memory", "2GB") == 0
     assert "2GB allow 1 at a time." in capsys.readouterr().out
@@ -406,12 +427,9 @@ def test_published_figures_are_compared_with(
     assert published("resnet18", 448, "screw") is None
     assert published("efficientnet_b7_ns", 432, "all") == (0.977, 0.967)
     values = {"image_auroc": 0.99, "pixel_auroc": 0.987}
-    document = {
-        "settings": {"backbone": "efficientnet_v2_m", "n_dims": 288},
-        "rows": [{"category": "carpet", **values}],
-        "means": {"all": None},
-    }
-    said = difference_words(document)
+    settings = make_settings("efficientnet_v2_m", 288)
+    results = Results.of(settings, [make_record("carpet", metrics=values)], ())
+    said = difference_words(replace(results, means={}))
     assert "| carpet | 0.990 | 1.000 | -0.010 **off** | 0.987 | 0.987 | +0.000 |" in said
     assert "1 of 2 figures are off by more than 0.005." in said
     assert benchmark(root, tmp_path / "out", "--against", "published", "-q") == 0

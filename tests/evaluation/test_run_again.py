@@ -7,16 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from trees import benchmark, make_category, make_two_categories
+from trees import benchmark, make_category, make_fingerprint, make_record, make_two_categories
 
 from padim.datasets import Category
 from padim.errors import PadimError
 from padim.evaluation.category import evaluate
 from padim.evaluation.job import Job, remove_half_done
 from padim.evaluation.processes import Ended
-from padim.evaluation.run_folder import SCHEMA_VERSION, Record, read_record, record_name
+from padim.evaluation.record import Record, read_record, record_name, write_record
 from padim.files import locked
 from padim.model.file_tensor import write_tensors
 
@@ -173,10 +172,10 @@ def test_a_category_that_needs_too_much_does_not_stop_the_others(
     error: Exception,
     words: str,
 ) -> None:
-    def measured(predictor: Any, category: Category, *rest: Any) -> Any:
+    def measured(predictor: Any, category: Category, **rest: Any) -> Any:
         if category.name == "bottle":
             raise error
-        return evaluate(predictor, category, *rest)
+        return evaluate(predictor, category, **rest)
 
     monkeypatch.setattr("padim.evaluation.job.evaluate", measured)
     assert benchmark(root, tmp_path / "out", "-q") == 1
@@ -218,15 +217,17 @@ def test_no_two_records_have_one_name() -> None:
     assert len({name.casefold() for name in names}) == len(names)
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "list", "number"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "list", "number", "type", "lack"])
 def test_a_damaged_record_is_none(tmp_path: Path, damage: str) -> None:
-    keys = ("fingerprint", "row", "images", "curves", "unreadable")
-    data = dict.fromkeys(keys) | {"schema_version": SCHEMA_VERSION}
-    Record("carpet", data, {"image_auroc": np.ones(100)}).save(tmp_path)
+    write_record(make_record("carpet", metrics={"image_auroc": 0.9}), tmp_path)
     assert read_record(tmp_path, "carpet") is not None
     document, arrays = (tmp_path / f"records/carpet.{suffix}" for suffix in ("json", "npz"))
     if damage in ("cut", "empty"):
         arrays.write_bytes(arrays.read_bytes()[:200] if damage == "cut" else b"")
+    elif damage == "type":
+        document.write_text(document.read_text().replace('"n_train": 3', '"n_train": "3"'))
+    elif damage == "lack":
+        document.write_text(document.read_text().replace('"colormap"', '"colors"'))
     else:
         document.write_text("[]" if damage == "list" else "3")
     assert read_record(tmp_path, "carpet") is None
@@ -251,9 +252,9 @@ def test_what_a_dead_process_left_is_removed(
     out = tmp_path / "out"
     scratches: list[Path] = []
 
-    def measured(predictor: Any, category: Category, *rest: Any) -> Any:
-        scratches.append(rest[-1])
-        return evaluate(predictor, category, *rest)
+    def measured(predictor: Any, category: Category, **rest: Any) -> Any:
+        scratches.append(rest["scratch"])
+        return evaluate(predictor, category, **rest)
 
     def first_dies(
         work: Callable[[Any, Any], Any], items: Sequence[Any], n: int, told: Any, died: Any
@@ -276,7 +277,7 @@ def test_what_a_dead_process_left_is_removed(
 
 
 def test_whole_results_and_those_of_others_stay(tmp_path: Path) -> None:
-    job = Job(Category("a", tmp_path, (), ()), 0, {})
+    job = Job(Category("a", tmp_path, (), ()), 0, make_fingerprint())
     other = tmp_path / "models/.a-b-abcd1234.safetensors"
     for path in (tmp_path / "models/a.safetensors", other, tmp_path / "records/a.json"):
         path.parent.mkdir(exist_ok=True)

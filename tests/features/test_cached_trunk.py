@@ -9,6 +9,7 @@ import torch
 
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.scoring.graph import Graph
 
 SIZE_PX = (64, 64)
@@ -26,13 +27,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def in_torch() -> Fitter:
-    return prepare(size_px=SIZE_PX, engine="torch")
+    return prepare(FitSettings(size_px=SIZE_PX, engine="torch"))
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_another_engine_gives_the_features_that_torch_gives(in_torch: Fitter, engine: str) -> None:
     pixels = torch.from_numpy(oracle.random_images(5, SIZE_PX))
-    features = prepare(size_px=SIZE_PX, engine=engine).features
+    features = prepare(FitSettings(size_px=SIZE_PX, engine=engine)).features
     with torch.inference_mode():
         for ours, expected in zip(features(pixels), in_torch.features(pixels), strict=True):
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
@@ -40,25 +41,25 @@ def test_another_engine_gives_the_features_that_torch_gives(in_torch: Fitter, en
 
 def test_a_trunk_is_written_once(cache: Path, in_torch: Fitter) -> None:
     pixels = torch.from_numpy(oracle.random_images(1, SIZE_PX))
-    features = prepare(size_px=SIZE_PX).features
+    features = prepare(FitSettings(size_px=SIZE_PX)).features
     assert not cache.joinpath("padim-efficientnet").exists(), "written before it is needed"
     features(pixels)
     (written,) = trunks(cache)
     before = written.stat().st_mtime_ns
-    prepare(size_px=SIZE_PX).features(pixels)
+    prepare(FitSettings(size_px=SIZE_PX)).features(pixels)
     assert trunks(cache) == [written]
     assert written.stat().st_mtime_ns == before
-    prepare(size_px=SIZE_PX, dims=50).features(pixels)
+    prepare(FitSettings(size_px=SIZE_PX, dims=50)).features(pixels)
     assert len(trunks(cache)) == 2
 
 
 def test_a_damaged_trunk_is_written_anew(cache: Path) -> None:
     pixels = torch.from_numpy(oracle.random_images(1, SIZE_PX))
-    prepare(size_px=SIZE_PX).features(pixels)
+    prepare(FitSettings(size_px=SIZE_PX)).features(pixels)
     (written,) = trunks(cache)
     whole = written.read_bytes()
     written.write_bytes(whole[:1000])
-    prepare(size_px=SIZE_PX).features(pixels)
+    prepare(FitSettings(size_px=SIZE_PX)).features(pixels)
     assert len(written.read_bytes()) == len(whole)
 
 
@@ -68,7 +69,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    features = prepare(size_px=SIZE_PX, engine=engine).features
+    features = prepare(FitSettings(size_px=SIZE_PX, engine=engine)).features
     pixels = torch.from_numpy(oracle.random_images(1, SIZE_PX))
     with torch.inference_mode():
         for ours, expected in zip(features(pixels), in_torch.features(pixels), strict=True):
@@ -79,7 +80,8 @@ def test_two_processes_may_write_a_trunk_at_once(cache: Path) -> None:
     code = (
         "import oracle, torch\n"
         "from padim.fitting.prepare import prepare\n"
-        "features = prepare(size_px=(64, 64)).features\n"
+        "from padim.fitting.settings import FitSettings\n"
+        "features = prepare(FitSettings(size_px=(64, 64))).features\n"
         "features(torch.from_numpy(oracle.random_images(1, (64, 64))))\n"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}

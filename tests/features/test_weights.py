@@ -18,11 +18,12 @@ from padim.features.weights import (
     locate,
     named_hash,
     read_weights,
-    sha256,
     verify,
     weights_folder,
 )
+from padim.files import sha256
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 
 LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 
@@ -132,7 +133,7 @@ def test_absent_weights_without_network_are_one_clear_error(
 
 def test_a_fit_without_weights_fails_before_any_work(no_network: list[str]) -> None:
     with pytest.raises(WeightsError, match=r"Bring resnet18-f37072fd\.pth \(47 MB\)"):
-        prepare("resnet18")
+        prepare(FitSettings(backbone="resnet18"))
 
 
 def test_a_download_is_checked_by_the_hash_in_its_name(tmp_path: Path) -> None:
@@ -218,9 +219,9 @@ def test_weights_of_another_network_are_refused_by_the_names_they_lack(resnet18:
         WeightsError,
         match=r"has no tensor layer1\.0\.conv3\.weight, .*Bring the weights of wide_resnet50_2",
     ):
-        prepare("wide_resnet50_2", weights=resnet18)
+        prepare(FitSettings(backbone="wide_resnet50_2", weights=resnet18))
     with pytest.raises(WeightsError, match=r"has no tensor conv_stem\.weight"):
-        prepare("efficientnet_lite0", weights=resnet18)
+        prepare(FitSettings(backbone="efficientnet_lite0", weights=resnet18))
 
 
 def test_weights_of_another_shape_are_refused(tmp_path: Path, resnet18: Path) -> None:
@@ -232,13 +233,13 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path, resnet18: Path) ->
         match=r"layer2\.0\.conv1\.weight of shape \(7, 64, 3, 3\), but resnet18 needs "
         r"\(128, 64, 3, 3\)",
     ):
-        prepare("resnet18", weights=tmp_path / "own.safetensors")
+        prepare(FitSettings(backbone="resnet18", weights=tmp_path / "own.safetensors"))
 
 
 @pytest.mark.parametrize("other", ["efficientnet_lite1", "efficientnet_lite2"])
 def test_checkpoints_of_other_lite_networks_are_refused(other: str) -> None:
     with pytest.raises(WeightsError, match=r"Bring the weights of tf_efficientnet_lite0"):
-        prepare("efficientnet_lite0", weights=fetch(backbone(other)))
+        prepare(FitSettings(backbone="efficientnet_lite0", weights=fetch(backbone(other))))
 
 
 def test_verifying_records_a_hash_and_then_checks_it(tmp_path: Path, resnet18: Path) -> None:
@@ -370,10 +371,12 @@ def test_a_spec_has_a_file_name_of_its_own() -> None:
 
 
 def test_a_path_may_be_given_as_text(resnet18: Path) -> None:
-    fitter = prepare("resnet18", weights=str(resnet18), size_px=(64, 64))
-    assert fitter.weights_sha256 == sha256(resnet18)
+    fitter = prepare(FitSettings(backbone="resnet18", weights=str(resnet18), size_px=(64, 64)))
+    assert fitter.encoder.weights_sha256 == sha256(resnet18)
 
 
 def test_fewer_dims_than_are_drawn_by_default_are_all_taken(resnet18: Path) -> None:
-    fitter = prepare("resnet18", weights=resnet18, size_px=(64, 64), taps=(1,))
-    assert fitter.pyramid.n_dims == 64
+    fitter = prepare(
+        FitSettings(backbone="resnet18", weights=resnet18, size_px=(64, 64), taps=(1,))
+    )
+    assert fitter.encoder.pyramid.n_dims == 64

@@ -24,13 +24,14 @@ from pathlib import Path
 import numpy as np
 
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.memory import resident_bytes, watch_peak
 from padim.model.file import save_moments, save_state
 
 options = json.loads(sys.argv[1])
 n_images = options.pop("n_images")
 backbone = options.pop("backbone")
-fitter = prepare(backbone, device="cpu", **options)
+fitter = prepare(FitSettings(backbone=backbone, device="cpu", **options))
 generator = np.random.default_rng(0)
 forecast = fitter.forecast(n_images=n_images)
 peak = watch_peak()
@@ -38,7 +39,7 @@ before = resident_bytes()
 images = [generator.integers(0, 256, (90, 120, 3), dtype=np.uint8) for _ in range(n_images)]
 fitted = fitter.fit(images)
 folder = Path(sys.argv[2])
-if fitter.keep_moments:
+if fitter.settings.keep_moments:
     save_moments(fitted.moments, fitted.state, folder / "moments")
 save_state(fitted.state, folder / "model")
 print(json.dumps({

@@ -10,6 +10,7 @@ from padim.features.trunk import activation_bytes
 from padim.fitting.fit import fit
 from padim.fitting.forecast import Forecast
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 
 
 def test_a_fit_that_would_not_fit_is_refused() -> None:
@@ -33,7 +34,9 @@ def test_the_file_is_forecast_as_it_will_be(tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("sizes")
     for store in ("float16", "float32"):
         for include_backbone in (True, False):
-            fitter = prepare(size_px=(64, 64), store=store, include_backbone=include_backbone)
+            fitter = prepare(
+                FitSettings(size_px=(64, 64), store=store, include_backbone=include_backbone)
+            )
             path = folder / f"{store}{include_backbone}"
             model = fit(
                 list(oracle.random_images(4, (64, 64))),
@@ -48,12 +51,12 @@ def test_the_file_is_forecast_as_it_will_be(tmp_path_factory: pytest.TempPathFac
 
 
 def test_the_forecast_grows_with_what_is_asked_for() -> None:
-    small = prepare(size_px=(64, 64)).forecast()
-    large = prepare(size_px=(256, 256)).forecast()
-    double = prepare(size_px=(256, 256), store="float32").forecast()
-    batch = prepare(size_px=(256, 256), n_batch=64).forecast()
-    plain = prepare(size_px=(256, 256), store="float32", calibrate=False)
-    moments = replace(plain, keep_moments=True).forecast()
+    small = prepare(FitSettings(size_px=(64, 64))).forecast()
+    large = prepare(FitSettings(size_px=(256, 256))).forecast()
+    double = prepare(FitSettings(size_px=(256, 256), store="float32")).forecast()
+    batch = prepare(FitSettings(size_px=(256, 256), n_batch=64)).forecast()
+    plain = prepare(FitSettings(size_px=(256, 256), store="float32", calibrate=False))
+    moments = replace(plain, settings=replace(plain.settings, keep_moments=True)).forecast()
     assert small.peak_bytes < large.peak_bytes
     assert large.file_bytes < double.file_bytes
     assert large.peak_bytes < batch.peak_bytes

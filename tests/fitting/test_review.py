@@ -132,7 +132,8 @@ def test_a_fit_lists_what_does_not_belong(
 def test_maps_of_outliers_are_those_of_the_fit_without_each(kept_feature_bytes: int) -> None:
     images = [np.asarray(striped(i)) for i in range(40)]
     images[33] = np.asarray(striped(100, spot=True))
-    fitter = oracle.small_fitter(store="float32", eps_rule="absolute", keep_outlier_maps=True)
+    fitter = oracle.small_fitter(store="float32", eps_rule="absolute")
+    fitter = replace(fitter, keep_outlier_maps=True)
     fitted = replace(fitter, kept_feature_bytes=kept_feature_bytes).fit(images)
     assert list(fitted.outlier_maps) == [33]
     without = oracle.small_fitter(store="float32", eps_rule="absolute", calibrate=False)
@@ -186,10 +187,9 @@ def test_folders_that_cannot_be_drawn_to_are_refused(
     assert {path.name for path in tmp_path.iterdir()} == {"stripes"}
 
 
-@pytest.mark.parametrize("option", [{"drop_outliers": 0.01}, {"keep_outlier_maps": True}])
-def test_outliers_need_a_calibration(option: dict[str, object]) -> None:
+def test_outliers_need_a_calibration() -> None:
     with pytest.raises(UsageError, match="known by calibrating only"):
-        oracle.small_fitter(calibrate=False, **option)
+        oracle.small_fitter(calibrate=False, drop_outliers=0.01)
 
 
 def test_an_impossible_rate_of_outliers_is_refused() -> None:

@@ -18,7 +18,7 @@ from padim.cli import main
 from padim.errors import ModelFileError, ModelFileHashError, UsageError
 from padim.features.features import TiledFeatures
 from padim.fitting.fit import from_fitted
-from padim.fitting.tile_fitter import TileFitter
+from padim.fitting.fitter import Fitter
 from padim.images.roi import Roi
 from padim.method.pyramid import build_pyramid
 from padim.method.tiles import plan_tiles
@@ -27,16 +27,14 @@ from padim.model.file_tensor import FileTensor, in_file, write_tensors
 from padim.model.padim import PaDiM
 from padim.model.scorer import postprocess_of, scorer_of
 from padim.model.torch_score import TileScore
-from padim.recipes import recipe
+from padim.recipes import RECIPES
 
 SIZE_PX = (96, 128)
 TILED = {"size_px": SIZE_PX, "tile_px": 64, "tile_overlap_px": 32}
 
 
-def tiled_fitter(**options: object) -> TileFitter:
-    fitter = oracle.small_fitter(**(TILED | options))
-    assert isinstance(fitter, TileFitter)
-    return fitter
+def tiled_fitter(**options: object) -> Fitter:
+    return oracle.small_fitter(**(TILED | options))
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +60,11 @@ def test_each_cell_is_answered_for_once(
         wanted[0, 0] = True
         roi = Roi.of(wanted.repeat(16, 0).repeat(16, 1), lambda mask: mask)
     pyramid = build_pyramid(backbone("efficientnet_lite0"), size_px)
-    settings = recipe(
-        "standard", size_px=size_px, tile_px=side * 16, tile_overlap_px=overlap * 16, sigma_px=1
+    settings = replace(
+        RECIPES["standard"],
+        size_px=size_px,
+        tile_px=side * 16,
+        tile_overlap_px=overlap * 16,
     )
     tiling = plan_tiles(pyramid, settings, None if roi is None else roi.touched)
     found = []
@@ -80,7 +81,7 @@ def test_each_cell_is_answered_for_once(
 
 
 def test_neighbours_meet_in_the_middle_of_what_both_see() -> None:
-    tiling = tiled_fitter().tiling
+    tiling = tiled_fitter().encoder.tiling
     assert [(tile.top, tile.left) for tile in tiling.tiles] == [
         (top, left) for top in (0, 32) for left in (0, 32, 64)
     ]
@@ -119,7 +120,7 @@ def test_each_place_has_the_gaussian_of_the_tile_that_answers_for_it(model: PaDi
     part = oracle.small_fitter(
         size_px=(64, 64), eps=0.01, eps_rule="absolute", store="float32", calibrate=False
     )
-    for tile, spans in fitter.tiling.spans():
+    for tile, spans in fitter.encoder.tiling.spans():
         crops = images[:, tile.top : tile.top + 64, tile.left : tile.left + 64]
         alone = part.fit(list(crops)).state
         for i, (rows, span) in enumerate(zip(state.whitening, spans, strict=True)):
@@ -262,7 +263,7 @@ def test_fit_takes_tiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         ({"tile_px": 0}, "The tile is 0 px.*Try 64"),
         ({"tile_overlap_px": 64}, "Tiles of 64 px cannot overlap by 64 px. Try 16"),
         ({"keep_moments": True}, "keeps no moments"),
-        ({"recipe_name": "reference", "size_px": (96, 96)}, "cuts the middle out"),
+        ({"recipe": "reference", "size_px": (96, 96)}, "cuts the middle out"),
         ({"tile_px": None}, "An overlap needs tiles"),
         ({"drop_outliers": 0.01}, "can drop no outliers"),
     ],

@@ -19,6 +19,7 @@ from padim.errors import DatasetError, UsageError
 from padim.fitting import update as learning
 from padim.method.moments import Moments
 from padim.method.pyramid import Level, nested
+from padim.method.tiles import Tiling
 from padim.model.file import load_state
 from padim.model.pair import load_pair, moments_path, save_pair
 from padim.model.state import ModelState
@@ -116,7 +117,8 @@ def test_merged_models_equal_a_fit_on_all(
     assert_equal(load_pair(tmp_path / "c.safetensors")[0], whole)
     with pytest.raises(DatasetError, match="have 5 images in common"):
         learning.merge(first, first, tmp_path / "d.safetensors")
-    older = replace(load_state(first), versions={"torch": "2.0"})
+    state = load_state(first)
+    older = replace(state, encoder=replace(state.encoder, versions={"torch": "2.0"}))
     save_pair(older, load_pair(first)[1], tmp_path / "older.safetensors")
     with pytest.raises(UsageError, match=r"was fitted with .*, but .* has "):
         learning.merge(tmp_path / "older.safetensors", second, tmp_path / "d.safetensors")
@@ -149,7 +151,7 @@ def test_a_pair_is_always_the_old_or_the_new(whole: ModelState, tmp_path: Path) 
     def pair(version: int) -> tuple[ModelState, Moments]:
         state = replace(
             whole,
-            pyramid=pyramid,
+            encoder=replace(whole.encoder, tiling=Tiling.whole(pyramid, SIZE_PX)),
             count=version,
             image_sha256=(f"{version}",),
             mean=(torch.full((1, 2), float(version)),),

@@ -93,7 +93,7 @@ def test_the_map_averages_what_is_modelled_only(
 def test_a_map_in_source_pixels_is_not_diluted_at_the_border() -> None:
     region = np.zeros((64, 64), np.bool_)
     region[:32, :32] = True
-    preprocess = oracle.small_fitter(roi=region).preprocess
+    preprocess = oracle.small_fitter(roi=region).encoder.preprocess
     five = np.where(region, np.float32(5), np.float32(np.nan))
     found = preprocess.to_source(five, (128, 128))
     np.testing.assert_allclose(found[:64, :64], 5, rtol=1e-6)
@@ -179,8 +179,8 @@ def test_a_region_smaller_than_its_surroundings_takes_the_network_there_only() -
     region[200:240, 100:180] = True
     fitter = oracle.small_fitter(size_px=(512, 512), roi=region, tile_overlap_px=64)
     # Whole cells of 16 px, and 32 px around them.
-    assert fitter.tiling.window_px == (112, 160)
-    assert (fitter.tiling.tiles[0].top, fitter.tiling.tiles[0].left) == (160, 64)
+    assert fitter.encoder.tiling.window_px == (112, 160)
+    assert (fitter.encoder.tiling.tiles[0].top, fitter.encoder.tiling.tiles[0].left) == (160, 64)
     model = from_fitted(fitter, fitter.fit(list(oracle.random_images(3, (512, 512)))))
     image = oracle.random_images(1, (512, 512), seed=3)[0]
     elsewhere = image.copy()

@@ -7,6 +7,7 @@ from torch import Tensor
 from padim.features.features import Features
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.method.gaussian import factor
 from padim.method.head import Head
 from padim.method.moments import Moments
@@ -19,20 +20,20 @@ N_TRAIN = 6
 
 @pytest.fixture(scope="module", params=[(64, 64), (64, 96)], ids=["square", "wide"])
 def fitter(request: pytest.FixtureRequest) -> Fitter:
-    return prepare(size_px=request.param, engine="torch", store="float32")
+    return prepare(FitSettings(size_px=request.param, engine="torch", store="float32"))
 
 
 @pytest.fixture(scope="module")
 def scorer(fitter: Fitter) -> Scorer:
-    state = fitter.fit(list(oracle.random_images(N_TRAIN, fitter.preprocess.size_px))).state
+    state = fitter.fit(list(oracle.random_images(N_TRAIN, fitter.encoder.preprocess.size_px))).state
     head = Head(state.pyramid, state.mean, state.whitening)
     return Scorer(
-        fitter.features, head, Postprocess(head.grid, fitter.preprocess.size_px, 4.0, 0.01)
+        fitter.features, head, Postprocess(head.grid, fitter.encoder.preprocess.size_px, 4.0, 0.01)
     ).eval()
 
 
 def images(fitter: Fitter, n: int) -> Tensor:
-    return torch.from_numpy(oracle.random_images(n, fitter.preprocess.size_px, seed=7))
+    return torch.from_numpy(oracle.random_images(n, fitter.encoder.preprocess.size_px, seed=7))
 
 
 def test_an_image_scores_the_same_in_batches_of_any_size(fitter: Fitter, scorer: Scorer) -> None:
@@ -48,9 +49,9 @@ def test_an_image_scores_the_same_in_batches_of_any_size(fitter: Fitter, scorer:
 def test_maps_and_scores_have_the_shapes_they_say(fitter: Fitter, scorer: Scorer) -> None:
     with torch.inference_mode():
         scores = scorer(images(fitter, 3))
-    assert scores.anomaly_map.shape == (3, *fitter.preprocess.size_px)
+    assert scores.anomaly_map.shape == (3, *fitter.encoder.preprocess.size_px)
     assert scores.image_score.shape == (3,)
-    assert scores.level_scores.shape == (3, len(fitter.pyramid.levels))
+    assert scores.level_scores.shape == (3, len(fitter.encoder.pyramid.levels))
     for output in scores:
         assert output.dtype == torch.float32
         assert bool((output > 0).all())
@@ -61,20 +62,20 @@ def test_level_scores_are_the_hottest_cells_of_each_level(fitter: Fitter, scorer
     with torch.inference_mode():
         levels = scorer.head.levels(scorer.features(pixels))
         own = scorer(pixels).level_scores
-    for i, (level, cells) in enumerate(zip(fitter.pyramid.levels, levels, strict=True)):
+    for i, (level, cells) in enumerate(zip(fitter.encoder.pyramid.levels, levels, strict=True)):
         k = max(1, round(scorer.postprocess.score_fraction * level.n_cells))
         hottest = np.sort(cells.sqrt().numpy(), axis=0)[-k:]
         np.testing.assert_allclose(own[:, i], hottest.mean(axis=0), rtol=1e-5)
 
 
 def test_images_that_were_fitted_score_lower_than_others(fitter: Fitter, scorer: Scorer) -> None:
-    seen = torch.from_numpy(oracle.random_images(N_TRAIN, fitter.preprocess.size_px))
+    seen = torch.from_numpy(oracle.random_images(N_TRAIN, fitter.encoder.preprocess.size_px))
     with torch.inference_mode():
         assert scorer(seen).image_score.max() < scorer(images(fitter, 3)).image_score.min()
 
 
 def test_a_defect_is_hot_where_it_is(fitter: Fitter, scorer: Scorer) -> None:
-    height, width = fitter.preprocess.size_px
+    height, width = fitter.encoder.preprocess.size_px
     flat = np.stack([oracle.random_images(N_TRAIN, (height, width))[0]] * 2)
     flat[1, 40:56, 8:24] = (255, 0, 0)
     with torch.inference_mode():
@@ -121,7 +122,9 @@ def test_pixels_are_normalised_with_what_the_weights_want(fitter: Fitter) -> Non
 
 
 def test_a_trunk_in_bfloat16_gives_features_in_float32_nearby(fitter: Fitter) -> None:
-    low = Features(fitter.features.trunk, fitter.pyramid, fitter.preprocess, torch.bfloat16).eval()
+    low = Features(
+        fitter.features.trunk, fitter.encoder.pyramid, fitter.encoder.preprocess, torch.bfloat16
+    ).eval()
     pixels = images(fitter, 2)
     with torch.inference_mode():
         for ours, exact in zip(low(pixels), fitter.features(pixels), strict=True):

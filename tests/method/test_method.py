@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import oracle
@@ -21,6 +22,7 @@ from torchvision.transforms import InterpolationMode
 from padim.fitting.fit import from_fitted
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitChoices, FitSettings
 from padim.method.gaussian import factor, relative_eps
 from padim.method.head import Head
 from padim.method.moments import Moments
@@ -96,7 +98,11 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 @pytest.fixture(scope="module")
 def fitter(case: Case) -> Fitter:
-    return prepare("efficientnet_lite0", case.recipe, store="float32", engine="torch")
+    return prepare(
+        FitSettings(
+            backbone="efficientnet_lite0", recipe=case.recipe, store="float32", engine="torch"
+        )
+    )
 
 
 def tensors(feature_maps: Sequence[oracle.Floats]) -> list[torch.Tensor]:
@@ -104,9 +110,9 @@ def tensors(feature_maps: Sequence[oracle.Floats]) -> list[torch.Tensor]:
 
 
 def eps_of(fitter: Fitter, moments: Moments) -> list[float]:
-    if fitter.settings.eps_rule == "relative":
-        return relative_eps(moments, fitter.settings.eps)
-    return [fitter.settings.eps] * len(fitter.pyramid.levels)
+    if fitter.recipe.eps_rule == "relative":
+        return relative_eps(moments, fitter.recipe.eps)
+    return [fitter.recipe.eps] * len(fitter.encoder.pyramid.levels)
 
 
 def hierarchical(
@@ -116,10 +122,10 @@ def hierarchical(
     store: torch.dtype = torch.float64,
 ) -> oracle.Floats:
     """The package's distances in float64, from given feature maps."""
-    moments = Moments.of(fitter.pyramid.split(tensors(train_maps)))
+    moments = Moments.of(fitter.encoder.pyramid.split(tensors(train_maps)))
     rows = factor(moments, eps_of(fitter, moments), max(moments.count - 1, 1), store)
-    head = Head(fitter.pyramid, moments.mean, rows, torch.float64)
-    result: oracle.Floats = head(fitter.pyramid.split(tensors(test_maps))).numpy()
+    head = Head(fitter.encoder.pyramid, moments.mean, rows, torch.float64)
+    result: oracle.Floats = head(fitter.encoder.pyramid.split(tensors(test_maps))).numpy()
     return result
 
 
@@ -131,7 +137,7 @@ def test_distances_on_real_images_equal_the_dense_reference(case: Case, fitter: 
 
 @pytest.mark.slow
 def test_maps_on_real_images_equal_the_dense_reference(case: Case, fitter: Fitter) -> None:
-    settings = fitter.settings
+    settings = fitter.recipe
     expected = oracle.anomaly_map(case.distance, settings.size_px, sigma_px=4)
     expected_score = oracle.image_score(expected, 0.0 if case.recipe == "reference" else 0.01)
 
@@ -196,14 +202,16 @@ def random_case(name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     weights.unlink()
 
 
-def random_fitter(name: str, case: RandomCase, **options: object) -> Fitter:
-    return prepare(  # type: ignore[call-overload]
-        name,
-        size_px=case.pixels.shape[1:3],
-        weights=case.weights,
-        include_backbone=False,
-        engine="torch",
-        **options,
+def random_fitter(name: str, case: RandomCase, **choices: Unpack[FitChoices]) -> Fitter:
+    return prepare(
+        FitSettings(
+            backbone=name,
+            size_px=case.pixels.shape[1:3],
+            weights=case.weights,
+            include_backbone=False,
+            engine="torch",
+            **choices,
+        )
     )
 
 
@@ -213,7 +221,7 @@ def test_folded_trunk_gives_the_feature_maps_of_the_whole_network(
     fitter = random_fitter(name, random_case, dims="all")
     with torch.inference_mode():
         embedding = fitter.features(torch.from_numpy(random_case.pixels))
-    expected = fitter.pyramid.split(tensors(random_case.feature_maps))
+    expected = fitter.encoder.pyramid.split(tensors(random_case.feature_maps))
     for ours, whole in zip(embedding, expected, strict=True):
         assert ours.shape == whole.shape
         # Near zero a feature is a difference of large ones: its error is theirs.

@@ -7,13 +7,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+from test_images import brute_f1_max
 
 from padim.errors import ShapeError
 from padim.metrics.counts import MapCounts
 from padim.metrics.curves import Order
-from padim.metrics.pixels import AUPIMO_FPR, PixelMetrics
-from padim.metrics.ranking import Ranking
+from padim.metrics.images import ImageMetrics
+from padim.metrics.pixels import PixelMetrics
 from padim.metrics.resamples import bootstrap_weights
+from padim.metrics.table import AUPIMO_FPR, OF_PIXELS
 
 Maps = list[NDArray[np.float32]]
 Masks = list[NDArray[np.bool_]]
@@ -169,41 +171,65 @@ def brute_aupimo(case: Case, limits: tuple[float, float]) -> list[float]:
     return values
 
 
+def aupro(metrics: PixelMetrics, limit: float, order: Order = "tied") -> NDArray[np.float64]:
+    return metrics.measure(lambda sums, order: sums.aupro(limit, order), order=order)
+
+
+def spro(metrics: PixelMetrics, limit: float = 0.05) -> NDArray[np.float64]:
+    return metrics.measure(lambda sums, order: sums.spro(limit, order))
+
+
+def aupimo(
+    metrics: PixelMetrics, limits: tuple[float, float], order: Order = "tied"
+) -> NDArray[np.float64]:
+    return metrics.measure(lambda sums, order: sums.aupimo(limits, order), order=order)
+
+
+def aupimo_images(
+    metrics: PixelMetrics,
+    limits: tuple[float, float],
+    weights: NDArray[np.integer] | None = None,
+    order: Order = "tied",
+) -> NDArray[np.float64]:
+    return metrics.measure(lambda sums, order: sums.aupimo_images(limits, order), weights, order)
+
+
 def every(metrics: PixelMetrics, order: Order) -> dict[str, NDArray[np.float64]]:
     some = metrics.resampled(None, order)
     return some | {
-        "aupimo_wide": metrics.aupimo(WIDE, order=order),
-        "aupimo_images": metrics.aupimo_images(WIDE, order=order),
-        "aupro_100": metrics.aupro(1.0, order=order),
+        "aupimo_wide": aupimo(metrics, WIDE, order),
+        "aupimo_images": aupimo_images(metrics, WIDE, order=order),
+        "aupro_100": aupro(metrics, 1.0, order),
     }
 
 
 @given(case=CASES)
-def test_pixel_metrics_equal_scikit_learn_and_the_ranking(case: Case) -> None:
+def test_pixel_metrics_equal_scikit_learn(case: Case) -> None:
     labels, scores = pixels(case)
     metrics = PixelMetrics(case.counts())
-    ranking = Ranking.of(labels, scores)
-    assert metrics.auroc() == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
-    assert metrics.average_precision() == pytest.approx(
+    f1, threshold = brute_f1_max(labels, scores)
+    found = metrics.metrics()
+    assert found["pixel_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert found["pixel_average_precision"] == pytest.approx(
         average_precision_score(labels, scores), abs=1e-12
     )
-    assert metrics.f1_max() == pytest.approx(ranking.f1_max()[0], abs=1e-12)
-    assert metrics.f1_threshold() == ranking.f1_max()[1]
+    assert found["pixel_f1_max"] == pytest.approx(f1, abs=1e-12)
+    assert metrics.f1_threshold() == threshold == ImageMetrics.of(labels, scores).f1_threshold()
 
 
 @given(case=CASES, limit=st.sampled_from([0.05, 0.3, 1.0]))
 def test_aupro_and_spro_are_those_of_the_papers(case: Case, limit: float) -> None:
     metrics = PixelMetrics(case.counts(saturated=True))
-    assert metrics.aupro(limit) == pytest.approx(brute_aupro(case, limit), abs=1e-12)
-    assert metrics.spro(limit) == pytest.approx(brute_spro(case, limit), abs=1e-12)
+    assert aupro(metrics, limit) == pytest.approx(brute_aupro(case, limit), abs=1e-12)
+    assert spro(metrics, limit) == pytest.approx(brute_spro(case, limit), abs=1e-12)
 
 
 @given(case=CASES, limits=st.sampled_from([(1e-5, 1e-4), (0.001, 0.2), WIDE, (0.3, 1.0)]))
 def test_aupimo_is_that_of_the_paper(case: Case, limits: tuple[float, float]) -> None:
     metrics = PixelMetrics(case.counts())
     expected = brute_aupimo(case, limits)
-    np.testing.assert_allclose(metrics.aupimo_images(limits), expected, atol=1e-12)
-    assert metrics.aupimo(limits) == pytest.approx(np.nanmean(expected), abs=1e-12)
+    np.testing.assert_allclose(aupimo_images(metrics, limits), expected, atol=1e-12)
+    assert aupimo(metrics, limits) == pytest.approx(np.nanmean(expected), abs=1e-12)
 
 
 @given(case=CASES)
@@ -226,9 +252,10 @@ def test_auroc_is_off_by_half_the_chance_to_share_a_bin(case: Case) -> None:
     metrics = PixelMetrics(case.counts(exact=False))
     bins = scores.astype(np.float16)
     shared = np.equal.outer(bins[labels], bins[~labels]).mean()
-    tied = metrics.auroc()
-    assert metrics.auroc(order="best") - tied == pytest.approx(shared / 2, abs=1e-12)
-    assert tied - metrics.auroc(order="worst") == pytest.approx(shared / 2, abs=1e-12)
+    tied = metrics.metrics()["pixel_auroc"]
+    worst, best = metrics.bounds()["pixel_auroc"]
+    assert best - tied == pytest.approx(shared / 2, abs=1e-12)
+    assert tied - worst == pytest.approx(shared / 2, abs=1e-12)
 
 
 @given(case=CASES, exact=st.booleans())
@@ -244,7 +271,7 @@ def test_weights_are_repeated_images(case: Case, exact: bool, seed: int) -> None
     weights[0, :2] = 1
     metrics = PixelMetrics(case.counts(exact=exact, saturated=True))
     resampled = metrics.resampled(weights)
-    images = metrics.aupimo_images(WIDE, weights)
+    images = aupimo_images(metrics, WIDE, weights)
     for row, times in enumerate(weights):
         places = np.repeat(np.arange(times.size), times).tolist()
         repeated = Case(*([part[i] for i in places] for part in vars(case).values()))
@@ -253,7 +280,7 @@ def test_weights_are_repeated_images(case: Case, exact: bool, seed: int) -> None
             np.testing.assert_allclose(resampled[name][row], value, atol=1e-12, err_msg=name)
             one = metrics.resampled(times)[name]
             np.testing.assert_allclose(one, value, atol=1e-12, err_msg=name)
-        of_images = alone.aupimo_images(WIDE)
+        of_images = aupimo_images(alone, WIDE)
         np.testing.assert_allclose(images[row][places], of_images, atol=1e-12)
 
 
@@ -283,20 +310,21 @@ def one_defect() -> Case:
 def test_a_case_by_hand() -> None:
     metrics = PixelMetrics(one_defect().counts(saturated=True))
     # Normal, descending: 9, 8.18 | 8 | 7.27 | 7 | 15 more. 18 normal pixels.
-    assert metrics.auroc() == pytest.approx((16 + 15) / 36)
-    assert metrics.average_precision() == pytest.approx((1 / 3 + 2 / 5) / 2)
-    assert metrics.f1_max() == pytest.approx(4 / 7)
+    found = metrics.metrics()
+    assert found["pixel_auroc"] == pytest.approx((16 + 15) / 36)
+    assert found["pixel_average_precision"] == pytest.approx((1 / 3 + 2 / 5) / 2)
+    assert found["pixel_f1_max"] == pytest.approx(4 / 7)
     assert metrics.f1_threshold() == 7
     # Heights 0, 0, 0.5, 1 at 1, 2, 3, 4 eighteenths and on: up at 2/18 by half, at 3/18 by half.
     limit = 6 / 18
-    assert metrics.aupro(limit) == pytest.approx((0.5 * 1 + 1.0 * 3) / 6)
+    assert aupro(metrics, limit) == pytest.approx((0.5 * 1 + 1.0 * 3) / 6)
     # Saturated by one pixel: up at 2/18 by all.
-    assert metrics.spro(limit) == pytest.approx(4 / 6)
+    assert spro(metrics, limit) == pytest.approx(4 / 6)
     # Shared rates 0.1 at 8.18, 0.2 at 7.27; found are 0 of 2, then 1 of 2 at 8, then 2 at 7.
-    assert metrics.aupimo((0.1, 0.2)) == pytest.approx(0.5)
-    assert metrics.aupimo((0.2, 0.4)) == pytest.approx(1)
-    assert metrics.aupimo((1e-5, 1e-4)) == 0
-    images = metrics.aupimo_images((0.1, 0.2))
+    assert aupimo(metrics, (0.1, 0.2)) == pytest.approx(0.5)
+    assert aupimo(metrics, (0.2, 0.4)) == pytest.approx(1)
+    assert aupimo(metrics, (1e-5, 1e-4)) == 0
+    images = aupimo_images(metrics, (0.1, 0.2))
     assert np.isnan(images[0])
     assert images[1] == pytest.approx(0.5)
 
@@ -306,10 +334,10 @@ def test_a_curve_is_interpolated_at_the_limit() -> None:
     scores = np.array([[1.0, 1, 1, 0, 0]], np.float32)
     mask = np.array([[True, False, False, False, False]])
     metrics = PixelMetrics(MapCounts.exact([scores], [mask]))
-    assert metrics.aupro(0.25) == pytest.approx(0.25)
-    assert metrics.aupro(0.25, order="worst") == 0
-    assert metrics.aupro(0.25, order="best") == 1
-    assert metrics.aupro(1.0) == pytest.approx(0.75)
+    assert aupro(metrics, 0.25) == pytest.approx(0.25)
+    assert aupro(metrics, 0.25, order="worst") == 0
+    assert aupro(metrics, 0.25, order="best") == 1
+    assert aupro(metrics, 1.0) == pytest.approx(0.75)
 
 
 def test_perfect_maps_reach_one_and_never_more() -> None:
@@ -353,7 +381,7 @@ def test_a_missing_class_gives_none(exact: bool) -> None:
         assert set(metrics.metrics().values()) == {None}
         assert set(metrics.bounds().values()) == {None}
         assert np.isnan(metrics.f1_threshold())
-        assert np.isnan(metrics.spro())
+        assert np.isnan(spro(metrics))
 
 
 @given(case=CASES, is_anomalous=st.booleans())
@@ -381,7 +409,7 @@ def test_a_class_that_no_draw_has_gives_nan_there_alone() -> None:
 def test_weights_of_other_images_are_refused() -> None:
     metrics = PixelMetrics(one_defect().counts())
     with pytest.raises(ShapeError, match=r"shape \(3,\), but need \(2,\) or \(B, 2\)"):
-        metrics.auroc(np.ones(3))
+        metrics.resampled(np.ones(3))
 
 
 @given(case=CASES)
@@ -467,3 +495,4 @@ def test_each_metric_has_its_bounds_tested() -> None:
     metrics = PixelMetrics(one_defect().counts(exact=False, saturated=True))
     areas, others = ("aupro_05", "aupro_30", "aupimo", "spro_05"), ("average_precision", "f1_max")
     assert set(metrics.bounds()) == {*areas, "pixel_auroc", *(f"pixel_{name}" for name in others)}
+    assert list(metrics.bounds()) == [row.name for row in OF_PIXELS]

@@ -1,76 +1,10 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from numpy.typing import NDArray
 from scipy.stats import norm
-from sklearn.metrics import average_precision_score, roc_auc_score
-from test_ranking import CASES, Labelled, brute_f1_max
+from sklearn.metrics import average_precision_score
 
-from padim.errors import ShapeError, UsageError
-from padim.evaluation.category import intervals
-from padim.metrics.ranking import Ranking
-from padim.metrics.resamples import ImageScores, bootstrap_weights, interval
-
-
-def metrics(images: ImageScores, weights: NDArray[np.float64] | None) -> list[NDArray[np.float64]]:
-    return [
-        images.auroc(weights),
-        images.average_precision(weights),
-        images.f1_max(weights),
-        images.recall(1, weights),
-    ]
-
-
-@given(case=CASES)
-def test_without_weights_they_are_those_of_the_ranking(case: Labelled) -> None:
-    ranking = Ranking.of(*case)
-    expected = (
-        ranking.auroc(),
-        ranking.average_precision(),
-        ranking.f1_max()[0],
-        ranking.recall(1),
-    )
-    assert metrics(ImageScores.of(*case), None) == pytest.approx(expected, abs=1e-12)
-
-
-@given(case=CASES, seed=st.integers(0, 2**32 - 1))
-def test_with_weights_they_are_those_of_scikit_learn(case: Labelled, seed: int) -> None:
-    labels, scores = case
-    weights = np.random.default_rng(seed).integers(0, 4, (3, labels.size))
-    weights[:, -2:] = 1
-    auroc, precision, f1, recall = metrics(ImageScores.of(*case), weights)
-    for row, times in enumerate(weights):
-        assert auroc[row] == pytest.approx(
-            roc_auc_score(labels, scores, sample_weight=times), abs=1e-9
-        )
-        assert precision[row] == pytest.approx(
-            average_precision_score(labels, scores, sample_weight=times), abs=1e-9
-        )
-        repeated = np.repeat(labels, times), np.repeat(scores, times)
-        assert f1[row] == pytest.approx(brute_f1_max(*repeated)[0], abs=1e-9)
-        assert recall[row] == pytest.approx(Ranking.of(*repeated).recall(1), abs=1e-12)
-        assert ImageScores.of(*case).auroc(times) == pytest.approx(auroc[row])
-
-
-@pytest.mark.parametrize("label", [0, 1])
-def test_a_missing_class_gives_nan(label: int) -> None:
-    for value in metrics(ImageScores.of([label, label], [1.0, 2.0]), None):
-        assert np.isnan(value)
-    for value in metrics(ImageScores.of([label, 1 - label], [1.0, 2.0]), np.array([[1, 0]])):
-        assert np.isnan(value).tolist() == [True]
-
-
-def test_no_images_give_nan() -> None:
-    for value in metrics(ImageScores.of([], []), None):
-        assert np.isnan(value)
-
-
-def test_what_the_ranking_refuses_is_refused() -> None:
-    with pytest.raises(UsageError, match="scores have NaN"):
-        ImageScores.of([0, 1], [1.0, np.nan])
-    with pytest.raises(ShapeError, match=r"shape \(1, 3\), but need \(2,\)"):
-        ImageScores.of([0, 1], [1.0, 2.0]).auroc(np.ones((1, 3)))
+from padim.metrics.images import ImageMetrics
+from padim.metrics.resamples import bootstrap_weights, holm, interval, intervals, p_value
 
 
 def test_draws_are_as_many_of_each_class() -> None:
@@ -101,15 +35,16 @@ def test_an_interval_is_as_wide_as_theory_has_it() -> None:
     # The mean of an indicator: of 400 images, 40% are found, +- 1.96 sqrt(0.4 0.6 / 400).
     labels = np.repeat([0, 1], [1, 400])
     scores = np.concatenate(([0.5], np.arange(400) >= 240))
-    low, high = interval(ImageScores.of(labels, scores).auroc(bootstrap_weights(labels)))
+    drawn = ImageMetrics.of(labels, scores).resampled(bootstrap_weights(labels))
+    low, high = interval(drawn["image_auroc"])
     assert (low, high) == pytest.approx((0.4 - 0.048, 0.4 + 0.048), abs=0.006)
 
 
 def test_an_interval_holds_its_metric() -> None:
     labels = [0] * 5 + [1] * 6  # the anomalous score lowest
-    scores = ImageScores.of(np.array(labels, np.bool_), np.arange(11.0)[::-1])
-    drawn = scores.average_precision(bootstrap_weights(labels))
-    value = float(scores.average_precision(None))
+    metrics = ImageMetrics.of(np.array(labels, np.bool_), np.arange(11.0)[::-1])
+    drawn = metrics.resampled(bootstrap_weights(labels))["image_average_precision"]
+    value = float(metrics.resampled(None)["image_average_precision"])
     assert value == pytest.approx(average_precision_score(labels, np.arange(11)[::-1]))
     assert interval(drawn)[0] > value
     found = intervals(
@@ -133,18 +68,48 @@ def test_intervals_cover_what_endless_images_would_give() -> None:
     generator = np.random.default_rng(0)
     n_times, n_covered = 600, dict.fromkeys(truth, 0)
     for i in range(n_times):
-        images = ImageScores.of(labels, generator.normal(size=labels.size) + labels)
-        weights = bootstrap_weights(labels, 200, seed=i)
-        drawn = {
-            "image_auroc": images.auroc(weights),
-            "image_average_precision": images.average_precision(weights),
-        }
-        values = {
-            "image_auroc": float(images.auroc()),
-            "image_average_precision": float(images.average_precision()),
-        }
+        images = ImageMetrics.of(labels, generator.normal(size=labels.size) + labels)
+        drawn, values = (
+            {name: found[name] for name in truth}
+            for found in map(images.resampled, (bootstrap_weights(labels, 200, seed=i), None))
+        )
         for name, ends in intervals(drawn, values).items():
             assert ends is not None
             n_covered[name] += ends[0] <= truth[name] <= ends[1]
     assert 0.92 <= n_covered["image_auroc"] / n_times <= 0.97
     assert 0.88 <= n_covered["image_average_precision"] / n_times <= 0.97
+
+
+def test_a_p_value_is_that_of_a_normal_difference() -> None:
+    drawn = np.random.default_rng(0).normal(2.5, 1, 100_000)
+    # The resamples alone say as much as the normal distribution.
+    assert p_value(2.5, drawn) == pytest.approx(2 * norm.sf(2.5), rel=0.1)
+    # Far out no resample is on the other side, and the tail goes on.
+    assert p_value(-8.0, drawn - 10.5) == pytest.approx(2 * norm.sf(8), rel=1)
+    # A skewed spread is that of its resamples, where they say more than the normal one.
+    skewed = np.concatenate((np.full(950, 1.0), np.full(50, -0.01)))
+    assert p_value(0.95, skewed) == pytest.approx(0.1)
+
+
+def test_a_p_value_of_nothing_is_1() -> None:
+    assert p_value(0.0, np.zeros(9)) == 1
+    assert p_value(0.3, np.full(9, np.nan)) == 1
+    assert p_value(0.1, np.array([np.nan, -1.0, 1.0, 0.0])) == 1
+    assert p_value(0.5, np.full(9, 0.5)) == 0  # there is no draw without it
+
+
+def test_p_values_of_no_difference_are_even() -> None:
+    generator = np.random.default_rng(1)
+    means = generator.normal(size=2000) / 10
+    found = [p_value(mean, mean + generator.normal(size=500) / 10) for mean in means]
+    for level in (0.05, 0.2, 0.5):
+        assert np.mean(np.array(found) <= level) == pytest.approx(level, abs=0.03)
+
+
+def test_holm_corrects_step_by_step() -> None:
+    # By hand: 4 x 0.01, 3 x 0.012, which may not be below what came before, 2 x 0.03, 1 x 0.9.
+    assert holm([0.03, 0.01, 0.9, 0.012]) == pytest.approx([0.06, 0.04, 0.9, 0.04])
+    assert holm([0.5, 0.6]) == [1, 1]
+    assert holm([]) == []
+    # What R's p.adjust gives.
+    assert holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])

@@ -28,18 +28,21 @@ from padim.errors import (
     UnknownNameError,
     WeightsError,
 )
+from padim.features.encoder import Encoder, Engine
 from padim.files import write_text, written_whole
 from padim.fitting.fit import from_fitted
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.images.preprocess import Preprocess
 from padim.method.moments import Moments
 from padim.method.pyramid import Level, nested
+from padim.method.tiles import Tiling
 from padim.model import file as file_module
 from padim.model import state
 from padim.model.file import load_moments, load_state, save_moments, save_state
 from padim.model.pair import moments_path
 from padim.model.state import ModelState
-from padim.recipes import recipe
+from padim.recipes import RECIPES
 from padim.versions import installed_versions
 
 SEED = 0
@@ -49,12 +52,21 @@ def small_state(dtype: torch.dtype = torch.float16) -> ModelState:
     """A model of a few kilobytes, whole in every part."""
     generator = torch.Generator().manual_seed(SEED)
     pyramid = nested([Level((1, 1), (1,), ((0, 3),)), Level((2, 3), (0,), ((1,),))])
-    spec, settings = backbone("efficientnet_lite0"), recipe("standard", size_px=(32, 48))
+    spec, settings = (
+        backbone("efficientnet_lite0"),
+        replace(RECIPES["standard"], size_px=(32, 48)),
+    )
     return ModelState(
-        spec=spec,
+        encoder=Encoder(
+            spec=spec,
+            tiling=Tiling.whole(pyramid, (32, 48)),
+            preprocess=Preprocess((32, 48), 1.0, "bilinear", spec.mean, spec.std),
+            engine=Engine("onnxruntime", "1.32.0"),
+            precision="float32",
+            weights_sha256="5" * 64,
+            versions=installed_versions(),
+        ),
         recipe=settings,
-        preprocess=Preprocess((32, 48), 1.0, "bilinear", spec.mean, spec.std),
-        pyramid=pyramid,
         eps=(0.01, 0.1 + 0.2),
         count=3,
         mean=(torch.randn(1, 2, generator=generator), torch.randn(6, 1, generator=generator)),
@@ -62,12 +74,8 @@ def small_state(dtype: torch.dtype = torch.float16) -> ModelState:
             torch.randn(1, 2, 2, generator=generator).to(dtype),
             torch.randn(6, 1, 3, generator=generator).to(dtype),
         ),
-        engine="onnxruntime 1.32.0",
-        precision="float32",
-        weights_sha256="5" * 64,
         image_sha256=("a" * 64, "b" * 64, "c" * 64),
         trunk={"conv.weight": torch.randn(2, 1, 3, 3, generator=generator), "n": torch.tensor(7)},
-        versions=installed_versions(),
     )
 
 
@@ -234,7 +242,7 @@ def test_moments_of_two_fits_merge_to_the_fit_on_all(tmp_path: Path) -> None:
     parts = []
     for name, some in (("a", images(12)[:8]), ("b", images(12)[8:])):
         path = tmp_path / f"{name}.safetensors"
-        keeping = replace(fitter, keep_moments=True)
+        keeping = replace(fitter, settings=replace(fitter.settings, keep_moments=True))
         from_fitted(keeping, keeping.fit(some)).save(path, moments=True)
         parts.append(load_moments(moments_path(path)))
     merged = parts[0].merge(parts[1])
@@ -533,6 +541,8 @@ def test_a_trunk_above_50_mb_does_not_travel(tmp_path: Path) -> None:
     )
     save_file(oracle.tensors_of(network), tmp_path / "own.safetensors")
     options = {"size_px": (32, 32), "weights": tmp_path / "own.safetensors"}
-    assert not prepare("wide_resnet50_2", **options).trunk_tensors
-    assert prepare("wide_resnet50_2", **options, include_backbone=True).trunk_tensors
+    assert not prepare(FitSettings(backbone="wide_resnet50_2", **options)).trunk_tensors
+    assert prepare(
+        FitSettings(backbone="wide_resnet50_2", **options, include_backbone=True)
+    ).trunk_tensors
     assert oracle.small_fitter().trunk_tensors

@@ -23,9 +23,11 @@ from padim.errors import (
     UsageError,
 )
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.model.export import export
 from padim.scoring import engines
-from padim.scoring.engines import choose_threads, n_cores
+from padim.scoring.engine_openvino import OpenVino
+from padim.scoring.engines import EngineFacts, choose_threads, n_cores
 from padim.scoring.graph import Graph
 from padim.scoring.parity import TOLERANCE
 
@@ -183,7 +185,7 @@ def test_what_cannot_be_is_refused(
 
 def test_a_trunk_in_bfloat16_is_torchs() -> None:
     with pytest.raises(UsageError, match="onnxruntime runs a trunk in float32"):
-        prepare(engine="onnxruntime", precision="bfloat16")
+        prepare(FitSettings(engine="onnxruntime", precision="bfloat16"))
 
 
 def test_an_engine_that_is_not_installed_says_how_to_get_it(
@@ -194,7 +196,7 @@ def test_an_engine_that_is_not_installed_says_how_to_get_it(
         lambda: padim.load(folder / "m.xml"),
         lambda: padim.load(folder / "m.safetensors", engine="openvino"),
         lambda: export(folder / "m.safetensors", folder / "n.xml", to="openvino"),
-        lambda: prepare(engine="openvino"),
+        lambda: prepare(FitSettings(engine="openvino")),
     ):
         with pytest.raises(MissingExtraError, match=r"padim-efficientnet\[openvino\]"):
             refused()
@@ -207,7 +209,7 @@ def test_openvino_compiles_two_sizes_of_batch_at_most(folder: Path) -> None:
     for n in (1, 2, 3, 5):
         for ours, expected in zip(graph(pixels[:n]), whole, strict=True):
             np.testing.assert_allclose(ours, expected[:n], rtol=1e-4)
-    assert isinstance(graph.runtime, engines.OpenVino)
+    assert isinstance(graph.runtime, OpenVino)
     assert set(graph.runtime._compiled) == {1, engines.N_BATCH}
 
 
@@ -231,3 +233,53 @@ def test_scoring_a_graph_loads_no_torch(folder: Path, name: str, tmp_path: Path)
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+ENGINE_FILE = """
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+
+class Slow:
+    any_batch = True
+
+    def __init__(self, path):
+        model = onnx.load(path)
+        self._session = ReferenceEvaluator(model)
+        self.names = tuple(output.name for output in model.graph.output)
+        axes = model.graph.input[0].type.tensor_type.shape.dim
+        self.shape = tuple(axis.dim_value or None for axis in axes)
+        self.description = {p.key: p.value for p in model.metadata_props}.get("padim")
+
+    def run(self, images):
+        return tuple(self._session.run(None, {"image": images}))
+
+
+def open_graph(path, n_threads, precision):
+    return Slow(path)
+"""
+
+
+def test_a_third_engine_is_a_file_and_a_row(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "engine_slow.py").write_text(ENGINE_FILE)
+    monkeypatch.syspath_prepend(tmp_path)
+    row = EngineFacts(
+        "Slow", module="engine_slow", package="onnx", extra="fit", suffixes=(".onnx",)
+    )
+    monkeypatch.setitem(engines.ENGINES, "slow", row)
+    path = str(folder / "stripes/test/spot/0.png")
+    expected = padim.load(folder / "m.onnx").predict(path)
+    for name in ("m.onnx", "m.safetensors"):
+        predictor = padim.load(folder / name, engine="slow")
+        assert predictor.engine == "slow"
+        found = predictor.predict(path)
+        np.testing.assert_allclose(found.anomaly_map, expected.anomaly_map, rtol=1e-3)
+    arguments = ["predict", str(folder / "m.onnx"), path, "-o", str(tmp_path), "--engine", "slow"]
+    assert main(arguments) == 0
+    assert f"onnx {onnx.__version__}" in (tmp_path / "predictions.csv").read_text()
+    with pytest.raises(UsageError, match=r"Slow computes in float32 .* Use --engine openvino"):
+        padim.load(folder / "m.onnx", engine="slow", precision="bfloat16")
+    with pytest.raises(UsageError, match=r"slow does not run\. Use --engine openvino"):
+        padim.load(folder / "m.xml", engine="slow")

@@ -15,8 +15,10 @@ from padim.cli import (
     benchmark_command,
     calibrate_command,
     check_command,
+    compare_command,
     demo_command,
     doctor_command,
+    evaluate_command,
     export_command,
     fit_command,
     info_command,
@@ -28,21 +30,10 @@ from padim.cli import (
 from padim.cli.console import Output, fail
 from padim.cli.help import Command, Group
 from padim.cli.options import with_shared_options
-from padim.errors import MissingExtraError, PadimError, failure_of
+from padim.errors import PadimError, failure_of, naming_extras
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141  # 128 and SIGPIPE, which Windows does not name
-_EXTRAS = {
-    "torch": "fit",
-    "torchvision": "fit",
-    "timm": "fit",
-    "matplotlib": "report",
-    "jinja2": "report",
-    "onnxscript": "fit",
-    "platformdirs": "fit",
-    "openvino": "openvino",
-    "pyarrow": "parquet",
-}
 
 app = typer.Typer(
     name="padim",
@@ -79,9 +70,9 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "check": check_command.check,
     },
     "Measure": {
-        "evaluate": benchmark_command.evaluate,
+        "evaluate": evaluate_command.evaluate,
         "benchmark": benchmark_command.benchmark,
-        "compare": benchmark_command.compare,
+        "compare": compare_command.compare,
         "report": report_command.report,
     },
     "Ship": {
@@ -137,7 +128,8 @@ def run_guarded(work: Callable[[], int | None]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
-        return work() or 0
+        with naming_extras():
+            return work() or 0
     except TyperException as error:
         message = error.format_message()
         if message in ("", "Missing command."):
@@ -157,13 +149,6 @@ def run_guarded(work: Callable[[], int | None]) -> int:
         # Whoever read the results has seen enough; keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in _EXTRAS:
-            raise
-        missing = MissingExtraError(package, _EXTRAS[package])
-        fail(missing, str(missing))
-        return missing.exit_status
     except Exception as error:
         failure = failure_of(error)
         if failure is None:

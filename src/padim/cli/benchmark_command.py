@@ -1,104 +1,36 @@
-"""``padim evaluate`` and ``padim benchmark``."""
+"""``padim benchmark``."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 from rich.progress import Progress, TaskID
 
-from padim.backbones import DEFAULT_BACKBONE
+from padim.choices import Choice
 from padim.cli import options
-from padim.cli.console import bars, progress, result, say, table
-from padim.cli.fit_command import prepared
-from padim.cli.images import Unreadable, require_apart, require_writable, sizes, threshold_words
-from padim.datasets import Category, describe, read_category, read_root
-from padim.errors import MissingExtraError, PadimError, UnknownNameError, UsageError, listed
+from padim.cli.console import bars, result, say
+from padim.cli.fit_command import prepare_within
+from padim.cli.images import require_apart, require_writable, sizes
+from padim.datasets import Category, describe, read_dataset
+from padim.errors import MissingExtraError, PadimError, UnknownNameError, UsageError
+from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.heatmap import DEFAULT_COLORMAP, colours_of
-from padim.memory import parse_bytes, resident_bytes
-from padim.recipes import DEFAULT_RECIPE
+from padim.memory import resident_bytes
 from padim.scoring.engines import n_cores
 
 if TYPE_CHECKING:
-    from padim.evaluation.run import Result
+    from padim.evaluation.run_folder import Results
 
 
-def evaluate(
-    model: options.Model,
-    data: Annotated[Path, typer.Argument(help="A category in any known layout, or a dataset.")],
-    category: options.OneCategory = None,
-    layout: options.Layout = None,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    precision: options.Precision = None,
-    engine: options.Engine = "auto",
-    threads: options.Threads = None,
-    false_alarm_rate: options.FalseAlarmRate = None,
-    skip_unreadable: options.SkipUnreadable = False,
-) -> None:
-    """Measure a model on the test images of one category."""
-    from padim.evaluation.category import evaluate as evaluate_category
-    from padim.evaluation.category import interval_words, intervals, metric_words, shown
-    from padim.model.opening import load
+class Sinks(TypedDict, total=False):
+    """Where the rows of a benchmark go beside its folder."""
 
-    if category is None:
-        found = read_category(data, layout)
-    else:
-        (found,) = read_root(data, (category,), layout)
-    say(f"{describe([found])}.\n{found.describe()}\nImages: {sizes(found.images())[1]}.")
-    if not found.test:
-        raise PadimError(f"{found.root} has no test images. Put them into test/<defect>.")
-    loaded = load(
-        model,
-        weights=weights,
-        device=device,
-        precision=precision,
-        engine=engine,
-        n_threads=threads,
-    ).at(false_alarm_rate)
-    say(f"Engine: {loaded.engine}.")
-    unreadable = Unreadable(skip_unreadable)
-    with progress("score", len(found.test)) as advance:
-        evaluation = evaluate_category(loaded, found, advance, unreadable.callback)
-    unreadable.report()
-    metrics = evaluation.metrics()
-    decided: dict[str, Any] = {"threshold": None}
-    ends = intervals(evaluation.resampled(), metrics)
-    rows = [
-        (metric_words(name), f"{shown(value)}{interval_words(ends[name])}")
-        for name, value in metrics.items()
-    ]
-    if loaded.decision is not None:
-        say(threshold_words(loaded.decision))
-        threshold = loaded.decision.threshold
-        n_false_alarms, n_missed = evaluation.mistakes(threshold.score)
-        n_anomalous = sum(sample.is_anomalous for sample in evaluation.samples)
-        n_normal = len(evaluation.samples) - n_anomalous
-        decided = {
-            "threshold": asdict(threshold),
-            "n_false_alarms": n_false_alarms,
-            "n_missed": n_missed,
-        }
-        rows += [
-            ("false alarms", f"{n_false_alarms} of {n_normal}"),
-            ("missed", f"{n_missed} of {n_anomalous}"),
-        ]
-    document = {
-        "model": str(model),
-        "category": found.name,
-        "n_test": len(evaluation.samples),
-        "unreadable": unreadable.paths,
-        "engine": loaded.engine,
-        **metrics,
-        "intervals": ends,
-        "bounds": evaluation.pixel_metrics.bounds(),
-        **decided,
-        "score_s": round(evaluation.score_s, 3),
-    }
-    result(document, table(("metric", found.name), rows))
+    mlflow: Annotated[str, Choice("Send the rows there as well.", "output", "URI")]
+    tensorboard: Annotated[Path, Choice("Write the rows there as scalars.", "output", "DIR")]
 
 
 def benchmark(
@@ -106,26 +38,11 @@ def benchmark(
         Path, typer.Argument(help="Folder of categories in any known layout, or a manifest.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of the results.")],
-    category: Annotated[
-        list[str] | None, typer.Option("--category", metavar="NAME", help="Only this; repeatable.")
-    ] = None,
+    choices: FitChoices,
+    sinks: Sinks,
+    category: options.Categories = None,
     layout: options.Layout = None,
-    backbone: options.Backbone = DEFAULT_BACKBONE,
-    recipe: options.Recipe = DEFAULT_RECIPE,
-    size: options.Size = None,
-    taps: options.Taps = None,
-    dims: options.Dims = None,
-    eps: options.Eps = None,
-    eps_rule: options.EpsRule = None,
-    sigma: options.Sigma = None,
-    score_fraction: options.ScoreFraction = None,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    precision: options.Precision = None,
-    store: options.Store = "float16",
-    engine: options.Engine = "auto",
-    threads: options.Threads = None,
-    max_memory: options.MaxMemory = None,
+    skip_unreadable: options.SkipUnreadable = False,
     workers: Annotated[
         int, typer.Option("--workers", metavar="N", help="Categories at a time, as memory allows.")
     ] = 1,
@@ -142,91 +59,63 @@ def benchmark(
         str | None,
         typer.Option("--against", metavar="published", help="Compare with the published figures."),
     ] = None,
-    mlflow: Annotated[
-        str | None, typer.Option("--mlflow", metavar="URI", help="Send the rows there as well.")
-    ] = None,
-    tensorboard: Annotated[
-        Path | None,
-        typer.Option("--tensorboard", metavar="DIR", help="Write the rows there as scalars."),
-    ] = None,
-    skip_unreadable: options.SkipUnreadable = False,
 ) -> None:
     """Fit and evaluate every category: tables, curves and pictures."""
-    for package, wanted in (("mlflow", mlflow), ("tensorboard", tensorboard)):
-        if wanted is not None and find_spec(package) is None:
+    settings = settings_with(**choices)
+    for package in sinks:
+        if find_spec(package) is None:
             raise MissingExtraError(package, "tracking")
     if against not in (None, "published"):
         raise UnknownNameError("table to compare with", against, ("published",))
     colours_of(colormap)  # refused before any work
-    if tensorboard is not None:
-        require_writable(tensorboard)
-    categories = read_root(root, category or (), layout)
+    if "tensorboard" in sinks:
+        require_writable(sinks["tensorboard"])
+    categories = read_dataset(root, category or (), layout)
     require_apart(out, [root, *(found.root for found in categories)])
     outcome = run_benchmark(
         categories,
         out,
-        backbone,
-        recipe,
-        max_memory,
-        skip_unreadable,
+        settings,
         n_workers=_at_least_one(workers, "workers"),
         n_seeds=_at_least_one(seeds, "seeds"),
+        skip_unreadable=skip_unreadable,
         keep_maps=keep_maps,
         colormap=colormap,
-        size_px=options.parse_size(size),
-        taps=options.parse_taps(taps),
-        dims=dims,
-        eps=eps,
-        eps_rule=eps_rule,
-        sigma_px=sigma,
-        score_fraction=score_fraction,
-        weights=weights,
-        device=device,
-        precision=precision or "float32",
-        store=store,
-        engine=engine,
-        n_threads=threads,
     )
     steps = [partial(finish, outcome, out, against)]
-    if mlflow is not None:
+    if "mlflow" in sinks:
         from padim.evaluation.tracking import send_to_mlflow
 
-        steps.append(partial(send_to_mlflow, outcome.document, mlflow))
-    if tensorboard is not None:
+        steps.append(partial(send_to_mlflow, outcome, sinks["mlflow"]))
+    if "tensorboard" in sinks:
         from padim.evaluation.tracking import write_tensorboard
 
-        steps.append(partial(write_tensorboard, outcome.document, tensorboard))
+        steps.append(partial(write_tensorboard, outcome, sinks["tensorboard"]))
     _do_all(steps)
 
 
 def run_benchmark(
     categories: tuple[Category, ...],
     out: Path,
-    backbone: str,
-    recipe: str,
-    max_memory: str | None,
-    skip_unreadable: bool,
+    settings: FitSettings,
     *,
     n_workers: int = 1,
     n_seeds: int = 1,
+    skip_unreadable: bool = False,
     keep_maps: bool = False,
     colormap: str = DEFAULT_COLORMAP,
-    **settings: Any,
-) -> "Result":
+) -> "Results":
     """Prepare a fit and run it over categories, with progress bars.
 
     Args:
         categories: What to do.
         out: Folder of the results.
-        backbone: Short name of the backbone.
-        recipe: Name of the recipe.
-        max_memory: What the user allows.
-        skip_unreadable: Whether to go on without images that cannot be read.
+        settings: Of every fit.
         n_workers: Categories at a time, fewer where memory does not allow them.
         n_seeds: How often what is random is drawn anew.
+        skip_unreadable: Whether to go on without images that cannot be read.
         keep_maps: Whether the maps of the test images are kept.
         colormap: Of the pictures.
-        **settings: As for ``padim.fitting.prepare.prepare``.
     """
     from padim.evaluation.job import Plan
     from padim.evaluation.run import run
@@ -235,74 +124,44 @@ def run_benchmark(
     n_train = max(len(found.train) for found in categories)
     largest_px, words = sizes(path for found in categories for path in found.images())
     say(f"{describe(categories)}; images {words}.")
-    fitter, forecast = prepared(backbone, recipe, max_memory, largest_px, n_train, **settings)
+    source_px = _source_px(categories, settings)
+    fitter, forecast = prepare_within(settings, largest_px, n_train, source_px=source_px)
     n_workers = min(n_workers, len(categories) * n_seeds)
-    if max_memory is not None:
-        left = parse_bytes(max_memory) - resident_bytes()  # this process waits beside the others
+    if settings.max_bytes is not None:
+        left = settings.max_bytes - resident_bytes()  # this process waits beside the others
         allowed = max(1, left // forecast.peak_bytes)
         if allowed < n_workers:
-            say(f"{max_memory} allow {allowed} at a time.")
+            say(f"{settings.max_memory} allow {allowed} at a time.")
         n_workers = min(n_workers, allowed)
-    if n_workers > 1 and settings.get("n_threads") is None:
-        settings["n_threads"] = max(1, n_cores() // n_workers)
-    plan = Plan(
-        {"backbone_name": backbone, "recipe_name": recipe, **settings},
-        n_seeds,
-        skip_unreadable,
-        keep_maps,
-        colormap,
-    )
+    if n_workers > 1 and settings.n_threads is None:
+        settings = replace(settings, n_threads=max(1, n_cores() // n_workers))
+    plan = Plan(settings, n_seeds, skip_unreadable, keep_maps, colormap, source_px)
     with bars() as bar:
         watcher = _BarWatcher(bar)
         return run(categories, plan, out, watcher, fitter=fitter, n_workers=n_workers)
 
 
-def compare(
-    first: Annotated[Path, typer.Argument(help="Folder of a benchmark.")],
-    second: Annotated[Path, typer.Argument(help="Another, of the same test images.")],
-) -> None:
-    """Say by how much one benchmark is better, and if that holds."""
-    from padim.evaluation.category import metric_words, shown
-    from padim.evaluation.compare import compare as compare_runs
+def _source_px(categories: Iterable[Category], settings: FitSettings) -> tuple[int, int] | None:
+    """The one size of the images of every category, where a fit has to know it.
 
-    document = compare_runs(first, second)
-    rows = []
-    for name, metrics in (*document["categories"].items(), ("all", document["all"])):
-        for metric, found in metrics.items():
-            low, high = found["interval"]
-            rows.append(
-                (
-                    name,
-                    metric_words(metric),
-                    shown(found["first"]),
-                    shown(found["second"]),
-                    f"{found['difference']:+.3f} [{low:+.3f}, {high:+.3f}]",
-                    "yes" if found["holds"] else "no",
-                )
-            )
-    headers = ("category", "metric", "first", "second", "difference", "holds")
-    runs = (
-        f"{which}: {document[which]}, {settings['backbone']}, {settings['recipe']}"
-        + (f", mean of {settings['n_seeds']} seeds" if settings["n_seeds"] > 1 else "")
-        for which, settings in document["settings"].items()
-    )
-    lines = "\n".join(runs)
-    text = (
-        f"{lines}\n{table(headers, rows)}\n"
-        "In brackets: 95% of bootstrap samples of the test images, the "
-        "same for both. A difference holds when they leave 0 out."
-    )
-    if document["in_one"]:
-        text += f"\nLeft out, since only one has them: {listed(document['in_one'])}."
-    if not document["same_pixels"]:
-        text += (
-            "\nMetrics of pixels are left out: the two look at other pixels (size or crop), so "
-            "theirs cannot be compared."
+    Raises:
+        UsageError: They have several.
+    """
+    from padim.fitting.prepare import first_px, needs_source_px
+
+    if not needs_source_px(settings):
+        return None
+    found = {first_px(category.train): category.name for category in categories}
+    if len(found) > 1:
+        words = ", ".join(f"{name} {size[0]}x{size[1]}" for size, name in found.items())
+        raise UsageError(
+            f"The categories are of several sizes ({words} px), but a region of interest and tiles "
+            "are for one. Name one with --category, or give --size-px."
         )
-    result(document, text)
+    return next(iter(found))
 
 
-def finish(outcome: "Result", out: Path, against: str | None = None) -> None:
+def finish(outcome: "Results", out: Path, against: str | None = None) -> None:
     """Print the tables and where everything is.
 
     Raises:
@@ -311,7 +170,6 @@ def finish(outcome: "Result", out: Path, against: str | None = None) -> None:
     from padim.evaluation.published import difference_words
     from padim.evaluation.run_folder import markdown
 
-    document = outcome.document
     places = (
         f"Every metric: {out / 'results.md'}, results.csv, results.json. "
         f"Scores: {out / 'images.jsonl'}.\n"
@@ -319,13 +177,13 @@ def finish(outcome: "Result", out: Path, against: str | None = None) -> None:
         f"Models: {out / 'models'}."
     )
     if against is not None:
-        places = f"{difference_words(document)}\n\n{places}"
-    if outcome.records or not outcome.failed:
-        result(document, f"{markdown(document, is_for_terminal=True)}\n{places}")
+        places = f"{difference_words(outcome)}\n\n{places}"
+    if outcome.rows or not outcome.failed:
+        result(outcome.document(), f"{markdown(outcome, is_for_terminal=True)}\n{places}")
     if not outcome.failed:
         return
-    reasons = " ".join(f"{failure['category']}: {failure['message']}" for failure in outcome.failed)
-    n_categories = len(outcome.failed) + len(document["rows"])
+    reasons = " ".join(f"{failure.category}: {failure.message}" for failure in outcome.failed)
+    n_categories = len(outcome.failed) + len(outcome.rows)
     raise PadimError(f"{len(outcome.failed)} of {n_categories} categories failed. {reasons}")
 
 

@@ -1,10 +1,6 @@
 """``padim calibrate``."""
 
-import hashlib
-import json
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -14,15 +10,13 @@ from padim.cli import options
 from padim.cli.console import progress, result, say
 from padim.cli.images import Unreadable, threshold_words
 from padim.datasets import expand, normal_images
-from padim.errors import DatasetError, PathMissingError, UsageError, listed
-from padim.scoring.calibration import HELD_OUT, Collector, least_cost
-from padim.scoring.engines import GRAPH_ENGINES
-from padim.scoring.prediction import decide
+from padim.errors import PathMissingError, UsageError
 
 
 def calibrate(
     model: options.Model,
     good: Annotated[Path, typer.Argument(help="Folder of good images that were not fitted on.")],
+    opening: options.Opening,
     anomalous: Annotated[
         Path | None,
         typer.Option("--anomalous", metavar="DIR", help="Images of known defects: least cost."),
@@ -34,10 +28,6 @@ def calibrate(
         float | None, typer.Option("--false-alarm-cost", metavar="X", help="Of a false alarm: 1.")
     ] = None,
     recursive: options.Recursive = False,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    engine: options.Engine = "auto",
-    threads: options.Threads = None,
     skip_unreadable: options.SkipUnreadable = False,
 ) -> None:
     """Set a model's threshold by other good images. Known defects help if there are some."""
@@ -45,76 +35,35 @@ def calibrate(
         raise PathMissingError(model)
     if anomalous is None and (miss_cost, false_alarm_cost) != (None, None):
         raise UsageError("Costs need known defects to weigh. Name them with --anomalous.")
-    costs = tuple(1.0 if cost is None else cost for cost in (miss_cost, false_alarm_cost))
-    if not (min(costs) > 0 and max(costs) < math.inf):
-        raise UsageError("A cost needs to be a number above 0. Leave it out for 1.")
     normal = normal_images(good, recursive=recursive)
-    defective = expand([anomalous], recursive=True) if anomalous else ()
+    defects = expand([anomalous], recursive=True) if anomalous else ()
+    from padim.fitting.calibrate import calibrate as set_thresholds
+    from padim.fitting.calibrate import write_calibration
     from padim.model.opening import load
 
-    predictor = load(model, weights=weights, device=device, engine=engine, n_threads=threads)
-    fitted = set(predictor.description["image_sha256"])
-    hashes = _require_unseen(normal, fitted) | fitted
-    if both := [path for path in defective if _sha256(path) in hashes]:
-        raise DatasetError(
-            f"{listed(both)}: images of known defects cannot be good ones as well, of this folder "
-            "or of the fit. Name a folder of defects only with --anomalous."
-        )
-    say(f"{len(normal)} good and {len(defective)} anomalous images. Engine: {predictor.engine}.")
+    predictor = load(model, **opening)
+    say(f"{len(normal)} good and {len(defects)} anomalous images. Engine: {predictor.engine}.")
     unreadable = Unreadable(skip_unreadable)
-    collectors = Collector(), Collector()
-    with progress("calibrate", len(normal) + len(defective)) as advance:
-        for collector, paths in zip(collectors, (normal, defective), strict=True):
-            for prediction in predictor.stream(paths, unreadable.callback):
-                collector.add(prediction.anomaly_map[None], prediction.score)
-                advance(1)
+    with progress("calibrate", len(normal) + len(defects)) as advance:
+        calibrated = set_thresholds(
+            predictor,
+            normal,
+            defects,
+            miss_cost=1.0 if miss_cost is None else miss_cost,
+            false_alarm_cost=1.0 if false_alarm_cost is None else false_alarm_cost,
+            unreadable=unreadable.callback,
+            advance=advance,
+        )
     unreadable.report()
-    if not collectors[0].count or (defective and not collectors[1].count):
-        raise DatasetError("No image could be read. Name a folder of images.")
-    calibration = collectors[0].calibration(HELD_OUT)
-    if defective:
-        chosen = least_cost(calibration.image_score, collectors[1].image_scores(), *costs)
-        calibration = replace(calibration, chosen=chosen)
-    if model.suffix in GRAPH_ENGINES:
-        from padim.scoring.description import write_description
-
-        description = {**predictor.description, "calibration": calibration.to_json()}
-        write_description(model, json.dumps(description, sort_keys=True))
-    else:
-        from padim.model.file import load_state, save_state
-
-        save_state(replace(load_state(model), calibration=calibration), model)
-    decision = decide(calibration)
+    write_calibration(calibrated, model)
+    decision = calibrated.decision
+    assert decision is not None
     document = {
         "model": str(model),
-        "n_good": calibration.count,
-        "n_anomalous": collectors[1].count,
+        "n_good": decision.calibration.count,
+        "n_anomalous": sum(str(path) not in unreadable.paths for path in defects),
         "unreadable": unreadable.paths,
         "threshold": asdict(decision.threshold),
         "pixel_threshold": decision.pixel_threshold,
     }
     result(document, f"{model}: {threshold_words(decision)}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _require_unseen(paths: Sequence[Path], fitted: set[str]) -> set[str]:
-    """Make sure that a model was not fitted on images.
-
-    Returns:
-        Their sha256.
-
-    Raises:
-        DatasetError: It was.
-    """
-    hashes = {path: _sha256(path) for path in paths}
-    if known := [str(path) for path, digest in hashes.items() if digest in fitted]:
-        raise DatasetError(
-            f"The model was fitted on {len(known)} of the {len(paths)} images, and scores those "
-            f"too low for a threshold: {listed(known)}. Name others, or fit it anew without "
-            "--no-calibrate, which leaves each out in turn."
-        )
-    return set(hashes.values())

@@ -10,7 +10,7 @@ import typer
 
 from padim.cli import options
 from padim.cli.console import progress, result, say, table
-from padim.datasets import describe, read_root
+from padim.datasets import describe, read_dataset
 from padim.datasets.check import KINDS, SEVERE, Finding, n_images
 from padim.datasets.check import check as check_category
 from padim.scoring.engines import choose_threads
@@ -28,7 +28,7 @@ def check(
 ) -> None:
     """Look for what makes a dataset's numbers wrong. Exit with 1 if there is some."""
     n_threads = choose_threads(threads)
-    categories = read_root(data, category or (), layout)
+    categories = read_dataset(data, category or (), layout)
     say(f"{describe(categories)}.")
     findings: list[Finding] = []
     n_all = sum(map(n_images, categories))

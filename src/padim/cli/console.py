@@ -16,10 +16,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 
 class Output:
@@ -94,9 +97,25 @@ def progress(description: str, n_items: int) -> Iterator[Callable[[int], None]]:
     Yields:
         What to call with the number of further steps done.
     """
+    with phases() as begin:
+        yield begin(description, n_items)
+
+
+@contextmanager
+def phases() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
+    """Show a progress bar on stderr for each phase of some work.
+
+    Yields:
+        What to call with the name of a phase that begins and its number of steps; gives what to
+        call with the number of further steps done.
+    """
     with bars() as bar:
-        task = bar.add_task(description, total=n_items)
-        yield lambda n_done: bar.advance(task, n_done)
+
+        def begin(phase: str, n_items: int) -> Callable[[int], None]:
+            task = bar.add_task(phase, total=n_items)
+            return lambda n_done: bar.advance(task, n_done)
+
+        yield begin
 
 
 def bars() -> Progress:
@@ -106,11 +125,22 @@ def bars() -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        _RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
         disable=Output.quiet or not console.is_terminal,
     )
+
+
+class _RateColumn(ProgressColumn):
+    """How many steps are done a second."""
+
+    def render(self, task: Task) -> Text:
+        seconds = task.finished_time or task.elapsed
+        rate = task.completed / seconds if seconds else 0.0
+        words = f"{rate:.3g}/s" if rate < 100 else f"{rate:.0f}/s"
+        return Text(words if rate else "", style="progress.data.speed")
 
 
 def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from padim.backbones import DEFAULT_BACKBONE
 from padim.cli import options
 from padim.cli.benchmark_command import finish, run_benchmark
 from padim.cli.console import say
@@ -13,6 +12,7 @@ from padim.cli.images import require_writable
 from padim.datasets import read_category
 from padim.datasets.solar_cells import LICENCE, lay_out_solar_cells
 from padim.errors import UnknownNameError
+from padim.fitting.settings import FitSettings
 from padim.recipes import DEFAULT_RECIPE
 
 
@@ -32,7 +32,7 @@ def demo(
     require_writable(out)
     category = read_category(lay_out_solar_cells(out / "data", kinds[cells]))
     results = out / "results"
-    outcome = run_benchmark((category,), results, DEFAULT_BACKBONE, recipe, None, False)
+    outcome = run_benchmark((category,), results, FitSettings(recipe=recipe))
     finish(outcome, results)
     say(
         f"{LICENCE}\nTry it on an image: padim predict "

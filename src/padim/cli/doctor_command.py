@@ -12,7 +12,7 @@ from padim.cli.console import result, say, table
 from padim.doctor import Machine, Timing, examine, time_default, time_graph
 from padim.errors import PathMissingError, install_command
 from padim.memory import format_bytes
-from padim.scoring.engines import GRAPH_ENGINES, graph_engine
+from padim.scoring.engines import ENGINES, graph_engine
 
 
 def doctor(
@@ -61,12 +61,13 @@ def _chosen(machine: Machine, can_fit: bool) -> dict[str, str]:
         where = "on the CPU" if device.type == "cpu" else f"on {device.type}"
         rest = "" if engine == "torch" else ", torch for the distances"
         chosen[".safetensors"] = f"{engine} for the trunk{rest}: the fastest in float32 {where}"
-    for suffix, (engine, *_) in GRAPH_ENGINES.items():
-        chosen[suffix] = (
-            f"{engine}: the graph was written for it, and compared with torch in it"
-            if engine in machine.engines
-            else f"none: the extra {engine} is not installed"
-        )
+    for engine, facts in ENGINES.items():
+        if facts.written:
+            chosen[facts.written] = (
+                f"{engine}: the graph was written for it, and compared with torch in it"
+                if engine in machine.engines
+                else f"none: the extra {facts.extra} is not installed"
+            )
     return chosen
 
 

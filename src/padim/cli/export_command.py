@@ -69,14 +69,12 @@ def export(
 
 def verify(
     graph: Annotated[Path, typer.Argument(help="An .onnx or .xml file that padim export wrote.")],
-    engine: options.Engine = "auto",
-    precision: options.Precision = None,
-    threads: options.Threads = None,
+    running: options.Running,
 ) -> None:
     """Compare an exported graph with torch, on this machine. The samples travel in the graph."""
     from padim.model.opening import verify as verify_graph
 
-    parity = verify_graph(graph, engine=engine, n_threads=threads, precision=precision or "float32")
+    parity = verify_graph(graph, **running)
     result({"file": str(graph), **asdict(parity)}, f"{graph}: {_said(parity)}")
 
 

@@ -1,14 +1,14 @@
 """``padim fit``."""
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from padim.backbones import DEFAULT_BACKBONE
 from padim.cli import options
-from padim.cli.console import detail, progress, result, say
+from padim.cli.console import detail, phases, result, say
 from padim.cli.images import (
     Unreadable,
     output_names,
@@ -16,21 +16,21 @@ from padim.cli.images import (
     require_writable,
     sizes,
     threshold_words,
-    write_overlay,
 )
-from padim.datasets import describe, layout_title, normal_images, read_root
+from padim.datasets import describe, layout_title, normal_images, read_dataset
 from padim.errors import UsageError
+from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.decode import decode
-from padim.images.heatmap import overlay
+from padim.images.heatmap import overlay, save_picture
 from padim.images.regions import regions_above
-from padim.images.roi import read_roi
-from padim.memory import format_bytes, parse_bytes, watch_peak
-from padim.recipes import DEFAULT_RECIPE
-from padim.scoring.engines import GRAPH_ENGINES
+from padim.memory import format_bytes, watch_peak
+from padim.scoring.engines import is_graph
 from padim.scoring.prediction import decide
 
 if TYPE_CHECKING:
-    from padim.fitting.fitter import Fitted, Fitter
+    from padim.fitting.fitter import Fitter
+    from padim.fitting.forecast import Forecast
+    from padim.fitting.looks import Fitted
 
 _SHOWN = 10
 _HEADINGS = {
@@ -44,149 +44,46 @@ _HEADINGS = {
 def fit(
     images: Annotated[Path, typer.Argument(help="Folder of good images, or a category.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The model file.")],
-    backbone: options.Backbone = DEFAULT_BACKBONE,
-    recipe: options.Recipe = DEFAULT_RECIPE,
+    choices: FitChoices,
     category: options.OneCategory = None,
     layout: options.Layout = None,
     recursive: options.Recursive = False,
-    size: options.Size = None,
-    taps: options.Taps = None,
-    dims: options.Dims = None,
-    eps: options.Eps = None,
-    eps_rule: options.EpsRule = None,
-    sigma: options.Sigma = None,
-    score_fraction: options.ScoreFraction = None,
-    roi: options.Roi = None,
-    tile_px: options.TilePx = None,
-    tile_overlap_px: options.TileOverlapPx = None,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    precision: options.Precision = None,
-    store: options.Store = "float16",
-    engine: options.Engine = "auto",
-    threads: options.Threads = None,
-    include_backbone: Annotated[
-        bool | None,
-        typer.Option(
-            "--include-backbone/--no-include-backbone",
-            help="The network travels in the model file; by default when under 50 MB.",
-        ),
-    ] = None,
-    keep_moments: Annotated[
-        bool,
-        typer.Option("--keep-moments", help="Write the float64 moments beside the model as well."),
-    ] = False,
-    samples: Annotated[
-        bool,
-        typer.Option(
-            "--samples/--no-samples",
-            help="A few of the images travel with the model, to compare engines on.",
-        ),
-    ] = True,
-    calibrate: Annotated[
-        bool,
-        typer.Option(
-            "--calibrate/--no-calibrate",
-            help="Find the threshold by leaving each good image out in turn.",
-        ),
-    ] = True,
-    drop_outliers: Annotated[
-        float,
-        typer.Option(
-            "--drop-outliers",
-            metavar="RATE",
-            help="Leave images out whose p-value by the bulk of the scores is at most this: 0.005.",
-        ),
-    ] = 0.0,
+    skip_unreadable: options.SkipUnreadable = False,
     outlier_overlays: Annotated[
         Path | None,
         typer.Option(
             "--outlier-overlays",
             metavar="DIR",
             help="Draw each outlier with its map under the model fitted without it; 100 at most.",
+            rich_help_panel="Output",
         ),
     ] = None,
-    max_memory: options.MaxMemory = None,
-    skip_unreadable: options.SkipUnreadable = False,
 ) -> None:
     """Fit a model on good images."""
-    if category is None and layout is None:
-        chosen = normal_images(images, recursive=recursive)
-        title = layout_title(images)
-    else:
-        found = read_root(images, (category,) if category else (), layout)
-        if len(found) > 1:
-            raise UsageError(f"{describe(found)}. Name one with --category.")
-        chosen, title = found[0].train, describe(found)
-    if out.is_dir():
-        raise UsageError(
-            f"{out} is a folder, but -o needs to name a file. Try {out / 'model.safetensors'}."
-        )
-    if out.suffix in GRAPH_ENGINES:
-        raise UsageError(
-            f"{out} would be taken for a graph, but fit writes a model file. Try "
-            f"{out.with_suffix('.safetensors')}, and padim export after that."
-        )
-    require_writable(out.parent)
+    settings = settings_with(**choices)
+    chosen, title = _find_images(images, category, layout, recursive)
+    _require_place(out)
     if outlier_overlays is not None:
         require_apart(outlier_overlays, [images])
         require_writable(outlier_overlays)
     largest_px, words = sizes(chosen)
     say(f"{title}: " * bool(title) + f"{len(chosen)} good images in {images}, {words}.")
-    source_px = region = None
-    if roi is not None or tile_px is not None:
-        from padim.fitting.prepare import first_px
+    from padim.fitting.prepare import first_px, needs_source_px, require_outliers_known
 
-        source_px = first_px(chosen)
-        region = None if roi is None else read_roi(roi, source_px)
-    fitter, forecast = prepared(
-        backbone,
-        recipe,
-        max_memory,
-        largest_px,
-        len(chosen),
-        size_px=options.parse_size(size),
-        taps=options.parse_taps(taps),
-        dims=dims,
-        eps=eps,
-        eps_rule=eps_rule,
-        sigma_px=sigma,
-        score_fraction=score_fraction,
-        weights=weights,
-        device=device,
-        precision=precision or "float32",
-        store=store,
-        include_backbone=include_backbone,
-        keep_moments=keep_moments,
-        keep_samples=samples,
-        calibrate=calibrate,
-        drop_outliers=drop_outliers,
-        keep_outlier_maps=outlier_overlays is not None,
-        engine=engine,
-        n_threads=threads,
-        roi=region,
-        tile_px=tile_px,
-        tile_overlap_px=tile_overlap_px,
-        source_px=source_px,
-        scratch=out.parent,
+    require_outliers_known(settings, outlier_overlays is not None)
+    source_px = first_px(chosen) if needs_source_px(settings) else None
+    fitter, forecast = prepare_within(
+        settings, largest_px, len(chosen), source_px=source_px, scratch=out.parent
     )
-    from padim.model.file import save_state
-    from padim.model.pair import save_pair
-
+    fitter = replace(fitter, keep_outlier_maps=outlier_overlays is not None)
+    encoder = fitter.encoder
     detail(
-        f"Backbone {fitter.spec.name}, recipe {fitter.settings.name}, "
-        f"{fitter.pyramid.n_dims} dimensions, engine {fitter.engine}, "
-        f"device {fitter.device.type}."
+        f"Backbone {encoder.spec.name}, recipe {fitter.recipe.name}, "
+        f"{encoder.pyramid.n_dims} dimensions, engine {encoder.engine}, "
+        f"device {fitter.embedder.device.type}."
     )
     unreadable = Unreadable(skip_unreadable)
-    watched = watch_peak()
-    with progress("fit", len(chosen) * len(fitter.tiling.tiles)) as advance:
-        fitted = fitter.fit(chosen, advance, unreadable.callback)
-    if fitted.moments is not None:
-        save_pair(fitted.state, fitted.moments, out)
-    else:
-        save_state(fitted.state, out)
-    peak = watched()
+    fitted, peak = _fit_to(out, fitter, chosen, unreadable)
     drawn: dict[int, str] = {}
     if outlier_overlays is not None:
         names = output_names(chosen, [images])
@@ -195,7 +92,7 @@ def fit(
     document = {
         "model": str(out),
         "n_train": fitted.state.count,
-        "engine": fitter.engine,
+        "engine": str(encoder.engine),
         "unreadable": unreadable.paths,
         "suspects": [
             asdict(suspect)
@@ -208,17 +105,79 @@ def fit(
         "forecast_model_bytes": forecast.file_bytes,
         "model_bytes": out.stat().st_size,
     }
+    pictures = f"\nOutliers drawn: {len(drawn)}, in {outlier_overlays}." if drawn else ""
+    result(document, f"{_summary(fitted, out, peak, settings)}{_suspects(fitted)}{pictures}")
+
+
+def _find_images(
+    images: Path, category: str | None, layout: str | None, recursive: bool
+) -> tuple[Sequence[Path], str | None]:
+    """The good images that a path stands for, and what it is, in words.
+
+    Raises:
+        UsageError: It is a dataset of several categories, and none is named.
+        DatasetError: There are none.
+    """
+    if category is None and layout is None:
+        return normal_images(images, recursive=recursive), layout_title(images)
+    found = read_dataset(images, (category,) if category else (), layout)
+    if len(found) > 1:
+        raise UsageError(f"{describe(found)}. Name one with --category.")
+    return found[0].train, describe(found)
+
+
+def _require_place(out: Path) -> None:
+    """Make sure that a model file can be written to a place.
+
+    Raises:
+        UsageError: It cannot be called so.
+        PadimError: The folder cannot be written to.
+    """
+    if out.is_dir():
+        raise UsageError(
+            f"{out} is a folder, but -o needs to name a file. Try {out / 'model.safetensors'}."
+        )
+    if is_graph(out):
+        raise UsageError(
+            f"{out} would be taken for a graph, but fit writes a model file. Try "
+            f"{out.with_suffix('.safetensors')}, and padim export after that."
+        )
+    require_writable(out.parent)
+
+
+def _fit_to(
+    out: Path, fitter: "Fitter", chosen: Sequence[Path], unreadable: Unreadable
+) -> "tuple[Fitted, int | None]":
+    """Fit with a bar, and write the model.
+
+    Returns:
+        What the fit gave, and the peak memory in bytes, where the system tells it.
+    """
+    from padim.model.file import save_state
+    from padim.model.pair import save_pair
+
+    peak = watch_peak()
+    with phases() as begin:
+        fitted = fitter.fit(chosen, begin, unreadable.callback)
+    if fitted.moments is not None:
+        save_pair(fitted.state, fitted.moments, out)
+    else:
+        save_state(fitted.state, out)
+    return fitted, peak()
+
+
+def _summary(fitted: "Fitted", out: Path, peak: int | None, settings: FitSettings) -> str:
+    """What was fitted, and where normal ends."""
     text = f"{out}: fitted on {fitted.state.count} images, {format_bytes(out.stat().st_size)}"
     if peak is not None:
         text += f", peak memory {format_bytes(peak)}"
-    pictures = f"\nOutliers drawn: {len(drawn)}, in {outlier_overlays}." if drawn else ""
     calibration = fitted.state.calibration
     threshold = "No threshold: one image cannot be judged by itself."
     if calibration is not None:
         threshold = threshold_words(decide(calibration))
-    elif not calibrate:
+    elif not settings.calibrate:
         threshold = "No threshold: --no-calibrate."
-    result(document, f"{text}.\n{threshold}{_suspects(fitted)}{pictures}")
+    return f"{text}.\n{threshold}"
 
 
 def _draw_outliers(fitted: "Fitted", places: dict[Path, Path]) -> dict[int, str]:
@@ -239,7 +198,8 @@ def _draw_outliers(fitted: "Fitted", places: dict[Path, Path]) -> dict[int, str]
         image = decode(path)
         window = fitted.state.preprocess.window((image.height, image.width))
         _, inside = regions_above(anomaly_map, decide(calibration).pixel_threshold)
-        drawn[i] = str(write_overlay(overlay(image, anomaly_map, inside, window), places[path]))
+        drawn[i] = f"{places[path]}.jpg"
+        save_picture(overlay(image, anomaly_map, inside, window), Path(drawn[i]))
     return drawn
 
 
@@ -266,28 +226,30 @@ def _suspects(fitted: "Fitted") -> str:
     return text
 
 
-def prepared(
-    backbone: str,
-    recipe: str,
-    max_memory: str | None,
+def prepare_within(
+    settings: FitSettings,
     largest_px: tuple[int, int],
     n_images: int,
-    **settings: Any,
-) -> "tuple[Fitter, Any]":
+    *,
+    source_px: tuple[int, int] | None = None,
+    scratch: Path | None = None,
+) -> "tuple[Fitter, Forecast]":
     """Load what a fit needs, print its forecast and refuse it when it is too large.
 
     Args:
-        backbone: Short name of the backbone.
-        recipe: Name of the recipe.
-        max_memory: What the user allows.
+        settings: Every choice of the fit.
         largest_px: (height, width) of the largest image.
         n_images: How many there are, at most.
-        **settings: As for ``padim.fitting.prepare.prepare``.
+        source_px: (height, width) of the images, where ``prepare`` has to know it.
+        scratch: Folder of temporary files; the system's when None.
+
+    Raises:
+        PadimError: It cannot be, or would need more memory than it may have.
     """
     from padim.fitting.prepare import prepare
 
-    limit = parse_bytes(max_memory) if max_memory is not None else None
-    fitter = prepare(backbone, recipe, **settings)
+    limit = settings.max_bytes
+    fitter = prepare(settings, source_px=source_px, scratch=scratch)
     if limit is not None:
         fitter = fitter.within(limit, n_images, largest_px)
     forecast = fitter.forecast(largest_px, n_images)

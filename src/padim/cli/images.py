@@ -6,11 +6,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from PIL import Image
-
 from padim.cli.console import say
 from padim.errors import ImageReadError, PadimError, UsageError, listed
-from padim.files import Names, same_name, written_whole
+from padim.files import Names, same_name
 from padim.images.decode import read_size_px
 from padim.scoring.prediction import Decision
 
@@ -122,19 +120,3 @@ def output_names(chosen: Sequence[Path], given: Sequence[Path]) -> dict[Path, Pa
         path: names.take(*[stem] * (uses[same_name(stem)] == 1), stem + path.suffix)
         for path, stem in stems.items()
     }
-
-
-def write_overlay(picture: Image.Image, name: Path) -> Path:
-    """Write a picture of an image and its map, whole or not at all.
-
-    Args:
-        picture: What ``heatmap.overlay`` drew.
-        name: The file, without its suffix.
-
-    Returns:
-        The file.
-    """
-    path = name.with_name(name.name + ".jpg")
-    with written_whole(path) as partial:
-        picture.save(partial, quality=90)
-    return path

@@ -2,15 +2,18 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from padim.cli import options
 from padim.cli.console import result
 from padim.cli.images import threshold_words
+from padim.errors import UsageError
 from padim.images.roi import Roi
 from padim.memory import format_bytes
 from padim.scoring.calibration import DEFAULT_PIXEL_RATE, Calibration
-from padim.scoring.engines import GRAPH_ENGINES, graph_parts
+from padim.scoring.engines import graph_parts, is_graph
 from padim.scoring.prediction import decide
 
 
@@ -19,10 +22,16 @@ def info(
     engine: options.Engine = "auto",
     false_alarm_rate: options.FalseAlarmRate = None,
     pixel_false_alarm_rate: options.PixelFalseAlarmRate = None,
+    config: Annotated[
+        bool,
+        typer.Option("--config", help="Print the .toml alone that fits such a model again."),
+    ] = False,
 ) -> None:
     """Print what a model says of itself. A model file's tensors are checked as well."""
-    is_graph = file.suffix in GRAPH_ENGINES
-    document, calibration = _of_graph(file, engine) if is_graph else _of_model(file)
+    if config:
+        _print_config(file)
+        return
+    document, calibration = _of_graph(file, engine) if is_graph(file) else _of_model(file)
     decision = None
     if calibration is not None:
         decision = decide(calibration, false_alarm_rate, pixel_false_alarm_rate)
@@ -37,6 +46,24 @@ def info(
         )
     width = max(map(len, lines))
     result(document, "\n".join(f"{key.ljust(width)}  {value}" for key, value in lines.items()))
+
+
+def _print_config(file: Path) -> None:
+    """Print the choices of the fit that a model came from.
+
+    Raises:
+        UsageError: The file is a graph.
+    """
+    from padim.fitting.config import choices_of, format_choices
+    from padim.model.file import load_state
+
+    if is_graph(file):
+        raise UsageError(
+            f"{file} is a graph, but --config needs the model file that it was exported from."
+        )
+    choices = choices_of(load_state(file))
+    text = format_choices(choices).rstrip()
+    result(choices, f"# Device, batch and outliers that were dropped are not in a model.\n{text}")
 
 
 def _of_model(file: Path) -> tuple[dict[str, Any], Calibration | None]:
@@ -59,7 +86,7 @@ def _of_graph(file: Path, engine: str) -> tuple[dict[str, Any], Calibration | No
     from padim.model.opening import load
 
     predictor = load(file, engine=engine)
-    document = dict(predictor.description)
+    document = dict(predictor.description.facts)
     document["calibration"] = {
         key: (document["calibration"] or {}).get(key) for key in ("source", "chosen")
     }

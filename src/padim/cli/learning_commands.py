@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from padim.cli import options
-from padim.cli.console import result
+from padim.cli.console import phases, result
 from padim.cli.images import threshold_words
 from padim.datasets import expand
 from padim.scoring.prediction import decide
@@ -34,10 +34,12 @@ def update(
     weights: options.Weights = None,
 ) -> None:
     """Add good images to a model. It is as if it had been fitted on them as well."""
-    chosen, used = _expanded(images, recalibrate, recursive)
+    chosen, used = _expand(images, recalibrate, recursive)
     from padim.fitting import update as learning
 
-    _said(model, learning.update(model, chosen, used, weights=weights))
+    with phases() as begin:
+        state = learning.update(model, chosen, used, weights=weights, begin=begin)
+    _say(model, state)
 
 
 def forget(
@@ -48,10 +50,12 @@ def forget(
     weights: options.Weights = None,
 ) -> None:
     """Take images out of a model. It is as if it had never been fitted on them."""
-    chosen, used = _expanded(images, recalibrate, recursive)
+    chosen, used = _expand(images, recalibrate, recursive)
     from padim.fitting import update as learning
 
-    _said(model, learning.forget(model, chosen, used, weights=weights))
+    with phases() as begin:
+        state = learning.forget(model, chosen, used, weights=weights, begin=begin)
+    _say(model, state)
 
 
 def merge(
@@ -65,17 +69,19 @@ def merge(
     """Join two models into one, fitted on the images of both."""
     from padim.fitting import update as learning
 
-    _said(out, learning.merge(first, second, out, weights=weights))
+    with phases() as begin:
+        state = learning.merge(first, second, out, weights=weights, begin=begin)
+    _say(out, state)
 
 
-def _expanded(
+def _expand(
     images: list[Path], recalibrate: list[Path] | None, recursive: bool
 ) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     used = expand(recalibrate, recursive=recursive) if recalibrate else ()
     return tuple(expand(images, recursive=recursive)), tuple(used)
 
 
-def _said(path: Path, state: "ModelState") -> None:
+def _say(path: Path, state: "ModelState") -> None:
     text = f"{path}: made of {state.count} images now."
     if state.calibration is not None:
         text += f" {threshold_words(decide(state.calibration))}"

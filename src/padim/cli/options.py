@@ -1,135 +1,94 @@
-"""Options that several commands share, under one name and with one meaning."""
+"""Options that several commands share, and parameters that stand for a group of options.
+
+A command that has a parameter of a ``TypedDict`` gets an option for each of its keys. What a key
+means is said by its ``Choice``: that of ``FitSettings``, or its own in ``Annotated``. The command
+is given the options that stand on the command line and no others, so that whoever is called with
+them knows the defaults.
+"""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
 from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, TypedDict, get_args, get_type_hints, is_typeddict
 
 import typer
 
+from padim.choices import Choice, parts_of
 from padim.cli.console import Output
 from padim.errors import UsageError
+from padim.fitting.config import read_choices
+from padim.fitting.settings import CHOICES, KINDS, FitChoices, FitSettings
 
-_SPEAKING = (
-    ("as_json", Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]),
-    ("quiet", Annotated[bool, typer.Option("-q", "--quiet", help="Errors and results only.")]),
-    ("verbose", Annotated[bool, typer.Option("-v", "--verbose", help="Details as well.")]),
-)
+_DATA = "Data"  # heading of the help page
 
 
-def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that every command has, which say how it speaks.
+def option_of(name: str, choice: Choice, *, is_flag: bool = False, is_older: bool = False) -> Any:
+    """Make an option of a choice.
 
     Args:
-        command: Named arguments alone, each an option or an argument of Typer.
-
-    Returns:
-        What Typer makes a command of.
+        name: Of the choice.
+        choice: What is known of it.
+        is_flag: Whether it is on or off.
+        is_older: Whether it is to have the names of version 0.1, which no help page shows.
     """
-
-    @wraps(command)
-    def speak(*, as_json: bool, quiet: bool, verbose: bool, **rest: object) -> None:
-        Output.as_json, Output.quiet, Output.verbose = as_json, quiet, verbose
-        command(**rest)
-
-    own = inspect.signature(command, eval_str=True).parameters.values()
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option)
-        for name, option in _SPEAKING
-    ]
-    named = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
-    signature = inspect.Signature([*named, *added])
-    speak.__signature__ = signature  # type: ignore[attr-defined]  # what Typer reads
-    speak.__annotations__ = {one.name: one.annotation for one in signature.parameters.values()}
-    return speak
+    names = [f"--{name.replace('_', '-')}"]
+    if is_flag:
+        names = [f"{names[0]}/--no{names[0][1:]}"]
+    return typer.Option(
+        *(choice.older if is_older else names),
+        metavar=choice.metavar,
+        help=choice.help,
+        rich_help_panel=choice.panel and choice.panel.capitalize(),
+        hidden=is_older,
+        autocompletion=(lambda: list(choice.names)) if choice.names else None,
+    )
 
 
 Model = Annotated[
     Path, typer.Argument(help="A model file, or a graph (.onnx, .xml) that padim export wrote.")
 ]
 OneCategory = Annotated[
-    str | None, typer.Option("--category", metavar="NAME", help="Which one of a dataset's.")
-]
-Backbone = Annotated[str, typer.Option("--backbone", metavar="NAME", help="See padim backbones.")]
-Recipe = Annotated[
-    str, typer.Option("--recipe", metavar="NAME", help="standard, fast or reference.")
-]
-Weights = Annotated[
-    Path | None,
-    typer.Option("--weights", metavar="FILE", help="Local weights of the backbone."),
-]
-Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")]
-Precision = Annotated[
     str | None,
     typer.Option(
-        "--precision", metavar="NAME", help="float32 or bfloat16; for a graph, of its products."
+        "--category", metavar="NAME", help="Which one of a dataset's.", rich_help_panel=_DATA
     ),
 ]
-Engine = Annotated[
-    str,
-    typer.Option("--engine", metavar="NAME", help="auto, torch, onnxruntime or openvino computes."),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option("--threads", metavar="N", help="Threads; one for each core by default."),
-]
-Store = Annotated[
-    str, typer.Option("--store", metavar="NAME", help="The file holds float16 or float32.")
-]
-Size = Annotated[
-    str | None,
-    typer.Option("--size", metavar="PX", help="What the network sees: 256, or 256x512 (HxW)."),
-]
-Taps = Annotated[
-    str | None, typer.Option("--taps", metavar="N,N", help="Blocks to tap, such as 1,2,4.")
-]
-Dims = Annotated[
-    str | None,
-    typer.Option("--dims", metavar="N", help="all, or how many dimensions to draw at random."),
-]
-Eps = Annotated[
-    float | None, typer.Option("--eps", metavar="X", help="Added to the covariances' diagonal.")
-]
-EpsRule = Annotated[
-    str | None,
-    typer.Option("--eps-rule", metavar="NAME", help="absolute, or relative to the variance."),
-]
-Sigma = Annotated[
-    float | None, typer.Option("--sigma", metavar="PX", help="Blur of the map; 0 for none.")
-]
-ScoreFraction = Annotated[
-    float | None,
+Categories = Annotated[
+    list[str] | None,
     typer.Option(
-        "--score-fraction",
-        metavar="X",
-        help="The image score is the mean of this fraction of the hottest pixels; 0: the maximum.",
+        "--category", metavar="NAME", help="Only this; repeatable.", rich_help_panel=_DATA
     ),
 ]
-Roi = Annotated[
-    Path | None,
-    typer.Option(
-        "--roi",
-        metavar="FILE",
-        help="Region of interest: a mask image, or a polygon in a .json. Nothing else counts.",
-    ),
-]
-TilePx = Annotated[
-    int | None,
-    typer.Option(
-        "--tile-px", metavar="N", help="Large images: the network sees parts of NxN px in turn."
-    ),
-]
-TileOverlapPx = Annotated[
-    int | None,
-    typer.Option("--tile-overlap-px", metavar="N", help="By how much tiles overlap: 128."),
-]
-MaxMemory = Annotated[
+Layout = Annotated[
     str | None,
-    typer.Option("--max-memory", metavar="BYTES", help="Refuse a fit that needs more: 2GiB."),
+    typer.Option(
+        "--layout",
+        metavar="NAME",
+        help="Take the data for this: mvtec, visa, btad, ...",
+        rich_help_panel=_DATA,
+    ),
+]
+Recursive = Annotated[
+    bool,
+    typer.Option("--recursive", help="Look into folders inside folders.", rich_help_panel=_DATA),
 ]
 SkipUnreadable = Annotated[
-    bool, typer.Option("--skip-unreadable", help="Leave unreadable images out and list them.")
+    bool,
+    typer.Option(
+        "--skip-unreadable",
+        help="Leave unreadable images out and list them.",
+        rich_help_panel=_DATA,
+    ),
+]
+Recipe = Annotated[str, option_of("recipe", CHOICES["recipe"])]
+Weights = Annotated[Path | None, option_of("weights", CHOICES["weights"])]
+Engine = Annotated[str, option_of("engine", CHOICES["engine"])]
+Store = Annotated[str, option_of("store", CHOICES["store"])]
+Threads = Annotated[
+    int | None,
+    typer.Option("--n-threads", "--threads", metavar="N", help=CHOICES["n_threads"].help),
 ]
 FalseAlarmRate = Annotated[
     float | None,
@@ -143,11 +102,6 @@ PixelFalseAlarmRate = Annotated[
         "--pixel-false-alarm-rate", metavar="X", help="Pixels of good images that may be: 0.001."
     ),
 ]
-Layout = Annotated[
-    str | None,
-    typer.Option("--layout", metavar="NAME", help="Take the data for this: mvtec, visa, btad, ..."),
-]
-Recursive = Annotated[bool, typer.Option("--recursive", help="Look into folders inside folders.")]
 
 
 def parse_size(text: str | None, what: str = "size") -> tuple[int, int] | None:
@@ -164,15 +118,152 @@ def parse_size(text: str | None, what: str = "size") -> tuple[int, int] | None:
     return int(sides[0]), int(sides[-1])
 
 
-def parse_taps(text: str | None) -> tuple[int, ...] | None:
+def parse_taps(text: str) -> tuple[int, ...]:
     """Read ``1,2,4``.
 
     Raises:
         UsageError: It is no list of whole numbers.
     """
-    if text is None:
-        return None
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"The taps are {text!r}, but need to be such as 1,2,4.") from None
+
+
+def parse_dims(text: str) -> int | Literal["all"]:
+    """Read ``all`` or a whole number.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if text == "all":
+        return "all"
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"dims is {text!r}, but needs to be all or a whole number.") from None
+
+
+_PARSERS: Mapping[str, Callable[[str], object]] = {
+    "size_px": parse_size,
+    "taps": parse_taps,
+    "dims": parse_dims,
+}
+
+
+_SPEAKING = (
+    ("as_json", Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]),
+    ("quiet", Annotated[bool, typer.Option("-q", "--quiet", help="Errors and results only.")]),
+    ("verbose", Annotated[bool, typer.Option("-v", "--verbose", help="Details as well.")]),
+)
+_CONFIG = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", help="Choices in a .toml; options on the command line win."
+    ),
+]
+_OLDER = "_older"
+
+
+class Running(TypedDict, total=False):
+    """Who runs a graph, and how."""
+
+    engine: str
+    precision: str
+    n_threads: int
+
+
+class Opening(Running, total=False):
+    """How a model is opened: the keywords of ``padim.load``."""
+
+    weights: Path
+    device: str
+
+
+def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Make options of a command's groups, and add those that say how it speaks.
+
+    Args:
+        command: Named arguments alone, each an option or an argument of Typer, or a group of them.
+
+    Returns:
+        What Typer makes a command of.
+    """
+    own = list(inspect.signature(command, eval_str=True).parameters.values())
+    groups = {one.name: one.annotation for one in own if is_typeddict(one.annotation)}
+    parameters: list[inspect.Parameter] = []
+    for one in own:
+        if one.name in groups:
+            parameters += _options_of(groups[one.name])
+        else:
+            parameters.append(one.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+    parameters += [_parameter(name, option, default=False) for name, option in _SPEAKING]
+
+    @wraps(command)
+    def speak(*, as_json: bool, quiet: bool, verbose: bool, **given: object) -> None:
+        Output.as_json, Output.quiet, Output.verbose = as_json, quiet, verbose
+        command(**{name: _collect(group, given) for name, group in groups.items()}, **given)
+
+    speak.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what Typer reads
+    speak.__annotations__ = {one.name: one.annotation for one in parameters}
+    return speak
+
+
+def _kinds_of(group: Any) -> Iterator[tuple[str, Any, Choice]]:
+    """The name, the type and the choice of each key of a group."""
+    for name, hint in get_type_hints(group, include_extras=True).items():
+        if hasattr(hint, "__metadata__"):
+            kind, choice = get_args(hint)
+            yield name, kind, choice
+        else:
+            yield name, KINDS[name], CHOICES[name]
+
+
+def _options_of(group: Any) -> Iterator[inspect.Parameter]:
+    """An option for each key of a group, and hidden ones under the names of version 0.1."""
+    defaults = {one.name: one.default for one in fields(FitSettings)}
+    for name, kind, choice in _kinds_of(group):
+        typed = _option_type(kind)
+        default = defaults[name] if group is FitChoices else None
+        if default:
+            shown = name.replace("_", "-") if default is True else default
+            choice = replace(choice, help=f"{choice.help} [default: {shown}]")
+        is_flag = typed is bool
+        yield _parameter(name, Annotated[typed | None, option_of(name, choice, is_flag=is_flag)])
+        if choice.older:
+            older = option_of(name, choice, is_older=True)
+            yield _parameter(f"{name}{_OLDER}", Annotated[typed | None, older])
+    if group is FitChoices:
+        yield _parameter("config", _CONFIG)
+
+
+def _option_type(kind: Any) -> Any:
+    """What Typer reads from a command line for an annotated type."""
+    parts = parts_of(kind)
+    if Path in parts:
+        return Path
+    return parts[0] if parts in ((bool,), (int,), (float,)) else str
+
+
+def _parameter(name: str, annotation: Any, default: object = None) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
+def _collect(group: Any, given: dict[str, object]) -> dict[str, object]:
+    """Take the options of a group out of what was given, and keep those that were chosen.
+
+    Raises:
+        UsageError: One is not understood, or the file of choices cannot be used.
+    """
+    chosen: dict[str, object] = {}
+    if group is FitChoices and (config := given.pop("config")) is not None:
+        assert isinstance(config, Path)
+        chosen |= read_choices(config)
+    for name, _, choice in _kinds_of(group):
+        older = given.pop(f"{name}{_OLDER}") if choice.older else None
+        value = given.pop(name)
+        value = older if value is None else value
+        if value is not None:
+            chosen[name] = _PARSERS[name](str(value)) if name in _PARSERS else value
+    return chosen

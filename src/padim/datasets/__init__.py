@@ -2,7 +2,7 @@
 
 from padim.datasets.category import Category, DefectRegion, Sample, Saturation
 from padim.datasets.folder import expand, list_images
-from padim.datasets.layouts import LAYOUTS, describe, read_category, read_root
+from padim.datasets.layouts import LAYOUTS, describe, read_category, read_dataset
 from padim.datasets.mvtec import MVTEC_OBJECTS, MVTEC_TEXTURES
 from padim.datasets.normal import layout_title, normal_images
 
@@ -20,5 +20,5 @@ __all__ = [
     "list_images",
     "normal_images",
     "read_category",
-    "read_root",
+    "read_dataset",
 ]

@@ -23,7 +23,7 @@ __all__ = [
     "describe",
     "layout_of",
     "read_category",
-    "read_root",
+    "read_dataset",
 ]
 
 Found = dict[str, Callable[[], Category]]
@@ -113,8 +113,8 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
-def read_root(
-    folder: Path, names: Sequence[str] = (), layout: str | None = None
+def read_dataset(
+    folder: str | Path, names: Sequence[str] = (), layout: str | None = None
 ) -> tuple[Category, ...]:
     """Read the categories of a dataset, whose layout is recognised.
 
@@ -131,8 +131,13 @@ def read_root(
         UnknownNameError: A name is of no category in the folder, or of no layout.
         DatasetError: There is no category, or there are categories of several layouts, or one is
             not as it must be.
+
+    Example:
+        >>> (category,) = padim.read_dataset("part")
+        >>> category.layout, len(category.train), len(category.test)
+        ('MVTec AD', 6, 6)
     """
-    known = _known(layout)
+    folder, known = Path(folder), _known(layout)
     is_file = not is_folder(folder)
     found = _found(folder, known)
     if not found:

@@ -10,26 +10,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from padim.datasets import Category, Sample
+from padim.datasets import Category, Sample, read_category, read_dataset
 from padim.errors import DatasetError, ImageReadError
 from padim.files import TemporaryFolder
 from padim.images.preprocess import Preprocess
 from padim.images.regions import label_regions
 from padim.metrics.counts import MapCounts
+from padim.metrics.images import ImageMetrics
 from padim.metrics.pixels import PixelMetrics
-from padim.metrics.ranking import Ranking
-from padim.metrics.resamples import ImageScores, bootstrap_weights, interval
+from padim.metrics.resamples import Intervals, Values, bootstrap_weights, intervals
+from padim.metrics.table import HEADLINES, METRICS, shown
+from padim.model.opening import load
 from padim.scoring.prediction import Prediction
 from padim.scoring.predictor import Predictor
 
-FALSE_ALARMS = (0, 1)  # at which recall is measured
 N_RESAMPLES = 1000
 PREVIEW_PX = 64
 
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
     """Scores and maps of a category's test images, at network size.
 
@@ -70,34 +71,43 @@ class Evaluation:
         return np.array([sample.is_anomalous for sample in self.samples], np.bool_)
 
     @cached_property
-    def image_ranking(self) -> Ranking:
-        """Normal and anomalous images by image score."""
-        return Ranking.of(self.is_anomalous, self.image_score)
+    def image_metrics(self) -> ImageMetrics:
+        """Of normal and anomalous images by image score."""
+        return ImageMetrics.of(self.is_anomalous, self.image_score)
 
     @cached_property
     def pixel_metrics(self) -> PixelMetrics:
         """Of the images whose ground truth is known."""
         return PixelMetrics(self.counts)
 
+    def __repr__(self) -> str:
+        """What there is to say of it in one line."""
+        words = (f"{name} {shown(self.metrics[name])}" for name in HEADLINES)
+        return f"<Evaluation of {self.category}: {len(self.samples)} images, {', '.join(words)}>"
+
     def mistakes(self, threshold: float) -> tuple[int, int]:
         """Normal images that score above a threshold, and anomalous ones that do not."""
         called = self.image_score > threshold
         return int((called & ~self.is_anomalous).sum()), int((self.is_anomalous & ~called).sum())
 
-    def metrics(self) -> dict[str, float | None]:
-        """Every metric of images and pixels by name; None where it cannot be had.
+    @cached_property
+    def metrics(self) -> Values:
+        """Every metric of ``padim.metrics.table`` by name; None where it cannot be had.
 
-        F1-max and recall are oracles: their thresholds are set by the test images' labels.
+        Those of pixels need masks. An oracle chooses its threshold by the test images' labels.
         """
         return _numbers({name: float(value) for name, value in self._resampled(None).items()})
+
+    @cached_property
+    def intervals(self) -> Intervals:
+        """The 95% interval of every metric by name; None where one cannot be had."""
+        return intervals(self.resampled(), self.metrics)
 
     def resampled(self, n_resamples: int = N_RESAMPLES) -> dict[str, Floats]:
         """Every metric of bootstrap samples of the test images.
 
         The draws depend on nothing but the category's name and how many images there are, so that
-        evaluations of the same images are paired. Recall at a number of false alarms hangs on
-        single normal images, which resampling can only take away: of it, the anomalous images
-        alone are drawn, against the threshold that the normal ones set.
+        evaluations of the same images are paired.
 
         Args:
             n_resamples: How many, B.
@@ -108,7 +118,7 @@ class Evaluation:
         seed = zlib.crc32(self.category.encode("utf-8", "surrogateescape"))
         return self._resampled(bootstrap_weights(self.is_anomalous, n_resamples, seed))
 
-    def by_defect(self) -> dict[str, dict[str, float | None]]:
+    def by_defect(self) -> dict[str, Values]:
         """Every metric of each kind of defect against all normal images."""
         kinds = sorted({sample.defect for sample in self.samples if sample.is_anomalous})
         defects = np.array([sample.defect for sample in self.samples])
@@ -122,69 +132,80 @@ class Evaluation:
         }
 
     def _resampled(self, weights: Floats | None) -> dict[str, Floats]:
-        ranking = ImageScores.of(self.is_anomalous, self.image_score)
-        values = {
-            "image_auroc": ranking.auroc(weights),
-            "image_average_precision": ranking.average_precision(weights),
-            "image_f1_max": ranking.f1_max(weights),
-        }
-        of_anomalous = None if weights is None else np.where(self.is_anomalous, weights, 1.0)
-        for n_alarms in FALSE_ALARMS:
-            values[f"image_recall_at_{n_alarms}"] = ranking.recall(n_alarms, of_anomalous)
         of_counted = None if weights is None else weights[:, self.counted]
-        return values | self.pixel_metrics.resampled(of_counted)
+        values = self.image_metrics.resampled(weights) | self.pixel_metrics.resampled(of_counted)
+        return {name: values[name] for name in METRICS if name in values}
 
 
-def intervals(
-    resampled: Mapping[str, Floats], values: Mapping[str, float | None]
-) -> dict[str, tuple[float, float] | None]:
-    """95% intervals of metrics, by name; None where one cannot be had.
-
-    An interval always holds its metric. That of a handful of images may lie outside the middle of
-    its resamples: an image that is drawn twice is a tie, which average precision rewards.
+def read_test_category(
+    data: str | Path, category: str | None = None, layout: str | None = None
+) -> Category:
+    """Read one category that has images to test on.
 
     Args:
-        resampled: Each metric of resamples, shape ``(B,)``.
-        values: Each metric of the images themselves.
+        data: A category in any known layout, or a dataset.
+        category: Which one of a dataset.
+        layout: A name of ``padim.datasets.LAYOUTS``; recognised when None.
+
+    Raises:
+        PathMissingError: There is no such folder.
+        UnknownNameError: The dataset has no such category, or there is no such layout.
+        DatasetError: It is in no known layout, or has no test images.
     """
-    found: dict[str, tuple[float, float] | None] = {}
-    for name, drawn in resampled.items():
-        (low, high), value = interval(drawn), values[name]
-        found[name] = None
-        if value is not None and not np.isnan(low):
-            found[name] = min(low, value), max(high, value)
+    path = Path(data)
+    found = read_dataset(path, (category,), layout)[0] if category else read_category(path, layout)
+    if not found.test:
+        raise DatasetError(f"{found.root} has no test images. Put them into test/<defect>.")
     return found
 
 
 def evaluate(
-    predictor: Predictor,
-    category: Category,
+    model: Predictor | str | Path,
+    data: Category | str | Path,
+    category: str | None = None,
+    layout: str | None = None,
+    *,
     advance: Callable[[int], None] = lambda n_images: None,
     unreadable: Callable[[ImageReadError], None] | None = None,
     scratch: Path | None = None,
 ) -> Evaluation:
-    """Score the test images of a category.
+    """Score the test images of one category and measure what comes out.
 
     Args:
-        predictor: A fitted model.
-        category: Its images.
+        model: A fitted model, or the file of one.
+        data: The images, or the folder of a category in any known layout, or of a dataset.
+        category: Which one of a dataset.
+        layout: A name of ``padim.datasets.LAYOUTS``; recognised when None.
         advance: Told how many more images have been scored.
         unreadable: Told of an image that cannot be read, which is then left out; raised when None.
         scratch: Folder of the temporary file of maps; the system's when None.
 
+    Returns:
+        Scores and maps, with ``metrics`` and their 95% ``intervals``, both by name.
+
     Raises:
+        PathMissingError: There is no such file or folder.
+        DatasetError: The folder is no category, or has no test images. Or a mask is of another
+            size than its image, or not drawn with the value of one kind of defect.
         ImageReadError: An image cannot be read and nobody is told, or a mask cannot be read.
-        DatasetError: A mask is of another size than its image, or not drawn with the value of
-            one kind of defect.
+
+    Example:
+        >>> found = padim.evaluate("part.safetensors", "part")
+        >>> found
+        <Evaluation of part: 6 images, image_auroc 1.000, pixel_auroc 0.99..., aupro_30 0.9...>
+        >>> found.metrics["image_auroc"], found.intervals["image_auroc"]
+        (1.0, (1.0, 1.0))
     """
+    predictor = load(model) if isinstance(model, str | Path) else model
+    images = data if isinstance(data, Category) else read_test_category(data, category, layout)
     folder = TemporaryFolder(scratch)
     path = folder.path / "maps"
     counts, counted = MapCounts(), []
-    by_path = {sample.path: sample for sample in category.test}
+    by_path = {sample.path: sample for sample in images.test}
     samples: list[Sample] = []
     kept: list[Prediction] = []
     start = time.perf_counter()
-    found = predictor.stream([sample.path for sample in category.test], unreadable)
+    found = predictor.stream([sample.path for sample in images.test], unreadable)
     with path.open("wb") as file:
         for prediction in _without_maps(found, file.write):
             assert prediction.path is not None
@@ -201,7 +222,7 @@ def evaluate(
         if _count(counts, sample, anomaly_map, predictor.preprocess, kept[i].source_px):
             counted.append(i)
     return Evaluation(
-        category=category.name,
+        category=images.name,
         samples=tuple(samples),
         image_score=np.array([prediction.score for prediction in kept]),
         level_scores=np.array([prediction.level_scores for prediction in kept], np.float32),
@@ -231,21 +252,6 @@ def preview(anomaly_map: NDArray[np.float16]) -> NDArray[np.float16]:
         for side in anomaly_map.shape
     )
     return np.asarray(anomaly_map[rows.astype(int)[:, None], columns.astype(int)])
-
-
-def shown(metric: float | None) -> str:
-    """A metric with three digits, or ``n/a`` where it cannot be had."""
-    return "n/a" if metric is None else f"{metric:.3f}"
-
-
-def metric_words(name: str) -> str:
-    """The name of a metric, with what it is when the test labels had a say in it."""
-    return f"{name} (oracle)" if "f1_max" in name or "recall" in name else name
-
-
-def interval_words(ends: tuple[float, float] | None) -> str:
-    """The interval of a metric behind its value; nothing where there is none."""
-    return "" if ends is None else " [{:.3f}, {:.3f}]".format(*ends)
 
 
 def _without_maps(
@@ -296,5 +302,5 @@ def _count(
     return True
 
 
-def _numbers(values: Mapping[str, float]) -> dict[str, float | None]:
+def _numbers(values: Mapping[str, float]) -> Values:
     return {name: None if np.isnan(value) else value for name, value in values.items()}

@@ -1,21 +1,99 @@
 """Two benchmarks of the same test images, compared image by image."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from padim.errors import DatasetError, listed
-from padim.evaluation.run_folder import METRICS, Record, mean_resampled, read_run
+from padim.evaluation.record import Record, Settings
+from padim.evaluation.run_folder import mean_resampled, read_run
 from padim.metrics.curves import Floats
-from padim.metrics.resamples import interval
+from padim.metrics.resamples import Interval, holm, interval, p_value
+from padim.metrics.table import METRICS
+
+LEVEL = 0.05  # at which one difference holds, and all together
+_LEAST = 1e-6  # what is smaller is rounding
 
 
-def compare(first: Path, second: Path) -> dict[str, Any]:
+class Pair(NamedTuple):
+    """A metric of both, and the first less the second of paired resamples, shape ``(B,)``."""
+
+    first: float
+    second: float
+    drawn: Floats
+
+
+@dataclass
+class Difference:
+    """By how much a metric of one benchmark is above that of another.
+
+    Attributes:
+        first: Its value in one.
+        second: In the other.
+        difference: First less second.
+        interval: 95% of the paired resamples of the difference.
+        holds: Whether these leave 0 out, on the side of the difference.
+        p_value: Chance of so large a difference where there is none.
+        adjusted_p_value: The same among all that were compared, by Holm's correction.
+        holds_among_all: Whether it holds by that, too.
+    """
+
+    first: float
+    second: float
+    difference: float
+    interval: Interval
+    holds: bool
+    p_value: float
+    adjusted_p_value: float
+    holds_among_all: bool
+
+    @classmethod
+    def of(cls, pair: Pair) -> "Difference":
+        """Judge one difference, as if it were the only one."""
+        difference, ends = pair.first - pair.second, interval(pair.drawn)
+        whole, chance = (difference, *ends), p_value(difference, pair.drawn)
+        holds = min(whole) > _LEAST or max(whole) < -_LEAST
+        among = holds and chance <= LEVEL
+        return cls(pair.first, pair.second, difference, ends, holds, chance, chance, among)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two benchmarks, compared.
+
+    Attributes:
+        first: Folder of one.
+        second: Of the other.
+        settings: Of both.
+        same_pixels: Whether both look at the same; else no metric of pixels is compared.
+        in_one: Categories that only one of them has.
+        categories: Each metric of each category that both have.
+        all: Each metric in the mean over these; that of a single category is its own.
+    """
+
+    first: str
+    second: str
+    settings: dict[str, Settings]
+    same_pixels: bool
+    in_one: tuple[str, ...]
+    categories: dict[str, dict[str, Difference]]
+    all: dict[str, Difference]
+
+    def lines(self) -> list[tuple[str, str, Difference]]:
+        """All that was compared: category, or ``all`` of several, metric and difference."""
+        groups = [*self.categories.items()]
+        if len(groups) > 1:
+            groups.append(("all", self.all))
+        return [(name, metric, one) for name, found in groups for metric, one in found.items()]
+
+
+def compare(first: Path, second: Path) -> Comparison:
     """Say by how much a benchmark is better than another, and whether that holds.
 
     Both were resampled with the same draws of test images, so that their differences are paired.
-
     Metrics of pixels are left out where the two look at other pixels: at another size, or with
     another crop.
 
@@ -23,84 +101,63 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
         first: Folder of a benchmark.
         second: Of another, of the same test images.
 
-    Returns:
-        Plain data: for each common category, and the mean over them under ``all``, each metric's
-        ``first``, ``second``, ``difference`` (first less second), its 95% ``interval`` and whether
-        it ``holds``: the interval leaves 0 out. ``same_pixels`` says whether both look at the same,
-        ``in_one`` names the categories that only one of them has.
-
     Raises:
         PathMissingError: There is no such folder.
         DatasetError: One is no benchmark, or they have no category or not the same images.
     """
-    (said, records), (other_said, other_records) = read_run(first), read_run(second)
+    (results, records), (other_results, other_records) = read_run(first), read_run(second)
     names = [name for name in records if name in other_records]
     if not names:
         raise DatasetError(
             f"{first} has {listed(records)}, {second} has {listed(other_records)}: no category "
             "is in both. Name two benchmarks of the same dataset."
         )
-    rows = {row["category"]: row for row in said["rows"]}
-    other_rows = {row["category"]: row for row in other_said["rows"]}
-    seen = [
-        (run["settings"]["size_px"], run["settings"]["crop_fraction"]) for run in (said, other_said)
-    ]
-    compared = [m for m in METRICS if seen[0] == seen[1] or m.startswith("image_")]
-    categories: dict[str, dict[str, Any]] = {}
-    pairs: dict[str, list[tuple[float, float, Any]]] = {}
+    settings = {"first": results.settings, "second": other_results.settings}
+    seen = [(side["size_px"], side["crop_fraction"]) for side in settings.values()]
+    same_pixels = seen[0] == seen[1]
+    values = [{row.category: row.metrics for row in run.rows} for run in (results, other_results)]
+    metrics = [name for name, row in METRICS.items() if same_pixels or not row.is_of_pixels]
+    pairs: dict[str, dict[str, Pair]] = {}
     for name in names:
         _require_same_images(name, records[name][0], other_records[name][0])
         mine, theirs = mean_resampled(records[name]), mean_resampled(other_records[name])
-        categories[name] = {}
-        for metric in compared:
-            values = rows[name][metric], other_rows[name][metric]
-            if None in values or metric not in mine or metric not in theirs:
-                continue
-            differences = mine[metric] - theirs[metric]
-            pairs.setdefault(metric, []).append((*values, differences))
-            categories[name][metric] = judged(*values, differences)
-    overall = {
-        metric: judged(
-            float(np.mean([one for one, _, _ in found])),
-            float(np.mean([other for _, other, _ in found])),
-            np.mean([differences for _, _, differences in found], axis=0),
-        )
-        for metric, found in pairs.items()
-    }
-    return {
-        "first": str(first),
-        "second": str(second),
-        "settings": {"first": said["settings"], "second": other_said["settings"]},
-        "same_pixels": seen[0] == seen[1],
-        "in_one": sorted(set(records) ^ set(other_records)),
-        "categories": categories,
-        "all": overall,
-    }
+        pairs[name] = {}
+        for metric in metrics:
+            one, other = (side[name][metric] for side in values)
+            if one is not None and other is not None and metric in mine and metric in theirs:
+                pairs[name][metric] = Pair(one, other, mine[metric] - theirs[metric])
+    categories = {name: _judge(of_one) for name, of_one in pairs.items()}
+    overall = categories[names[0]]
+    if len(names) > 1:
+        shared = {m: [found[m] for found in pairs.values() if m in found] for m in metrics}
+        overall = _judge({metric: _mean(found) for metric, found in shared.items() if found})
+    comparison = Comparison(
+        str(first),
+        str(second),
+        settings,
+        same_pixels,
+        tuple(sorted(set(records) ^ set(other_records))),
+        categories,
+        overall,
+    )
+    every = [line[-1] for line in comparison.lines()]
+    for single, chance in zip(every, holm([found.p_value for found in every]), strict=True):
+        single.adjusted_p_value, single.holds_among_all = chance, single.holds and chance <= LEVEL
+    return comparison
 
 
-def judged(first: float, second: float, differences: Floats) -> dict[str, Any]:
-    """What there is to say of a metric that two have.
+def _judge(pairs: Mapping[str, Pair]) -> dict[str, Difference]:
+    return {metric: Difference.of(pair) for metric, pair in pairs.items()}
 
-    Args:
-        first: Its value.
-        second: That of the other.
-        differences: First less second of paired resamples, shape ``(B,)``.
-    """
-    low, high = interval(differences)
-    return {
-        "first": first,
-        "second": second,
-        "difference": first - second,
-        "interval": (low, high),
-        "holds": bool(low > 0 or high < 0),
-    }
+
+def _mean(pairs: Sequence[Pair]) -> Pair:
+    """Of the categories that have a metric."""
+    first, second, drawn = (np.mean(part, axis=0) for part in zip(*pairs, strict=True))
+    return Pair(float(first), float(second), drawn)
 
 
 def _require_same_images(name: str, one: Record, other: Record) -> None:
-    mine, theirs = (
-        [(image["path"], image["label"]) for image in record.data["images"]]
-        for record in (one, other)
-    )
+    mine, theirs = ([(image.path, image.label) for image in run.images] for run in (one, other))
     if mine != theirs:
         raise DatasetError(
             f"The two benchmarks have other test images of {name} ({len(mine)} and {len(theirs)}, "

@@ -2,28 +2,50 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
+from padim.choices import is_same
 from padim.datasets import Category, Sample
 from padim.errors import ImageReadError
 from padim.evaluation.category import Evaluation, evaluate, preview
 from padim.evaluation.pictures import pictures, save_pictures
-from padim.evaluation.run_folder import COLUMNS, METRICS, SCHEMA_VERSION, Record, record_name
-from padim.files import Names, remove_partial, safe_name, written_whole
+from padim.evaluation.record import (
+    Curves,
+    Fingerprint,
+    ImageResult,
+    Record,
+    Row,
+    record_name,
+    write_record,
+)
+from padim.files import Names, remove_partial, safe_name, sha256, written_whole
 from padim.fitting.fit import from_fitted
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.images.heatmap import DEFAULT_COLORMAP
 from padim.images.preprocess import Preprocess
 from padim.memory import watch_peak
+from padim.metrics.table import METRICS
+from padim.model.pair import moments_path
 
 _CURVE_POINTS = 500
+_BESIDE_FITTER = (
+    "roi",
+    "dims_seed",
+    "calibrate",
+    "drop_outliers",
+    "n_batch",
+    "include_backbone",
+    "keep_moments",
+    "keep_samples",
+)
 
 
 class Watcher(Protocol):
@@ -41,27 +63,39 @@ class Plan:
     """How every category is done; plain enough to be sent to another process.
 
     Attributes:
-        prepared: Arguments of ``preparing.prepare``.
+        settings: Of every fit.
         n_seeds: How often what is random is drawn anew.
         skip_unreadable: Whether images that cannot be read are left out and listed; else their
             category fails.
         keep_maps: Whether the maps of the test images are kept, as float16.
         colormap: Of the pictures, as ``heatmap.colours_of`` takes it.
+        source_px: (height, width) of the images, where ``prepare`` has to know it.
     """
 
-    prepared: Mapping[str, Any]
+    settings: FitSettings
     n_seeds: int = 1
     skip_unreadable: bool = False
     keep_maps: bool = False
     colormap: str = DEFAULT_COLORMAP
+    source_px: tuple[int, int] | None = None
+
+    def departures(self) -> dict[str, str | float]:
+        """Choices that results rest on and that a fitter does not tell, where not the default."""
+        found = {}
+        for name in _BESIDE_FITTER:
+            value = getattr(self.settings, name)
+            if not is_same(value, getattr(FitSettings(), name)):
+                found[name] = f"sha256 {sha256(Path(value))}" if name == "roi" else value
+        return found
 
     def fitter(self, seed: int) -> Fitter:
         """Prepare the fit of a seed.
 
         Raises:
-            PadimError: As ``preparing.prepare``.
+            PadimError: It cannot be prepared.
         """
-        return prepare(**{**self.prepared, "dims_seed": seed})
+        dims_seed = self.settings.dims_seed + seed
+        return prepare(replace(self.settings, dims_seed=dims_seed), source_px=self.source_px)
 
 
 @dataclass(frozen=True)
@@ -76,7 +110,7 @@ class Job:
 
     category: Category
     seed: int
-    fingerprint: Mapping[str, Any]
+    fingerprint: Fingerprint
 
     @property
     def name(self) -> str:
@@ -109,7 +143,7 @@ def run_job(
     remove_results(job, out)
     try:
         record = _done(job, plan, fitter, out, watcher, scratch)
-        record.save(out)
+        write_record(record, out)
     except BaseException:
         remove_results(job, out)
         raise
@@ -126,26 +160,28 @@ def _done(
         watcher.say(f"left out: {error}")
         left_out.append(str(error.path))
 
+    def begin(phase: str, n_images: int) -> Callable[[int], None]:
+        return watcher.progress(f"{category.name}: {phase}", n_images)
+
     unreadable = leave_out if plan.skip_unreadable else None
     watcher.say(category.describe())
     peak = watch_peak()
     start = time.perf_counter()
-    advance = watcher.progress(f"{category.name}: fit", len(category.train))
-    fitted = fitter.fit(category.train, advance, unreadable)
+    fitted = fitter.fit(category.train, begin, unreadable)
     fit_s = time.perf_counter() - start
     fit_peak = peak()
     model = from_fitted(fitter, fitted)
-    advance = watcher.progress(f"{category.name}: score", len(category.test))
-    evaluation = evaluate(model.predictor, category, advance, unreadable, scratch)
+    advance = begin("score", len(category.test))
+    evaluation = evaluate(model, category, advance=advance, unreadable=unreadable, scratch=scratch)
     if job.seed == 0:
-        advance = watcher.progress(f"{category.name}: draw", len(evaluation.samples))
-        _write_pictures(job, evaluation, fitter.preprocess, out, plan, advance)
+        advance = begin("draw", len(evaluation.samples))
+        _write_pictures(job, evaluation, fitter.encoder.preprocess, out, plan, advance)
     model_path = _places(job, out)["model"]
-    model.save(model_path)
+    model.save(model_path, moments=plan.settings.keep_moments)
     return record_of(
         job,
         evaluation,
-        unreadable=left_out,
+        left_out,
         fit_s=round(fit_s, 3),
         fit_peak_bytes=fit_peak,
         n_train=fitted.state.count,
@@ -175,7 +211,9 @@ def missing_results(job: Job, plan: Plan, out: Path, n_images: int) -> list[str]
 def remove_results(job: Job, out: Path) -> None:
     """Remove what was written of a job before, or is half written; first what says it is there."""
     record = out / "records" / f"{job.name}.json"
-    for path in (record, record.with_name(f"{record.stem}.npz"), *_places(job, out).values()):
+    places = _places(job, out)
+    beside = record.with_name(f"{record.stem}.npz"), moments_path(places["model"])
+    for path in (record, *beside, *places.values()):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -200,7 +238,14 @@ def _places(job: Job, out: Path) -> dict[str, Path]:
 
 
 def record_of(
-    job: Job, evaluation: Evaluation, unreadable: Sequence[str] = (), **fit_facts: Any
+    job: Job,
+    evaluation: Evaluation,
+    unreadable: Sequence[str],
+    *,
+    n_train: int,
+    fit_s: float | None,
+    fit_peak_bytes: int | None,
+    model_bytes: int,
 ) -> Record:
     """What is kept of a finished category.
 
@@ -208,57 +253,52 @@ def record_of(
         job: What was to be done.
         evaluation: What its model made of its test images.
         unreadable: Images that were left out.
-        **fit_facts: ``n_train``, ``fit_s``, ``fit_peak_bytes`` and ``model_bytes``.
+        n_train: Images that the model was fitted on.
+        fit_s: Seconds of the fit; None where it was not fitted.
+        fit_peak_bytes: Its peak of memory; None where it cannot be measured.
+        model_bytes: Size of the model's file.
     """
-    category = job.category
-    facts = {
-        "category": category.name,
-        "n_test": len(evaluation.samples),
-        **dict.fromkeys(METRICS),
-        **evaluation.metrics(),
-        "score_s": round(evaluation.score_s, 3),
-        **fit_facts,
-    }
-    images = [
-        {
-            "category": category.name,
-            "seed": job.seed,
-            "path": category.name_of(sample.path),
-            "label": "anomalous" if sample.is_anomalous else "normal",
-            "defect": sample.defect,
-            "score": float(score),
-            "level_scores": [round(float(value), 4) for value in levels],
-            "predicted": predicted,
-            "p_value": p_value,
-        }
-        for sample, score, levels, predicted, p_value in zip(
-            evaluation.samples,
-            evaluation.image_score,
-            evaluation.level_scores,
-            evaluation.labels,
-            evaluation.p_values,
-            strict=True,
+    category, samples = job.category, evaluation.samples
+    images = tuple(
+        ImageResult(
+            category.name,
+            job.seed,
+            category.name_of(sample.path),
+            "anomalous" if sample.is_anomalous else "normal",
+            sample.defect,
+            float(evaluation.image_score[i]),
+            tuple(round(float(value), 4) for value in evaluation.level_scores[i]),
+            evaluation.labels[i],
+            evaluation.p_values[i],
         )
-    ]
-    pixel_curves = evaluation.pixel_metrics.curves(_CURVE_POINTS)
-    data = {
-        "schema_version": SCHEMA_VERSION,
-        "root": str(category.root.absolute()),
-        "masks": [
-            [category.name_of(path) for path in sample.mask_paths] for sample in evaluation.samples
-        ],
-        "threshold": evaluation.threshold,
-        "row": {column: facts[column] for column in COLUMNS},
-        "by_defect": evaluation.by_defect(),
-        "images": images,
-        "curves": {
-            "image": [axis.tolist() for axis in evaluation.image_ranking.roc(_CURVE_POINTS)],
-            **{name: [axis.tolist() for axis in axes] for name, axes in pixel_curves.items()},
-        },
-        "unreadable": list(unreadable),
-        "fingerprint": job.fingerprint,
-    }
-    return Record(job.name, data, evaluation.resampled())
+        for i, sample in enumerate(samples)
+    )
+    curves = {"image": evaluation.image_metrics.roc(_CURVE_POINTS)}
+    curves |= evaluation.pixel_metrics.curves(_CURVE_POINTS)
+    return Record(
+        name=job.name,
+        resampled=evaluation.resampled(),
+        root=str(category.root.absolute()),
+        masks=tuple(tuple(map(category.name_of, sample.mask_paths)) for sample in samples),
+        threshold=evaluation.threshold,
+        row=Row(
+            category.name,
+            n_train,
+            len(samples),
+            {name: evaluation.metrics.get(name) for name in METRICS},
+            fit_s,
+            round(evaluation.score_s, 3),
+            fit_peak_bytes,
+            model_bytes,
+        ),
+        by_defect=evaluation.by_defect(),
+        images=images,
+        curves=Curves(
+            **{name: (tuple(x.tolist()), tuple(y.tolist())) for name, (x, y) in curves.items()}
+        ),
+        unreadable=tuple(unreadable),
+        fingerprint=job.fingerprint,
+    )
 
 
 def _write_pictures(

@@ -1,7 +1,7 @@
 """ROC curves and pictures of where the defects are."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from padim.images.decode import read_image
 from padim.images.heatmap import DEFAULT_COLORMAP, OUTLINE, UNSEEN, colours_of, heatmap, outline
 from padim.images.preprocess import Preprocess
 
-Curve = tuple[list[float], list[float], float]  # false and true positive rates, AUROC
+Curve = tuple[Sequence[float], Sequence[float], float]  # false and true positive rates, AUROC
 
 _DPI = 100
 _PANEL_PX = 256
@@ -190,13 +190,12 @@ def mask_threshold(evaluation: Evaluation) -> tuple[float | None, str]:
     own = evaluation.pixel_threshold
     if own is not None:
         return own, f"pixel threshold of the model,\nset by good images alone: {own:.2f}"
-    of_pixels = float(evaluation.pixel_metrics.f1_threshold())
     by_kind = {
-        "pixel": None if np.isnan(of_pixels) else of_pixels,
-        "image": evaluation.image_ranking.f1_max()[1],
+        "pixel": float(evaluation.pixel_metrics.f1_threshold()),
+        "image": evaluation.image_metrics.f1_threshold(),
     }
     for kind, threshold in by_kind.items():
-        if threshold is not None:
+        if not np.isnan(threshold):
             words = f"oracle threshold: uses test labels\n({kind} F1-max at {threshold:.2f})"
             return threshold, words
     return None, "no threshold: one class only"

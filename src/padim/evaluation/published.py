@@ -1,9 +1,7 @@
 """The figures that the original script published on MVTec AD, and how far a benchmark is off."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from padim.evaluation.category import shown
+from padim.evaluation.run_folder import Results
+from padim.metrics.table import shown
 
 TOLERANCE = 0.005
 
@@ -55,15 +53,9 @@ def published(backbone: str, n_dims: int, category: str) -> tuple[float, float] 
     return None
 
 
-def difference_words(document: Mapping[str, Any]) -> str:
-    """A table of what a benchmark gives, what was published, and where they are apart.
-
-    Args:
-        document: The contents of ``results.json``.
-    """
-    settings = document["settings"]
-    named = [(row["category"], row) for row in document["rows"]]
-    named += [(group, means) for group, means in document["means"].items() if means is not None]
+def difference_words(results: Results) -> str:
+    """A table of what a benchmark gives, what was published, and where they are apart."""
+    settings = results.settings
     lines = [
         "### Against the published figures",
         "",
@@ -71,11 +63,12 @@ def difference_words(document: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     n_off = n_known = 0
-    for name, values in named:
+    for line in results.lines():
+        name = line.group or line.name
         known = published(settings["backbone"], settings["n_dims"], name)
         cells = []
         for i, kind in enumerate(("image", "pixel")):
-            value = values[f"{kind}_auroc"]
+            value = line.metrics[f"{kind}_auroc"]
             if known is None or value is None:
                 cells += [shown(value), shown(known and known[i]), "n/a"]
                 continue

@@ -5,51 +5,31 @@ an unfinished one leaves nothing.
 """
 
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 from padim.datasets import Category
 from padim.errors import DatasetError, UsageError, failure_of
 from padim.evaluation.job import Job, Plan, Watcher, missing_results, remove_half_done, run_job
 from padim.evaluation.pictures import Curve, png, roc_figure
 from padim.evaluation.processes import Tell, in_processes
-from padim.evaluation.run_folder import (
-    METRICS,
+from padim.evaluation.record import (
+    FileStamp,
+    Fingerprint,
     Record,
-    document_of,
+    SampleStamp,
+    Settings,
     read_record,
     record_name,
-    write_results,
 )
+from padim.evaluation.run_folder import Failure, Results, write_results
 from padim.files import locked, plain_text, same_name, written_whole
 from padim.fitting.fitter import Fitter
-from padim.versions import installed_versions
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a benchmark gives.
-
-    Attributes:
-        settings: What everything was done with.
-        records: One per finished category and seed, in order.
-        failed: Category, type and message of what went wrong, one per failed category.
-    """
-
-    settings: dict[str, Any]
-    records: list[Record]
-    failed: list[dict[str, str]] = field(default_factory=list)
-
-    @cached_property
-    def document(self) -> dict[str, Any]:
-        """The contents of ``results.json``."""
-        return document_of(self.settings, self.records, self.failed)
 
 
 def run(
@@ -60,7 +40,7 @@ def run(
     *,
     fitter: Fitter | None = None,
     n_workers: int = 1,
-) -> Result:
+) -> Results:
     """Fit and evaluate categories.
 
     Args:
@@ -80,7 +60,7 @@ def run(
         DatasetError: The results of two categories would have one name.
     """
     fitter = fitter or plan.fitter(0)
-    if plan.n_seeds > 1 and fitter.pyramid.n_dims == fitter.spec.n_dims:
+    if plan.n_seeds > 1 and fitter.encoder.pyramid.n_dims == fitter.encoder.spec.n_dims:
         raise UsageError(
             "Nothing is random with all dimensions, so every seed would give the same. Draw some "
             "with --dims, or leave --seeds out."
@@ -110,16 +90,16 @@ def _run(
     watcher: Watcher,
     fitter: Fitter,
     n_workers: int,
-) -> Result:
-    rests_on = settings_of(fitter)
-    settings = rests_on | {"n_seeds": plan.n_seeds}
+) -> Results:
+    rests_on = cast(Settings, {**settings_of(fitter), **plan.departures()})
+    settings: Settings = {**rests_on, "n_seeds": plan.n_seeds}
     log = _Log(out / "log.jsonl")
     log.write("started", settings=settings, categories=[category.name for category in categories])
     records: dict[str, Record] = {}
-    failed: dict[str, dict[str, str]] = {}
+    failed: dict[str, Failure] = {}
     jobs = []
     for category in categories:
-        fingerprint = _fingerprint(category, rests_on, plan)
+        fingerprint = fingerprint_of(category, rests_on, plan.colormap)
         for seed in range(plan.n_seeds):
             job = Job(category, seed, fingerprint)
             if (known := _still_true(job, plan, out, watcher)) is None:
@@ -128,16 +108,16 @@ def _run(
                 records[job.name] = known
                 log.write("reused", category=category.name, seed=seed)
 
-    def write() -> Result:
+    def write() -> Results:
         finished = []
         for category in categories:
             names = [record_name(category.name, seed) for seed in range(plan.n_seeds)]
             if all(name in records for name in names):
                 finished += [records[name] for name in names]
-        result = Result(settings, finished, list(failed.values()))
-        write_results(result.document, finished, out)
-        write_roc(result, out / "roc_curve.png")
-        return result
+        results = Results.of(settings, finished, list(failed.values()))
+        write_results(results, finished, out)
+        write_roc(finished, out / "roc_curve.png")
+        return results
 
     if jobs:
         write()  # whatever ends this run, the tables name nothing that it has removed
@@ -147,39 +127,38 @@ def _run(
                 name = job.category.name
                 if record is not None:
                     records[job.name] = record
-                    values = {metric: record.data["row"][metric] for metric in METRICS}
-                    log.write("finished", category=name, **values, seed=job.seed)
+                    log.write("finished", category=name, **record.row.metrics, seed=job.seed)
                     continue
                 assert failure is not None
                 kind, message = failure
                 watcher.say(f"{name} failed: {message}")
-                failed.setdefault(name, {"category": name, "type": kind, "message": message})
+                failed.setdefault(name, Failure(name, kind, message))
                 log.write("failed", category=name, type=kind, message=message, seed=job.seed)
     except BaseException as error:
         log.write("stopped", type=type(error).__name__, message=str(error))
         raise
     finally:
-        result = write()
-    log.write("ended", n_finished=len(result.document["rows"]), n_failed=len(failed))
-    return result
+        results = write()
+    log.write("ended", n_finished=len(results.rows), n_failed=len(failed))
+    return results
 
 
-def settings_of(fitter: Fitter) -> dict[str, Any]:
+def settings_of(fitter: Fitter) -> Settings:
     """Everything that decides the numbers, as plain data."""
-    settings = asdict(fitter.settings)
+    settings, encoder = asdict(fitter.recipe), fitter.encoder
     return json.loads(  # type: ignore[no-any-return]  # what comes back is what went in
         json.dumps(
             {
                 "recipe": settings.pop("name"),
-                "backbone": fitter.spec.name,
+                "backbone": encoder.spec.name,
                 **settings,
-                "taps": fitter.spec.taps,
-                "n_dims": fitter.pyramid.n_dims,
-                "engine": fitter.engine,
-                "precision": fitter.precision,
-                "store": fitter.store,
-                "weights_sha256": fitter.weights_sha256,
-                "versions": installed_versions(),
+                "taps": encoder.spec.taps,
+                "n_dims": encoder.pyramid.n_dims,
+                "engine": str(encoder.engine),
+                "precision": encoder.precision,
+                "store": fitter.settings.store,
+                "weights_sha256": encoder.weights_sha256,
+                "versions": dict(encoder.versions),
             }
         )
     )
@@ -191,10 +170,10 @@ def _still_true(job: Job, plan: Plan, out: Path, watcher: Watcher) -> Record | N
     if known is None:
         return None
     name = job.category.name
-    reasons = _changed(known.data["fingerprint"], job.fingerprint)
-    if known.data["unreadable"] and not plan.skip_unreadable:
+    reasons = job.fingerprint.changed(known.fingerprint)
+    if known.unreadable and not plan.skip_unreadable:
         reasons.append("images that were left out")
-    missing = missing_results(job, plan, out, len(known.data["images"]))
+    missing = missing_results(job, plan, out, len(known.images))
     reasons += [f"missing {what}" for what in missing]
     if not reasons:
         watcher.say(f"{name}: finished before, nothing changed.")
@@ -283,67 +262,50 @@ class _Log:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
 
-    def write(self, event: str, **facts: Any) -> None:
+    def write(self, event: str, **facts: object) -> None:
         line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **facts}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 
-def _fingerprint(category: Category, settings: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
-    """Everything a result rests on, as plain data: files, and what each of them is."""
+def fingerprint_of(category: Category, settings: Settings, colormap: str) -> Fingerprint:
+    """Everything a result rests on: files, and what each of them is."""
     files = [*category.train, *(sample.path for sample in category.test)]
     files += [path for sample in category.test for path in sample.mask_paths]
-    images: list[list[str | int]] = []
-    for path in files:
-        try:
-            status = path.stat()
-        except FileNotFoundError:  # a list may name what is not there; whoever reads it says so
-            images.append([category.name_of(path), -1, -1])
-            continue
-        images.append([category.name_of(path), status.st_size, status.st_mtime_ns])
     saturations = list(dict.fromkeys(sample.saturations for sample in category.test))
-    return {
-        "settings": settings,
-        "images": images,
-        "samples": [
-            [
+    return Fingerprint(
+        settings,
+        tuple(_stamp(category, path) for path in files),
+        tuple(
+            SampleStamp(
                 category.name_of(sample.path),
                 sample.defect,
-                [category.name_of(path) for path in sample.mask_paths],
+                tuple(category.name_of(path) for path in sample.mask_paths),
                 saturations.index(sample.saturations),
-            ]
+            )
             for sample in category.test
-        ],
-        "saturations": [[asdict(kind) for kind in kinds] for kinds in saturations],
-        "layout": category.layout,
-        "colormap": plan.colormap,
-    }
+        ),
+        tuple(saturations),
+        category.layout,
+        colormap,
+    )
 
 
-_PARTS = {
-    "images": "its images",
-    "samples": "its test images and what is known of them",
-    "saturations": "the saturations of its defects",
-    "layout": "its layout",
-    "colormap": "the colours of its pictures",
-}
+def _stamp(category: Category, path: Path) -> FileStamp:
+    try:
+        status = path.stat()
+    except FileNotFoundError:  # a list may name what is not there; whoever reads it says so
+        return FileStamp(category.name_of(path), -1, -1)
+    return FileStamp(category.name_of(path), status.st_size, status.st_mtime_ns)
 
 
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two fingerprints, in words."""
-    settings = {**before["settings"], **now["settings"]}
-    changed = [key for key in settings if before["settings"].get(key) != now["settings"].get(key)]
-    return changed + [words for key, words in _PARTS.items() if before.get(key) != now[key]]
-
-
-def write_roc(result: Result, path: Path) -> None:
-    """Draw the ROC curves of a benchmark into a file."""
-    curves: dict[str, dict[str, Curve]] = {"image": {}, "pixel": {}}
-    for record in result.records:
-        for kind, found in curves.items():
-            fpr, tpr = record.data["curves"][kind]
-            auroc = record.data["row"][f"{kind}_auroc"]
+def write_roc(records: Sequence[Record], path: Path) -> None:
+    """Draw the ROC curves of a benchmark, of the first seed of each category, into a file."""
+    found: dict[str, dict[str, Curve]] = {"image": {}, "pixel": {}}
+    for record in records:
+        for kind, axes in (("image", record.curves.image), ("pixel", record.curves.pixel)):
+            auroc = record.row.metrics[f"{kind}_auroc"]
             if auroc is not None:
-                found.setdefault(plain_text(record.category), (fpr, tpr, auroc))
+                found[kind].setdefault(plain_text(record.row.category), (*axes, auroc))
     with written_whole(path) as partial:
-        partial.write_bytes(png(roc_figure(curves["image"], curves["pixel"])))
+        partial.write_bytes(png(roc_figure(found["image"], found["pixel"])))

@@ -3,155 +3,163 @@
 import csv
 import io
 import json
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES
 from padim.errors import DatasetError, PathMissingError
-from padim.evaluation.category import interval_words, intervals, metric_words, shown
-from padim.files import safe_name, write_text, written_whole
+from padim.evaluation.record import (
+    SCHEMA_VERSION,
+    Record,
+    Resampled,
+    Row,
+    Settings,
+    plain,
+    read_record,
+    record_name,
+    typed,
+)
+from padim.files import write_text
+from padim.metrics.curves import Floats
+from padim.metrics.resamples import Intervals, Values, intervals
+from padim.metrics.table import METRICS, interval_words, shown
 
-SCHEMA_VERSION = 2
-METRICS = (
-    "image_auroc",
-    "pixel_auroc",
-    "image_f1_max",
-    "pixel_f1_max",
-    "image_average_precision",
-    "image_recall_at_0",
-    "image_recall_at_1",
-    "pixel_average_precision",
-    "aupro_30",
-    "aupro_05",
-    "aupimo",
-    "spro_05",
-)
-COLUMNS = (
-    "category",
-    "n_train",
-    "n_test",
-    *METRICS,
-    "fit_s",
-    "score_s",
-    "fit_peak_bytes",
-    "model_bytes",
-)
-GROUPS = {"texture": MVTEC_TEXTURES, "object": MVTEC_OBJECTS}
+GROUPS = {"texture": MVTEC_TEXTURES, "object": MVTEC_OBJECTS, "all": None}
 _TITLES = {
     "texture": "All texture classes",
     "object": "All object classes",
     "all": "All classes",
 }
+COLUMNS = tuple(
+    name for one in fields(Row) for name in one.metadata.get("columns", (one.name,))
+)  # of results.csv, before the ends of intervals
 
 _FEW_COLUMNS = 4
 
-Resampled = dict[str, NDArray[np.float64]]
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a category has no numbers; ``type`` is the class of the error."""
+
+    category: str
+    type: str
+    message: str
 
 
-@dataclass(frozen=True, eq=False)
-class Record:
-    """What is kept of a category that was done once.
+@dataclass(frozen=True)
+class CategoryRow(Row):
+    """A category in numbers, means over its seeds where there are several.
 
     Attributes:
-        name: Of its files, as ``record_name`` gives it.
-        data: Plain data: ``row``, ``images``, ``curves``, ``by_defect``, ``fingerprint``...
-        resampled: Every metric of bootstrap samples of the test images, shape ``(B,)``.
+        intervals: Of its metrics.
+        by_defect: Every metric of each kind of defect, of its first seed.
+        spread: Standard deviation of each metric over the seeds; None of one seed.
+        per_seed: Each metric of each seed; likewise.
+    """
+
+    intervals: Intervals
+    by_defect: dict[str, Values]
+    spread: Values | None = None
+    per_seed: dict[str, tuple[float | None, ...]] | None = None
+
+
+class Line(NamedTuple):
+    """What a table says of a category, or of the mean over a group of them.
+
+    Attributes:
+        name: Of the category, or of the group.
+        metrics: By name.
+        intervals: Likewise.
+        spread: Over the seeds of a category, if there are several.
+        group: A key of ``GROUPS``; None of a category.
     """
 
     name: str
-    data: dict[str, Any]
-    resampled: Resampled
-
-    @property
-    def category(self) -> str:
-        """Name of the category."""
-        return str(self.data["row"]["category"])
-
-    def save(self, out: Path) -> None:
-        """Write it; the part that says that it is there comes last."""
-        path = out / "records" / f"{self.name}.npz"
-        with written_whole(path) as partial, partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **self.resampled)
-        write_text(out / "records" / f"{self.name}.json", json.dumps(self.data))
+    metrics: Values
+    intervals: Intervals
+    spread: Values | None = None
+    group: str | None = None
 
 
-def read_record(out: Path, name: str) -> Record | None:
-    """A record of before; None where there is none that can be read."""
-    try:
-        data = json.loads((out / "records" / f"{name}.json").read_text(encoding="utf-8"))
-        with (out / "records" / f"{name}.npz").open("rb") as file:
-            resampled = dict(np.load(file, allow_pickle=False))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return None
-    wanted = {"schema_version", "fingerprint", "row", "images", "curves", "unreadable"}
-    if not isinstance(data, dict) or not wanted <= data.keys():
-        return None
-    if data["schema_version"] != SCHEMA_VERSION:
-        return None
-    return Record(name, data, resampled)
-
-
-def document_of(
-    settings: Mapping[str, Any], records: Sequence[Record], failed: Sequence[Mapping[str, str]]
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Results:
     """The contents of ``results.json``.
 
-    Args:
+    Attributes:
         settings: What everything was done with.
-        records: Of the finished categories, one for each seed.
-        failed: Category, type and message of what went wrong.
+        rows: One for each category that was finished.
+        means: Over the categories of each group; None where it has none.
+        mean_intervals: Likewise.
+        failed: One for each category that failed.
+        unreadable: Images that were left out.
     """
-    by_category: dict[str, list[Record]] = {}
-    for record in records:
-        by_category.setdefault(record.category, []).append(record)
-    rows = [_row(seeds) for seeds in by_category.values()]
-    resampled = {name: mean_resampled(seeds) for name, seeds in by_category.items()}
-    means: dict[str, Any] = {}
-    mean_intervals: dict[str, Any] = {}
-    for group in (*GROUPS, "all"):
-        chosen = [row for row in rows if group == "all" or row["category"] in GROUPS[group]]
-        means[group] = _means(chosen)
-        mean_intervals[group] = means[group] and intervals(
-            _averaged([resampled[row["category"]] for row in chosen]), means[group]
-        )
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "settings": settings,
-        "rows": rows,
-        "means": means,
-        "mean_intervals": mean_intervals,
-        "failed": list(failed),
-        "unreadable": [path for record in records for path in record.data["unreadable"]],
-    }
+
+    settings: Settings
+    rows: tuple[CategoryRow, ...]
+    means: dict[str, Values | None]
+    mean_intervals: dict[str, Intervals | None]
+    failed: tuple[Failure, ...]
+    unreadable: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, settings: Settings, records: Sequence[Record], failed: Sequence[Failure]
+    ) -> "Results":
+        """Put records together.
+
+        Args:
+            settings: What everything was done with.
+            records: Of the finished categories, one for each seed.
+            failed: What went wrong.
+        """
+        seeds: dict[str, list[Record]] = {}
+        for record in records:
+            seeds.setdefault(record.row.category, []).append(record)
+        rows = {name: _row(of_one) for name, of_one in seeds.items()}
+        means: dict[str, Values | None] = {}
+        ends: dict[str, Intervals | None] = {}
+        for group, members in GROUPS.items():
+            chosen = [name for name in rows if members is None or name in members]
+            means[group] = mean = _means([rows[name].metrics for name in chosen])
+            drawn = _averaged(mean_resampled(seeds[name]) for name in chosen)
+            ends[group] = intervals(drawn, mean) if mean is not None else None
+        unreadable = tuple(path for record in records for path in record.unreadable)
+        return cls(settings, tuple(rows.values()), means, ends, tuple(failed), unreadable)
+
+    def lines(self) -> Iterator[Line]:
+        """Every category, and then the mean of every group that has one."""
+        for row in self.rows:
+            yield Line(row.category, row.metrics, row.intervals, row.spread)
+        for group, mean in self.means.items():
+            if mean is not None:
+                yield Line(_TITLES[group], mean, self.mean_intervals[group] or {}, group=group)
+
+    def document(self) -> dict[str, object]:
+        """All of it as plain data."""
+        return {"schema_version": SCHEMA_VERSION, **plain(self)}
 
 
-def write_results(document: Mapping[str, Any], records: Sequence[Record], out: Path) -> None:
+def write_results(results: Results, records: Sequence[Record], out: Path) -> None:
     """Write ``results.json``, ``.csv``, ``.md`` and ``images.jsonl``."""
-    write_text(out / "results.json", json.dumps(document, indent=2) + "\n")
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(document["rows"])
-    write_text(out / "results.csv", table.getvalue())
-    write_text(out / "results.md", markdown(document))
-    lines = [json.dumps(image) for record in records for image in record.data["images"]]
+    write_text(out / "results.json", json.dumps(results.document(), indent=2) + "\n")
+    write_text(out / "results.csv", _csv(results))
+    write_text(out / "results.md", markdown(results))
+    lines = [json.dumps(plain(image)) for record in records for image in record.images]
     write_text(out / "images.jsonl", "".join(line + "\n" for line in lines))
 
 
-def read_run(out: Path) -> tuple[dict[str, Any], dict[str, list[Record]]]:
+def read_run(out: Path) -> tuple[Results, dict[str, list[Record]]]:
     """Read what a benchmark wrote.
 
     Args:
         out: Its folder.
 
     Returns:
-        The contents of ``results.json``, and the records of each category.
+        The contents of ``results.json``, and the records of each category, one for each seed.
 
     Raises:
         PathMissingError: There is no such folder.
@@ -160,98 +168,95 @@ def read_run(out: Path) -> tuple[dict[str, Any], dict[str, list[Record]]]:
     if not out.is_dir():
         raise PathMissingError(out)
     try:
-        document: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
+        document = json.loads((out / "results.json").read_text(encoding="utf-8"))
         if document["schema_version"] != SCHEMA_VERSION:
             raise ValueError(document["schema_version"])
-        names = [row["category"] for row in document["rows"]]
-        n_seeds = document["settings"]["n_seeds"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        results: Results = typed(Results, document)
+        n_seeds = results.settings["n_seeds"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DatasetError(
             f"{out} is no folder that padim benchmark of this release wrote. Name its -o."
         ) from error
     records = {}
-    for name in names:
-        found = [read_record(out, record_name(name, seed)) for seed in range(n_seeds)]
-        whole = [record for record in found if record is not None]
-        if len(whole) < n_seeds:
-            raise DatasetError(f"{out} lacks the records of {name}. Run padim benchmark again.")
-        records[name] = whole
-    return document, records
+    for row in results.rows:
+        found = [read_record(out, record_name(row.category, seed)) for seed in range(n_seeds)]
+        records[row.category] = [record for record in found if record is not None]
+        if len(records[row.category]) < n_seeds:
+            raise DatasetError(
+                f"{out} lacks the records of {row.category}. Run padim benchmark again."
+            )
+    return results, records
 
 
-def record_name(category: str, seed: int) -> str:
-    """Name of the files of a record; later seeds are in a folder, since any name can be taken."""
-    name = safe_name(category)
-    return name if seed == 0 else f"seed{seed}/{name}"
-
-
-def markdown(document: Mapping[str, Any], *, is_for_terminal: bool = False) -> str:
+def markdown(results: Results, *, is_for_terminal: bool = False) -> str:
     """AUROC of images and pixels with the means of groups, every metric, and what is missing.
 
     Args:
-        document: The contents of ``results.json``.
+        results: Of a benchmark.
         is_for_terminal: Whether every metric is left out where its table would be too wide.
     """
-    settings = document["settings"]
+    settings, lines = results.settings, list(results.lines())
     column = f"{settings['backbone']} ({settings['recipe']})"
-    groups = [group for group in _TITLES if document["means"][group] is not None]
-    tables = []
+    parts = []
     for kind in ("image", "pixel"):
         metric = f"{kind}_auroc"
-        if kind == "pixel" and all(row[metric] is None for row in document["rows"]):
-            continue
-        lines = [
-            f"### {kind.capitalize()}-level ROC AUC",
-            "",
-            f"| category | {column} |",
-            "|---|---|",
-        ]
-        lines += [
-            f"| {_cell(row['category'])} | {_with_interval(row, row.get('intervals'), metric)} |"
-            for row in document["rows"]
-        ]
-        ends = document.get("mean_intervals", {})
-        lines += [
-            f"| {_TITLES[group]} "
-            f"| {_with_interval(document['means'][group], ends.get(group), metric)} |"
-            for group in groups
-        ]
-        tables.append("\n".join(lines))
-    if not is_for_terminal or len(document["rows"]) + len(groups) <= _FEW_COLUMNS:
-        tables.append("\n".join(_every_metric(document, groups)))
+        if kind == "image" or any(row.metrics[metric] is not None for row in results.rows):
+            table = [f"| {_cell(line.name)} | {_value(line, metric)} |" for line in lines]
+            head = [f"### {kind.capitalize()}-level ROC AUC", "", f"| category | {column} |"]
+            parts.append("\n".join([*head, "|---|---|", *table]))
+    if not is_for_terminal or len(lines) <= _FEW_COLUMNS:
+        parts.append(_every_metric(results, lines))
     notes = (
-        "In brackets: 95% bootstrap intervals over the test images. F1-max and recall are oracles: "
-        "their thresholds are set with the test labels. AUPIMO: at false positive rates from 1e-5 "
-        "to 1e-4."
+        "In brackets: 95% bootstrap intervals over the test images. An oracle's threshold is set "
+        "with the test labels. AUPIMO: at false positive rates from 1e-5 to 1e-4."
     )
     if settings["n_seeds"] > 1:
         notes += f" Behind ±: the standard deviation over {settings['n_seeds']} seeds."
-    tables.append(notes)
-    tables += [
-        f"Failed, and in no mean: {_cell(failure['category'])}. {_cell(failure['message'])}"
-        for failure in document["failed"]
+    parts.append(notes)
+    parts += [
+        f"Failed, and in no mean: {_cell(failure.category)}. {_cell(failure.message)}"
+        for failure in results.failed
     ]
-    if document["unreadable"]:
-        tables.append(f"Unreadable and left out: {', '.join(map(_cell, document['unreadable']))}.")
-    return "\n\n".join(tables) + "\n"
+    if results.unreadable:
+        parts.append(f"Unreadable and left out: {', '.join(map(_cell, results.unreadable))}.")
+    return "\n\n".join(parts) + "\n"
 
 
-def _every_metric(document: Mapping[str, Any], groups: Sequence[str]) -> list[str]:
-    """The lines of a table; few categories are its columns."""
-    metrics = [m for m in METRICS if any(row.get(m) is not None for row in document["rows"])]
-    ends = document.get("mean_intervals", {})
-    named = [(_cell(row["category"]), row, row.get("intervals")) for row in document["rows"]]
-    named += [(_TITLES[group], document["means"][group], ends.get(group)) for group in groups]
-    cells = [
-        [name, *(_with_interval(values, found, metric) for metric in metrics)]
-        for name, values, found in named
-    ]
-    header = ["category", *map(metric_words, metrics)]
+def measured(results: Results) -> list[str]:
+    """Names of the metrics that at least one category has."""
+    return [name for name in METRICS if any(row.metrics[name] is not None for row in results.rows)]
+
+
+def mean_resampled(seeds: Sequence[Record]) -> Resampled:
+    """The metrics of resamples of a category, the mean over its seeds."""
+    return _averaged(record.resampled for record in seeds)
+
+
+def _csv(results: Results) -> str:
+    """A line for each category and each mean; the ends of the intervals come last."""
+    ends = [f"{name}_{end}" for name in METRICS for end in ("low", "high")]
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, (*COLUMNS, *ends), extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    facts = {row.category: plain(row) for row in results.rows}
+    for line in results.lines():
+        cells = {**(line.metrics if line.group else facts[line.name]), "category": line.name}
+        for name, found in line.intervals.items():
+            cells |= zip((f"{name}_low", f"{name}_high"), found or (None, None), strict=True)
+        writer.writerow(cells)
+    return table.getvalue()
+
+
+def _every_metric(results: Results, lines: Sequence[Line]) -> str:
+    """A table; few categories are its columns."""
+    metrics = measured(results)
+    cells = [[_cell(line.name), *(_value(line, name) for name in metrics)] for line in lines]
+    header = ["category", *(METRICS[name].label for name in metrics)]
     if len(cells) <= _FEW_COLUMNS:
         header, *cells = map(list, zip(header, *cells, strict=True))
         header[0] = "metric"
-    lines = [f"| {' | '.join(line)} |" for line in (header, *cells)]
-    return ["### Every metric", "", lines[0], "|---" * len(header) + "|", *lines[1:]]
+    first, *rest = (f"| {' | '.join(line)} |" for line in (header, *cells))
+    return "\n".join(["### Every metric", "", first, "|---" * len(header) + "|", *rest])
 
 
 def _cell(name: str) -> str:
@@ -259,38 +264,37 @@ def _cell(name: str) -> str:
     return " ".join(name.replace("|", "\\|").splitlines())
 
 
-def _with_interval(values: Mapping[str, Any], ends: Mapping[str, Any] | None, metric: str) -> str:
-    text = shown(values.get(metric)) + interval_words(ends.get(metric) if ends else None)
-    if values.get("spread", {}).get(metric) is not None:
-        text += f" ± {values['spread'][metric]:.3f}"
-    return text
+def _value(line: Line, metric: str) -> str:
+    """A metric with its interval, and its spread where there are several seeds."""
+    text = shown(line.metrics.get(metric)) + interval_words(line.intervals.get(metric))
+    spread = line.spread and line.spread.get(metric)
+    return text if spread is None else f"{text} ± {spread:.3f}"
 
 
-def _row(seeds: Sequence[Record]) -> dict[str, Any]:
+def _row(seeds: Sequence[Record]) -> CategoryRow:
     """One category: the mean over the seeds, and their spread where there are several."""
-    row = dict(seeds[0].data["row"])
-    per_seed = [[record.data["row"][metric] for record in seeds] for metric in METRICS]
-    for metric, values in zip(METRICS, per_seed, strict=True):
-        row[metric] = None if None in values else float(np.mean(values))
-    row["intervals"] = intervals(mean_resampled(seeds), row)
-    row["by_defect"] = seeds[0].data["by_defect"]
-    if len(seeds) > 1:
-        row["spread"] = {
-            metric: None if None in values else float(np.std(values, ddof=1))
-            for metric, values in zip(METRICS, per_seed, strict=True)
-        }
-        row["per_seed"] = dict(zip(METRICS, per_seed, strict=True))
-    return row
-
-
-def mean_resampled(seeds: Sequence[Record]) -> Resampled:
-    """The metrics of resamples of a category, the mean over its seeds."""
-    return _averaged([record.resampled for record in seeds])
+    first = seeds[0]
+    per_seed = {name: tuple(one.row.metrics[name] for one in seeds) for name in METRICS}
+    known = {name: np.array(values) for name, values in per_seed.items() if None not in values}
+    metrics: Values = {
+        name: float(known[name].mean()) if name in known else None for name in METRICS
+    }
+    row = CategoryRow(
+        **vars(replace(first.row, metrics=metrics)),
+        intervals=intervals(mean_resampled(seeds), metrics),
+        by_defect=first.by_defect,
+    )
+    if len(seeds) == 1:
+        return row
+    spread: Values = {
+        name: float(known[name].std(ddof=1)) if name in known else None for name in METRICS
+    }
+    return replace(row, spread=spread, per_seed=per_seed)
 
 
 def _averaged(all_resampled: Iterable[Resampled]) -> Resampled:
     """The mean of each metric over those that have it."""
-    found: dict[str, list[NDArray[np.float64]]] = {}
+    found: dict[str, list[Floats]] = {}
     for resampled in all_resampled:
         for metric, values in resampled.items():
             if not np.isnan(values).all():
@@ -298,11 +302,10 @@ def _averaged(all_resampled: Iterable[Resampled]) -> Resampled:
     return {metric: np.mean(values, axis=0) for metric, values in found.items()}
 
 
-def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None] | None:
-    if not rows:
-        return None
-    means: dict[str, float | None] = {}
-    for metric in METRICS:
-        values = [row[metric] for row in rows if row[metric] is not None]
-        means[metric] = sum(values) / len(values) if values else None
-    return means
+def _means(rows: Sequence[Values]) -> Values | None:
+    """The mean of each metric over the categories that have it; None without any category."""
+    means: Values = {}
+    for name in METRICS:
+        values = [value for row in rows if (value := row[name]) is not None]
+        means[name] = sum(values) / len(values) if values else None
+    return means if rows else None

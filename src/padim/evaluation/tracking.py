@@ -2,40 +2,36 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from padim.errors import PadimError
-from padim.evaluation.run_folder import METRICS
+from padim.evaluation.run_folder import Results
 from padim.files import plain_text
+from padim.metrics.table import METRICS
 
 _FORBIDDEN = re.compile(r"[^\w.\- ]")  # by MLflow in names, on any of its servers
 
 
-def metrics_of(document: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
+def metrics_of(results: Results) -> Iterator[tuple[str, str, float]]:
     """Every metric that there is of each category, and of their means.
-
-    Args:
-        document: The contents of ``results.json``.
 
     Yields:
         Category, metric and value.
     """
-    rows = {row["category"]: row for row in document["rows"]}
-    means = {f"mean_{name}": values for name, values in document["means"].items() if values}
-    for name, values in (rows | means).items():
+    for line in results.lines():
         for metric in METRICS:
-            if values[metric] is not None:
-                yield name, metric, values[metric]
+            value = line.metrics[metric]
+            if value is not None:
+                yield f"mean_{line.group}" if line.group else line.name, metric, value
 
 
-def send_to_mlflow(document: Mapping[str, Any], uri: str) -> None:
+def send_to_mlflow(results: Results, uri: str) -> None:
     """Log a benchmark as one run of MLflow: settings as parameters, metrics by category.
 
     Args:
-        document: The contents of ``results.json``.
+        results: Of a benchmark.
         uri: Of the tracking server, or of a folder.
 
     Raises:
@@ -44,7 +40,7 @@ def send_to_mlflow(document: Mapping[str, Any], uri: str) -> None:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    settings = document["settings"]
+    settings = results.settings
     if urlsplit(uri).scheme in ("", "file"):
         # Later releases refuse folders, which still work, unless told so.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -57,7 +53,7 @@ def send_to_mlflow(document: Mapping[str, Any], uri: str) -> None:
             mlflow.log_metrics(
                 {
                     f"{_FORBIDDEN.sub('_', name)}/{metric}": value
-                    for name, metric, value in metrics_of(document)
+                    for name, metric, value in metrics_of(results)
                 }
             )
     except MlflowException as error:
@@ -67,11 +63,11 @@ def send_to_mlflow(document: Mapping[str, Any], uri: str) -> None:
         ) from error
 
 
-def write_tensorboard(document: Mapping[str, Any], folder: Path) -> None:
+def write_tensorboard(results: Results, folder: Path) -> None:
     """Write a benchmark's metrics as scalars for TensorBoard.
 
     Args:
-        document: The contents of ``results.json``.
+        results: Of a benchmark.
         folder: Where TensorBoard looks.
 
     Raises:
@@ -81,7 +77,7 @@ def write_tensorboard(document: Mapping[str, Any], folder: Path) -> None:
 
     try:
         with SummaryWriter(str(folder)) as writer:
-            for name, metric, value in metrics_of(document):
+            for name, metric, value in metrics_of(results):
                 writer.add_scalar(f"{metric}/{plain_text(name)}", value, 0)
     except OSError as error:
         raise PadimError(

@@ -13,13 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from padim.backbones import BackboneSpec
 from padim.errors import ModelFileError, PathMissingError
+from padim.features.encoder import Encoder
 from padim.features.features import Features
 from padim.features.onnx import write_onnx
 from padim.files import written_together
-from padim.images.preprocess import Preprocess
-from padim.method.pyramid import Pyramid
 from padim.scoring.graph import Graph
 from padim.versions import installed_versions
 
@@ -40,23 +38,22 @@ class CachedTrunk:
     path: Path
 
     @classmethod
-    def of(
-        cls, spec: BackboneSpec, pyramid: Pyramid, preprocess: Preprocess, weights_sha256: str
-    ) -> "CachedTrunk":
-        """Where the trunk of a backbone belongs, with its weights and for images of one size."""
+    def of(cls, encoder: Encoder) -> "CachedTrunk":
+        """Where the trunk of an encoder belongs, as what is installed here writes it."""
         import platformdirs
 
+        window = encoder.of_window()
         facts = {
             "trunk_version": _TRUNK_VERSION,
-            "weights_sha256": weights_sha256,
-            "taps": spec.taps,
-            "levels": pyramid.to_json(),
-            "preprocess": preprocess.to_json(),
+            "weights_sha256": window.weights_sha256,
+            "taps": window.spec.taps,
+            "levels": window.pyramid.to_json(),
+            "preprocess": window.preprocess.to_json(),
             "versions": installed_versions(),
         }
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
         folder = platformdirs.user_cache_path("padim-efficientnet") / "trunks"
-        return cls(folder / f"{spec.name}-{key}.onnx")
+        return cls(folder / f"{encoder.spec.name}-{key}.onnx")
 
     def tensors(self) -> tuple[dict[str, Tensor], int] | None:
         """The trunk's tensors, and what ``forecast.activation_bytes`` says; None when not there."""

@@ -1,23 +1,20 @@
 """A pretrained network and the engine that runs it: from uint8 images to features."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from padim.backbones import BackboneSpec
 from padim.errors import (
     UnknownNameError,
     UsageError,
 )
 from padim.features.cached_trunk import CachedTrunk, GraphFeatures
+from padim.features.encoder import Encoder
 from padim.features.features import Features, TiledFeatures
 from padim.features.trunk import activation_bytes, build_trunk, load_trunk, optimise
-from padim.images.preprocess import Preprocess
-from padim.method.pyramid import Pyramid
-from padim.method.tiles import Tiling
-from padim.scoring.engines import ENGINES, N_BATCH, choose_threads, require_engine
+from padim.scoring.engines import DEVICES, ENGINES, N_BATCH, choose_threads, require_engine
 
 TRUNK_BATCH = {"cpu": N_BATCH, "cuda": 32}
 
@@ -29,63 +26,48 @@ class Network:
     """A pretrained network, not loaded yet.
 
     Attributes:
-        spec: Facts of the backbone.
-        tiling: What it sees of an image at a time.
-        preprocess: The way from an image to network size.
+        encoder: What decides its features.
         read: Reads its weights, under the names of the whole network.
         origin: Where they come from, for messages.
-        weights_sha256: Of the file they came from.
     """
 
-    spec: BackboneSpec
-    tiling: Tiling
-    preprocess: Preprocess
+    encoder: Encoder
     read: Callable[[], Mapping[str, Tensor]]
     origin: object
-    weights_sha256: str
 
     @property
     def cached(self) -> CachedTrunk:
         """Its place in the user's cache."""
-        return CachedTrunk.of(self.spec, *self._input, self.weights_sha256)
+        return CachedTrunk.of(self.encoder)
 
-    @property
-    def _input(self) -> tuple[Pyramid, Preprocess]:
-        """All cells of what it sees at a time, and the way to that."""
-        pyramid = replace(self.tiling.tiles[0].pyramid, coarse_cells=None)
-        return pyramid, replace(self.preprocess, size_px=self.tiling.window_px, roi=None)
-
-    def _tiled(self, features: nn.Module) -> nn.Module:
-        return features if self.tiling.is_trivial else TiledFeatures(features, self.tiling)
-
-    def features(self, engine: str, precision: str, n_threads: int | None) -> nn.Module:
+    def features(self, engine: str = "torch", n_threads: int | None = None) -> nn.Module:
         """Let an engine run it.
 
         Args:
-            engine: What ``choose_engine`` gave.
-            precision: What it computes in.
+            engine: What ``choose_engine`` gave; a model may be scored by another than fitted it.
             n_threads: Threads of the whole process; one for each core when None.
 
         Returns:
             From uint8 images to the features of each level, as ``Features``.
-        """
-        if n_threads is not None:
-            torch.set_num_threads(choose_threads(n_threads))
-        if engine == "torch":
-            return self.in_torch(precision)
-        return self._tiled(GraphFeatures(self.cached, self._write, engine, n_threads))
-
-    def in_torch(self, precision: str = "float32") -> nn.Module:
-        """Load it as torch runs it.
 
         Raises:
             WeightsError: The weights are not its.
         """
-        return self._tiled(self._features(precision))
+        if n_threads is not None:
+            torch.set_num_threads(choose_threads(n_threads))
+        features: nn.Module
+        if engine == "torch":
+            features = self._in_torch()
+        else:
+            features = GraphFeatures(self.cached, self._write, engine, n_threads)
+        tiling = self.encoder.tiling
+        return features if tiling.is_trivial else TiledFeatures(features, tiling)
 
-    def _features(self, precision: str) -> Features:
-        trunk = optimise(load_trunk(self.spec, self.read(), self.origin))
-        return Features(trunk, *self._input, DTYPES[precision]).eval()
+    def _in_torch(self) -> Features:
+        encoder = self.encoder.of_window()
+        trunk = optimise(load_trunk(encoder.spec, self.read(), self.origin))
+        precision = DTYPES[encoder.precision]
+        return Features(trunk, encoder.pyramid, encoder.preprocess, precision).eval()
 
     def trunk(self) -> tuple[dict[str, Tensor], int]:
         """Its trunk's tensors, and the bytes of feature maps that one image takes.
@@ -93,12 +75,13 @@ class Network:
         Raises:
             WeightsError: The weights are not its.
         """
-        tensors = load_trunk(self.spec, self.read(), self.origin).network.state_dict()
-        n_bytes = activation_bytes(build_trunk(self.spec), self.tiling.window_px)
+        spec = self.encoder.spec
+        tensors = load_trunk(spec, self.read(), self.origin).network.state_dict()
+        n_bytes = activation_bytes(build_trunk(spec), self.encoder.tiling.window_px)
         return dict(tensors), n_bytes
 
     def _write(self, cached: CachedTrunk) -> None:
-        cached.write(self._features("float32"), *self.trunk())
+        cached.write(self._in_torch(), *self.trunk())
 
 
 def choose_device(name: str) -> torch.device:
@@ -108,8 +91,8 @@ def choose_device(name: str) -> torch.device:
         UnknownNameError: There is no such device name.
         UsageError: There is no such device here.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise UnknownNameError("device", name, ("auto", "cpu", "cuda"))
+    if name not in DEVICES:
+        raise UnknownNameError("device", name, DEVICES)
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("The device is cuda, but this machine has none. Use --device cpu.")
     if name == "auto":

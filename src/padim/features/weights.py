@@ -1,6 +1,5 @@
 """Pretrained weights: where they are, how they get here, and whether they are the right ones."""
 
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from padim.backbones import BackboneSpec
 from padim.errors import PathMissingError, WeightsError, install_command
-from padim.files import written_whole
+from padim.files import sha256, written_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,12 +82,6 @@ def named_hash(name: str) -> str:
     """First digits of the sha256 that a file name promises, or an empty string."""
     digits = Path(name).stem.rpartition("-")[2]
     return digits if len(digits) >= 8 and set(digits) <= set("0123456789abcdef") else ""
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_weights(path: Path) -> "dict[str, Tensor]":

@@ -1,41 +1,336 @@
-"""A pass over good images as batches of features; what is kept of it for the second."""
+"""The two looks of a fit at its good images, and what they give: values that merge.
 
-from collections.abc import Iterable, Iterator, Sequence, Set
+A first look gives what a model is solved from; a second, how each image scores under the model
+without it. Each may look at a part of the images, and ``merge_in_order`` joins the parts.
+"""
 
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import reduce
+from operator import attrgetter
+from pathlib import Path
+from typing import NamedTuple, Protocol, Self, TypeVar
+
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
 
+from padim.errors import DatasetError, ImageReadError
+from padim.features.encoder import Encoder
+from padim.features.features import TiledFeatures
+from padim.fitting.review import Suspect
+from padim.images.ahead import ImageInput, Loaded, batched, load_ahead
+from padim.images.thumbnails import Look
+from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Accumulator, Moments
+from padim.method.tiles import Tile
+from padim.model.scorer import postprocess_of
+from padim.model.state import ModelState
+from padim.scoring.calibration import Collector
+from padim.scoring.parity import N_SAMPLES
 
 GROUP = 32  # images in one product
+NO_IMAGE = "There is no image to fit on. Name a folder of good images."
+
+Advance = Callable[[int], None]  # told how many more steps are done
+Begin = Callable[[str, int], Advance]  # told that a phase of so many steps begins
+Unreadable = Callable[[ImageReadError], None]  # told of an image that is left out
 
 
-class KeptFeatures:
-    """Features kept for a second look, while they are few.
+def no_progress(phase: str, n_steps: int) -> Advance:
+    """Tell nobody how far a phase is."""
+    return lambda n_done: None
 
-    Args:
-        max_bytes: With more, none are kept.
+
+@dataclass(frozen=True)
+class Embedder:
+    """An encoder at work.
+
+    Attributes:
+        encoder: What decides the features.
+        features: From uint8 images to the features of each level.
+        device: Where it computes.
+        n_batch: Images in one forward pass.
+        tile: The part of each image that it looks at; all when None.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        self._left = max_bytes
-        self._batches: list[list[Tensor]] = []
+    encoder: Encoder
+    features: nn.Module
+    device: torch.device
+    n_batch: int
+    tile: Tile | None = None
 
-    def add(self, embeddings: list[Tensor]) -> None:
-        """Keep a batch."""
-        self._left -= sum(level.numel() * level.element_size() for level in embeddings)
-        if self._left >= 0:
-            self._batches.append(embeddings)
+    def embed(
+        self, images: Iterable[ImageInput], unreadable: Unreadable | None = None
+    ) -> Iterator[tuple[list[Loaded], list[Tensor]]]:
+        """Compute the features of images.
+
+        Args:
+            images: Paths, Pillow images or uint8 arrays ``(H0, W0, 3)``.
+            unreadable: Told of an image that cannot be read; raised when None.
+
+        Yields:
+            Batches of images, and their features: one per level, shape ``(cells, N, d)``.
+        """
+        loaded = load_ahead(images, self._bring, unreadable, hashed=True)
+        for batch in batched(loaded, self.n_batch):
+            pixels = torch.from_numpy(np.stack([image.pixels for image in batch])).to(self.device)
+            with torch.inference_mode():
+                embeddings: list[Tensor]
+                if self.tile is None:
+                    embeddings = self.features(pixels)
+                else:
+                    assert isinstance(self.features, TiledFeatures)
+                    embeddings = self.features.of_tile(pixels, self.tile)
+            yield batch, embeddings
+
+    def embed_again(
+        self, images: Iterable[ImageInput], hashes: Sequence[str], *, skip: bool = False
+    ) -> Iterator[list[Tensor]]:
+        """Compute the features of images that were looked at before.
+
+        Args:
+            images: As given before.
+            hashes: The sha256 of those that could be read.
+            skip: Whether images that cannot be read are left out; raised when not.
+
+        Raises:
+            DatasetError: They are others now.
+        """
+        seen: list[str] = []
+        for batch, embeddings in self.embed(images, (lambda error: None) if skip else None):
+            seen += [image.sha256 for image in batch]
+            yield embeddings
+        if seen != list(hashes):
+            raise DatasetError(
+                "The good images have changed while the fit looked at them. Fit again."
+            )
+
+    def _bring(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        pixels = self.encoder.preprocess(image)
+        if self.tile is None:
+            return pixels
+        (height, width), top, left = self.encoder.tiling.window_px, self.tile.top, self.tile.left
+        return pixels[top : top + height, left : left + width].copy()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Images that a first look saw.
+
+    Attributes:
+        start: Place of the first among all images.
+        hashes: The sha256 of each.
+        paths: Of each; None for one given as pixels.
+        thumbnails: Of each, when they are to be reviewed.
+        samples: A few that may travel with the model, when wanted.
+    """
+
+    start: int
+    hashes: tuple[str, ...] = ()
+    paths: tuple[Path | None, ...] = ()
+    thumbnails: tuple[Look, ...] = ()
+    samples: tuple[Loaded, ...] = ()
+
+    def merge(self, other: "Seen") -> "Seen":
+        """These and those that come after them.
+
+        Raises:
+            DatasetError: The others do not begin where these end.
+        """
+        if other.start != self.start + len(self.hashes):
+            raise DatasetError(
+                f"One part of the images ends before number {self.start + len(self.hashes)}, but "
+                f"the next begins with {other.start}. Merge the looks at all parts, each once."
+            )
+        # Any choice of samples would do that depends on nothing but the images.
+        samples = heapq.nsmallest(N_SAMPLES, self.samples + other.samples, attrgetter("sha256"))
+        return Seen(
+            self.start,
+            self.hashes + other.hashes,
+            self.paths + other.paths,
+            self.thumbnails + other.thumbnails,
+            tuple(samples),
+        )
+
+
+class FirstLook(NamedTuple):
+    """What a first look gives.
+
+    Attributes:
+        seen: The images.
+        moments: Of their features.
+        kept: Their features in batches, for the second look; empty where they were too many.
+    """
+
+    seen: Seen
+    moments: Moments
+    kept: list[list[Tensor]]
+
+    @property
+    def start(self) -> int:
+        """Place of the first image among all."""
+        return self.seen.start
+
+    def merge(self, other: "FirstLook") -> "FirstLook":
+        """This look and one at the images that come after."""
+        kept = self.kept + other.kept if self.kept and other.kept else []
+        return FirstLook(self.seen.merge(other.seen), self.moments.merge(other.moments), kept)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit gives.
+
+    Attributes:
+        state: The model.
+        moments: What it was made from, when kept.
+        suspects: Images that do not look as the rest does, by their places in ``paths``.
+        dropped: Places of the outliers that it was not made from.
+        outlier_maps: Anomaly maps of the outliers by their places, each under the model fitted
+            without that image; those of the highest scores, when kept.
+        paths: The images that could be read; None for one given as pixels.
+    """
+
+    state: ModelState
+    moments: Moments | None
+    suspects: tuple[Suspect, ...]
+    dropped: tuple[int, ...]
+    outlier_maps: Mapping[int, NDArray[np.float32]]
+    paths: tuple[Path | None, ...]
+
+
+class _Part(Protocol):
+    @property
+    def start(self) -> int: ...
+    def merge(self, other: Self) -> Self: ...
+
+
+P = TypeVar("P", bound=_Part)
+
+
+def merge_in_order(parts: Iterable[P]) -> P:
+    """Join what looks at parts of the images gave, in the order of the images.
+
+    Sums of floating-point numbers depend on their order, so whoever finishes first must not decide
+    it.
+
+    Args:
+        parts: First looks, or collectors of second looks, that together saw each image once.
+    """
+    return reduce(lambda one, other: one.merge(other), sorted(parts, key=attrgetter("start")))
+
+
+def look(
+    embedder: Embedder,
+    images: Iterable[ImageInput],
+    advance: Advance,
+    unreadable: Unreadable | None = None,
+    *,
+    start: int = 0,
+    kept_bytes: int = 0,
+    with_samples: bool = False,
+    with_thumbnails: bool = False,
+) -> FirstLook:
+    """Look at good images for the first time.
+
+    Args:
+        embedder: Computes their features.
+        images: The images.
+        advance: Told how many more have been seen.
+        unreadable: Told of an image that cannot be read, which is then left out; raised when None.
+        start: Place of the first among all images, when these are a part.
+        kept_bytes: Of features that are kept; with more, none are.
+        with_samples: Whether a few images are kept to travel with the model.
+        with_thumbnails: Whether thumbnails are kept, to review the images by.
+
+    Raises:
+        DatasetError: There is no image.
+        ImageReadError: An image cannot be read and nobody is told.
+    """
+    seen = Seen(start)
+
+    def batches() -> Iterator[list[Tensor]]:
+        nonlocal seen
+        for batch, embeddings in embedder.embed(images, unreadable):
+            yield embeddings
+            looked = batch if with_thumbnails else []
+            new = Seen(
+                start + len(seen.hashes),
+                tuple(image.sha256 for image in batch),
+                tuple(image.path for image in batch),
+                tuple(Look.of(image.pixels, image.source_px) for image in looked),
+                tuple(batch if with_samples else ()),
+            )
+            seen = seen.merge(new)
+            advance(len(batch))
+
+    moments, kept = add_up(batches(), kept_bytes)
+    if not seen.hashes:
+        raise DatasetError(NO_IMAGE)
+    return FirstLook(seen, moments, kept)
+
+
+def add_up(
+    batches: Iterable[list[Tensor]], kept_bytes: int = 0
+) -> tuple[Moments, list[list[Tensor]]]:
+    """Add batches of embeddings up.
+
+    Args:
+        batches: One tensor per level, shape ``(cells, N, d)``.
+        kept_bytes: Of batches that are kept; with more, none are.
+
+    Returns:
+        Their moments, and the batches that were kept.
+    """
+    accumulator = Accumulator()
+    kept: list[list[Tensor]] = []
+    for batch in batches:
+        accumulator.add(batch)
+        kept_bytes -= sum(level.numel() * level.element_size() for level in batch)
+        if kept_bytes >= 0:
+            kept.append(batch)
         else:
-            self._batches.clear()
+            kept.clear()
+    return accumulator.moments(), kept
 
-    def again(self) -> list[list[Tensor]]:
-        """All batches, or none where they were too many."""
-        return self._batches
 
-    def clear(self) -> None:
-        """Let them go."""
-        self._batches.clear()
+def second_look(
+    state: ModelState,
+    distances: Iterable[Tensor],
+    device: torch.device,
+    advance: Advance,
+    *,
+    start: int = 0,
+    n_maps: int = 0,
+) -> Collector:
+    """Score images of a model under the model without each.
+
+    Args:
+        state: The model.
+        distances: Their leave-one-out distances in groups, shape ``(N, h, w)``, float32.
+        device: Where those are.
+        advance: Told how many more images have been scored.
+        start: Place of the first among all images, when these are a part.
+        n_maps: Maps that are kept, those of the highest scores.
+    """
+    postprocess = postprocess_of(state).to(device)
+    collector = Collector(n_maps, start)
+    for group in distances:
+        anomaly_map, image_score = postprocess(group)
+        counted = state.preprocess.counted(anomaly_map.cpu().numpy())
+        collector.add(counted, image_score.cpu().numpy())
+        advance(len(group))
+    return collector
+
+
+def left_out(leave_one_out: LeaveOneOut, batches: Iterable[Sequence[Tensor]]) -> Iterator[Tensor]:
+    """The distances of images under the model without each, as ``second_look`` takes them."""
+    for embeddings in grouped(batches):
+        yield leave_one_out(embeddings).float()
 
 
 def grouped(batches: Iterable[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
@@ -68,9 +363,8 @@ def chosen(batches: Iterable[Sequence[Tensor]], places: Set[int]) -> Iterator[li
             yield [level[:, inside] for level in batch]
 
 
-def moments_of(batches: Iterable[Sequence[Tensor]]) -> Moments:
-    """Add batches up."""
-    accumulator = Accumulator()
+def told(batches: Iterable[list[Tensor]], advance: Advance) -> Iterator[list[Tensor]]:
+    """Pass batches of embeddings on, and tell how many more images have been worked on."""
     for batch in batches:
-        accumulator.add(batch)
-    return accumulator.moments()
+        yield batch
+        advance(batch[0].shape[1])

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padim.images.thumbnails import Look, far_sizes, near_duplicates
+from padim.scoring.calibration import Collector
 
 OUTLIER_RATE = 0.005  # good images that are listed as outliers by mistake, about
 _MAD_TO_SIGMA = 1.4826  # for normal deviates
@@ -88,6 +89,24 @@ def review(
         for i, other in near_duplicates(looks)
     ]
     return outliers + repeated + _odd_ones(looks)
+
+
+def review_look(
+    collector: Collector, looks: Sequence[Look], rate: float
+) -> tuple[tuple[Suspect, ...], dict[int, NDArray[np.float32]]]:
+    """Review the images of a second look.
+
+    Args:
+        collector: What it gave.
+        looks: The images.
+        rate: Largest p-value of an outlier.
+
+    Returns:
+        What ``review`` lists, and the maps of outliers that were kept.
+    """
+    suspects = tuple(review(collector.image_scores(), looks, rate))
+    outliers = {suspect.index for suspect in suspects if suspect.reason == "outlier"}
+    return suspects, {i: found for i, found in collector.maps().items() if i in outliers}
 
 
 def _odd_ones(looks: Sequence[Look]) -> list[Suspect]:

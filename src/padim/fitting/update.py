@@ -1,83 +1,109 @@
 """A model that keeps learning: images added, taken away and models joined, without a fit anew."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from padim.datasets import expand
 from padim.errors import DatasetError, UsageError, listed
 from padim.features.cached_trunk import open_graphs
+from padim.features.encoder import Encoder
 from padim.features.network import choose_batch, choose_device, choose_engine
-from padim.features.weights import sha256
-from padim.fitting.fitter import Fitter
-from padim.fitting.looks import moments_of
-from padim.method.gaussian import STORES
+from padim.files import sha256
+from padim.fitting.fitter import sample, solve
+from padim.fitting.looks import (
+    Begin,
+    Embedder,
+    FirstLook,
+    Seen,
+    add_up,
+    left_out,
+    look,
+    merge_in_order,
+    no_progress,
+    second_look,
+    told,
+)
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
 from padim.model.padim import network_of
 from padim.model.pair import load_pair, save_pair
 from padim.model.state import ModelState
 from padim.scoring.calibration import LEAVE_ONE_OUT
-from padim.scoring.engines import GRAPH_ENGINES
-from padim.versions import installed_versions
+from padim.scoring.engines import is_graph
+
+Paths = str | Path | Sequence[str | Path]
 
 
 def update(
-    path: Path,
-    images: Sequence[Path],
-    recalibrate: Sequence[Path] = (),
+    path: str | Path,
+    images: Paths,
+    recalibrate: Paths = (),
     *,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
+    begin: Begin = no_progress,
 ) -> ModelState:
     """Add good images to a model: exactly what a fit on all of them would give.
 
     Args:
         path: A model file with its moments beside it; both change, or neither.
-        images: Images that are not in it.
+        images: Files that are not in it, or a folder of such.
         recalibrate: Images that are in it then, to set its threshold by, each left out in turn.
         weights: Local weights file of the backbone, when the model does not bring it.
+        begin: Told of each phase and its number of steps; gives what is told of each step.
 
     Raises:
         UsageError: The model was fitted without ``--keep-moments``, or with other releases.
         DatasetError: An image is in it already, or one to recalibrate by is not.
         ImageReadError: An image cannot be read.
+
+    Example:
+        >>> padim.update("kept.safetensors", "part/test/good").count
+        9
     """
-    state, moments = _loaded(path)
+    path, images, recalibrate = Path(path), _files(images), _files(recalibrate)
+    state, moments = _load(path)
     hashes = [sha256(image) for image in images]
     if known := _named(images, hashes, set(state.image_sha256)):
         raise DatasetError(f"{path} knows {known} already. Name images that it has not seen.")
-    fitter = fitter_of(state, weights)
-    more = moments_of(embeddings for _, embeddings in fitter.embedded(images))
-    return _changed(
-        path, fitter, state, moments.merge(more), (*state.image_sha256, *hashes), recalibrate
-    )
+    embedder = embedder_of(state, weights)
+    more = look(embedder, images, begin("update", len(images)), start=state.count)
+    whole = merge_in_order((_known(state, moments), more))
+    return _change(path, embedder, state, whole.moments, whole.seen.hashes, recalibrate, begin)
 
 
 def forget(
-    path: Path,
-    images: Sequence[Path],
-    recalibrate: Sequence[Path] = (),
+    path: str | Path,
+    images: Paths,
+    recalibrate: Paths = (),
     *,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
+    begin: Begin = no_progress,
 ) -> ModelState:
     """Take images out of a model: exactly what a fit on the others would give.
 
     Args:
         path: A model file with its moments beside it; both change, or neither.
-        images: Images that are in it, by the sha256 of their files.
-        recalibrate: As for ``update``.
-        weights: As for ``update``.
+        images: Files that are in it, by their sha256, or a folder of such.
+        recalibrate: Images that are left in it, to set its threshold by, each left out in turn.
+        weights: Local weights file of the backbone, when the model does not bring it.
+        begin: Told of each phase and its number of steps; gives what is told of each step.
 
     Raises:
         UsageError: The model was fitted without ``--keep-moments``, or with other releases.
         DatasetError: An image is not in it, or nothing would be left.
         ImageReadError: An image cannot be read.
+
+    Example:
+        >>> padim.forget("kept.safetensors", ["part/train/good/0.png"]).count
+        5
     """
-    state, moments = _loaded(path)
+    path, images, recalibrate = Path(path), _files(images), _files(recalibrate)
+    state, moments = _load(path)
     hashes = [sha256(image) for image in images]
     left = Counter(state.image_sha256)
     left.subtract(hashes)
@@ -85,57 +111,65 @@ def forget(
         raise DatasetError(f"{path} was not fitted on {strange}. Name images that it has seen.")
     if not left.total():
         raise DatasetError(f"{path} would have no image left. Delete it instead.")
-    fitter = fitter_of(state, weights)
+    embedder = embedder_of(state, weights)
     kept = [] if state.samples is None else list(state.samples.image)
 
-    def looks() -> Iterator[list[Tensor]]:
-        for batch, embeddings in fitter.embedded(images):
+    def batches() -> Iterator[list[Tensor]]:
+        for batch, embeddings in embedder.embed(images):
             for image in batch:
                 mirrored = image.pixels[:, ::-1]
                 kept[:] = [sample for sample in kept if not np.array_equal(sample, mirrored)]
             yield embeddings
 
-    fewer = moments.without(moments_of(looks()))
+    fewer = moments.without(add_up(told(batches(), begin("forget", len(images))))[0])
     if state.samples is not None:
         samples = replace(state.samples, image=np.stack(kept)) if kept else None
         state = replace(state, samples=samples)
-    return _changed(path, fitter, state, fewer, tuple(left.elements()), recalibrate)
+    return _change(path, embedder, state, fewer, tuple(left.elements()), recalibrate, begin)
 
 
-def merge(first: Path, second: Path, out: Path, *, weights: Path | None = None) -> ModelState:
+def merge(
+    first: str | Path,
+    second: str | Path,
+    out: str | Path,
+    *,
+    weights: str | Path | None = None,
+    begin: Begin = no_progress,
+) -> ModelState:
     """Join two models: exactly what a fit on the images of both would give.
 
     Args:
         first: A model file with its moments beside it.
         second: Another.
         out: The model file to write, with its moments beside it.
-        weights: As for ``update``.
+        weights: Local weights file of the backbone, when the models do not bring it.
+        begin: Told of each phase and its number of steps; gives what is told of each step.
 
     Raises:
         UsageError: A model was fitted without ``--keep-moments``, or the two do not fit together.
         DatasetError: An image is in both.
+
+    Example:
+        >>> padim.merge("kept.safetensors", "other.safetensors", "both.safetensors").count
+        9
     """
-    (state, moments), (other, more) = _loaded(first), _loaded(second)
-    for what in ("spec", "weights_sha256", "recipe", "preprocess", "pyramid", "precision"):
-        if getattr(state, what) != getattr(other, what):
-            name = {"spec": "backbone", "weights_sha256": "weights"}.get(what, what)
-            raise UsageError(
-                f"{first} and {second} differ in their {name}, so their images cannot be joined. "
-                "Fit both alike."
-            )
-    _require_alike(str(first), state, str(second), other.versions, other.engine)
+    first, second, out = Path(first), Path(second), Path(out)
+    (state, moments), (other, more) = _load(first), _load(second)
+    if state.recipe != other.recipe:
+        raise _unlike(str(first), str(second), "recipe")
+    _require_alike(str(first), state.encoder, str(second), other.encoder)
     if both := set(state.image_sha256) & set(other.image_sha256):
         raise DatasetError(
             f"{first} and {second} have {len(both)} images in common, which would count twice. "
             "Take them out of one with padim forget."
         )
-    hashes = (*state.image_sha256, *other.image_sha256)
-    fitter = fitter_of(state, weights)
-    return _changed(out, fitter, state, moments.merge(more), hashes, ())
+    embedder = embedder_of(state, weights)
+    whole = merge_in_order((_known(state, moments), _known(other, more, start=state.count)))
+    return _change(out, embedder, state, whole.moments, whole.seen.hashes, (), begin)
 
 
-def fitter_of(state: ModelState, weights: Path | None = None) -> Fitter:
-    """What fits on more images as a model was fitted.
+def embedder_of(state: ModelState, weights: str | Path | None = None) -> Embedder:
+    """What computes the features of more images as those of a model were computed.
 
     Args:
         state: The model.
@@ -144,45 +178,39 @@ def fitter_of(state: ModelState, weights: Path | None = None) -> Fitter:
     Raises:
         UsageError: It was fitted with other releases than are installed.
     """
-    device = choose_device("cpu")
-    engine = choose_engine(state.engine.partition(" ")[0], device, state.precision)
-    here = engine if engine == "torch" else f"{engine} {version(engine)}"
-    _require_alike("The model", state, "this installation", installed_versions(), here)
-    features = network_of(state, weights).features(engine, state.precision, None)
+    device, encoder = choose_device("cpu"), state.encoder
+    engine = choose_engine(encoder.engine.name, device, encoder.precision)
+    _require_alike("The model", encoder, "this installation", encoder.here(engine))
+    features = network_of(state, weights).features(engine, None)
     open_graphs(features)
-    stores = {dtype: name for name, dtype in STORES.items()}
-    return Fitter(
-        spec=state.spec,
-        settings=state.recipe,
-        preprocess=state.preprocess,
-        tiling=state.tiling,
-        features=features,
-        image_bytes=0,
-        engine_bytes=0,
-        weights_sha256=state.weights_sha256,
-        engine=state.engine,
-        precision=state.precision,
-        store=stores[state.whitening[0].dtype],
-        trunk_tensors=state.trunk,
-        device=device,
-        keep_moments=True,
-        keep_samples=state.samples is not None,
-        calibrate=False,
-        drop_outliers=0.0,
-        keep_outlier_maps=False,
-        n_batch=choose_batch(None, device),
-    )
+    return Embedder(encoder, features, device, choose_batch(None, device))
 
 
-def _changed(
+def _known(state: ModelState, moments: Moments, start: int = 0) -> FirstLook:
+    """What the first look at the images of a model gave."""
+    return FirstLook(Seen(start, state.image_sha256), moments, [])
+
+
+def _change(
     path: Path,
-    fitter: Fitter,
+    embedder: Embedder,
     before: ModelState,
     moments: Moments,
     hashes: Sequence[str],
     recalibrate: Sequence[Path],
+    begin: Begin,
 ) -> ModelState:
-    state = fitter.solved(moments, list(hashes))
+    """Solve a model anew and write it."""
+    advance = begin("solve", before.pyramid.n_coarse_cells * (2 if recalibrate else 1))
+    state = solve(
+        before.encoder,
+        before.recipe,
+        moments,
+        hashes,
+        advance,
+        store=before.whitening[0].dtype,
+        trunk=before.trunk,
+    )
     calibration = before.calibration and replace(before.calibration, stale=True)
     if recalibrate:
         used = [sha256(image) for image in recalibrate]
@@ -190,31 +218,37 @@ def _changed(
             raise DatasetError(
                 f"The model was not fitted on {strange}. Use padim calibrate for other images."
             )
-        leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid)
-        looks = (embeddings for _, embeddings in fitter.embedded(recalibrate))
-        collector = fitter.scored_without_each(leave_one_out, state, looks)
+        leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid, advance)
+        distances = left_out(leave_one_out, (found for _, found in embedder.embed(recalibrate)))
+        advance = begin("second look", len(recalibrate))
+        collector = second_look(state, distances, embedder.device, advance)
         calibration = collector.calibration(LEAVE_ONE_OUT)
     samples = before.samples
     if samples is not None:
-        samples = fitter.sampled(state, samples.image)
+        samples = sample(state, embedder, samples.image)
     state = replace(state, calibration=calibration, samples=samples)
     save_pair(state, moments, path)
     return state
 
 
-def _loaded(path: Path) -> tuple[ModelState, Moments]:
+def _load(path: Path) -> tuple[ModelState, Moments]:
     """Read a model and its moments.
 
     Raises:
         UsageError: It is a graph, or has no moments.
         ModelFileError: A file is damaged.
     """
-    if path.suffix in GRAPH_ENGINES:
+    if is_graph(path):
         raise UsageError(
             f"{path} is a graph, which learns nothing more. Change the model file that it was made "
             "of, and export that again."
         )
     return load_pair(path)
+
+
+def _files(images: Paths) -> tuple[Path, ...]:
+    given = [images] if isinstance(images, str | Path) else images
+    return expand([Path(image) for image in given], recursive=False)
 
 
 def _named(images: Sequence[Path], hashes: Sequence[str], wanted: set[str]) -> str:
@@ -223,18 +257,23 @@ def _named(images: Sequence[Path], hashes: Sequence[str], wanted: set[str]) -> s
     )
 
 
-def _require_alike(
-    one: str, state: ModelState, other: str, versions: Mapping[str, str], engine: str
-) -> None:
+def _require_alike(one: str, ours: Encoder, other: str, theirs: Encoder) -> None:
     """Make sure that features are the same on both sides.
 
     Raises:
-        UsageError: A release or the engine differs.
+        UsageError: They are not.
     """
-    pairs = {name: (state.versions.get(name), release) for name, release in versions.items()}
-    for name, (ours, theirs) in {**pairs, "engine": (state.engine, engine)}.items():
-        if ours != theirs:
-            raise UsageError(
-                f"{one} was fitted with {name} {ours}, but {other} has {theirs}, and so other "
-                "features. Use the same, or fit anew."
-            )
+    for name, (mine, its) in ours.differences(theirs).items():
+        if name not in {*ours.versions, *theirs.versions, "engine"}:
+            raise _unlike(one, other, name)
+        raise UsageError(
+            f"{one} was fitted with {name} {mine}, but {other} has {its}, and so other features. "
+            "Use the same, or fit anew."
+        )
+
+
+def _unlike(first: str, second: str, what: str) -> UsageError:
+    return UsageError(
+        f"{first} and {second} differ in their {what}, so their images cannot be joined. Fit both "
+        "alike."
+    )

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from padim.errors import ImageReadError, ShapeError
-from padim.images.decode import decode, upright_8_bit
+from padim.files import sha256
+from padim.images.decode import decode, own_errors, rgb_pixels
 
 T = TypeVar("T")
 R = TypeVar("R")
-ImageInput = str | Path | Image.Image | NDArray[np.uint8]
+ImageInput = str | Path | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8]
+IMAGE_TYPES = (str, Path, bytes, bytearray, memoryview, Image.Image, np.ndarray)  # of one image
 Bring = Callable[[Image.Image | NDArray[np.uint8]], NDArray[np.uint8]]
 
 WRITE_THREADS = 2
@@ -33,53 +35,89 @@ class Loaded:
     """An image of the size that a model takes.
 
     Attributes:
-        path: Where it came from; None for one given as pixels.
+        image: As it was given.
         pixels: RGB, shape ``(H, W, 3)``, uint8.
         source_px: (height, width) of the source image.
-        sha256: Of the file's bytes, or of the pixels for one given as pixels; empty when not asked
-            for.
+        sha256: As for ``content_sha256``; empty when not asked for.
         picture: The source image of a file, when it was to be kept.
     """
 
-    path: Path | None
+    image: ImageInput
     pixels: NDArray[np.uint8]
     source_px: tuple[int, int]
     sha256: str
     picture: Image.Image | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """Where it came from; None for one given otherwise."""
+        return Path(self.image) if isinstance(self.image, str | Path) else None
+
+
+def open_image(image: ImageInput) -> Image.Image | NDArray[np.uint8]:
+    """Read one image.
+
+    Args:
+        image: A path, the bytes of an image file, a Pillow image of any mode, or an array as for
+            ``rgb_pixels``.
+
+    Returns:
+        What is in a file, of mode ``L`` or ``RGB``; of an image in memory its RGB pixels.
+
+    Raises:
+        ImageReadError: It cannot be read.
+        ShapeError: It is an array, but not of 8 bits, or has no pixel.
+        UsageError: It is no image.
+    """
+    if isinstance(image, str | Path):
+        return decode(Path(image))
+    if isinstance(image, bytes | bytearray | memoryview):
+        return decode(bytes(image))
+    return rgb_pixels(image)
+
+
+def content_sha256(image: ImageInput) -> str:
+    """The sha256 of an image: of a file's bytes, or of the RGB pixels of an image in memory.
+
+    Raises:
+        ImageReadError: It cannot be read.
+    """
+    if isinstance(image, str | Path):
+        with own_errors(image):
+            return sha256(Path(image))
+    if isinstance(image, bytes | bytearray | memoryview):
+        return hashlib.sha256(image).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(rgb_pixels(image)).data).hexdigest()
 
 
 def load_image(image: ImageInput, bring: Bring, hashed: bool = False, kept_px: int = 0) -> Loaded:
     """Read one image and bring it to the size that a model takes.
 
     Args:
-        image: What to read.
+        image: As for ``open_image``.
         bring: The way to that size, by custom a ``Preprocess``.
         hashed: Whether its content is to be hashed.
-        kept_px: Pixels of a source image that is kept, at most.
+        kept_px: Pixels of a file's picture that is kept, at most.
 
     Raises:
         ImageReadError: It cannot be read.
-        ShapeError: It is an array, but not RGB of 8 bits, or not of the size that ``bring`` wants.
+        ShapeError: It is an array, but not of 8 bits, or not of the size that ``bring`` wants.
+        UsageError: It is no image.
     """
-    digest = ""
-    if isinstance(image, str | Path):
-        path = Path(image)
-        picture = decode(path)
-        if hashed:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        source_px = picture.height, picture.width
-        kept = picture if picture.height * picture.width <= kept_px else None
-        try:
-            return Loaded(path, bring(picture), source_px, digest, kept)
-        except ShapeError as error:
-            raise ShapeError(f"{path}: {error}") from error
-    if isinstance(image, Image.Image):
-        image = np.asarray(upright_8_bit(image).convert("RGB"))
-    pixels = bring(image)
-    if hashed:
-        digest = hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
-    return Loaded(None, pixels, (image.shape[0], image.shape[1]), digest)
+    opened = open_image(image)
+    kept = None
+    if isinstance(opened, Image.Image):
+        source_px = opened.height, opened.width
+        kept = opened if opened.height * opened.width <= kept_px else None
+    else:
+        source_px = opened.shape[0], opened.shape[1]
+    try:
+        pixels = bring(opened)
+    except ShapeError as error:
+        if isinstance(image, str | Path):
+            raise ShapeError(f"{image}: {error}") from error
+        raise
+    return Loaded(image, pixels, source_px, content_sha256(image) if hashed else "", kept)
 
 
 def load_ahead(
@@ -89,6 +127,7 @@ def load_ahead(
     *,
     hashed: bool = False,
     kept_px: int = 0,
+    n_ahead: int = DECODE_AHEAD,
 ) -> Iterator[Loaded]:
     """Read images in order, the next ones in threads while the caller works on these.
 
@@ -97,14 +136,16 @@ def load_ahead(
         bring: The way to the size that a model takes.
         unreadable: Told of an image that cannot be read, which is then left out; raised when None.
         hashed: Whether their content is to be hashed.
-        kept_px: Pixels of a source image that is kept, at most.
+        kept_px: Pixels of a file's picture that is kept, at most.
+        n_ahead: Images taken and not yet given, at most.
 
     Yields:
         The images, in the order given.
 
     Raises:
         ImageReadError: An image cannot be read and nobody is told.
-        ShapeError: As for ``load_image``.
+        ShapeError: An image is not of 8 bits or of the size that ``bring`` wants.
+        UsageError: It is no image.
     """
 
     def load(image: ImageInput) -> Loaded | ImageReadError:
@@ -113,7 +154,7 @@ def load_ahead(
         except ImageReadError as error:
             return error
 
-    for loaded in mapped_ahead(load, images, DECODE_THREADS, DECODE_AHEAD):
+    for loaded in mapped_ahead(load, images, DECODE_THREADS, n_ahead):
         if isinstance(loaded, Loaded):
             yield loaded
         elif unreadable is None:

@@ -1,9 +1,11 @@
-"""Image files in, arrays out: whatever the file, it becomes RGB or a mask, or one error."""
+"""Images in, arrays out: whatever the file, it becomes RGB or a mask, or one error."""
 
+import io
 import logging
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -12,16 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from padim.errors import ImageReadError
+from padim.errors import ImageReadError, ShapeError, UsageError
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "decode",
     "decode_with_mode",
+    "own_errors",
     "read_image",
     "read_levels",
     "read_mask",
     "read_size_px",
+    "rgb_pixels",
     "upright_8_bit",
 ]
 
@@ -75,11 +79,11 @@ class _MutedPillow:
 _muted_pillow = _MutedPillow()
 
 
-def decode(path: Path) -> Image.Image:
+def decode(file: Path | bytes) -> Image.Image:
     """Read an image file as an upright picture of 8 bits.
 
     Args:
-        path: A file of any suffix; what counts is what is in it. Of several frames, the first.
+        file: A file of any suffix, or what is in one; that counts. Of several frames, the first.
 
     Returns:
         A picture of mode ``L`` where the file is grey, ``RGB`` otherwise.
@@ -88,7 +92,7 @@ def decode(path: Path) -> Image.Image:
         ImageReadError: Whatever is wrong: missing, empty, not an image, damaged, cut short, too
             large (``PIL.Image.MAX_IMAGE_PIXELS``), or of a kind that `upright_8_bit` refuses.
     """
-    return _read(path, lambda image: _upright_8_bit(image, path))
+    return _read(file, lambda image: _upright_8_bit(image, _name(file)))
 
 
 def decode_with_mode(path: Path) -> tuple[Image.Image, str]:
@@ -165,26 +169,74 @@ def upright_8_bit(image: Image.Image) -> Image.Image:
         image: An image; of several frames, the current one.
 
     Raises:
-        ImageReadError: The pixels are floats, or integers outside 0 to 65535.
+        ImageReadError: The pixels are floats, or integers outside 0 to 65535, or damaged.
     """
-    return _upright_8_bit(image, "The Pillow image")
+    name = "The Pillow image"
+    with own_errors(name):
+        return _upright_8_bit(image, name)
 
 
-def _read(path: Path, convert: Callable[[Image.Image], _Read]) -> _Read:
+def rgb_pixels(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Bring an image in memory to RGB.
+
+    Args:
+        image: A Pillow image of any mode, or a uint8 array of shape ``(H, W)``, ``(H, W, 1)``,
+            ``(H, W, 3)`` or ``(H, W, 4)``, whose alpha is left out.
+
+    Returns:
+        Pixels, shape ``(H, W, 3)``; a view where nothing is to be done.
+
+    Raises:
+        ImageReadError: As for `upright_8_bit`.
+        ShapeError: An array of another shape or type, or an image without a pixel.
+        UsageError: It is no image at all.
+    """
+    if isinstance(image, Image.Image):
+        image = np.asarray(upright_8_bit(image).convert("RGB"))
+    if not isinstance(image, np.ndarray):
+        raise UsageError(
+            f"An image cannot be of type {type(image).__name__}. Give a path, the bytes of an "
+            "image file, a Pillow image or a uint8 array."
+        )
+    grey = image.reshape(*image.shape, 1) if image.ndim == 2 else image
+    if image.dtype != np.uint8 or grey.ndim != 3 or grey.shape[2] not in (1, 3, 4) or not grey.size:
+        raise ShapeError(
+            f"The image has shape {image.shape} and type {image.dtype}, but needs (height, width), "
+            "(height, width, 3) or, with alpha, (height, width, 4), a pixel at least, and uint8. "
+            "Convert it to 8 bits."
+        )
+    return np.repeat(grey, 3, axis=2) if grey.shape[2] == 1 else grey[..., :3]
+
+
+def _read(file: Path | bytes, convert: Callable[[Image.Image], _Read]) -> _Read:
+    with (
+        own_errors(_name(file)),
+        io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream,
+    ):
+        if not stream.read(1):
+            raise ImageReadError(_name(file), "it is empty")
+        image = Image.open(stream, formats=_FORMATS)
+        # Pillow only warns up to twice its limit; one limit, whatever the warning filters.
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and image.width * image.height > limit:
+            raise Image.DecompressionBombError
+        return convert(image)
+
+
+def _name(file: Path | bytes) -> Path | str:
+    return f"What was given as {len(file)} bytes" if isinstance(file, bytes) else file
+
+
+@contextmanager
+def own_errors(name: Path | str) -> Iterator[None]:
+    """Make one error of all that reading an image can raise."""
     try:
-        with path.open("rb") as stream, _muted_pillow:
-            if not stream.read(1):
-                raise ImageReadError(path, "it is empty")
-            image = Image.open(stream, formats=_FORMATS)
-            # Pillow only warns up to twice its limit; one limit, whatever the warning filters.
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:
-                raise Image.DecompressionBombError
-            return convert(image)
+        with _muted_pillow:
+            yield
     except ImageReadError:
         raise
     except Exception as error:  # Pillow lets out almost anything on damaged files.
-        raise ImageReadError(path, _reason(error)) from error
+        raise ImageReadError(name, _reason(error)) from error
 
 
 def _reason(error: Exception) -> str:

@@ -1,10 +1,14 @@
 """Maps as colours, with Pillow alone: what a machine that only scores can draw."""
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from padim.errors import UnknownNameError
+from padim.errors import UnknownNameError, UsageError
+from padim.files import written_whole
+from padim.images.decode import IMAGE_SUFFIXES
 
 OUTLINE = (0, 255, 255)
 UNSEEN = (128, 128, 128)  # where the network does not look
@@ -149,3 +153,19 @@ def overlay(
     picture.paste(level.convert("RGB"), box, alpha)
     picture.paste(OUTLINE, box, Image.fromarray(rim))
     return picture
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture, whole or not at all; its suffix says how.
+
+    Raises:
+        UsageError: The suffix is that of no image.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in IMAGE_SUFFIXES:
+        raise UsageError(f"{path} is no image by its name. Try {path.name}.jpg.")
+    with written_whole(path) as partial:
+        if suffix in (".jpg", ".jpeg"):
+            picture.save(partial, quality=90)
+        else:
+            picture.save(partial)

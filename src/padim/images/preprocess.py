@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from padim.errors import ShapeError
+from padim.images.decode import rgb_pixels
 from padim.images.roi import Roi
 
 _SUPPORT = {"bilinear": 1.0, "lanczos": 3.0}
@@ -39,26 +40,22 @@ class Preprocess:
         """Bring an image to network size.
 
         Args:
-            image: RGB, shape ``(H0, W0, 3)``, or a Pillow image of mode ``L`` or ``RGB``.
+            image: An array as for ``rgb_pixels``, or a Pillow image of mode ``L`` or ``RGB``.
 
         Returns:
             RGB, shape ``(H, W, 3)``, not yet normalised.
 
         Raises:
-            ShapeError: It is an array, but not RGB of 8 bits, or not of the size that the region
-                of interest fits.
+            ShapeError: It is an array of another shape or type, or the image is not of the size
+                that the region of interest fits.
         """
         if isinstance(image, Image.Image):
             self._require_fitting((image.height, image.width))
             # Grey becomes three channels last: a third of the work.
             return np.array(self._geometry(image, _FILTERS[self.resample]).convert("RGB"))
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ShapeError(
-                f"The image has shape {image.shape} and type {image.dtype}, but needs (height, "
-                "width, 3) and uint8. Convert it to RGB of 8 bits."
-            )
-        self._require_fitting((image.shape[0], image.shape[1]))
-        return np.array(self._geometry(Image.fromarray(image), _FILTERS[self.resample]))
+        pixels = rgb_pixels(image)
+        self._require_fitting((pixels.shape[0], pixels.shape[1]))
+        return np.array(self._geometry(Image.fromarray(pixels), _FILTERS[self.resample]))
 
     def matrices(
         self, source_px: tuple[int, int]

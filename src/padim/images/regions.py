@@ -26,6 +26,11 @@ class Region:
         peak_y: Row of the highest pixel.
         peak: Score of the highest pixel.
         mean: Mean score of the part's pixels.
+
+    Example:
+        >>> region = padim.load("part.safetensors").predict("spot.png").region()
+        >>> region.x <= region.peak_x < region.x + region.width
+        True
     """
 
     x: int

@@ -48,7 +48,7 @@ class Roi:
         if not at_network.any():
             raise UsageError(
                 "The region of interest covers no pixel of what the network sees. Draw it larger, "
-                "or raise --size."
+                "or raise --size-px."
             )
         buffer = io.BytesIO()
         Image.fromarray(at_network).save(buffer, "PNG", optimize=True)

@@ -1,6 +1,6 @@
 """From moments to whitening rows: the fit in closed form."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -37,7 +37,11 @@ def level_eps(variances: Sequence[float], eps: float) -> list[float]:
 
 
 def factor(
-    moments: Moments, eps: Sequence[float], dof: int, dtype: torch.dtype = torch.float64
+    moments: Moments,
+    eps: Sequence[float],
+    dof: int,
+    dtype: torch.dtype = torch.float64,
+    advance: Callable[[int], None] = lambda n_cells: None,
 ) -> list[Tensor]:
     """Whiten every cell, level by level, in float64 and in blocks of coarse cells.
 
@@ -50,6 +54,7 @@ def factor(
         eps: Added to the diagonal, one per level.
         dof: Degrees of freedom the scatter is divided by.
         dtype: Type of the result; the computation is in float64.
+        advance: Told how many more coarse cells are done.
 
     Returns:
         One per level, coarse to fine, shape ``(cells, d, D + d)``: the columns of the ancestors,
@@ -87,6 +92,7 @@ def factor(
                     (upper.repeat_interleave(siblings, dim=0), torch.cat((w_ac, w_aa), dim=2)),
                     dim=1,
                 )
+        advance(last - first)
     return rows
 
 

@@ -1,6 +1,6 @@
 """The distances of good images under the model fitted without each, exactly and in closed form."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,15 +21,22 @@ class LeaveOneOut:
         moments: Moments of the n images, two at least.
         eps: What the full fit added to the diagonal, one per level.
         pyramid: The levels.
+        advance: Told how many more coarse cells are done.
     """
 
-    def __init__(self, moments: Moments, eps: Sequence[float], pyramid: Pyramid) -> None:
+    def __init__(
+        self,
+        moments: Moments,
+        eps: Sequence[float],
+        pyramid: Pyramid,
+        advance: Callable[[int], None] = lambda n_cells: None,
+    ) -> None:
         self.pyramid = pyramid
         self.dof = max(moments.count - 2, 1)
         self.factor = moments.count / (moments.count - 1)
         self.mean = moments.mean
         # Another ridge than the model's: a factor of its own.
-        self.rows = factor(moments, eps, self.dof)
+        self.rows = factor(moments, eps, self.dof, advance=advance)
 
     def __call__(self, embeddings: Sequence[Tensor]) -> Tensor:
         """Compute the distances of a batch.

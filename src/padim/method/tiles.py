@@ -44,6 +44,12 @@ class Tiling:
     tiles: tuple[Tile, ...]
     pyramid: Pyramid
 
+    @classmethod
+    def whole(cls, pyramid: Pyramid, size_px: tuple[int, int]) -> "Tiling":
+        """One part: the whole picture of a size, all cells of which are modelled."""
+        pyramid = replace(pyramid, coarse_cells=None)
+        return cls(size_px, (Tile(0, 0, pyramid),), pyramid)
+
     @property
     def is_trivial(self) -> bool:
         """Whether there is one part: the whole picture, every cell of which is modelled."""
@@ -92,7 +98,7 @@ def plan_tiles(
     stride = recipe.size_px[0] // grid[0]
     wanted = np.ones(grid, np.bool_) if touched is None else touched(grid)
     if touched is None and recipe.tile_px is None:
-        return Tiling(recipe.size_px, (Tile(0, 0, pyramid),), pyramid)
+        return Tiling.whole(pyramid, recipe.size_px)
     overlap = _in_cells(recipe.tile_overlap_px, stride, "overlap of tiles", least=0)
     if recipe.tile_px is None:
         spans = [[_around(np.asarray(wanted.any(axis=1 - axis)), overlap // 2)] for axis in (0, 1)]
@@ -107,7 +113,7 @@ def plan_tiles(
         sides = tuple(min(side, n) for n in grid)
         spans = [_spans(n, side, overlap) for n, side in zip(grid, sides, strict=True)]
     if sides == grid and wanted.all():
-        return Tiling(recipe.size_px, (Tile(0, 0, pyramid),), pyramid)
+        return Tiling.whole(pyramid, recipe.size_px)
     number = np.arange(grid[0] * grid[1]).reshape(grid)
     levels = tuple(_resized(level, grid, (sides[0], sides[1])) for level in pyramid.levels)
     tiles, cells = [], []

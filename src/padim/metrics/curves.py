@@ -23,6 +23,7 @@ __all__ = [
     "area",
     "average_precision",
     "f1",
+    "f1_max",
     "over",
     "recall",
     "roc_area",
@@ -120,12 +121,13 @@ def average_precision(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
             ones that are tied there, the worst that with them but without the anomalous ones.
 
     Returns:
-        Shape ``(...)``; NaN where there are no anomalous ones.
+        Shape ``(...)``; NaN where a class is missing.
 
     Source:
         ``sklearn.metrics.average_precision_score``. The trapezoids that others lay under the curve
         are optimistic (Davis and Goadrich 2006).
     """
+    n_anomalous = _where_both(tp, fp)
     before = _shifted(tp)
     gain = tp - before
     if order == "worst":
@@ -133,7 +135,7 @@ def average_precision(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
     if order == "best":
         fp = _shifted(fp)
     precision = np.divide(tp, tp + fp, out=np.zeros_like(tp), where=tp > 0)
-    return over(np.einsum("...k,...k->...", gain, precision), before[..., -1] + gain[..., -1])
+    return over(np.einsum("...k,...k->...", gain, precision), n_anomalous)
 
 
 def f1(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
@@ -146,16 +148,21 @@ def f1(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
             to the choice and take nothing from it. The best leaves out the normal ones tied there.
 
     Returns:
-        Shape ``(..., K)``; NaN where there are no anomalous ones.
+        Shape ``(..., K)``; NaN where a class is missing.
 
     Source:
         van Rijsbergen 1979, Information Retrieval, chapter 7: 1 - E, precision and recall weighted
         alike.
     """
+    n_anomalous = _where_both(tp, fp)[..., None]
     if order == "best":
         fp = _shifted(fp)
-    n_anomalous = tp[..., -1:]
     return over(2 * tp, (tp + fp + n_anomalous) * (n_anomalous > 0))
+
+
+def f1_max(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
+    """The best ``f1`` of any one threshold, shape ``(...)``; the labels choose it."""
+    return np.asarray(f1(tp, fp, order).max(axis=-1))
 
 
 def recall(tp: Floats, fp: Floats, n_false_alarms: float) -> Floats:
@@ -167,13 +174,14 @@ def recall(tp: Floats, fp: Floats, n_false_alarms: float) -> Floats:
         n_false_alarms: How many normal ones may be called anomalous.
 
     Returns:
-        Shape ``(...)``; NaN where there are no anomalous ones.
+        Shape ``(...)``; NaN where a class is missing.
 
     Source:
         Fawcett 2006, An introduction to ROC analysis: the true positive rate, here of thresholds
         alone, without interpolation.
     """
-    return over((tp * (fp <= n_false_alarms)).max(axis=-1, initial=0), tp[..., -1])
+    found = (tp * (fp <= n_false_alarms)).max(axis=-1, initial=0)
+    return over(found, _where_both(tp, fp))
 
 
 def over(part: Any, whole: Any) -> Floats:
@@ -181,6 +189,11 @@ def over(part: Any, whole: Any) -> Floats:
     part, whole = np.broadcast_arrays(np.asarray(part, np.float64), whole)
     quotient: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
     return quotient
+
+
+def _where_both(tp: Floats, fp: Floats) -> Floats:
+    """How many anomalous ones there are, shape ``(...)``; 0 where there are no normal ones."""
+    return np.where(fp[..., -1] > 0, tp[..., -1], 0)
 
 
 def _shifted(values: Floats) -> Floats:

@@ -1,17 +1,29 @@
-"""Resamples of images: their weights, the metrics of image scores under them, and intervals."""
+"""Resamples of images: their weights, metrics of many at a time, and intervals."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from padim.errors import ShapeError
-from padim.metrics.curves import Floats, average_precision, f1, recall, roc_area
-from padim.metrics.ranking import Ranking
+from padim.metrics.curves import Floats
 
-__all__ = ["ImageScores", "bootstrap_weights", "in_chunks", "interval"]
+__all__ = [
+    "Interval",
+    "Intervals",
+    "Values",
+    "bootstrap_weights",
+    "holm",
+    "in_chunks",
+    "interval",
+    "intervals",
+    "p_value",
+]
+
+Interval = tuple[float, float]
+Values = dict[str, float | None]  # of metrics by name; None where one cannot be had
+Intervals = dict[str, Interval | None]
 
 _CHUNK_BYTES = 1 << 26
 
@@ -44,7 +56,7 @@ def bootstrap_weights(labels: ArrayLike, n: int = 1000, seed: int = 0) -> Floats
     return weights
 
 
-def interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
+def interval(values: Floats, level: float = 0.95) -> Interval:
     """Where the middle of the resamples lies: the percentile interval.
 
     Args:
@@ -61,12 +73,67 @@ def interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def intervals(resampled: Mapping[str, Floats], values: Mapping[str, float | None]) -> Intervals:
+    """95% intervals of metrics, by name; None where one cannot be had.
+
+    An interval always holds its metric. That of a handful of images may lie outside the middle of
+    its resamples: an image that is drawn twice is a tie, which average precision rewards.
+
+    Args:
+        resampled: Each metric of resamples, shape ``(B,)``.
+        values: Each metric of the images themselves.
+    """
+    found: Intervals = {}
+    for name, drawn in resampled.items():
+        (low, high), value = interval(drawn), values[name]
+        found[name] = None
+        if value is not None and not np.isnan(low):
+            found[name] = min(low, value), max(high, value)
+    return found
+
+
+def p_value(difference: float, drawn: Floats) -> float:
+    """Chance of so large a difference where there is none, of either sign.
+
+    Twice the share of the resamples on the other side of 0, or what a normal distribution of their
+    spread says, whichever is larger: 1000 resamples alone cannot tell one in a thousand from less.
+
+    Args:
+        difference: Of the images themselves.
+        drawn: Of paired resamples, shape ``(B,)``; NaN where it could not be had.
+
+    Source:
+        Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapters 13 and 15.
+    """
+    known = drawn[~np.isnan(drawn)]
+    if not known.size or not difference:
+        return 1.0
+    share = 2 * min(float((known <= 0).mean()), float((known >= 0).mean()))
+    spread = float(known.std(ddof=1)) if known.size > 1 else np.inf
+    tail = math.erfc(abs(difference) / spread / math.sqrt(2)) if spread else 0.0
+    return min(1.0, max(share, tail))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for how many there are: at most 5% of such sets have one below 0.05.
+
+    Nothing needs to be independent.
+
+    Source:
+        Holm 1979, A simple sequentially rejective multiple test procedure.
+    """
+    adjusted, highest = list(p_values), 0.0
+    for rank, i in enumerate(np.argsort(p_values, kind="stable").tolist()):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = highest
+    return adjusted
+
+
 def in_chunks(
     weights: ArrayLike | None,
     n_images: int,
     n_columns: int,
-    metrics: Mapping[str, Callable[[Any], Floats]],
-    prepare: Callable[[Floats], Any],
+    measure: Callable[[Floats], Mapping[str, Floats]],
 ) -> dict[str, Floats]:
     """Take metrics of resamples, as many at a time as memory should hold.
 
@@ -74,8 +141,7 @@ def in_chunks(
         weights: Shape ``(N,)`` or ``(B, N)``; None for each image once.
         n_images: N.
         n_columns: K, of the tables that a metric makes of ``(B, K)``.
-        metrics: Each gives ``(some, ...)`` of what ``prepare`` gave.
-        prepare: Takes weights of shape ``(some, N)``.
+        measure: Takes weights of shape ``(some, N)`` and gives metrics of shape ``(some, ...)``.
 
     Returns:
         By name, shape ``(...)`` or ``(B, ...)`` as that of the weights.
@@ -91,89 +157,6 @@ def in_chunks(
         )
     table = np.atleast_2d(weights)
     n_rows = max(1, _CHUNK_BYTES // (8 * max(n_columns, 1)))
-    taken: dict[str, list[Floats]] = {name: [] for name in metrics}
-    for start in range(0, len(table), n_rows):
-        prepared = prepare(table[start : start + n_rows])
-        for name, metric in metrics.items():
-            taken[name].append(metric(prepared))
-    whole = {name: np.concatenate(values) for name, values in taken.items()}
+    parts = [measure(table[start : start + n_rows]) for start in range(0, len(table), n_rows)]
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return whole if weights.ndim == 2 else {name: value[0] for name, value in whole.items()}
-
-
-@dataclass(frozen=True, eq=False)
-class ImageScores:
-    """Scores of images that keep their places, for metrics of resamples.
-
-    Each metric takes weights of shape ``(N,)`` or ``(B, N)``, multiplicities of the images, or
-    None for each image once. It gives one number for ``(N,)``, shape ``()``, or ``(B,)``; NaN
-    where a class is missing.
-
-    Attributes:
-        n_images: N.
-        rows: Places of the images by score, the highest first, shape ``(N,)``.
-        starts: Where each of the K scores starts among those, shape ``(K,)``.
-        is_anomalous: Of the images in that order, shape ``(N,)``.
-    """
-
-    n_images: int
-    rows: NDArray[np.intp]
-    starts: NDArray[np.intp]
-    is_anomalous: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, labels: ArrayLike, scores: ArrayLike) -> "ImageScores":
-        """Rank images.
-
-        Args:
-            labels: True or 1 where anomalous, False or 0 where normal, shape ``(N,)``.
-            scores: Shape ``(N,)``, higher is more anomalous, any range.
-
-        Raises:
-            ShapeError: The shapes disagree.
-            UsageError: A label is neither 0 nor 1, or a score is NaN.
-        """
-        Ranking.of(labels, scores)  # refuses what it would
-        scores = np.asarray(scores)
-        rows = np.argsort(-scores, kind="stable")
-        ordered = scores[rows]
-        is_first = np.ones(ordered.size, np.bool_)
-        is_first[1:] = ordered[1:] != ordered[:-1]
-        is_anomalous = np.asarray(labels).astype(np.bool_)[rows]
-        return cls(scores.size, rows, np.flatnonzero(is_first), is_anomalous)
-
-    def auroc(self, weights: ArrayLike | None = None) -> Floats:
-        """As ``Ranking.auroc``."""
-        return self._each(weights, roc_area)
-
-    def average_precision(self, weights: ArrayLike | None = None) -> Floats:
-        """As ``Ranking.average_precision``."""
-        return self._each(weights, lambda tp, fp: _known(average_precision(tp, fp), fp))
-
-    def f1_max(self, weights: ArrayLike | None = None) -> Floats:
-        """As ``Ranking.f1_max``, the F1 alone: each resample takes its own best threshold."""
-        return self._each(weights, lambda tp, fp: _known(f1(tp, fp).max(axis=-1), fp))
-
-    def recall(self, n_false_alarms: int, weights: ArrayLike | None = None) -> Floats:
-        """As ``Ranking.recall``."""
-        return self._each(weights, lambda tp, fp: _known(recall(tp, fp, n_false_alarms), fp))
-
-    def _each(
-        self, weights: ArrayLike | None, metric: Callable[[Floats, Floats], Floats]
-    ) -> Floats:
-        def counts(chosen: Floats) -> tuple[Floats, Floats]:
-            if not self.n_images:
-                return np.zeros((len(chosen), 1)), np.zeros((len(chosen), 1))
-            ordered = chosen[:, self.rows]
-            tp, fp = (
-                np.add.reduceat(ordered * part, self.starts, axis=1).cumsum(axis=1)
-                for part in (self.is_anomalous, ~self.is_anomalous)
-            )
-            return tp, fp
-
-        whole = {"": lambda both: metric(*both)}
-        return in_chunks(weights, self.n_images, self.n_images, whole, counts)[""]
-
-
-def _known(metric: Floats, fp: Floats) -> Floats:
-    """A metric, NaN where there are no normal images."""
-    return np.where(fp[..., -1] > 0, metric, np.nan)

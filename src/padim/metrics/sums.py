@@ -6,7 +6,7 @@ import numpy as np
 
 from padim.metrics.bins import Rows
 from padim.metrics.counts import MapCounts
-from padim.metrics.curves import Floats, Order, area, average_precision, f1, over, roc_area, worth
+from padim.metrics.curves import Floats, Order, area, over, worth
 
 __all__ = ["Layout", "Sums"]
 
@@ -65,7 +65,7 @@ class Layout:
 
 
 class Sums:
-    """The counts of B resamples, and the metrics of pixels that follow.
+    """The counts of B resamples, and the metrics of pixels that follow, of shape ``(B,)``.
 
     Args:
         layout: Of the counts.
@@ -104,41 +104,68 @@ class Sums:
     def _of_regions(self) -> Floats:
         return self.weights[:, self.layout.region_image]
 
-    def auroc(self, order: Order) -> Floats:
-        """Shape ``(B,)``."""
-        return roc_area(self.tp, self.fp, order)
+    @cached_property
+    def _shares(self) -> Floats:
+        """What the sum of the shares of regions grows by at each threshold, shape ``(B, K)``."""
+        layout = self.layout
+        return layout.sum(layout.counts.regions, self._of_regions / layout.region_px)
 
-    def average_precision(self, order: Order) -> Floats:
-        """Shape ``(B,)``."""
-        return self._known(average_precision(self.tp, self.fp, order))
-
-    def f1(self, order: Order) -> Floats:
-        """At each threshold, shape ``(B, K)``."""
-        return np.where(self.fp[:, -1:] > 0, f1(self.tp, self.fp, order), np.nan)
-
-    def aupro(self, limit: float, order: Order) -> Floats:
-        """Shape ``(B,)``."""
-        layout, weights = self.layout, self._of_regions
-        overlap = layout.sum(layout.counts.regions, weights / layout.region_px)
-        return self._under(over(overlap, weights.sum(axis=1, keepdims=True)), limit, order)
-
-    @property
     def overlap(self) -> Floats:
         """Mean share of a region at or above each threshold, shape ``(B, K)``."""
-        layout, weights = self.layout, self._of_regions
-        shares = layout.sum(layout.counts.regions, weights / layout.region_px).cumsum(axis=1)
-        return over(shares, weights.sum(axis=1, keepdims=True))
+        return over(self._shares.cumsum(axis=1), self._of_regions.sum(axis=1, keepdims=True))
 
-    def spro(self, limit: float, order: Order) -> Floats:
-        """Shape ``(B,)``."""
+    def aupro(self, limit: float, order: Order = "tied") -> Floats:
+        """Area under the per-region overlap over the false positive rate, up to a limit.
+
+        The overlap is the share of a region that is called anomalous, averaged over the regions of
+        the ground truth, which hang together over edges or corners; the rate is that of all normal
+        pixels of all images. The curve is interpolated at the limit, the area divided by it.
+
+        Worst and best are apart by the sum over the bins of what the overlap rises there times
+        what the rate grows there below the limit, divided by the limit.
+
+        Source:
+            Bergmann et al. 2021, The MVTec Anomaly Detection Dataset, section 5.1.
+        """
+        rise = over(self._shares, self._of_regions.sum(axis=1, keepdims=True))
+        return self._under(rise, limit, order)
+
+    def spro(self, limit: float, order: Order = "tied") -> Floats:
+        """Area under the saturated per-region overlap over the false positive rate, up to a limit.
+
+        It is that of ``aupro``, of the defects that came with a saturation: the overlap of one is
+        min(pixels found / saturation, 1). Where less of a defect is looked at than saturates it,
+        all of that does. Worst and best are apart by what this overlap rises.
+
+        Source:
+            Bergmann et al. 2022, Beyond Dents and Scratches (MVTec LOCO AD), section 4.
+        """
         counts = self.layout.counts
         weights = self.weights[:, np.array(counts.defect_image, np.intp)]
         saturation_px = np.array(counts.saturation_px)
         overlap = self.layout.sum(counts.defects, weights / saturation_px, saturation_px)
         return self._under(over(overlap, weights.sum(axis=1, keepdims=True)), limit, order)
 
-    def aupimo_images(self, limits: tuple[float, float], order: Order) -> Floats:
-        """Shape ``(B, N)``."""
+    def aupimo_images(self, limits: tuple[float, float], order: Order = "tied") -> Floats:
+        """Share of the anomalous pixels of each image that is found at few false positives.
+
+        Averaged over the logarithm of the shared false positive rate, the mean over the normal
+        images of the rate in each. Every score that occurs is a threshold; between two, the share
+        is interpolated. Below the least rate above 0 that occurs, it is that at a rate of 0.
+
+        Worst and best are apart by the sum over the bins of what the share rises there times what
+        the logarithm of the rate grows there between the limits, divided by that of their ratio.
+
+        Args:
+            limits: Of the shared rate.
+            order: Of what is tied.
+
+        Returns:
+            Shape ``(B, N)``; NaN for an image without anomalous pixels.
+
+        Source:
+            Bertoldo et al. 2024, AUPIMO, equations 3 to 5.
+        """
         layout = self.layout
         worths = worth(self.shared_fpr, limits, log=True, order=order)
         found = np.zeros((layout.counts.count, len(self.weights)))
@@ -147,8 +174,8 @@ class Sums:
             np.add.at(found, layout.region_image[chosen], block @ worths[:, columns].T)
         return over(found.T, layout.image_px).clip(0, 1)
 
-    def aupimo(self, limits: tuple[float, float], order: Order) -> Floats:
-        """Shape ``(B,)``."""
+    def aupimo(self, limits: tuple[float, float], order: Order = "tied") -> Floats:
+        """Mean over the anomalous images of ``aupimo_images``."""
         weights = self.weights * (self.layout.image_px > 0)
         per_image = self.aupimo_images(limits, order)
         whole = np.where(self.layout.image_px > 0, per_image, 0)
@@ -157,7 +184,3 @@ class Sums:
     def _under(self, rise: Floats, limit: float, order: Order) -> Floats:
         """Area under a curve over the false positive rate up to a limit."""
         return area(rise, worth(self.fpr, (0.0, limit), order=order))
-
-    def _known(self, metric: Floats) -> Floats:
-        """A metric, NaN where there are no normal pixels."""
-        return np.where(self.fp[:, -1] > 0, metric, np.nan)

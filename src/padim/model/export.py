@@ -4,7 +4,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -16,47 +16,55 @@ from torch import nn
 
 from padim.errors import UnknownNameError, UsageError
 from padim.features.onnx import write_onnx
-from padim.features.weights import sha256
-from padim.files import written_together
-from padim.images.ahead import batched, load_ahead
+from padim.files import sha256, written_together
+from padim.images.ahead import ImageInput, batched, load_ahead
 from padim.images.preprocess import Preprocess
 from padim.method.gaussian import STORES
 from padim.model.file import load_state
 from padim.model.opening import load
 from padim.model.padim import network_of
 from padim.model.scorer import CameraScorer, scorer_of
+from padim.model.state import ModelState
 from padim.model.torch_score import TorchScore
 from padim.scoring.description import GRAPH_VERSION
-from padim.scoring.engines import BIN_SHA256, GRAPH_ENGINES, N_BATCH, require_engine
+from padim.scoring.engines import (
+    ENGINES,
+    N_BATCH,
+    engines_of,
+    graph_formats,
+    is_graph,
+    require_engine,
+)
 from padim.scoring.parity import TOLERANCE, Parity, Samples, compare, resized
 from padim.scoring.predictor import Camera, Outputs
 
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
-
 
 def export(
-    model: Path,
-    target: Path,
-    images: Sequence[Path] = (),
+    model: str | Path,
+    target: str | Path,
+    images: Sequence[ImageInput] = (),
     *,
-    to: str = "onnx",
+    to: str | None = None,
     camera_px: tuple[int, int] | None = None,
     n_batch: int | None = None,
     store: str = "float16",
-    weights: Path | None = None,
+    weights: str | Path | None = None,
 ) -> Parity:
-    """Write a model as a graph, and keep it only if its own runtime agrees with torch.
+    """Write a model as a graph, and keep it only if its own engine agrees with torch.
 
     Args:
         model: A model file.
         target: The file to be: ``.onnx``, or ``.xml`` with a ``.bin`` beside it.
         images: Real images to compare on; the model's own samples when there are none.
-        to: ``onnx`` or ``openvino``.
+        to: ``onnx`` or ``openvino``; what the target's suffix says when None.
         camera_px: (height, width) of the images that the graph takes and resizes itself; it takes
             images of network size when None.
         n_batch: Images that the graph takes at a time; any number when None.
         store: What the whitening rows are stored in, ``float16`` or ``float32``.
         weights: Local weights file of the backbone, when the model does not bring it.
+
+    Returns:
+        How far the two are apart.
 
     Raises:
         UsageError: A name or a value is impossible, or there is no image.
@@ -64,55 +72,28 @@ def export(
         ModelFileError: The model file is damaged.
         ImageReadError: An image cannot be read.
         ShapeError: An image is not of the camera's size.
+
+    Example:
+        >>> parity = padim.export("part.safetensors", "part.onnx")
+        >>> parity.score_error < parity.tolerance
+        True
+        >>> padim.load("part.onnx").engine
+        'onnxruntime'
     """
-    if model.suffix in GRAPH_ENGINES:
-        raise UsageError(f"{model} is a graph already. Name the model file it was made of.")
-    _check(target, to, camera_px, n_batch, store)
-    state = load_state(model)
-    if len(state.tiling.tiles) > 1:
-        raise UsageError(
-            f"{model} scores large images tile by tile, and its graph would hold all tiles at "
-            "once. Score the model file itself."
-        )
-    if state.precision != "float32":
-        raise UsageError(
-            f"{model} was fitted in {state.precision}, but its graph would compute in float32. Fit "
-            "it in float32; its graph can multiply in bfloat16 all the same."
-        )
-    if not images and state.samples is None:
-        raise UsageError(f"{model} holds no samples to compare on. Name images with --verify.")
-    preprocess = state.preprocess
-    roi = preprocess.roi
-    if camera_px is not None and roi is not None and camera_px != roi.source_px:
-        raise UsageError(
-            f"The camera is {camera_px[0]}x{camera_px[1]} px, but the region of interest is for "
-            f"{roi.source_px[0]}x{roi.source_px[1]} px. Use --camera with that size."
-        )
-    input_px = camera_px or preprocess.size_px
-    features = network_of(state, weights).in_torch()
+    model, target = Path(model), Path(target)
+    _check_choices(target, to, camera_px, n_batch, store)
+    state = _read_exportable(model, camera_px, has_images=bool(images))
+    features = network_of(state, weights).features()
     torch_score = TorchScore(scorer_of(state, features), torch.device("cpu"))
-    kept: list[dict[str, Any]] = []
-    own: list[NDArray[np.uint8]] = []
+    reference = _Reference(torch_score, state.preprocess, camera_px, state.samples, images)
     if state.samples is not None:
         compare(torch_score, state.samples, TOLERANCE["float32"]).check(
             f"Here torch scores the samples of {model} otherwise than its fit did",
             "Fit it anew with what is installed now.",
         )
-        own = [resized(state.samples.image, input_px)]
-        scored = _scored(torch_score, preprocess, own[0])
-        kept = replace(scored, image=state.samples.image).to_json()
-
-    def compared() -> Iterator[NDArray[np.uint8]]:
-        """What is compared on, few at a time; read again rather than kept."""
-        if not images:
-            yield from own
-        bring = preprocess if camera_px is None else Camera(camera_px)
-        for batch in batched(load_ahead(images, bring), N_BATCH):
-            yield np.stack([image.pixels for image in batch])
-
     expected, hashes = [], []
-    for pixels in compared():
-        expected.append(replace(_scored(torch_score, preprocess, pixels), image=pixels[:0]))
+    for pixels in reference.batches():
+        expected.append(replace(reference.scored(pixels), image=pixels[:0]))
         hashes += [hashlib.sha256(image.data).hexdigest() for image in pixels]
     description = {
         **state.metadata(),
@@ -121,51 +102,127 @@ def export(
         "camera_px": camera_px,
         "model_sha256": sha256(model),
         "compared_sha256": hashes,
-        "samples": kept,
+        "samples": reference.kept_samples(),
         "calibration": state.calibration and state.calibration.to_json(),
     }
     scorer = scorer_of(state, features, STORES[store], grouped=True)
-    graph = scorer if camera_px is None else CameraScorer(scorer, preprocess, camera_px)
+    graph = scorer if camera_px is None else CameraScorer(scorer, state.preprocess, camera_px)
     with written_together(target) as written:
-        _write(graph, written, input_px, n_batch, description)
+        _write(graph, written, reference.input_px, n_batch, json.dumps(description, sort_keys=True))
         score = load(written).score
-        parity = reduce(
-            Parity.merge,
-            (
-                compare(score, replace(scored, image=pixels), TOLERANCE["float32"])
-                for scored, pixels in zip(expected, compared(), strict=True)
-            ),
+        parities = (
+            compare(score, replace(scored, image=pixels), TOLERANCE["float32"])
+            for scored, pixels in zip(expected, reference.batches(), strict=True)
         )
+        parity = reduce(Parity.merge, parities)
         parity.check(f"{target} would differ from torch", "Try --store float32.")
     return parity
 
 
-def _check(
-    target: Path, to: str, camera_px: tuple[int, int] | None, n_batch: int | None, store: str
+@dataclass(frozen=True)
+class _Reference:
+    """What a graph has to agree with, and on what.
+
+    Attributes:
+        torch_score: Torch, which scores at network size.
+        preprocess: The way from an image to the network.
+        camera_px: As for ``export``.
+        samples: The model's own, if it has some.
+        images: What is compared on instead, if there is any.
+    """
+
+    torch_score: TorchScore
+    preprocess: Preprocess
+    camera_px: tuple[int, int] | None
+    samples: Samples | None
+    images: Sequence[ImageInput]
+
+    @property
+    def input_px(self) -> tuple[int, int]:
+        """(height, width) of what the graph takes."""
+        return self.camera_px or self.preprocess.size_px
+
+    def batches(self) -> Iterator[NDArray[np.uint8]]:
+        """What is compared on, few at a time; read again rather than kept."""
+        if not self.images and self.samples is not None:
+            yield resized(self.samples.image, self.input_px)
+        bring = self.preprocess if self.camera_px is None else Camera(self.camera_px)
+        for batch in batched(load_ahead(self.images, bring), N_BATCH):
+            yield np.stack([image.pixels for image in batch])
+
+    def scored(self, images: NDArray[np.uint8]) -> Samples:
+        """What torch says of images, which Pillow brings to network size where they differ."""
+        at_network = [
+            image if image.shape[:2] == self.preprocess.size_px else self.preprocess(image)
+            for image in images
+        ]
+        return Samples.of(images, *self.torch_score(np.stack(at_network)))
+
+    def kept_samples(self) -> list[dict[str, Any]]:
+        """The samples as the graph keeps them, with what torch says of them at a camera's size."""
+        if self.samples is None:
+            return []
+        scored = self.scored(resized(self.samples.image, self.input_px))
+        return replace(scored, image=self.samples.image).to_json()
+
+
+def _check_choices(
+    target: Path,
+    to: str | None,
+    camera_px: tuple[int, int] | None,
+    n_batch: int | None,
+    store: str,
 ) -> None:
-    if to not in SUFFIXES:
-        raise UnknownNameError("format", to, tuple(SUFFIXES))
+    formats = graph_formats()
+    if to is None:
+        to = next((to for to, suffix in formats.items() if suffix == target.suffix), "onnx")
+    if to not in formats:
+        raise UnknownNameError("format", to, tuple(formats))
     if store not in STORES:
         raise UnknownNameError("store", store, tuple(STORES))
-    if target.suffix != SUFFIXES[to]:
+    if target.suffix != formats[to]:
         raise UsageError(
-            f"{target} ends in {target.suffix!r}, but {to} needs {SUFFIXES[to]}. "
-            f"Try {target.with_suffix(SUFFIXES[to])}."
+            f"{target} ends in {target.suffix!r}, but {to} needs {formats[to]}. "
+            f"Try {target.with_suffix(formats[to])}."
         )
-    if to == "openvino":
-        require_engine(to)
+    require_engine(engines_of(target)[0])
     if n_batch is not None and n_batch < 1:
         raise UsageError(f"The batch is {n_batch}, but needs to be 1 or more, or dynamic.")
     if camera_px is not None and min(camera_px) < 1:
         raise UsageError(f"The camera is {camera_px[0]}x{camera_px[1]} px. Try 1024x1280 (HxW).")
 
 
-def _scored(score: TorchScore, preprocess: Preprocess, images: NDArray[np.uint8]) -> Samples:
-    """What torch says of images, which Pillow brings to network size where they are of another."""
-    at_network = [
-        image if image.shape[:2] == preprocess.size_px else preprocess(image) for image in images
-    ]
-    return Samples.of(images, *score(np.stack(at_network)))
+def _read_exportable(
+    model: Path, camera_px: tuple[int, int] | None, *, has_images: bool
+) -> ModelState:
+    """Read a model that can be a graph.
+
+    Raises:
+        UsageError: It cannot.
+        ModelFileError: It is damaged.
+    """
+    if is_graph(model):
+        raise UsageError(f"{model} is a graph already. Name the model file it was made of.")
+    state = load_state(model)
+    if len(state.tiling.tiles) > 1:
+        raise UsageError(
+            f"{model} scores large images tile by tile, and its graph would hold all tiles at "
+            "once. Score the model file itself."
+        )
+    if state.encoder.precision != "float32":
+        raise UsageError(
+            f"{model} was fitted in {state.encoder.precision}, but its graph would compute in "
+            "float32. Fit it in float32; its graph can multiply in bfloat16 all the same."
+        )
+    if not has_images and state.samples is None:
+        raise UsageError(f"{model} holds no samples to compare on. Name images with --verify.")
+    roi = state.preprocess.roi
+    if camera_px is not None and roi is not None and camera_px != roi.source_px:
+        raise UsageError(
+            f"The camera is {camera_px[0]}x{camera_px[1]} px, but the region of interest is for "
+            f"{roi.source_px[0]}x{roi.source_px[1]} px. Use --camera with that size."
+        )
+    return state
 
 
 def _write(
@@ -173,19 +230,12 @@ def _write(
     path: Path,
     input_px: tuple[int, int],
     n_batch: int | None,
-    description: dict[str, Any],
+    description: str,
 ) -> None:
-    text = json.dumps(description, sort_keys=True)
     if path.suffix == ".onnx":
-        write_onnx(graph, path, input_px, Outputs._fields, text, n_batch)
+        write_onnx(graph, path, input_px, Outputs._fields, description, n_batch)
         return
-    import openvino
-
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         onnx = Path(folder) / "graph.onnx"
-        write_onnx(graph, onnx, input_px, Outputs._fields, text, n_batch)
-        model = openvino.Core().read_model(onnx)
-        model.set_rt_info(text, ["padim"])
-        openvino.save_model(model, path, compress_to_fp16=False)
-        model.set_rt_info(sha256(path.with_suffix(".bin")), [BIN_SHA256])
-        openvino.save_model(model, path, compress_to_fp16=False)
+        write_onnx(graph, onnx, input_px, Outputs._fields, description, n_batch)
+        ENGINES[engines_of(path)[0]].load().convert(onnx, path, description)

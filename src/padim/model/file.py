@@ -23,10 +23,12 @@ from padim.errors import (
     PathMissingError,
     listed,
 )
+from padim.features.encoder import Encoder, Engine
 from padim.files import written_whole
 from padim.images.preprocess import Preprocess
 from padim.method.moments import Moments
 from padim.method.pyramid import Pyramid
+from padim.method.tiles import plan_tiles
 from padim.model.file_tensor import FileTensor, in_file, pieces, write_tensors
 from padim.model.state import FORMAT_VERSION, ModelState
 from padim.recipes import Recipe
@@ -73,25 +75,30 @@ def load_state(path: Path) -> ModelState:
         expected[f"levels/{i}/whitening"] = (pyramid.n_cells(i), level.n_dims, width)
     _check_shapes(tensors, expected, path)
     n_levels = len(pyramid.levels)
+    recipe = Recipe(**_tuples(data["recipe"]))
+    preprocess = Preprocess.from_json(data["preprocess"])
+    touched = None if preprocess.roi is None else preprocess.roi.touched
     return ModelState(
-        spec=BackboneSpec(**_tuples(data["backbone"])),
-        recipe=Recipe(**_tuples(data["recipe"])),
-        preprocess=Preprocess.from_json(data["preprocess"]),
-        pyramid=pyramid,
+        encoder=Encoder(
+            spec=BackboneSpec(**_tuples(data["backbone"])),
+            tiling=plan_tiles(pyramid, recipe, touched),
+            preprocess=preprocess,
+            engine=Engine.parse(data.get("engine", "torch")),
+            precision=data["precision"],
+            weights_sha256=data["weights_sha256"],
+            versions=data["versions"],
+        ),
+        recipe=recipe,
         eps=tuple(data["eps"]),
         count=data["count"],
         mean=tuple(tensors[f"levels/{i}/mean"] for i in range(n_levels)),
         whitening=tuple(tensors[f"levels/{i}/whitening"] for i in range(n_levels)),
-        engine=data.get("engine", "torch"),
-        precision=data["precision"],
-        weights_sha256=data["weights_sha256"],
         image_sha256=tuple(data["image_sha256"]),
         trunk={
             name.removeprefix("backbone/"): tensor
             for name, tensor in tensors.items()
             if name.startswith("backbone/")
         },
-        versions=data["versions"],
         samples=_samples(tensors, path),
         calibration=_calibration(tensors, data.get("calibration"), path),
     )

@@ -3,11 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from padim.errors import ModelFileError, UsageError
-from padim.images.preprocess import Preprocess
-from padim.scoring.calibration import Calibration
-from padim.scoring.description import read_description
-from padim.scoring.engines import GRAPH_ENGINES, N_BATCH, graph_engine
+from padim.errors import ModelFileError, UsageError, naming_extras
+from padim.scoring.description import Description, no_model
+from padim.scoring.engines import N_BATCH, graph_engine, is_graph
 from padim.scoring.graph import Graph
 from padim.scoring.parity import TOLERANCE, Parity, Samples, compare, resized
 from padim.scoring.predictor import Outputs, Predictor
@@ -36,45 +34,52 @@ def load(
         weights: Local weights file of the backbone, when a model file does not bring it.
         device: ``auto``, ``cpu`` or ``cuda``; a graph is run on the CPU.
 
+    Returns:
+        A ``PaDiM``, which can be saved; of a graph a ``Predictor``.
+
     Raises:
         PathMissingError: There is no such file.
         ModelFileError: The file is damaged, or of a newer release.
         UsageError: The engine, precision or device cannot be had for such a file.
         WeightsError: The model does not bring its backbone, and it is not here.
-        MissingExtraError: The engine is not installed.
+        MissingExtraError: The engine is not installed, or torch, which a model file needs.
+
+    Example:
+        >>> model = padim.load("part.safetensors")
+        >>> model.predict("spot.png").label
+        'anomalous'
     """
     path = Path(path)
-    if path.suffix not in GRAPH_ENGINES:
-        from padim.model.file import load_state
-        from padim.model.padim import PaDiM
+    if not is_graph(path):
+        with naming_extras():
+            from padim.model.file import load_state
+            from padim.model.padim import PaDiM
 
-        model = PaDiM(
+        return PaDiM(
             load_state(path),
             weights=weights,
             device=device,
             precision=precision,
             engine=engine,
             n_threads=n_threads,
+            path=path,
         )
-        return model.predictor
     if device not in ("auto", "cpu"):
         raise UsageError(f"The device is {device}, but a graph runs on the CPU here. Use cpu.")
     if weights is not None:
         raise UsageError(f"{path} brings its weights. Leave --weights out.")
     graph = Graph(path, engine, n_threads, precision or "float32")
-    description = read_description(graph, path)
-    size_px, camera_px = description["preprocess"]["size_px"], description["camera_px"]
-    if graph.size_px != tuple(camera_px or size_px):
+    if graph.runtime.names != Outputs._fields or not graph.runtime.description:
+        raise no_model(path)
+    description = Description.read(graph.runtime.description, path)
+    if graph.size_px != (description.camera_px or description.preprocess.size_px):
         raise ModelFileError(f"{path} takes images of another size than it says. Export it anew.")
-    calibration = description.get("calibration")
     return Predictor(
         lambda images: Outputs(*graph(images)),
-        Preprocess.from_json(description["preprocess"]),
+        description,
         graph.n_batch or N_BATCH,
         graph.engine,
-        description,
-        tuple(camera_px) if camera_px else None,
-        Calibration.from_json(calibration) if calibration else None,
+        path,
     )
 
 
@@ -96,12 +101,12 @@ def verify(
     if path.is_file():
         graph_engine(path, engine)
     predictor = load(path, engine=engine, n_threads=n_threads, precision=precision)
-    if not predictor.description["samples"]:
+    if not predictor.description.facts["samples"]:
         raise UsageError(
-            f"{path} brings no samples, since its model was fitted with --no-samples. Compare it "
-            "with padim export --verify where the model is."
+            f"{path} brings no samples, since its model was fitted with --no-keep-samples. Compare "
+            "it with padim export --verify where the model is."
         )
-    samples = Samples.from_json(predictor.description["samples"])
+    samples = Samples.from_json(predictor.description.facts["samples"])
     camera_px = predictor.camera_px or predictor.preprocess.size_px
     expected = replace(samples, image=resized(samples.image, camera_px))
     parity = compare(predictor.score, expected, TOLERANCE[precision])

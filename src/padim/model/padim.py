@@ -1,33 +1,32 @@
 """PaDiM: fit on good images, predict on others, save, load."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Self
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from padim.errors import PathMissingError, UsageError, WeightsError
 from padim.features.cached_trunk import open_graphs
 from padim.features.features import TiledFeatures
 from padim.features.network import DTYPES, Network, choose_batch, choose_device, choose_engine
-from padim.features.weights import fetch, read_weights, sha256
-from padim.images.ahead import ImageInput
+from padim.features.weights import fetch, read_weights
+from padim.files import sha256
 from padim.method.moments import Moments
 from padim.model.file import save_state
 from padim.model.pair import save_pair
 from padim.model.scorer import scorer_of
 from padim.model.state import ModelState
 from padim.model.torch_score import TileScore, TorchScore
-from padim.scoring.prediction import Prediction
+from padim.scoring.calibration import Calibration
+from padim.scoring.description import Description
 from padim.scoring.predictor import Predictor, Score
 
 
-class PaDiM:
-    """A Gaussian at each location over features of a pretrained network.
+class PaDiM(Predictor):
+    """A Gaussian at each location over features of a pretrained network: scores, and can be saved.
 
     Args:
         state: The fitted model.
@@ -40,9 +39,15 @@ class PaDiM:
         n_batch: Images in one forward pass; what suits the device when None.
         engine: Who runs the trunk, as for ``networks.choose_engine``.
         n_threads: Threads of the whole process; one for each core when None.
+        path: The file that it was opened from, if any.
 
-    Attributes:
-        predictor: Scores images; safe to share between threads.
+    Example:
+        >>> model = padim.fit("part/train/good", size_px=(64, 64))
+        >>> model.at(false_alarm_rate=0.2).predict("spot.png").label
+        'anomalous'
+        >>> model.save("again.safetensors")
+        >>> padim.load("again.safetensors").state.count
+        6
 
     Source:
         Defard et al. 2021, PaDiM: a patch distribution modeling framework for anomaly detection
@@ -61,50 +66,55 @@ class PaDiM:
         n_batch: int | None = None,
         engine: str = "auto",
         n_threads: int | None = None,
+        path: Path | None = None,
     ) -> None:
         self.state = state
         self.moments = moments
         on_device = choose_device(device)
-        precision = precision or state.precision
-        if precision in DTYPES and precision != state.precision:
+        precision = precision or state.encoder.precision
+        if precision in DTYPES and precision != state.encoder.precision:
             raise UsageError(
-                f"The precision is {precision}, but the model was fitted in {state.precision}, and "
-                "whitening magnifies the difference. Leave --precision out, or fit it anew."
+                f"The precision is {precision}, but the model was fitted in "
+                f"{state.encoder.precision}, and whitening magnifies the difference. Leave "
+                "--precision out, or fit it anew."
             )
         engine = choose_engine(engine, on_device, precision)
         if features is None:
-            features = network_of(state, weights).features(engine, precision, n_threads)
+            features = network_of(state, weights).features(engine, n_threads)
             open_graphs(features)
         else:
-            engine = state.engine.partition(" ")[0]
+            engine = state.encoder.engine.name
         score: Score
         if len(state.tiling.tiles) > 1:
             assert isinstance(features, TiledFeatures)
             score = TileScore(state, features, on_device)
         else:
             score = TorchScore(scorer_of(state, features), on_device)
-        self.predictor = Predictor(
+        super().__init__(
             score,
-            state.preprocess,
+            Description(state.preprocess, state.calibration, None, state.metadata()),
             choose_batch(n_batch, on_device),
             engine,
-            state.metadata(),
-            calibration=state.calibration,
+            path,
         )
 
-    @overload
-    def predict(self, images: str | Path | Image.Image | NDArray[np.uint8]) -> Prediction: ...
-    @overload
-    def predict(self, images: list[ImageInput] | tuple[ImageInput, ...]) -> list[Prediction]: ...
-    def predict(self, images: Any) -> Prediction | list[Prediction]:
-        """Score images, as ``Predictor.predict`` does."""
-        return self.predictor.predict(images)  # type: ignore[no-any-return]  # as overloaded
+    @property
+    def predictor(self) -> Self:
+        """Itself, which once was two objects."""
+        return self
+
+    def calibrated(self, calibration: Calibration) -> Self:
+        """The same model with thresholds by other images; ``save`` writes those."""
+        other = super().calibrated(calibration)
+        other.state = replace(self.state, calibration=calibration)
+        return other
 
     def save(self, path: str | Path, *, moments: bool = False) -> None:
         """Write the model to one file, whole or not at all.
 
         Args:
-            path: The file, by custom ``*.safetensors``.
+            path: The file, by custom ``*.safetensors``. It holds how good images score, not the
+                rates of ``at``.
             moments: Whether to write the float64 moments beside it, as ``*.moments.safetensors``.
         """
         if moments and self.moments is not None:
@@ -135,11 +145,11 @@ def network_of(state: ModelState, weights: str | Path | None = None) -> Network:
         if not path.is_file():
             raise PathMissingError(path)
         digest = sha256(path)
-        if digest != state.weights_sha256:
+        if digest != state.encoder.weights_sha256:
             raise WeightsError(
                 f"{path} has the sha256 {digest[:8]}..., but the model was fitted with weights of "
-                f"{state.weights_sha256[:8]}.... Name that file with --weights."
+                f"{state.encoder.weights_sha256[:8]}.... Name that file with --weights."
             )
         read = partial(read_weights, path)
     origin = f"the {state.spec.name} of the model"
-    return Network(state.spec, state.tiling, state.preprocess, read, origin, state.weights_sha256)
+    return Network(state.encoder, read, origin)

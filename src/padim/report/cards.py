@@ -3,9 +3,10 @@
 import base64
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 from padim.datasets import Sample
 from padim.errors import DatasetError
-from padim.evaluation.run_folder import Record
+from padim.evaluation.record import ImageResult, Record
 from padim.files import plain_text, safe_name
 from padim.images.decode import decode
 from padim.images.heatmap import colour_levels
@@ -28,7 +29,7 @@ _WEBP_PX = 16383  # the longest side that WebP takes
 _FULL_OUTLINE_PX = 512  # finer outlines only cost space
 _QUALITY = {True: 90, False: 70}  # of WebP, at source size or not
 _WRONG = ("missed", "false alarm")
-_VERDICTS = {
+_VERDICTS: dict[tuple[str, str | None], str] = {
     ("anomalous", "normal"): "missed",
     ("normal", "anomalous"): "false alarm",
     ("anomalous", "anomalous"): "found",
@@ -44,14 +45,12 @@ class Part:
         record: Of its first seed.
         root: Where its images are.
         previews: Their maps, shape ``(N, h, w)``, NaN where the model does not look.
-        threshold: Of the model; None when it has none.
         preprocess: Which part of an image a map shows.
     """
 
     record: Record
     root: Path
     previews: NDArray[np.float32]
-    threshold: float | None
     preprocess: Preprocess
 
     @classmethod
@@ -66,8 +65,8 @@ class Part:
         Raises:
             DatasetError: Its maps are not there, or not those of its images.
         """
-        images = record.data["images"]
-        path = run / "previews" / f"{safe_name(record.category)}.npy"
+        images, settings = record.images, record.fingerprint.settings
+        path = run / "previews" / f"{safe_name(record.row.category)}.npy"
         try:
             previews = np.load(path, allow_pickle=False).astype(np.float32)
         except (OSError, ValueError, EOFError) as error:
@@ -79,35 +78,42 @@ class Part:
                 f"{path} holds {len(previews)} maps, but needs {len(images)}. Run padim benchmark "
                 "again."
             )
-        settings = record.data["fingerprint"]["settings"]
+        height, width = settings["size_px"]
         preprocess = Preprocess(
-            size_px=tuple(settings["size_px"]),
+            size_px=(height, width),
             crop_fraction=settings["crop_fraction"],
             resample=settings["resample"],
             mean=(0, 0, 0),
             std=(1, 1, 1),
         )
-        root = _root(record, data)
-        return cls(record, root, previews, record.data["threshold"], preprocess)
+        return cls(record, _root(record, data), previews, preprocess)
 
     @property
     def name(self) -> str:
         """Of the category."""
-        return self.record.category
+        return self.record.row.category
 
     @property
-    def images(self) -> list[dict[str, Any]]:
+    def images(self) -> tuple[ImageResult, ...]:
         """What is known of each of the N images."""
-        found: list[dict[str, Any]] = self.record.data["images"]
-        return found
+        return self.record.images
+
+    @cached_property
+    def is_normal(self) -> NDArray[np.bool_]:
+        """Of each of the N images."""
+        return np.array([image.label == "normal" for image in self.images], np.bool_)
 
     @property
     def verdicts(self) -> list[str]:
         """Of each of the N images: missed, false alarm, found, passed, or not judged."""
         return [
-            _VERDICTS.get((image["label"], image["predicted"]), "not judged")
-            for image in self.images
+            _VERDICTS.get((image.label, image.predicted), "not judged") for image in self.images
         ]
+
+    def _files(self) -> list[str]:
+        """The images and their masks, by their ways from the category's folder."""
+        pairs = zip(self.images, self.record.masks, strict=True)
+        return [name for image, masks in pairs for name in (image.path, *masks)]
 
     def require_files(self) -> None:
         """Make sure that everything is there before any work.
@@ -115,56 +121,48 @@ class Part:
         Raises:
             DatasetError: A file is missing.
         """
-        for image, masks in zip(self.images, self.record.data["masks"], strict=True):
-            for name in (image["path"], *masks):
-                if not (self.root / name).is_file():
-                    raise DatasetError(
-                        f"{self.root / name} was part of the benchmark, but is not there. Name the "
-                        "folder of the dataset with --data ROOT."
-                    )
+        for name in self._files():
+            if not (self.root / name).is_file():
+                raise DatasetError(
+                    f"{self.root / name} was part of the benchmark, but is not there. Name the "
+                    "folder of the dataset with --data ROOT."
+                )
 
     def changed(self) -> list[str]:
         """Names of the files that have another size than when they were benchmarked."""
-        before = {name: size for name, size, _ in self.record.data["fingerprint"]["images"]}
-        shown = [
-            name
-            for image, masks in zip(self.images, self.record.data["masks"], strict=True)
-            for name in (image["path"], *masks)
-        ]
+        before = {stamp.name: stamp.n_bytes for stamp in self.record.fingerprint.images}
         # Copying a dataset changes the times of its files, but not their sizes.
-        return [name for name in shown if (self.root / name).stat().st_size != before[name]]
+        return [name for name in self._files() if (self.root / name).stat().st_size != before[name]]
 
     def cards(self, full_size: bool, advance: Callable[[int], None]) -> Iterator[dict[str, Any]]:
         """All there is to say of each image."""
         if not self.images:
             return
-        is_normal = np.array([image["label"] == "normal" for image in self.images], np.bool_)
-        shown_maps = self.previews[is_normal] if is_normal.any() else self.previews
-        low = float(np.nanmedian(shown_maps))
+        usual = self.is_normal if self.is_normal.any() else np.ones(len(self.images), np.bool_)
+        low = float(np.nanmedian(self.previews[usual]))
         high = float(np.nanquantile(self.previews, 0.999))
-        levels = np.array([image["level_scores"] for image in self.images], np.float64)
-        usual = np.median(levels[is_normal] if is_normal.any() else levels, axis=0)
-        ratios = levels / np.maximum(usual, 1e-12)
-        verdicts = self.verdicts
-        middle = _between_classes(self.images) if self.threshold is None else self.threshold
+        levels = np.array([image.level_scores for image in self.images], np.float64)
+        ratios = levels / np.maximum(np.median(levels[usual], axis=0), 1e-12)
+        verdicts, threshold = self.verdicts, self.record.threshold
+        middle = _between_classes(self.images) if threshold is None else threshold
 
         def card(i: int) -> dict[str, Any]:
-            image, masks = self.images[i], self.record.data["masks"][i]
+            image = self.images[i]
             return {
                 "category": plain_text(self.name),
-                "name": plain_text(image["path"]),
-                "defect": plain_text(image["defect"]),
-                "label": image["label"],
+                "name": plain_text(image.path),
+                "defect": plain_text(image.defect),
+                "label": image.label,
                 "verdict": verdicts[i],
                 "wrong": verdicts[i] in _WRONG,
-                "score": image["score"],
-                "threshold": self.threshold,
-                "p": image["p_value"],
+                "score": image.score,
+                "threshold": threshold,
+                "p": image.p_value,
                 "levels": [round(float(ratio), 3) for ratio in ratios[i]],
                 "order": _order(image, middle, i),
                 "map": _png(self.previews[i], low, high),
                 "range": [float(f"{end:.3g}") for end in (low, high)],
-                **self._picture(image, masks, full_size),
+                **self._picture(image, self.record.masks[i], full_size),
             }
 
         with ThreadPoolExecutor(n_cores()) as pool:
@@ -172,11 +170,9 @@ class Part:
                 advance(1)
                 yield found
 
-    def _picture(
-        self, image: Mapping[str, Any], masks: Sequence[str], full_size: bool
-    ) -> dict[str, Any]:
+    def _picture(self, image: ImageResult, masks: Sequence[str], full_size: bool) -> dict[str, Any]:
         """An image as data, the outline of its defects, and where on it the map lies."""
-        path = self.root / image["path"]
+        path = self.root / image.path
         picture = decode(path)
         source = (picture.height, picture.width)
         top, left, height, width = self.preprocess.window(source)
@@ -184,7 +180,7 @@ class Part:
         buffer = io.BytesIO()
         picture.save(buffer, "WEBP", quality=_QUALITY[full_size])
         paths = tuple(self.root / name for name in masks)
-        truth = Sample(path, image["defect"], None, paths).read_mask()
+        truth = Sample(path, image.defect, None, paths).read_mask()
         outline = ""
         drawn = Image.new("L", picture.size)
         drawn.thumbnail((_FULL_OUTLINE_PX,) * 2)
@@ -208,29 +204,28 @@ class Part:
 
 
 def _root(record: Record, data: Path | None) -> Path:
-    before = Path(record.data["root"])
+    before = Path(record.root)
     if data is None:
         return before
-    images = record.data["images"]
-    first = images[0]["path"] if images else "."
+    first = record.images[0].path if record.images else "."
     named = data / before.name  # the folder of all categories, rather than of this one
     return named if (named / first).exists() else data
 
 
-def _between_classes(images: Sequence[Mapping[str, Any]]) -> float:
+def _between_classes(images: Sequence[ImageResult]) -> float:
     """Halfway between the medians of normal and of anomalous images."""
     medians = [
-        float(np.median([image["score"] for image in images if image["label"] == label]))
-        for label in sorted({image["label"] for image in images})
+        float(np.median([image.score for image in images if image.label == label]))
+        for label in sorted({image.label for image in images})
     ]
     return sum(medians) / max(len(medians), 1)
 
 
-def _order(image: Mapping[str, Any], threshold: float, i: int) -> tuple[float, str, int]:
+def _order(image: ImageResult, threshold: float, i: int) -> tuple[float, str, int]:
     """Rank: the further on the wrong side of the threshold, the earlier."""
     # As a ratio, scores of different models can be compared.
-    above = math.log(max(image["score"], 1e-12) / max(threshold, 1e-12))
-    return (-above if image["label"] == "normal" else above), image["category"], i
+    above = math.log(max(image.score, 1e-12) / max(threshold, 1e-12))
+    return (-above if image.label == "normal" else above), image.category, i
 
 
 def _shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:

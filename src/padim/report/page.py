@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from padim.evaluation.category import shown
-from padim.evaluation.run_folder import GROUPS, METRICS, read_run
+from padim.evaluation.run_folder import Line, Results, measured, read_run
 from padim.files import plain_text, write_text
 from padim.images.heatmap import COLOURS
+from padim.metrics.table import HEADLINES, METRICS, shown
 from padim.report.cards import Part
 from padim.report.charts import curve, histogram
 
@@ -29,20 +29,6 @@ _FEW_COLUMNS = 4
 _FEW_CATEGORIES = 3  # whose curves are open from the start
 # How opaque a map is at 0, 1/4, ... of its range: what is usual hides nothing.
 _STRENGTH = (0, 0.45, 0.75, 0.9, 1)
-_TITLES = {
-    "image_auroc": "Image AUROC",
-    "pixel_auroc": "Pixel AUROC",
-    "image_f1_max": "Image F1-max (oracle)",
-    "pixel_f1_max": "Pixel F1-max (oracle)",
-    "image_average_precision": "Image average precision",
-    "image_recall_at_0": "Image recall, no false alarm (oracle)",
-    "image_recall_at_1": "Image recall, one false alarm (oracle)",
-    "pixel_average_precision": "Pixel average precision",
-    "aupro_30": "AUPRO, to FPR 0.3",
-    "aupro_05": "AUPRO, to FPR 0.05",
-    "aupimo": "AUPIMO, FPR 1e-5 to 1e-4",
-    "spro_05": "AUC of sPRO, to FPR 0.05",
-}
 _GROUP_TITLES = {"texture": "All textures", "object": "All objects", "all": "All categories"}
 _BY_DEFECT = ("image_auroc", "image_average_precision", "pixel_auroc", "aupro_30")
 _DETAILS = (
@@ -105,7 +91,7 @@ def write_report(
         DatasetError: It is no folder of a benchmark, it lacks the maps, or images are missing.
         ImageReadError: An image or a mask cannot be read.
     """
-    document, by_category = read_run(run)
+    results, by_category = read_run(run)
     parts = [Part.of(run, seeds[0], data) for seeds in by_category.values()]
     for part in parts:
         part.require_files()
@@ -114,14 +100,14 @@ def write_report(
     advance = began(n_images)
     cards = [card for part in parts for card in part.cards(full_size, advance)]
     cards.sort(key=lambda card: card["order"])
-    text = _page(document, parts, cards, changed)
+    text = _page(results, parts, cards, changed)
     path = run / "report.html" if out is None else out
     write_text(path, text)
     return Report(path, n_images, len(text.encode()), tuple(changed))
 
 
 def _page(
-    document: Mapping[str, Any],
+    results: Results,
     parts: Sequence[Part],
     cards: Sequence[dict[str, Any]],
     changed: Sequence[str],
@@ -138,32 +124,32 @@ def _page(
     digest = base64.b64encode(hashlib.sha256(files["report.js"].encode()).digest()).decode("ascii")
     counts = Counter(card["verdict"] for card in cards)
     labels = Counter(card["label"] for card in cards)
-    settings = dict(document["settings"])
-    versions = settings.pop("versions", {})
+    settings = results.settings
+    shown_settings = {k: _setting(value) for k, value in settings.items() if k != "versions"}
     details = [{key: card[key] for key in _DETAILS} for card in cards]
     return environment.get_template("report.html.jinja").render(
         css=files["report.css"],
         js=files["report.js"],
         js_sha256=digest,
-        settings={key: _setting(value) for key, value in settings.items()},
+        settings=shown_settings,
         size_px=settings["size_px"],
-        versions=versions,
+        versions=settings["versions"],
         title=plain_text(parts[0].name) if len(parts) == 1 else f"{len(parts)} categories",
-        tiles=_tiles(document),
-        is_judged=any(part.threshold is not None for part in parts),
+        tiles=_tiles(results),
+        is_judged=any(part.record.threshold is not None for part in parts),
         counts=counts,
         labels=labels,
-        tables=_tables(document),
+        tables=_tables(results),
         n_seeds=settings["n_seeds"],
         n_open=_FEW_CATEGORIES,
         sections=[_section(part) for part in parts],
         cards=cards,
         defects=Counter(card["defect"] for card in cards),
         failed=[
-            {key: plain_text(value) for key, value in item.items()} for item in document["failed"]
+            {key: plain_text(value) for key, value in vars(one).items()} for one in results.failed
         ],
         changed=changed,
-        unreadable=[plain_text(path) for path in document["unreadable"]],
+        unreadable=[plain_text(path) for path in results.unreadable],
         palette=_palette(),
         strength=" ".join(f"{value:g}" for value in _STRENGTH),
         gradient=_gradient(),
@@ -204,106 +190,97 @@ def _setting(value: Any) -> str:
     return plain_text(value if isinstance(value, str) else json.dumps(value))
 
 
-def _cell(values: Mapping[str, Any], ends: Mapping[str, Any] | None, metric: str) -> Cell:
-    interval = ends and ends.get(metric)
-    spread = values.get("spread", {}).get(metric)
+def _cell(line: Line, metric: str) -> Cell:
+    interval = line.intervals.get(metric)
+    spread = line.spread and line.spread.get(metric)
     return (
-        shown(values.get(metric)),
+        shown(line.metrics.get(metric)),
         "" if spread is None else f"± {spread:.3f}",
         "{:.3f} – {:.3f}".format(*interval) if interval else "",
     )
 
 
-def _tiles(document: Mapping[str, Any]) -> list[tuple[str, Cell]]:
-    means, ends = document["means"]["all"], document["mean_intervals"]["all"]
-    wanted = ("image_auroc", "pixel_auroc", "aupro_30")
+def _tiles(results: Results) -> list[tuple[str, Cell]]:
     return [
-        (_TITLES[metric], _cell(means, ends, metric))
-        for metric in wanted
-        if means and means[metric] is not None
+        (METRICS[metric].heading, _cell(line, metric))
+        for line in results.lines()
+        for metric in HEADLINES
+        if line.group == "all" and line.metrics[metric] is not None
     ]
 
 
-def _tables(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _tables(results: Results) -> list[dict[str, Any]]:
     """Every metric of every category, and the means.
 
     A few categories are the columns of one table; more are the rows of two, for a page is not
     wide enough for all metrics.
     """
-    rows = document["rows"]
-    lines: list[tuple[Head, Any, Any]] = [
-        ((plain_text(row["category"]), i if len(rows) > 1 else None), row, row.get("intervals"))
-        for i, row in enumerate(rows, 1)
+    lines = list(results.lines()) if len(results.rows) > 1 else list(results.lines())[:1]
+    if not results.rows:
+        lines = []
+    heads: list[Head] = [
+        (_GROUP_TITLES[line.group], None)
+        if line.group
+        else (plain_text(line.name), i if len(results.rows) > 1 else None)
+        for i, line in enumerate(lines, 1)
     ]
-    if len(rows) > 1:
-        means, ends = document["means"], document["mean_intervals"]
-        lines += [
-            ((_GROUP_TITLES[group], None), means[group], ends[group])
-            for group in (*GROUPS, "all")
-            if means[group]
-        ]
-    metrics = [m for m in METRICS if any(row.get(m) is not None for row in rows)]
+    metrics = [METRICS[name] for name in measured(results)]
     if len(lines) <= _FEW_COLUMNS:
         body: list[tuple[Head, list[Cell]]] = [
-            ((_TITLES[metric], None), [_cell(row, ends, metric) for _, row, ends in lines])
-            for metric in metrics
+            ((row.heading, None), [_cell(line, row.name) for line in lines]) for row in metrics
         ]
-        heads = [head for head, *_ in lines]
         return [{"corner": "metric", "columns": heads, "rows": body, "is_wide": False}]
     tables = []
-    for is_of_images in (True, False):
-        chosen = [m for m in metrics if m.startswith("image_") == is_of_images]
-        heads = [(_TITLES[metric], None) for metric in chosen]
-        body = [(head, [_cell(row, ends, m) for m in chosen]) for head, row, ends in lines]
+    for is_of_pixels in (False, True):
+        chosen = [row for row in metrics if row.is_of_pixels == is_of_pixels]
+        columns = [(row.heading, None) for row in chosen]
+        cells = [[_cell(line, row.name) for row in chosen] for line in lines]
+        body = list(zip(heads, cells, strict=True))
         if chosen:
-            tables.append({"corner": "category", "columns": heads, "rows": body, "is_wide": True})
+            tables.append({"corner": "category", "columns": columns, "rows": body, "is_wide": True})
     return tables
 
 
 def _section(part: Part) -> dict[str, Any]:
-    row = part.record.data["row"]
-    curves = part.record.data["curves"]
-    scores = np.array([image["score"] for image in part.images], np.float64)
-    is_anomalous = np.array([image["label"] == "anomalous" for image in part.images], np.bool_)
-    files = part.record.data["fingerprint"]["images"]
+    row, curves, threshold = part.record.row, part.record.curves, part.record.threshold
+    scores = np.array([image.score for image in part.images], np.float64)
+    files = part.record.fingerprint.images
     verdicts = Counter(part.verdicts)
     digest = hashlib.sha256(json.dumps([entry[:2] for entry in files]).encode()).hexdigest()
     return {
         "name": plain_text(part.name),
-        "n_train": row["n_train"],
-        "n_test": row["n_test"],
-        "n_normal": int((~is_anomalous).sum()),
-        "n_anomalous": int(is_anomalous.sum()),
+        "n_train": row.n_train,
+        "n_test": row.n_test,
+        "n_normal": int(part.is_normal.sum()),
+        "n_anomalous": int((~part.is_normal).sum()),
         "n_missed": verdicts["missed"],
         "n_false_alarms": verdicts["false alarm"],
-        "is_judged": part.threshold is not None,
-        "image_roc": curve(curves["image"], 1.0),
-        "pixel_roc": curve(curves["pixel"], 1.0),
-        "pro": curve(curves["pro"], _PRO_LIMIT),
+        "is_judged": threshold is not None,
+        "image_roc": curve(curves.image, 1.0),
+        "pixel_roc": curve(curves.pixel, 1.0),
+        "pro": curve(curves.pro, _PRO_LIMIT),
         "pro_limit": _PRO_LIMIT,
-        "image_auroc": shown(row["image_auroc"]),
-        "pixel_auroc": shown(row["pixel_auroc"]),
-        "aupro_30": shown(row["aupro_30"]),
-        "histogram": histogram(scores, is_anomalous, part.threshold),
+        **{name: shown(row.metrics[name]) for name in HEADLINES},
+        "histogram": histogram(scores, ~part.is_normal, threshold),
         "defects": _by_defect(part),
         "n_files": len(files),
-        "n_bytes": sum(max(int(entry[1]), 0) for entry in files),
+        "n_bytes": sum(max(stamp.n_bytes, 0) for stamp in files),
         "sha256": digest,
     }
 
 
 def _by_defect(part: Part) -> list[dict[str, Any]]:
     found = []
-    for defect, metrics in sorted(part.record.data["by_defect"].items()):
-        images = [image for image in part.images if image["defect"] == defect]
-        is_judged = all(image["predicted"] is not None for image in images)
-        n_missed = sum(image["predicted"] == "normal" for image in images)
+    for defect, metrics in sorted(part.record.by_defect.items()):
+        images = [image for image in part.images if image.defect == defect]
+        is_judged = all(image.predicted is not None for image in images)
+        n_missed = sum(image.predicted == "normal" for image in images)
         found.append(
             {
                 "name": plain_text(defect),
                 "n": len(images),
                 "missed": str(n_missed) if is_judged else "n/a",
-                "values": [(_TITLES[metric], shown(metrics.get(metric))) for metric in _BY_DEFECT],
+                "values": [(METRICS[m].heading, shown(metrics.get(m))) for m in _BY_DEFECT],
             }
         )
     return found

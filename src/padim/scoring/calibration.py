@@ -135,6 +135,12 @@ class Calibration:
             return None
         return Tail.of(self.image_score.astype(np.float64))
 
+    @property
+    def least_p_value(self) -> float:
+        """Below which no p-value goes, however high the score."""
+        least = 1 / (1 + self.count)
+        return least if self.tail is None else min(least, TAIL_REACH / self.count)
+
     def p_value(self, score: float) -> float:
         """Share of good images that score at least as high.
 
@@ -233,10 +239,12 @@ class Collector:
 
     Args:
         n_maps: Maps that are kept, those of the highest image scores.
+        start: Place of the first image among all, when these are a part.
     """
 
-    def __init__(self, n_maps: int = 0) -> None:
+    def __init__(self, n_maps: int = 0, start: int = 0) -> None:
         self.n_maps = n_maps
+        self.start = start
         self._hottest: list[tuple[float, int, NDArray[np.float32]]] = []
         self._scores: list[NDArray[np.float32]] = []
         self._counts = np.zeros(1 << 16, np.int64)
@@ -252,13 +260,24 @@ class Collector:
         """
         scores = np.atleast_1d(np.asarray(image_score, np.float32))
         if self.n_maps:
-            places = range(self.count, self.count + len(scores))
+            first = self.start + self.count
+            places = range(first, first + len(scores))
             new = zip(scores.tolist(), places, map(np.copy, anomaly_map), strict=True)
             self._hottest = heapq.nlargest(self.n_maps, (*self._hottest, *new), itemgetter(0))
         self._scores.append(scores)
         seen = anomaly_map[~np.isnan(anomaly_map)]
         patterns = seen.clip(0, 65504).astype(np.float16).view(np.uint16)
         self._counts += np.bincount(patterns, minlength=1 << 16)
+
+    def merge(self, other: "Collector") -> "Collector":
+        """What these images and those that come after them give."""
+        both = Collector(self.n_maps, self.start)
+        both._hottest = heapq.nlargest(
+            self.n_maps, (*self._hottest, *other._hottest), itemgetter(0)
+        )
+        both._scores = [*self._scores, *other._scores]
+        both._counts = self._counts + other._counts
+        return both
 
     @property
     def count(self) -> int:

@@ -1,17 +1,18 @@
 """OpenVINO as an engine."""
 
-import hashlib
 import threading
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
 
-from padim.errors import (
-    ModelFileHashError,
-)
-from padim.scoring.engines import BIN_SHA256, Arrays, _unreadable, require_engine
+from padim.errors import ModelFileError, ModelFileHashError
+from padim.files import sha256
+from padim.scoring.engines import Arrays, unreadable
+
+_BIN_SHA256 = "padim_bin_sha256"  # under which an .xml says what its .bin is
 
 
 class OpenVino:
@@ -22,13 +23,12 @@ class OpenVino:
     Args:
         path: An ``.onnx`` or ``.xml`` file.
         n_threads: Threads of one call.
-        precision: As for ``Graph``.
+        precision: What it multiplies with whitening rows in.
     """
 
     any_batch = False
 
     def __init__(self, path: Path, n_threads: int, precision: str) -> None:
-        require_engine("openvino")
         import openvino
 
         self._core = openvino.Core()
@@ -41,18 +41,18 @@ class OpenVino:
         }
         self._compiling = threading.Lock()
         self._compiled: dict[int, tuple[Any, list[Any]]] = {}
+        beside = path.with_suffix(".bin")
+        if path.suffix == ".xml" and not beside.is_file():
+            raise ModelFileError(f"{path} lacks its weights {beside.name}. Copy them beside it.")
         try:
             self._model = self._core.read_model(path)
         except RuntimeError as error:
-            raise _unreadable(path, "OpenVINO") from error
-        if self._model.has_rt_info([BIN_SHA256]):
-            beside = path.with_suffix(".bin")
-            with beside.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest != self._model.get_rt_info([BIN_SHA256]).value:
-                raise ModelFileHashError(
-                    f"{beside} is not the one that {path.name} was written with. Copy both again."
-                )
+            raise unreadable(path, "OpenVINO") from error
+        says = self._model.has_rt_info([_BIN_SHA256])
+        if says and sha256(beside) != self._model.get_rt_info([_BIN_SHA256]).value:
+            raise ModelFileHashError(
+                f"{beside} is not the one that {path.name} was written with. Copy both again."
+            )
         self.names = tuple(min(output.names, default="") for output in self._model.outputs)
         axes = self._model.input(0).get_partial_shape()
         self.shape = (
@@ -85,6 +85,31 @@ class OpenVino:
                 compiled = self._core.compile_model(model, "CPU", self._settings)
                 self._compiled[n_images] = compiled, []
         return self._compiled[n_images]
+
+
+open_graph = OpenVino
+
+
+def convert(onnx: Path, target: Path, description: str) -> None:
+    """Write an ONNX graph as ``.xml`` and ``.bin``; the former says what the latter is."""
+    import openvino
+
+    model = openvino.Core().read_model(onnx)
+    model.set_rt_info(description, ["padim"])
+    openvino.save_model(model, target, compress_to_fp16=False)
+    model.set_rt_info(sha256(target.with_suffix(".bin")), [_BIN_SHA256])
+    openvino.save_model(model, target, compress_to_fp16=False)
+
+
+def with_description(path: Path, description: str) -> bytes | None:
+    """What an ``.xml`` holds with another description; its ``.bin`` stays."""
+    root = ElementTree.parse(path).getroot()
+    said = root.find("rt_info/padim")
+    if said is None:
+        return None
+    said.set("value", description)
+    content: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return content
 
 
 def _multiply_in_bfloat16(model: Any) -> None:

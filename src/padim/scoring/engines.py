@@ -1,32 +1,28 @@
-"""Graphs in files and the runtimes that run them, without torch."""
+"""Who runs a graph: a table with one row for each engine, whose code is a file of its own."""
 
 import importlib.util
 import os
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from padim.errors import (
-    MissingExtraError,
-    ModelFileError,
-    UnknownNameError,
-    UsageError,
-)
+from padim.errors import MissingExtraError, ModelFileError, UnknownNameError, UsageError
 
-ENGINES = ("torch", "onnxruntime", "openvino")
-GRAPH_ENGINES = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",)}
 PRECISIONS = ("float32", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda")
 INPUT = "image"
-BIN_SHA256 = "padim_bin_sha256"  # under which an .xml says what its .bin is
 N_BATCH = 4  # images in one call on a CPU: with more, feature maps no longer fit its cache
 
 Arrays = tuple[NDArray[np.float32], ...]
 
 
 class Runtime(Protocol):
-    """A graph loaded by a runtime; threads may share it.
+    """A graph loaded by an engine; threads may share it.
 
     Attributes:
         names: Of the outputs, in order.
@@ -44,6 +40,96 @@ class Runtime(Protocol):
         """Run the graph on a batch."""
 
 
+class EngineModule(Protocol):
+    """What the file of an engine defines; the last two only where it has a format of its own."""
+
+    def open_graph(self, path: Path, n_threads: int, precision: str) -> Runtime:
+        """Load a graph for so many threads of one call.
+
+        Raises:
+            ModelFileError: It cannot be read.
+        """
+
+    def convert(self, onnx: Path, target: Path, description: str) -> None:
+        """Write an ONNX graph in the engine's format."""
+
+    def with_description(self, path: Path, description: str) -> bytes | None:
+        """What a graph's file holds with another description; None if it has none so far."""
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """An engine, as a row of `ENGINES`.
+
+    Attributes:
+        title: Its name in words.
+        module: Its file here, an `EngineModule`; empty for torch, which runs no graph.
+        package: What it needs installed.
+        extra: What installs that.
+        suffixes: How the graphs end that it runs.
+        written: Which of them is its own format; empty when it has none.
+        to: What ``padim export --to`` calls that.
+        precisions: What it multiplies with whitening rows in.
+    """
+
+    title: str
+    module: str
+    package: str
+    extra: str
+    suffixes: tuple[str, ...] = ()
+    written: str = ""
+    to: str = ""
+    precisions: tuple[str, ...] = ("float32",)
+
+    def load(self) -> EngineModule:
+        """Import its file."""
+        return cast(EngineModule, import_module(self.module))
+
+    def words(self) -> str:
+        """Its package and which release of that is installed."""
+        return f"{self.package} {version(self.package)}"
+
+
+ENGINES = {
+    "torch": EngineFacts("torch", module="", package="torch", extra="fit"),
+    "onnxruntime": EngineFacts(
+        "ONNX Runtime",
+        module="padim.scoring.engine_onnxruntime",
+        package="onnxruntime",
+        extra="fit",
+        suffixes=(".onnx",),
+        written=".onnx",
+        to="onnx",
+    ),
+    "openvino": EngineFacts(
+        "OpenVINO",
+        module="padim.scoring.engine_openvino",
+        package="openvino",
+        extra="openvino",
+        suffixes=(".onnx", ".xml"),
+        written=".xml",
+        to="openvino",
+        precisions=PRECISIONS,
+    ),
+}
+
+
+def graph_formats() -> dict[str, str]:
+    """How a graph ends that is written in a format, by what ``padim export --to`` calls that."""
+    return {engine.to: engine.written for engine in ENGINES.values() if engine.to}
+
+
+def engines_of(path: Path) -> list[str]:
+    """Who runs a file, first the one whose format it is; nobody when it is no graph."""
+    able = [name for name, engine in ENGINES.items() if path.suffix in engine.suffixes]
+    return sorted(able, key=lambda name: ENGINES[name].written != path.suffix)
+
+
+def is_graph(path: Path) -> bool:
+    """Whether a file is an exported graph, by its name."""
+    return bool(engines_of(path))
+
+
 def graph_engine(path: Path, engine: str) -> str:
     """Who runs a graph.
 
@@ -55,12 +141,12 @@ def graph_engine(path: Path, engine: str) -> str:
         UnknownNameError: There is no such engine.
         UsageError: The file is no graph, or the engine does not run such a file.
     """
-    if path.suffix not in GRAPH_ENGINES:
+    able = engines_of(path)
+    if not able:
         raise UsageError(
-            f"{path} is no graph, whose name ends in {' or '.join(GRAPH_ENGINES)}. "
+            f"{path} is no graph, whose name ends in {' or '.join(graph_formats().values())}. "
             "Make one of a model file with padim export."
         )
-    able = GRAPH_ENGINES[path.suffix]
     if engine == "auto":
         return able[0]
     if engine not in ENGINES:
@@ -71,6 +157,23 @@ def graph_engine(path: Path, engine: str) -> str:
             f"Use --engine {' or '.join(able)}."
         )
     return engine
+
+
+def check_precision(engine: str, precision: str) -> None:
+    """Make sure that an engine computes a graph in a precision.
+
+    Raises:
+        UnknownNameError: There is no such precision.
+        UsageError: It does not.
+    """
+    if precision not in PRECISIONS:
+        raise UnknownNameError("precision", precision, PRECISIONS)
+    if precision not in ENGINES[engine].precisions:
+        able = [name for name, one in ENGINES.items() if precision in one.precisions]
+        raise UsageError(
+            f"The precision is {precision}, but {ENGINES[engine].title} computes in float32 on a "
+            f"CPU. Use --engine {' or '.join(able)}."
+        )
 
 
 def graph_parts(path: Path) -> list[Path]:
@@ -85,8 +188,9 @@ def require_engine(engine: str) -> None:
     Raises:
         MissingExtraError: It is not.
     """
-    if importlib.util.find_spec(engine) is None:
-        raise MissingExtraError(engine, {"openvino": "openvino"}.get(engine, "fit"))
+    row = ENGINES[engine]
+    if importlib.util.find_spec(row.package) is None:
+        raise MissingExtraError(row.package, row.extra)
 
 
 def choose_threads(n_threads: int | None) -> int:
@@ -109,10 +213,8 @@ def n_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _unreadable(path: Path, runtime: str) -> ModelFileError:
-    beside = path.with_suffix(".bin")
-    if path.suffix == ".xml" and not beside.is_file():
-        return ModelFileError(f"{path} lacks its weights {beside.name}. Copy them beside it.")
+def unreadable(path: Path, engine: str) -> ModelFileError:
+    """What to say of a graph that an engine cannot read."""
     return ModelFileError(
-        f"{path} is no graph that {runtime} reads. Copy it again, or export it anew."
+        f"{path} is no graph that {engine} reads. Copy it again, or export it anew."
     )

@@ -5,21 +5,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from padim.errors import (
-    ModelFileError,
-    PathMissingError,
-    UnknownNameError,
-    UsageError,
-)
-from padim.scoring.engine_onnxruntime import OnnxRuntime
-from padim.scoring.engine_openvino import OpenVino
+from padim.errors import ModelFileError, PathMissingError
 from padim.scoring.engines import (
+    ENGINES,
     N_BATCH,
-    PRECISIONS,
     Arrays,
-    Runtime,
+    check_precision,
     choose_threads,
     graph_engine,
+    require_engine,
 )
 
 
@@ -52,18 +46,9 @@ class Graph:
             raise PathMissingError(path)
         self.engine = graph_engine(path, engine)
         self.n_threads = choose_threads(n_threads)
-        if precision not in PRECISIONS:
-            raise UnknownNameError("precision", precision, PRECISIONS)
-        if self.engine == "onnxruntime" and precision != "float32":
-            raise UsageError(
-                f"The precision is {precision}, but ONNX Runtime computes in float32 on a CPU. "
-                "Use --engine openvino."
-            )
-        self.runtime: Runtime
-        if self.engine == "onnxruntime":
-            self.runtime = OnnxRuntime(path, self.n_threads)
-        else:
-            self.runtime = OpenVino(path, self.n_threads, precision)
+        check_precision(self.engine, precision)
+        require_engine(self.engine)
+        self.runtime = ENGINES[self.engine].load().open_graph(path, self.n_threads, precision)
         if len(self.runtime.shape) != 4:
             raise ModelFileError(
                 f"{path} is a graph, but none that takes images. Name one that padim export wrote."

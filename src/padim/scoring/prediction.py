@@ -1,13 +1,19 @@
 """What a model says of an image, and where normal ends."""
 
-from dataclasses import dataclass
+import base64
+import html
+import io
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from padim.errors import UsageError
+from padim.errors import ImageReadError, UsageError
+from padim.images.ahead import ImageInput, open_image
+from padim.images.heatmap import overlay, save_picture
 from padim.images.preprocess import Preprocess
 from padim.images.regions import Region, peak_region, regions_above
 from padim.scoring.calibration import DEFAULT_PIXEL_RATE, DEFAULT_RATE, Calibration, Threshold
@@ -16,6 +22,7 @@ NOT_CALIBRATED = (
     "The model has no threshold. Fit it anew, on two images at least and without --no-calibrate, "
     "or run padim calibrate on good images."
 )
+_SHOWN_PX = 384  # of the longer side of a picture in a notebook
 
 
 @dataclass(frozen=True)
@@ -34,22 +41,92 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a prediction came of, so that it can be traced.
+
+    Attributes:
+        image_sha256: Of the image, as ``content_sha256`` has it.
+        model_sha256: Of the file that the model was opened from; None when there is none any more.
+        padim: Version of this package.
+        engine: Who computed, with its version.
+    """
+
+    image_sha256: str
+    model_sha256: str | None
+    padim: str
+    engine: str
+
+
+@dataclass(frozen=True)
+class PredictionRecord:
+    """A prediction in words and numbers: what is written of it, and what a server answers.
+
+    Attributes:
+        path: Where the image came from; None for one given otherwise.
+        score: The image score.
+        label: ``normal`` or ``anomalous``; None, as the next, when the model is not calibrated.
+        p_value: Share of good images that score at least as high.
+        hottest: Where the image is most anomalous, in source pixels.
+        regions: Where the map is above its threshold, in source pixels, the highest peak first.
+        decision: Where normal ends; None when the model is not calibrated.
+        origin: What it came of; None when nobody asked for it.
+    """
+
+    path: str | None
+    score: float
+    label: str | None
+    p_value: float | None
+    hottest: Region
+    regions: tuple[Region, ...]
+    decision: Decision | None
+    origin: Origin | None
+
+    def to_dict(self) -> dict[str, object]:
+        """As a line of JSON has it: all on one level, the regions as a list."""
+        decision = self.decision
+        return {
+            "path": self.path,
+            "score": self.score,
+            "label": self.label,
+            "p_value": self.p_value,
+            **asdict(self.hottest),
+            "regions": [asdict(region) for region in self.regions],
+            "threshold": decision.threshold.score if decision else None,
+            "false_alarm_rate": decision.threshold.rate if decision else None,
+            "pixel_threshold": decision.pixel_threshold if decision else None,
+            **{one.name: getattr(self.origin, one.name, None) for one in fields(Origin)},
+        }
+
+
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """What a model says of one image.
 
     Attributes:
-        path: Where the image came from; None for one given as pixels.
+        image: As it was given. Pictures are drawn of it, so a frame must not be written over.
         score: The image score, in standard deviations of normal patches; higher is more anomalous.
         anomaly_map: The same for each pixel at network size, shape ``(H, W)``, float32; NaN
             outside the region of interest.
         level_scores: What each level of the network adds, coarse to fine: which was surprised.
         source_px: (height, width) of the source image.
         preprocess: The way from the source image to the map.
-        picture: The source image of a file, when it was to be kept.
+        picture: What was read of a file, when it was to be kept.
         decision: Where normal ends; None when the model is not calibrated.
+        origin: What it came of; None when nobody asked for it.
+
+    Example:
+        >>> prediction = padim.load("part.safetensors").predict("part/test/spot/0.png")
+        >>> prediction.label
+        'anomalous'
+        >>> prediction.anomaly_map.shape
+        (64, 64)
+        >>> defects, predicted_mask = prediction.defects(min_region_px=4)
+        >>> defects[0].peak > prediction.decision.pixel_threshold
+        True
+        >>> prediction.save("spot.jpg")
     """
 
-    path: Path | None
+    image: ImageInput
     score: float
     anomaly_map: NDArray[np.float32]
     level_scores: tuple[float, ...]
@@ -57,6 +134,12 @@ class Prediction:
     preprocess: Preprocess
     picture: Image.Image | None = None
     decision: Decision | None = None
+    origin: Origin | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """Where the image came from; None for one given otherwise."""
+        return Path(self.image) if isinstance(self.image, str | Path) else None
 
     @property
     def label(self) -> str | None:
@@ -84,8 +167,7 @@ class Prediction:
         Returns:
             That part in source pixels.
         """
-        window = self.preprocess.window(self.source_px)
-        return peak_region(self.anomaly_map)[0].in_source(self.preprocess.size_px, window)
+        return self._in_source(peak_region(self.anomaly_map)[0])
 
     def defects(self, min_region_px: float = 1) -> tuple[list[Region], NDArray[np.bool_]]:
         """Where the map lies above what pixels of good images exceed at the rate decided on.
@@ -102,12 +184,104 @@ class Prediction:
         """
         if self.decision is None:
             raise UsageError(NOT_CALIBRATED)
-        size_px, window = self.preprocess.size_px, self.preprocess.window(self.source_px)
+        size_px, window = self.preprocess.size_px, self._window
         source_px_per_px = window[2] * window[3] / (size_px[0] * size_px[1])
         found, predicted_mask = regions_above(
             self.anomaly_map, self.decision.pixel_threshold, min_region_px / source_px_per_px
         )
-        return [region.in_source(size_px, window) for region in found], predicted_mask
+        return [self._in_source(region) for region in found], predicted_mask
+
+    def outlined(self, min_region_px: float = 1) -> tuple[list[Region], NDArray[np.bool_]]:
+        """What a picture outlines: as ``defects``, or the hottest part of a model without any.
+
+        Args:
+            min_region_px: Source pixels of a region; smaller ones are left out.
+        """
+        if self.decision is None:
+            return [], peak_region(self.anomaly_map)[1]
+        return self.defects(min_region_px)
+
+    def record(self, regions: Iterable[Region]) -> PredictionRecord:
+        """What is written of it, with the regions that were found."""
+        return PredictionRecord(
+            None if self.path is None else str(self.path),
+            self.score,
+            self.label,
+            self.p_value,
+            self.region(),
+            tuple(regions),
+            self.decision,
+            self.origin,
+        )
+
+    def to_dict(self, min_region_px: float = 1) -> dict[str, object]:
+        """All but the map as plain data, for JSON.
+
+        Args:
+            min_region_px: Source pixels of a region; smaller ones are left out.
+        """
+        return self.record(self.outlined(min_region_px)[0]).to_dict()
+
+    def draw(self, outlined: NDArray[np.bool_] | None = None) -> Image.Image:
+        """Lay the map over the image.
+
+        Args:
+            outlined: Pixels to outline, shape ``(H, W)``; those of ``outlined`` when None.
+
+        Raises:
+            ImageReadError: The image is a file that cannot be read any more.
+        """
+        shown = self.outlined()[1] if outlined is None else outlined
+        return overlay(self._opened(), self.anomaly_map, shown, self._window)
+
+    def save(self, path: str | Path) -> None:
+        """Write what ``draw`` gives.
+
+        Args:
+            path: An image file, by its suffix a ``.jpg`` or ``.png``, say.
+
+        Raises:
+            UsageError: The suffix is that of no image.
+            ImageReadError: The image is a file that cannot be read any more.
+        """
+        save_picture(self.draw(), Path(path))
+
+    def show(self) -> None:
+        """Open what ``save`` writes in this machine's viewer; a notebook shows it by itself."""
+        self.draw().show()
+
+    def __repr__(self) -> str:
+        return f"Prediction({self.path or 'an image'}: {self._verdict()})"
+
+    def _repr_html_(self) -> str:
+        """The image, its map and the verdict, in one piece."""
+        words = html.escape(f"{self.path.name if self.path else 'image'}: {self._verdict()}")
+        try:
+            pictures = "".join(_img(picture) for picture in (self._opened(), self.draw()))
+        except ImageReadError as error:
+            pictures = html.escape(str(error))
+        return f"<figure>{pictures}<figcaption>{words}</figcaption></figure>"
+
+    def _verdict(self) -> str:
+        height, width = self.source_px
+        score = f"score {self.score:.4g}, {height}x{width} px"
+        if self.decision is None:
+            return f"{score}, the model has no threshold"
+        return (
+            f"{self.label}, {score}, threshold {self.decision.threshold.score:.4g}, "
+            f"p {self.p_value:.2g}"
+        )
+
+    def _opened(self) -> Image.Image:
+        opened = self.picture or open_image(self.image)
+        return opened if isinstance(opened, Image.Image) else Image.fromarray(opened)
+
+    @property
+    def _window(self) -> tuple[int, int, int, int]:
+        return self.preprocess.window(self.source_px)
+
+    def _in_source(self, region: Region) -> Region:
+        return region.in_source(self.preprocess.size_px, self._window)
 
 
 def decide(
@@ -117,8 +291,9 @@ def decide(
 
     Args:
         calibration: How good images score.
-        rate: As for ``Predictor.at``.
-        pixel_rate: As for ``Predictor.at``.
+        rate: Good images that may be called anomalous; when None, the threshold that known defects
+            were used for if there is one, else 0.01.
+        pixel_rate: Pixels of good images that may be, likewise; 0.001 when None.
 
     Raises:
         UsageError: A rate is out of range.
@@ -129,3 +304,12 @@ def decide(
         threshold = calibration.threshold(DEFAULT_RATE if rate is None else rate)
     pixel_rate = DEFAULT_PIXEL_RATE if pixel_rate is None else pixel_rate
     return Decision(calibration, threshold, calibration.pixel_threshold(pixel_rate))
+
+
+def _img(picture: Image.Image) -> str:
+    """A small picture with all its bytes, for HTML."""
+    small, buffer = picture.convert("RGB"), io.BytesIO()
+    small.thumbnail((_SHOWN_PX, _SHOWN_PX))
+    small.save(buffer, "JPEG", quality=90)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img alt="" src="data:image/jpeg;base64,{data}">'

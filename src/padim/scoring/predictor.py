@@ -3,18 +3,23 @@
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from padim.errors import ImageReadError, ShapeError, UsageError
-from padim.images.ahead import ImageInput, batched, load_ahead
-from padim.images.preprocess import Preprocess
+from padim.errors import ImageReadError, ModelFileError, ShapeError, UsageError
+from padim.files import sha256
+from padim.images.ahead import DECODE_AHEAD, IMAGE_TYPES, ImageInput, Loaded, batched, load_ahead
+from padim.images.decode import rgb_pixels
 from padim.scoring.calibration import Calibration
-from padim.scoring.prediction import NOT_CALIBRATED, Decision, Prediction, decide
+from padim.scoring.description import Description
+from padim.scoring.engines import ENGINES
+from padim.scoring.prediction import NOT_CALIBRATED, Decision, Origin, Prediction, decide
 
 
 class Outputs(NamedTuple):
@@ -41,43 +46,48 @@ class Predictor:
 
     Args:
         score: Runs a batch of images of network size, or of the camera's size when there is one.
-        preprocess: The way from an image to the network.
+        description: What the model says of itself.
         n_batch: Images in one call.
         engine: Name of what computes.
-        description: What the model says of itself, as plain data.
-        camera_px: (height, width) of the only images it takes, when its graph resizes them itself.
-        calibration: How good images score, if that is known.
+        path: The file that it was opened from, if any.
 
     Attributes:
+        preprocess: The way from an image to the network.
+        camera_px: (height, width) of the only images it takes, when its graph resizes them itself.
         decision: Where normal ends, at a false-alarm rate of a hundredth for images and a
-            thousandth for pixels; None when there is no calibration. ``at`` gives another.
+            thousandth for pixels; None when the model is not calibrated. ``at`` gives another.
+
+    Example:
+        >>> model = padim.load("part.safetensors").at(false_alarm_rate=0.2)
+        >>> [prediction.label for prediction in model.predict(["good.png", "spot.png"])]
+        ['normal', 'anomalous']
     """
 
     def __init__(
         self,
         score: Score,
-        preprocess: Preprocess,
+        description: Description,
         n_batch: int,
         engine: str,
-        description: dict[str, Any],
-        camera_px: tuple[int, int] | None = None,
-        calibration: Calibration | None = None,
+        path: Path | None = None,
     ) -> None:
         self.score = score
-        self.preprocess = preprocess
+        self.description = description
+        self.preprocess = description.preprocess
+        self.camera_px = description.camera_px
         self.n_batch = n_batch
         self.engine = engine
-        self.description = description
-        self.camera_px = camera_px
+        self.path = path
+        self._written_ns = path.stat().st_mtime_ns if path else 0
         self.decision: Decision | None = None
-        if calibration is not None:
-            self.decision = decide(calibration)
+        if description.calibration is not None:
+            self.decision = decide(description.calibration)
 
     def at(
         self,
         false_alarm_rate: float | None = None,
         pixel_false_alarm_rate: float | None = None,
-    ) -> "Predictor":
+    ) -> Self:
         """The same model with other thresholds.
 
         Args:
@@ -96,33 +106,44 @@ class Predictor:
         other.decision = decide(self.decision.calibration, false_alarm_rate, pixel_false_alarm_rate)
         return other
 
+    def calibrated(self, calibration: Calibration) -> Self:
+        """The same model with thresholds by other images."""
+        other = copy(self)
+        other.description = self.description.calibrated(calibration)
+        other.decision = decide(calibration)
+        return other
+
     @overload
-    def predict(self, images: str | Path | Image.Image | NDArray[np.uint8]) -> Prediction: ...
+    def predict(self, images: ImageInput) -> Prediction: ...  # type: ignore[overload-overlap]  # a str is an Iterable[str] as well
     @overload
-    def predict(self, images: list[ImageInput] | tuple[ImageInput, ...]) -> list[Prediction]: ...
+    def predict(self, images: Iterable[ImageInput]) -> list[Prediction]: ...
     def predict(self, images: Any) -> Prediction | list[Prediction]:
         """Score images.
 
         Args:
-            images: A path, a Pillow image, a uint8 array ``(H0, W0, 3)``, or a list of such, of
-                any sizes.
+            images: A path, the bytes of an image file, a Pillow image, a uint8 array of shape
+                ``(H0, W0)`` or ``(H0, W0, 1, 3 or 4)``; or several of these, of any sizes.
 
         Returns:
-            One prediction, or one for each.
+            One prediction, or a list with one for each.
 
         Raises:
             ImageReadError: An image cannot be read.
-            ShapeError: An image is not of the camera's size.
+            ShapeError: An image is not of 8 bits, or not of the camera's size.
+            UsageError: It is no image.
+            ModelFileError: A score is no finite number.
         """
-        if isinstance(images, str | Path | Image.Image | np.ndarray):
-            return next(self.stream([images]))
-        return list(self.stream(images))
+        is_one = isinstance(images, IMAGE_TYPES) or not isinstance(images, Iterable)
+        return next(self.stream([images])) if is_one else list(self.stream(images))
 
     def stream(
         self,
         images: Iterable[ImageInput],
         unreadable: Callable[[ImageReadError], None] | None = None,
+        *,
+        n_ahead: int | None = None,
         kept_px: int = 0,
+        traced: bool = False,
     ) -> Iterator[Prediction]:
         """Score any number of images in bounded memory, in order.
 
@@ -130,20 +151,47 @@ class Predictor:
             images: As for ``predict``.
             unreadable: Told of an image that cannot be read, which is then left out; raised when
                 None.
-            kept_px: Pixels of a source image that is kept with its prediction, at most.
+            n_ahead: Images taken before the first of them is answered, beyond that one: 0 for a
+                camera, which is asked for the next image when the last one has been judged. When
+                None, as many as it takes to be fast.
+            kept_px: Pixels of a file's picture that is kept with its prediction, at most.
+            traced: Whether predictions say of which image and model file they are.
 
         Raises:
             ImageReadError: An image cannot be read and nobody is told.
-            ShapeError: An image is not of the camera's size.
+            ShapeError: An image is not of 8 bits, or not of the camera's size.
+            UsageError: It is no image, or ``n_ahead`` is below 0.
+            ModelFileError: A score is no finite number.
+
+        Example:
+            >>> model = padim.load("part.safetensors")
+            >>> camera = (Image.open(name) for name in ["good.png", "spot.png"])
+            >>> for prediction in model.stream(camera, n_ahead=0):
+            ...     print(prediction.label)
+            normal
+            anomalous
         """
+        n_batch, n_decoded = self.n_batch, DECODE_AHEAD
+        if n_ahead is not None:
+            if n_ahead < 0:
+                raise UsageError(f"n_ahead is {n_ahead}, but needs to be 0 or more. Try 0.")
+            # A batch takes its own images, and each of them that is decoded lets another one in.
+            n_batch = min(n_batch, n_ahead // 2 + 1)
+            n_decoded = n_ahead + 2 - n_batch
         bring = self.preprocess if self.camera_px is None else Camera(self.camera_px)
-        loaded = load_ahead(images, bring, unreadable, kept_px=kept_px)
-        for batch in batched(loaded, self.n_batch):
+        loaded = load_ahead(
+            images, bring, unreadable, hashed=traced, kept_px=kept_px, n_ahead=n_decoded
+        )
+        for batch in batched(loaded, n_batch):
             outputs = self.score(np.stack([image.pixels for image in batch]))
+            _check_finite(outputs, batch)
             outputs = outputs._replace(anomaly_map=self.preprocess.counted(outputs.anomaly_map))
             for image, anomaly_map, score, levels in zip(batch, *outputs, strict=True):
+                origin = None
+                if traced:
+                    origin = Origin(image.sha256, *self._origin)
                 yield Prediction(
-                    image.path,
+                    image.image,
                     float(score),
                     anomaly_map,
                     tuple(levels.tolist()),
@@ -151,7 +199,41 @@ class Predictor:
                     self.preprocess,
                     image.picture,
                     self.decision,
+                    origin,
                 )
+
+    @cached_property
+    def _origin(self) -> tuple[str | None, str, str]:
+        digest = None
+        # Another file of that name by now is not this model.
+        if self.path and self.path.is_file() and self.path.stat().st_mtime_ns == self._written_ns:
+            digest = sha256(self.path)
+        return digest, version("padim-efficientnet"), ENGINES[self.engine].words()
+
+    def __repr__(self) -> str:
+        threshold = "no threshold"
+        if self.decision is not None:
+            found = self.decision.threshold
+            threshold = f"threshold {found.score:.4g} at a false-alarm rate of {found.rate:.3g}"
+        name = type(self).__name__
+        return f"{name}({self.description.words()}; {threshold}; {self.engine})"
+
+
+def _check_finite(outputs: Outputs, batch: list[Loaded]) -> None:
+    """Make sure that every score is a number.
+
+    Raises:
+        ModelFileError: One is not, or one of a map.
+    """
+    highest = outputs.anomaly_map.max(axis=(1, 2))  # NaN where there is one
+    scores = np.column_stack((highest, outputs.image_score, outputs.level_scores))
+    for image, row in zip(batch, scores, strict=True):
+        if not np.isfinite(row).all():
+            raise ModelFileError(
+                f"The score of {image.path or 'an image'} is {row[1]:g} and its map goes up to "
+                f"{row[0]:g}, but a score needs to be a finite number. The model or its engine is "
+                "at fault: try --engine torch, or fit it anew."
+            )
 
 
 @dataclass(frozen=True)
@@ -168,17 +250,15 @@ class Camera:
         """Bring an image to RGB.
 
         Args:
-            image: RGB, shape ``(H0, W0, 3)``, or a Pillow image of mode ``L`` or ``RGB``.
+            image: As for ``rgb_pixels``.
 
         Raises:
             ShapeError: It is not of the camera's size.
         """
-        if isinstance(image, Image.Image):
-            image = np.array(image.convert("RGB"))
-        if image.shape != (*self.size_px, 3) or image.dtype != np.uint8:
+        pixels = rgb_pixels(image)
+        if pixels.shape[:2] != self.size_px:
             raise ShapeError(
-                f"The image has shape {image.shape} and type {image.dtype}, but the graph was "
-                f"exported for a camera and needs {(*self.size_px, 3)} and uint8. Export it anew "
-                "with another --camera, or without."
+                f"The image has shape {pixels.shape}, but the graph was exported for a camera and "
+                f"needs {(*self.size_px, 3)}. Export it anew with another --camera, or without."
             )
-        return image
+        return pixels

@@ -1,0 +1,154 @@
+"""A choice of the user as data: what its help says, and what it may be."""
+
+from dataclasses import dataclass
+from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import numpy as np
+
+from padim.errors import UnknownNameError, UsageError
+
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Path: "a file",
+    np.ndarray: "an array",
+}
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where a number must lie.
+
+    Attributes:
+        low: Its least value.
+        high: Its largest value.
+        is_open: Whether the ends themselves are left out.
+        usual: What to try instead; the nearest end when None.
+    """
+
+    low: float
+    high: float = float("inf")
+    is_open: bool = False
+    usual: float | None = None
+
+    def holds(self, number: float) -> bool:
+        """Whether a number lies inside."""
+        if self.is_open:
+            return self.low < number < self.high
+        return self.low <= number <= self.high and number != float("inf")
+
+    def advice(self, number: float) -> str:
+        """What a number outside should be, and what to try."""
+        is_half = self.high == float("inf")
+        if self.is_open:
+            needs = f"be above {self.low:g}" + ("" if is_half else f" and below {self.high:g}")
+        elif is_half:
+            needs = f"be {self.low:g} or more"
+        else:
+            needs = f"lie between {self.low:g} and {self.high:g}"
+        usual = self.usual
+        if usual is None:
+            usual = self.high if number > self.high and not is_half else self.low
+        return f"needs to {needs}. Try {usual:g}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is known of a field of ``FitSettings`` beside its name, type and default.
+
+    Attributes:
+        help: One line for a person.
+        panel: Heading of the help page that it stands under.
+        metavar: What stands for the value there; None for one that is on or off.
+        words: What an error calls it; its name when empty.
+        names: The names it may have; any when empty.
+        within: Where its number, or each of its numbers, must lie, unless it is the default.
+        older: Options of version 0.1 that go on working.
+    """
+
+    help: str
+    panel: Literal["data", "network", "map", "threshold", "memory", "output"] | None = None
+    metavar: str | None = None
+    words: str = ""
+    names: tuple[str, ...] = ()
+    within: Range | None = None
+    older: tuple[str, ...] = ()
+
+    def check(self, name: str, value: object, kind: Any) -> None:
+        """Make sure that a value can be chosen.
+
+        Args:
+            name: Of the choice.
+            value: What somebody wants.
+            kind: The annotated type.
+
+        Raises:
+            UsageError: It is of another kind, or outside the range.
+            UnknownNameError: It is not one of the names that there are.
+        """
+        words = self.words or name
+        if not _is_of_kind(value, kind):
+            raise UsageError(f"{words} is {value!r}, but needs to be {_kind_words(kind)}.")
+        if self.names and isinstance(value, str) and value not in self.names:
+            raise UnknownNameError(name.replace("_", " "), value, self.names)
+        if self.within is None:
+            return
+        numbers: tuple[object, ...] = value if isinstance(value, tuple) else (value,)
+        for number in numbers:
+            if isinstance(number, Real) and not self.within.holds(float(number)):
+                shown = "x".join(map(str, numbers)) if len(numbers) > 1 else f"{number:g}"
+                raise UsageError(f"{words} is {shown}, but {self.within.advice(float(number))}.")
+
+
+def is_same(one: object, other: object) -> bool:
+    """Whether two values are equal, be they arrays or not."""
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return np.array_equal(one, other)
+    return not isinstance(one, np.ndarray) and not isinstance(other, np.ndarray) and one == other
+
+
+def parts_of(kind: Any) -> tuple[Any, ...]:
+    """The types that a value may have, without None."""
+    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return tuple(part for part in parts if part is not NoneType)
+
+
+def _is_of_kind(value: object, kind: Any) -> bool:
+    """Whether a value is of an annotated type, of those that choices have."""
+    if value is None:
+        return NoneType in get_args(kind)
+    return any(_is_of_part(value, part) for part in parts_of(kind))
+
+
+def _is_of_part(value: object, kind: Any) -> bool:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in parts
+    if origin is tuple:
+        if not isinstance(value, tuple) or (len(value) != len(parts) and parts[-1] is not Ellipsis):
+            return False
+        return all(_is_of_part(one, parts[0]) for one in value)
+    if kind is not bool and isinstance(value, bool):
+        return False
+    abstract = {int: Integral, float: Real, Path: PathLike}
+    return isinstance(value, abstract.get(kind, origin or kind))
+
+
+def _kind_words(kind: Any) -> str:
+    """What a value must be, in words."""
+    words = []
+    for part in parts_of(kind):
+        origin, parts = get_origin(part), get_args(part)
+        if origin is tuple:
+            words.append("whole numbers" if parts[-1] is Ellipsis else "two whole numbers")
+        elif origin is Literal:
+            words += [str(one) for one in parts]
+        else:
+            words.append(_KINDS[origin or part])
+    return " or ".join(words)

@@ -1,0 +1,71 @@
+"""``padim evaluate``."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from padim.cli import options
+from padim.cli.console import progress, result, say, table
+from padim.cli.images import Unreadable, sizes, threshold_words
+from padim.datasets import describe
+
+
+def evaluate(
+    model: options.Model,
+    data: Annotated[Path, typer.Argument(help="A category in any known layout, or a dataset.")],
+    opening: options.Opening,
+    category: options.OneCategory = None,
+    layout: options.Layout = None,
+    false_alarm_rate: options.FalseAlarmRate = None,
+    skip_unreadable: options.SkipUnreadable = False,
+) -> None:
+    """Measure a model on the test images of one category."""
+    from padim.evaluation.category import evaluate as evaluate_category
+    from padim.evaluation.category import read_test_category
+    from padim.metrics.table import METRICS, interval_words, shown
+    from padim.model.opening import load
+
+    found = read_test_category(data, category, layout)
+    say(f"{describe([found])}.\n{found.describe()}\nImages: {sizes(found.images())[1]}.")
+    loaded = load(model, **opening).at(false_alarm_rate)
+    say(f"Engine: {loaded.engine}.")
+    unreadable = Unreadable(skip_unreadable)
+    with progress("score", len(found.test)) as advance:
+        evaluation = evaluate_category(
+            loaded, found, advance=advance, unreadable=unreadable.callback
+        )
+    unreadable.report()
+    decided: dict[str, Any] = {"threshold": None}
+    rows = [
+        (METRICS[name].label, f"{shown(value)}{interval_words(evaluation.intervals[name])}")
+        for name, value in evaluation.metrics.items()
+    ]
+    if loaded.decision is not None:
+        say(threshold_words(loaded.decision))
+        threshold = loaded.decision.threshold
+        n_false_alarms, n_missed = evaluation.mistakes(threshold.score)
+        n_anomalous = int(evaluation.is_anomalous.sum())
+        decided = {
+            "threshold": asdict(threshold),
+            "n_false_alarms": n_false_alarms,
+            "n_missed": n_missed,
+        }
+        rows += [
+            ("false alarms", f"{n_false_alarms} of {len(evaluation.samples) - n_anomalous}"),
+            ("missed", f"{n_missed} of {n_anomalous}"),
+        ]
+    document = {
+        "model": str(model),
+        "category": found.name,
+        "n_test": len(evaluation.samples),
+        "unreadable": unreadable.paths,
+        "engine": loaded.engine,
+        **evaluation.metrics,
+        "intervals": evaluation.intervals,
+        "bounds": evaluation.pixel_metrics.bounds(),
+        **decided,
+        "score_s": round(evaluation.score_s, 3),
+    }
+    result(document, table(("metric", found.name), rows))

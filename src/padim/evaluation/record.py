@@ -1,0 +1,276 @@
+"""What is kept of a category that was done: typed, and read and written here alone."""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import (
+    Any,
+    Literal,
+    NamedTuple,
+    NotRequired,
+    TypedDict,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
+
+import numpy as np
+
+from padim.datasets import Saturation
+from padim.files import safe_name, write_text, written_whole
+from padim.metrics.curves import Floats
+from padim.metrics.resamples import Values
+from padim.metrics.table import METRICS
+
+SCHEMA_VERSION = 2  # raised when an older reader would misread a newer file
+
+Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
+Resampled = dict[str, Floats]  # each metric of bootstrap samples of the test images, shape ``(B,)``
+
+
+class Settings(TypedDict):
+    """Everything that decides the numbers of a benchmark, and what is read of it by name."""
+
+    recipe: str
+    backbone: str
+    size_px: list[int]
+    crop_fraction: float
+    resample: Literal["bilinear", "lanczos"]
+    n_dims: int
+    versions: dict[str, str]
+    n_seeds: NotRequired[int]
+
+
+class FileStamp(NamedTuple):
+    """A file of a dataset; both numbers are -1 where it is not there."""
+
+    name: str
+    n_bytes: int
+    mtime_ns: int
+
+
+class SampleStamp(NamedTuple):
+    """What is known of a test image; its saturations by their place in the fingerprint's."""
+
+    path: str
+    defect: str
+    masks: tuple[str, ...]
+    saturations: int
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Everything a result rests on: settings, files, and what each of them is."""
+
+    settings: Settings
+    images: tuple[FileStamp, ...]
+    samples: tuple[SampleStamp, ...]
+    saturations: tuple[tuple[Saturation, ...], ...]
+    layout: str
+    colormap: str
+
+    def changed(self, before: "Fingerprint") -> list[str]:
+        """What differs from one of before, in words."""
+        ours: Mapping[str, object] = self.settings
+        theirs: Mapping[str, object] = before.settings
+        changed = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
+        parts = {
+            "images": "its images",
+            "samples": "its test images and what is known of them",
+            "saturations": "the saturations of its defects",
+            "layout": "its layout",
+            "colormap": "the colours of its pictures",
+        }
+        return changed + [
+            words for part, words in parts.items() if getattr(self, part) != getattr(before, part)
+        ]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A category in numbers.
+
+    What is of the fit is None where it was not fitted, or cannot be measured.
+    """
+
+    category: str
+    n_train: int
+    n_test: int
+    metrics: Values = field(metadata={"columns": tuple(METRICS)})
+    fit_s: float | None
+    score_s: float
+    fit_peak_bytes: int | None
+    model_bytes: int
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """A test image, as it stands in ``images.jsonl``.
+
+    Attributes:
+        category: Its category.
+        seed: Of what was random.
+        path: Its way from the category's folder.
+        label: ``normal`` or ``anomalous``.
+        defect: Its kind of defect; ``good`` is normal.
+        score: Of the model.
+        level_scores: What each level of the network adds, coarse to fine.
+        predicted: What the model's threshold makes of it; None when it has none.
+        p_value: Share of good images that score as high; likewise.
+    """
+
+    category: str
+    seed: int
+    path: str
+    label: str
+    defect: str
+    score: float
+    level_scores: tuple[float, ...]
+    predicted: str | None
+    p_value: float | None
+
+
+Axes = tuple[tuple[float, ...], tuple[float, ...]]  # a rate, and what rises with it
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Curves to be drawn, empty where a class is missing: two of ROC, and the overlap."""
+
+    image: Axes
+    pixel: Axes
+    pro: Axes
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Record:
+    """What is kept of a category that was done once.
+
+    Attributes:
+        name: Of its files, as ``record_name`` gives it.
+        resampled: As the type says.
+        root: Folder of the category.
+        masks: Of each image, their ways from there.
+        threshold: Of the model; None when it has none.
+        row: Its numbers.
+        by_defect: Every metric of each kind of defect against all normal images.
+        images: Its test images.
+        curves: Of its test images.
+        unreadable: Images that were left out.
+        fingerprint: What all this rests on.
+    """
+
+    name: str
+    resampled: Resampled
+    root: str
+    masks: tuple[tuple[str, ...], ...]
+    threshold: float | None
+    row: Row
+    by_defect: dict[str, Values]
+    images: tuple[ImageResult, ...]
+    curves: Curves
+    unreadable: tuple[str, ...]
+    fingerprint: Fingerprint
+
+
+def record_name(category: str, seed: int) -> str:
+    """Name of the files of a record; later seeds are in a folder, since any name can be taken."""
+    name = safe_name(category)
+    return name if seed == 0 else f"seed{seed}/{name}"
+
+
+def write_record(record: Record, out: Path) -> None:
+    """Write a record; the part that says that it is there comes last."""
+    path = out / "records" / f"{record.name}.npz"
+    with written_whole(path) as partial, partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **record.resampled)
+    data = {key: plain(value) for key, value in vars(record).items()}
+    del data["name"], data["resampled"]
+    text = json.dumps({"schema_version": SCHEMA_VERSION, **data})
+    write_text(out / "records" / f"{record.name}.json", text)
+
+
+def read_record(out: Path, name: str) -> Record | None:
+    """A record of before; None where there is none that can be read."""
+    try:
+        data = json.loads((out / "records" / f"{name}.json").read_text(encoding="utf-8"))
+        if data["schema_version"] != SCHEMA_VERSION:
+            return None
+        with (out / "records" / f"{name}.npz").open("rb") as file:
+            resampled = dict(np.load(file, allow_pickle=False))
+        record: Record = typed(Record, data | {"name": name, "resampled": resampled})
+    except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
+    return record
+
+
+def plain(value: Any) -> Any:
+    """A value as what JSON has.
+
+    Args:
+        value: Any of the types of this module, or plain data. Of a dataclass, a field whose
+            metadata names columns is spread out, and one that is None by default is left out.
+    """
+    if is_dataclass(value):
+        found: dict[str, Json] = {}
+        for one in fields(value):
+            item = getattr(value, one.name)
+            if "columns" in one.metadata:
+                found |= item
+            elif item is not None or one.default is MISSING:
+                found[one.name] = plain(item)
+        return found
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return value
+
+
+def typed(kind: Any, data: Any) -> Any:
+    """What ``plain`` wrote, as the type it was; what the type does not know is left out.
+
+    Args:
+        kind: A dataclass, a tuple, a dict or what JSON has.
+        data: As JSON gives it.
+
+    Raises:
+        ValueError: A tuple has another length, or a name is none of those that there are.
+        TypeError: It is of another type.
+        LookupError: Something is missing.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints, given = get_type_hints(kind), {}
+        for one in fields(kind):
+            if "columns" in one.metadata:
+                given[one.name] = {
+                    name: typed(get_args(hints[one.name])[1], data.get(name))
+                    for name in one.metadata["columns"]
+                }
+            elif one.name in data or one.default is MISSING:
+                given[one.name] = typed(hints[one.name], data[one.name])
+        return kind(**given)
+    if hasattr(kind, "_fields"):
+        items = zip(get_type_hints(kind).values(), data, strict=True)
+        return kind(*(typed(one, item) for one, item in items))
+    if origin is tuple and inner[-1] is Ellipsis:
+        return tuple(typed(inner[0], item) for item in data)
+    if origin is tuple:
+        return tuple(typed(one, item) for one, item in zip(inner, data, strict=True))
+    if origin is dict:
+        return {key: typed(inner[1], item) for key, item in data.items()}
+    if origin in (UnionType, Union):
+        return None if data is None else typed(inner[0], data)
+    if is_typeddict(kind):
+        if missing := kind.__required_keys__ - data.keys():
+            raise LookupError(missing)
+        return data
+    if not isinstance(data, float | int if kind is float else origin or kind):
+        raise TypeError(f"{data!r} is no {kind}.")
+    return data

@@ -1,0 +1,99 @@
+"""What decides the features of an image, and so whether two models can be compared or joined."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import NamedTuple
+
+from padim.backbones import BackboneSpec
+from padim.images.preprocess import Preprocess
+from padim.method.pyramid import Pyramid
+from padim.method.tiles import Tiling
+from padim.scoring.engines import ENGINES
+from padim.versions import installed_versions
+
+
+class Engine(NamedTuple):
+    """Who runs a network.
+
+    Attributes:
+        name: ``torch``, ``onnxruntime`` or ``openvino``.
+        version: Of it; empty for torch, which is among the packages that decide numbers.
+    """
+
+    name: str
+    version: str = ""
+
+    @classmethod
+    def installed(cls, name: str) -> "Engine":
+        """The one of this name that is installed here."""
+        return cls(name, "" if name == "torch" else version(ENGINES[name].package))
+
+    @classmethod
+    def parse(cls, text: str) -> "Engine":
+        """Read what ``str`` writes, such as ``onnxruntime 1.32.0``."""
+        return cls(*text.split(" ", 1))
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, self))
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What decides the features of an image: where two are equal, so are the features.
+
+    Attributes:
+        spec: Facts of the backbone.
+        tiling: What the network sees of an image at a time, and which cells are modelled.
+        preprocess: The way from an image to the network.
+        engine: Who runs the trunk.
+        precision: What the trunk computes in, ``float32`` or ``bfloat16``.
+        weights_sha256: Of the file the backbone's weights came from.
+        versions: Packages that decide numbers.
+    """
+
+    spec: BackboneSpec
+    tiling: Tiling
+    preprocess: Preprocess
+    engine: Engine
+    precision: str
+    weights_sha256: str
+    versions: Mapping[str, str]
+
+    @property
+    def pyramid(self) -> Pyramid:
+        """The modelled cells."""
+        return self.tiling.pyramid
+
+    def here(self, engine: str) -> "Encoder":
+        """The same with what is installed here, run by an engine of this name."""
+        return replace(self, engine=Engine.installed(engine), versions=installed_versions())
+
+    def of_window(self) -> "Encoder":
+        """The same for one part of an image, all cells of which are modelled."""
+        window_px = self.tiling.window_px
+        tiling = Tiling.whole(self.tiling.tiles[0].pyramid, window_px)
+        preprocess = replace(self.preprocess, size_px=window_px, roi=None)
+        return replace(self, tiling=tiling, preprocess=preprocess)
+
+    def differences(self, other: "Encoder") -> dict[str, tuple[object, object]]:
+        """What is not the same in another.
+
+        Returns:
+            By the name of a package, ``engine`` or what else differs, what each has of it; empty
+            where the two are equal.
+        """
+        ours, theirs = self._parts(), other._parts()
+        both = {name: (ours.get(name), theirs.get(name)) for name in {**ours, **theirs}}
+        return {name: (one, two) for name, (one, two) in both.items() if one != two}
+
+    def _parts(self) -> dict[str, object]:
+        return {
+            "backbone": self.spec,
+            "weights": self.weights_sha256,
+            "preprocess": self.preprocess,
+            "pyramid": self.tiling,
+            "precision": self.precision,
+            **self.versions,
+            "engine": self.engine,
+        }

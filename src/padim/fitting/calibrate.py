@@ -1,0 +1,128 @@
+"""Thresholds by images that a model was not fitted on."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from padim.datasets import expand, normal_images
+from padim.errors import DatasetError, ImageReadError, UsageError, listed
+from padim.images.ahead import ImageInput, content_sha256
+from padim.model.opening import load
+from padim.scoring.calibration import HELD_OUT, Collector, least_cost
+from padim.scoring.description import write_description
+from padim.scoring.engines import is_graph
+from padim.scoring.predictor import Predictor
+
+
+def calibrate(
+    model: str | Path | Predictor,
+    good: str | Path | Sequence[ImageInput],
+    defects: str | Path | Sequence[ImageInput] = (),
+    *,
+    miss_cost: float = 1.0,
+    false_alarm_cost: float = 1.0,
+    unreadable: Callable[[ImageReadError], None] | None = None,
+    advance: Callable[[int], None] = lambda n_images: None,
+) -> Predictor:
+    """Set a model's thresholds by good images that it was not fitted on.
+
+    Args:
+        model: A model file or an exported graph, which is changed; or a loaded model, which stays
+            as it is.
+        good: A folder of good images, or a list of images as for ``Predictor.predict``.
+        defects: The same of known defects: the threshold is then that of least cost on both.
+        miss_cost: Of a defect that is called normal.
+        false_alarm_cost: Of a good image that is called anomalous.
+        unreadable: Told of an image that cannot be read, which is then left out; raised when None.
+        advance: Told how many more images have been scored.
+
+    Returns:
+        The model with those thresholds.
+
+    Raises:
+        UsageError: A cost is impossible.
+        DatasetError: The model was fitted on a good image, a defect is a good image as well, or
+            there is no image.
+        ImageReadError: An image cannot be read and nobody is told.
+        PadimError: The model cannot be loaded.
+
+    Example:
+        >>> model = padim.calibrate("part.safetensors", "part/test/good", "part/test/spot")
+        >>> model.decision.threshold.kind
+        'cost'
+    """
+    if not (min(miss_cost, false_alarm_cost) > 0 and max(miss_cost, false_alarm_cost) < math.inf):
+        raise UsageError("A cost needs to be a number above 0. Leave it out for 1.")
+    predictor = model if isinstance(model, Predictor) else load(model)
+    normal = normal_images(Path(good)) if isinstance(good, str | Path) else good
+    if isinstance(defects, str | Path):
+        defects = expand([Path(defects)], recursive=True)
+    _check_unseen(normal, defects, set(predictor.description.facts["image_sha256"]))
+    collectors = Collector(), Collector()
+    for collector, images in zip(collectors, (normal, defects), strict=True):
+        for prediction in predictor.stream(images, unreadable):
+            collector.add(prediction.anomaly_map[None], prediction.score)
+            advance(1)
+    if not collectors[0].count or (defects and not collectors[1].count):
+        raise DatasetError("No image could be read. Name a folder of images.")
+    calibration = collectors[0].calibration(HELD_OUT)
+    if defects:
+        anomalous = collectors[1].image_scores()
+        chosen = least_cost(calibration.image_score, anomalous, miss_cost, false_alarm_cost)
+        calibration = replace(calibration, chosen=chosen)
+    calibrated = predictor.calibrated(calibration)
+    if isinstance(model, Predictor):
+        return calibrated
+    write_calibration(calibrated, Path(model))
+    return load(model)
+
+
+def write_calibration(model: Predictor, path: Path) -> None:
+    """Write a model's calibration into its file, whole or not at all.
+
+    Args:
+        model: The model, calibrated.
+        path: The model file or graph that it was opened from.
+    """
+    if is_graph(path):
+        write_description(path, json.dumps(dict(model.description.facts), sort_keys=True))
+    else:
+        from padim.model.file import load_state, save_state  # a graph needs no torch
+
+        save_state(replace(load_state(path), calibration=model.description.calibration), path)
+
+
+def _check_unseen(
+    normal: Sequence[ImageInput], defects: Sequence[ImageInput], fitted: set[str]
+) -> None:
+    """Make sure that a model was not fitted on images, and that no image is of both kinds.
+
+    Raises:
+        DatasetError: It was, or one is.
+    """
+    hashes = [_hash(image) for image in normal]
+    if known := [image for image, digest in zip(normal, hashes, strict=True) if digest in fitted]:
+        raise DatasetError(
+            f"The model was fitted on {len(known)} of the {len(normal)} images, and scores those "
+            f"too low for a threshold: {_named(known)}. Name others, or fit it anew without "
+            "--no-calibrate, which leaves each out in turn."
+        )
+    good = fitted.union(hashes)
+    if both := [image for image in defects if _hash(image) in good]:
+        raise DatasetError(
+            f"{_named(both)}: images of known defects cannot be good ones as well, of this folder "
+            "or of the fit. Name a folder of defects only with --anomalous."
+        )
+
+
+def _hash(image: ImageInput) -> str:
+    try:
+        return content_sha256(image)
+    except ImageReadError:  # who scores it says so, or leaves it out
+        return ""
+
+
+def _named(images: Sequence[ImageInput]) -> str:
+    return listed(image if isinstance(image, str | Path) else "an array" for image in images)

@@ -1,0 +1,94 @@
+"""Predictions into a folder: a table, JSON lines, maps and pictures."""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from padim.errors import UnknownNameError, UsageError
+from padim.files import written_whole
+from padim.images.ahead import WRITE_BEHIND, WRITE_THREADS, mapped_ahead
+from padim.images.heatmap import save_picture
+from padim.scoring.prediction import Prediction, PredictionRecord
+
+COLUMNS = (
+    *("path", "score", "label", "p_value", "peak_x", "peak_y"),
+    *("x", "y", "width", "height", "area_px"),
+    *("threshold", "false_alarm_rate", "pixel_threshold"),
+    *("image_sha256", "model_sha256", "padim", "engine"),
+)
+MAPS = ("npy", "tiff")
+
+
+@dataclass(frozen=True)
+class PredictionWriter:
+    """Writes predictions into a folder.
+
+    Args:
+        folder: Where: ``predictions.csv``, ``predictions.jsonl``, and ``overlays`` and ``maps``.
+        name: What the pictures of a prediction are called, without a suffix.
+        overlays: Whether to draw each image with its map.
+        maps: ``npy`` or ``tiff`` for maps at source size as well.
+        min_region_px: Source pixels of a region; smaller ones are left out.
+
+    Raises:
+        UsageError: A choice is impossible.
+    """
+
+    folder: Path
+    name: Callable[[Prediction], Path]
+    overlays: bool = True
+    maps: str | None = None
+    min_region_px: int = 1
+
+    def __post_init__(self) -> None:
+        if self.maps is not None and self.maps not in MAPS:
+            raise UnknownNameError("kind of map", self.maps, MAPS)
+        if self.min_region_px < 1:
+            raise UsageError(
+                f"--min-region-px is {self.min_region_px}, but needs to be 1 or more. Try 1."
+            )
+
+    def write(self, predictions: Iterable[Prediction]) -> Iterator[PredictionRecord]:
+        """Write predictions, pictures in threads; the tables are there once all have come.
+
+        Args:
+            predictions: In the order in which they are to be written.
+
+        Yields:
+            What has been written of each.
+        """
+        with ExitStack() as stack:
+            lines = stack.enter_context(written_whole(self.folder / "predictions.jsonl"))
+            values = stack.enter_context(written_whole(self.folder / "predictions.csv"))
+            jsonl = stack.enter_context(lines.open("w", encoding="utf-8", newline="\n"))
+            # Names of files need not be text.
+            file = stack.enter_context(
+                values.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+            )
+            table = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+            table.writeheader()
+            for record in mapped_ahead(self._write_one, predictions, WRITE_THREADS, WRITE_BEHIND):
+                row = record.to_dict()
+                table.writerow(row)
+                jsonl.write(json.dumps(row) + "\n")
+                yield record
+
+    def _write_one(self, prediction: Prediction) -> PredictionRecord:
+        name = self.name(prediction)
+        regions, outlined = prediction.outlined(self.min_region_px)
+        if self.overlays:
+            save_picture(prediction.draw(outlined), self.folder / "overlays" / f"{name}.jpg")
+        if self.maps is not None:
+            source_map = prediction.source_map()
+            with written_whole(self.folder / "maps" / f"{name}.{self.maps}") as partial:
+                if self.maps == "npy":
+                    np.save(partial, source_map)
+                else:
+                    Image.fromarray(source_map).save(partial)
+        return prediction.record(regions)

@@ -1,0 +1,75 @@
+import csv
+import hashlib
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from trees import make_category, striped
+
+import padim
+from padim.cli import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A category, its model, and many images of another part."""
+    root = tmp_path_factory.mktemp("predict")
+    category = make_category(root / "stripes")
+    padim.fit(category, size_px=(64, 64), device="cpu").save(root / "m.safetensors")
+    (root / "other").mkdir()
+    for i in range(20):
+        striped(300 + i).rotate(90).save(root / f"other/{i:02}.png")
+    return root
+
+
+def predict(folder: Path, images: str, out: Path, *more: str) -> int:
+    model = str(folder / "m.safetensors")
+    return main(["predict", model, str(folder / images), "-o", str(out), "--no-overlays", *more])
+
+
+def test_the_summary_counts_what_is_anomalous(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(folder, "stripes/test", tmp_path, "--recursive") == 0
+    said = capsys.readouterr()
+    assert "3 of 6 images are anomalous:\npath" in said.out
+    assert "warning" not in said.err
+
+
+def test_a_model_of_another_part_is_warned_of(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(folder, "other", tmp_path, "-q") == 0
+    said = capsys.readouterr()
+    assert "20 of 20 images are anomalous. The most anomalous:\npath" in said.out
+    assert said.err.startswith("warning: All 20 images are as unlike the good ones as can be.")
+    assert "a model of another part" in said.err
+    (folder / "other/00.png").rename(folder / "one_less.png")
+    try:
+        assert predict(folder, "other", tmp_path, "-q") == 0
+        assert capsys.readouterr().err == ""
+    finally:
+        (folder / "one_less.png").rename(folder / "other/00.png")
+
+
+def test_each_row_says_what_it_came_of(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rate = ("--false-alarm-rate", "0.3")
+    assert predict(folder, "stripes/test/spot", tmp_path, "--json", *rate) == 0
+    document = json.loads(capsys.readouterr().out)
+    with (tmp_path / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert lines == document["predictions"]
+    model = hashlib.sha256((folder / "m.safetensors").read_bytes()).hexdigest()
+    for row, line in zip(rows, lines, strict=True):
+        image = hashlib.sha256(Path(row["path"]).read_bytes()).hexdigest()
+        assert row["image_sha256"] == line["image_sha256"] == image
+        assert row["model_sha256"] == line["model_sha256"] == model
+        assert float(row["threshold"]) == line["threshold"] == document["threshold"]["score"]
+        assert float(row["false_alarm_rate"]) == line["false_alarm_rate"] == 0.3
+        assert float(row["pixel_threshold"]) == line["pixel_threshold"]
+        assert row["padim"] == line["padim"] == version("padim-efficientnet")
+        assert row["engine"] == line["engine"] == f"onnxruntime {version('onnxruntime')}"

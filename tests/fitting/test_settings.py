@@ -1,0 +1,188 @@
+"""Every choice of a fit: its type, range and name."""
+
+import inspect
+import pickle
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import get_type_hints
+
+import numpy as np
+import pytest
+
+import padim
+from padim.errors import UnknownNameError, UsageError
+from padim.features.network import DTYPES
+from padim.fitting.prepare import prepare
+from padim.fitting.settings import (
+    CHOICES,
+    STORE_NAMES,
+    FitChoices,
+    FitSettings,
+    recipe_of,
+    settings_with,
+)
+from padim.method.gaussian import STORES
+from padim.recipes import RECIPES, Recipe
+from padim.scoring.engines import PRECISIONS
+
+
+def test_the_keywords_of_a_fit_are_the_fields_with_their_types() -> None:
+    assert get_type_hints(FitChoices) == get_type_hints(FitSettings)
+    assert list(get_type_hints(FitChoices)) == list(CHOICES)
+
+
+def test_the_names_are_those_that_others_know() -> None:
+    assert tuple(STORES) == STORE_NAMES
+    assert set(DTYPES) == set(PRECISIONS)
+
+
+def test_a_misspelt_setting_is_guessed() -> None:
+    with pytest.raises(UsageError, match=r"^There is no setting sigma\. Did you mean sigma_px\?$"):
+        padim.fit([], sigma=2)  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match=r"^There is no setting colour\. There are: roi, backbone"):
+        settings_with(colour=2)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "prepare(FitSettings(sigma=2))",
+        "prepare(FitSettings(), sigma=2)",
+        "padim.fit('x', sigma=2)",
+        "settings_with(FitSettings(), sigma=2)",
+    ],
+)
+def test_a_misspelt_setting_fails_the_type_checker(call: str, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text(
+        "import padim\n"
+        "from padim.fitting.prepare import prepare\n"
+        "from padim.fitting.settings import FitSettings, settings_with\n"
+        f"{call}\n"
+    )
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(root / ".mypy_cache")]
+    done = subprocess.run(
+        [*command, str(tmp_path / "a.py")], cwd=root, capture_output=True, text=True
+    )
+    assert done.stdout.count("error:") == 1, done.stdout
+    assert 'Unexpected keyword argument "sigma"' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"eps": 0}, r"^eps is 0, but needs to be above 0\. Try 0\.01\.$"),
+        ({"eps": float("inf")}, "needs to be above 0"),
+        ({"eps": float("nan")}, "needs to be above 0"),
+        ({"eps": "much"}, r"^eps is 'much', but needs to be a number\.$"),
+        ({"eps": True}, "needs to be a number"),
+        ({"size_px": 64}, r"^The size is 64, but needs to be two whole numbers\.$"),
+        ({"size_px": (64, 0)}, r"^The size is 64x0, but needs to be 1 or more\. Try 256\.$"),
+        ({"size_px": (64, 64, 64)}, "needs to be two whole numbers"),
+        ({"taps": (1, 2.5)}, "taps is .* but needs to be whole numbers"),
+        ({"dims": "some"}, r"^dims is 'some', but needs to be a whole number or all\.$"),
+        ({"sigma_px": -1}, r"^sigma_px is -1, but needs to be 0 or more\. Try 0\.$"),
+        ({"score_fraction": 2}, r"needs to lie between 0 and 1\. Try 1\.$"),
+        ({"score_fraction": -2}, r"needs to lie between 0 and 1\. Try 0\.$"),
+        ({"drop_outliers": 1}, r"needs to be above 0 and below 1\. Try 0\.005\.$"),
+        ({"n_batch": 0}, r"^The batch size is 0, but needs to be 1 or more\. Try 1\.$"),
+        ({"n_threads": 0}, r"^The number of threads is 0"),
+        ({"calibrate": None}, r"^calibrate is None, but needs to be true or false\.$"),
+        ({"roi": 3}, "roi is 3, but needs to be a text or a file or an array"),
+        ({"max_memory": -1}, "max_memory is -1, but needs to be 1 or more"),
+    ],
+)
+def test_an_impossible_value_is_refused(choices: FitChoices, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        settings_with(**choices)
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"backbone": "resnet"}, "no backbone 'resnet'. Did you mean 'resnet18'"),
+        ({"recipe": "fats"}, "no recipe 'fats'. Did you mean 'fast'"),
+        ({"eps_rule": "wild"}, "no eps rule 'wild'"),
+        ({"store": "float8"}, "no store 'float8'"),
+        ({"engine": "tpu"}, "no engine 'tpu'"),
+        ({"precision": "float8"}, "no precision 'float8'"),
+        ({"device": "gpu"}, "no device 'gpu'"),
+    ],
+)
+def test_an_unknown_name_is_refused(choices: FitChoices, words: str) -> None:
+    with pytest.raises(UnknownNameError, match=words):
+        settings_with(**choices)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [{"drop_outliers": 0}, {"eps": np.float64(1)}, {"n_batch": np.int64(1)}, {"sigma_px": 0}],
+)
+def test_a_possible_value_is_kept(choices: FitChoices) -> None:
+    ((name, value),) = choices.items()
+    assert getattr(settings_with(**choices), name) == value
+
+
+def test_a_list_is_as_good_as_a_tuple() -> None:
+    assert FitSettings(size_px=[64, 96]).size_px == (64, 96)  # type: ignore[arg-type]
+
+
+def test_what_is_chosen_wins_over_the_base() -> None:
+    base = FitSettings(eps=0.5, backbone="resnet18")
+    settings = settings_with(base, eps=0.25)
+    assert (settings.eps, settings.backbone) == (0.25, "resnet18")
+    assert base.eps == 0.5
+
+
+def test_settings_compare_and_travel_with_a_region() -> None:
+    region = np.eye(4, dtype=np.bool_)
+    settings = FitSettings(roi=region, size_px=(64, 64))
+    assert settings == FitSettings(roi=region.copy(), size_px=(64, 64))
+    assert settings != FitSettings(roi=~region, size_px=(64, 64))
+    assert settings != FitSettings(size_px=(64, 64))
+    assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_without_changes_is_as_it_stands(name: str) -> None:
+    assert recipe_of(FitSettings(recipe=name)) == RECIPES[name]
+
+
+def test_a_recipe_takes_every_change() -> None:
+    changed = {
+        "size_px": (64, 64),
+        "eps": 1.0,
+        "eps_rule": "absolute",
+        "sigma_px": 0.0,
+        "score_fraction": 0.0,
+        "taps": (1, 2),
+        "tile_px": 32,
+        "tile_overlap_px": 0,
+    }
+    recipe = recipe_of(FitSettings(**changed))  # type: ignore[arg-type]
+    assert {name: getattr(recipe, name) for name in changed} == changed
+    own = {"name", "crop_fraction", "resample"}  # of the recipe alone
+    assert {one.name for one in fields(Recipe)} == own | changed.keys()
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"sigma_px": 65, "size_px": (64, 96)}, r"between 0 and 64\. Try 64\.$"),
+        ({"recipe": "reference", "size_px": (64, 96)}, "crops a square.*Try 64"),
+    ],
+)
+def test_changes_that_do_not_fit_together_are_refused(choices: FitChoices, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        recipe_of(settings_with(**choices))
+
+
+def test_a_region_in_a_file_needs_the_size_of_the_images() -> None:
+    with pytest.raises(UsageError, match=r"in part\.png, but the size of the images is unknown"):
+        prepare(FitSettings(size_px=(64, 64), roi="part.png"))
+
+
+def test_prepare_has_few_parameters() -> None:
+    assert len(inspect.signature(prepare).parameters) <= 4
