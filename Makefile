@@ -1,8 +1,9 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
+OLDEST ?= .venv-oldest
 
-.PHONY: demo test browser docs format clean
+.PHONY: demo test oldest browser docs format clean
 
 demo: $(VENV)/installed
 	$(BIN)/padim demo
@@ -15,6 +16,10 @@ test: $(VENV)/installed browser
 	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin src main.py
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+# The oldest release of each range; what they warn of has changed since.
+oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python -m pytest -m "not slow" -W default --ignore tests/docs
 
 # The tests of the report drive it; elsewhere than in CI they are skipped without it.
 browser:
@@ -34,10 +39,17 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 
 $(VENV)/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" --group test --group docs
-	touch $@
+	$(call install,$(VENV),constraints.txt,--group docs)
+
+$(OLDEST)/installed: pyproject.toml constraints-oldest.txt
+	$(call install,$(OLDEST),constraints-oldest.txt)
+
+define install
+$(PYTHON) -m venv $(1)
+$(1)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+$(1)/bin/python -m pip install --quiet --constraint $(2) --editable ".[all]" --group test $(3)
+touch $@
+endef
 
 clean:
-	rm -rf $(VENV) build dist demo
+	rm -rf $(VENV) $(OLDEST) build dist demo

@@ -23,9 +23,9 @@ for name in (
     "getloadavg getpgid getuid killpg lchown mkfifo nice register_at_fork sched_getaffinity "
     "sched_setaffinity setsid statvfs sysconf wait4"
 ).split():
-    delattr(os, name)
+    vars(os).pop(name, None)
 for name in "SIGALRM SIGHUP SIGKILL SIGPIPE SIGUSR1 alarm setitimer".split():
-    delattr(signal, name)
+    vars(signal).pop(name, None)
 
 import importlib, pkgutil, padim
 for module in pkgutil.walk_packages(padim.__path__, "padim."):

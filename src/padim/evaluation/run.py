@@ -215,7 +215,7 @@ def _done(
 def _done_in_processes(
     jobs: Sequence[Job], plan: Plan, out: Path, watcher: Watcher, n_workers: int
 ) -> Generator[_Done, None, None]:
-    def told(item: _Item, line: str) -> None:
+    def told(_item: _Item, line: str) -> None:
         watcher.say(line)
 
     def died(item: _Item) -> None:

@@ -222,7 +222,7 @@ def activation_bytes(trunk: nn.Module, size_px: tuple[int, int]) -> int:
     """
     most = 0
 
-    def see(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+    def see(_module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         nonlocal most
         alive = [t for t in (*inputs, output) if isinstance(t, torch.Tensor)]
         most = max(most, sum(t.numel() * 4 for t in alive))

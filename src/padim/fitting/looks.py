@@ -40,7 +40,7 @@ Begin = Callable[[str, int], Advance]  # told that a phase of so many steps begi
 Unreadable = Callable[[ImageReadError], None]  # told of an image that is left out
 
 
-def no_progress(phase: str, n_steps: int) -> Advance:
+def no_progress(_phase: str, _n_steps: int) -> Advance:
     """Tell nobody how far a phase is."""
     return lambda n_done: None
 
