@@ -44,7 +44,7 @@ LEVERS = {  # how the benchmark of levers calls them
     "reference": "reference",
     "plain": "plain (whole image, absolute eps, maximum)",
     "standard": "standard",
-    "hottest 0.5%, sigma 2": "standard with `--score-fraction 0.005 --sigma 2`",
+    "hottest 0.5%, sigma 2": "standard with `--score-fraction 0.005 --sigma-px 2`",
     "taps 2,4, hottest 0.5%, sigma 2": "fast",
 }
 TILES = "magnetic_tile"
@@ -305,7 +305,7 @@ def lever_lines() -> list[str]:
         "the 176 dimensions, errors are about twice those at 300. The AUPRO of `reference` leaves "
         "out the defects that its crop does not show, and is not comparable. `standard` misses "
         "small defects more often than `reference` does, since it averages the hottest 1% of all "
-        "pixels: where defects are a few pixels large, use `--score-fraction 0.005 --sigma 2`.",
+        "pixels: where defects are a few pixels large, use `--score-fraction 0.005 --sigma-px 2`.",
     ]
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,6 +50,15 @@ def test_the_numbers_of_a_model_of_version_1_are_read_bit_for_bit(tmp_path: Path
         assert json.loads(file.metadata()["padim"])["count"] == state.count == 8
 
 
+def within(new: Any, old: Any) -> Any:
+    """What is new without the keys that there were not; a later release may have more metrics."""
+    if isinstance(old, dict):
+        return {key: within(new[key], value) for key, value in old.items()}
+    if isinstance(old, list):
+        return [within(*pair) for pair in zip(new, old, strict=True)]
+    return new
+
+
 def test_a_benchmark_of_version_1_is_read_and_written_again_as_it_was(tmp_path: Path) -> None:
     kept = V1 / "benchmark/first"
     results, records = read_run(kept)
@@ -59,7 +69,8 @@ def test_a_benchmark_of_version_1_is_read_and_written_again_as_it_was(tmp_path: 
     write_record(record, tmp_path)
     write_results(results, [record], tmp_path)
     for name in ("records/carpet.json", "results.json"):
-        assert json.loads((tmp_path / name).read_text()) == json.loads((kept / name).read_text())
+        before = json.loads((kept / name).read_text())
+        assert within(json.loads((tmp_path / name).read_text()), before) == before
     assert (tmp_path / "images.jsonl").read_text() == (kept / "images.jsonl").read_text()
     with np.load(kept / "records/carpet.npz") as before:
         assert set(record.resampled) == set(before)

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 import padim
 from padim.datasets import list_images
 from padim.datasets.solar_cells import lay_out_solar_cells
-from padim.images.heatmap import heatmap, overlay
+from padim.images.heatmap import OUTLINE, heatmap, outline
 
 DOCS = Path(__file__).parents[1]
 PICTURES = DOCS / "images" / "gallery"
@@ -52,8 +52,9 @@ def write_gallery() -> None:
         "",
         "Written by `python docs/scripts/gallery.py`: the default settings, fitted on the good "
         "cells for training. The images were chosen by the rank of their score among the test "
-        "images, and by nothing else. Mistakes are among them. From left: photograph, map, what "
-        "lies above the pixel threshold.",
+        "images, and by nothing else. Mistakes are among them. From left: photograph; map, with "
+        "one scale for all cells of a kind, black being usual for good cells and white twice the "
+        "pixel threshold; what lies above the pixel threshold.",
         "",
         "The photographs are from [elpv-dataset](https://github.com/zae-bayern/elpv-dataset) "
         f"(Deitsch et al. 2019, Buerhop-Lutz et al. 2018), [CC BY-NC-SA 4.0]({_LICENCE}). The "
@@ -64,8 +65,11 @@ def write_gallery() -> None:
             category = lay_out_solar_cells(Path(folder), kind)
             model = padim.fit(category)
             lines += ["", f"## {_WORDS[kind]}"]
-            for shown in choose(model, category, kind):
-                draw(shown.prediction).save(PICTURES / shown.name, quality=85)
+            chosen = choose(model, category, kind)
+            usual = next(one.prediction for one in chosen if one.name.endswith("_good.jpg"))
+            darkest = float(np.median(usual.anomaly_map))
+            for shown in chosen:
+                draw(shown.prediction, darkest).save(PICTURES / shown.name, quality=85)
                 one = shown.prediction
                 lines += [
                     "",
@@ -97,26 +101,29 @@ def choose(model: padim.Predictor, category: Path, kind: str) -> list[Shown]:
     return [Shown(what, f"{kind}_{name}.jpg", found) for name, what, found in chosen]
 
 
-def draw(prediction: padim.Prediction) -> Image.Image:
-    """Photograph, map and regions side by side, with the notice below."""
+def draw(prediction: padim.Prediction, usual: float) -> Image.Image:
+    """Photograph, map and regions side by side, with the notice below.
+
+    Args:
+        prediction: Of a photograph.
+        usual: Score of the darkest colour.
+    """
     assert prediction.path is not None
-    image = Image.open(prediction.path).convert("RGB")
-    size = (_PANEL_PX, _PANEL_PX)
-    low, high = float(np.median(prediction.anomaly_map)), float(prediction.anomaly_map.max())
+    assert prediction.decision is not None
+    image = Image.open(prediction.path).convert("RGB").resize((_PANEL_PX, _PANEL_PX))
+    threshold = prediction.decision.pixel_threshold
+    predicted = Image.fromarray(prediction.defects()[1]).resize(image.size)
+    outlined = np.array(image)
+    outlined[outline(np.asarray(predicted), 2)] = OUTLINE
     panels = (
         image,
-        Image.fromarray(heatmap(prediction.anomaly_map, low, high)),
-        overlay(
-            image,
-            prediction.anomaly_map,
-            prediction.defects()[1],
-            prediction.preprocess.window(prediction.source_px),
-        ),
+        Image.fromarray(heatmap(prediction.anomaly_map, usual, 2 * threshold)).resize(image.size),
+        Image.fromarray(outlined),
     )
     width = len(panels) * (_PANEL_PX + _GAP_PX) - _GAP_PX
     picture = Image.new("RGB", (width, _PANEL_PX + _FOOT_PX), "white")
     for i, panel in enumerate(panels):
-        picture.paste(panel.resize(size), (i * (_PANEL_PX + _GAP_PX), 0))
+        picture.paste(panel, (i * (_PANEL_PX + _GAP_PX), 0))
     pen = ImageDraw.Draw(picture)
     pen.text((2, _PANEL_PX + 3), NOTICE, fill="black", font=ImageFont.load_default(13))
     return picture

@@ -11,6 +11,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 _NOTEBOOKS = "notebooks"
+_DECISIONS = "decisions"
+_EXPLANATION = "Explanation"  # where the menu has them
 
 
 def format_math(source: str, *_: Any, **__: Any) -> str:
@@ -19,9 +21,14 @@ def format_math(source: str, *_: Any, **__: Any) -> str:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Let fences of formulas become MathML."""
+    """Let fences of formulas become MathML, and put every decision into the menu."""
     fence = {"name": "math", "class": "math", "format": format_math}
     config.mdx_configs.setdefault("pymdownx.superfences", {})["custom_fences"] = [fence]
+    decisions = sorted((Path(config.docs_dir) / _DECISIONS).glob("*.md"))
+    for section in config.nav or []:
+        for item in section.get(_EXPLANATION, []):
+            if "Decisions" in item:
+                item["Decisions"] = [f"{_DECISIONS}/{path.name}" for path in decisions]
     return config
 
 

@@ -15,10 +15,13 @@ from speed import speed_page, table
 from thresholds import thresholds_page
 
 from padim.backbones import BACKBONES, DEFAULT_BACKBONE
+from padim.choices import Choice
 from padim.cli import app
+from padim.fitting.settings import CHOICES, FitSettings
 
 DOCS = Path(__file__).parents[1]
 _DEFAULT = re.compile(r" \[default: (.*)\]$")  # in the help of a choice of a fit
+_MANY = 6  # names that a cell of a table holds
 _SHARED = ("--json", "--quiet", "--verbose", "--help")
 
 
@@ -126,6 +129,49 @@ def backbones_page() -> str:
     )
 
 
+def settings_page() -> str:
+    """Every setting of a fit, as a keyword and as an option."""
+    defaults = FitSettings()
+    lines = [
+        "# Settings of a fit",
+        "",
+        "Written by `python docs/scripts/write_pages.py` from `padim.FitSettings`. Each is a "
+        "keyword of `padim.fit`, a line of a `--config` file, and an option of `padim fit` and "
+        "`padim benchmark`: `sigma_px` is `--sigma-px`. [Which option when](options.md) says which "
+        "to take. What has no default here is left to the recipe, the backbone or the machine.",
+    ]
+    panels = dict.fromkeys(choice.panel for choice in CHOICES.values())
+    for panel in panels:
+        rows = [
+            (f"`{name}`", _escape(choice.help), _value(getattr(defaults, name)), _limits(choice))
+            for name, choice in CHOICES.items()
+            if choice.panel == panel
+        ]
+        headers = ("setting", "meaning", "default", "may be")
+        lines += ["", f"## {(panel or 'others').capitalize()}", "", *table(headers, rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return ""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _limits(choice: Choice) -> str:
+    if len(choice.names) > _MANY:
+        return "[these](backbones.md)"
+    if choice.names:
+        return ", ".join(f"`{name}`" for name in choice.names)
+    within = choice.within
+    if within is None:
+        return ""
+    if within.high == float("inf"):
+        return f"above {within.low:g}" if within.is_open else f"{within.low:g} or more"
+    between = f"{within.low:g} to {within.high:g}"
+    return f"{between}, the ends left out" if within.is_open else between
+
+
 def _commands(
     group: Any, path: tuple[str, ...], panel: str | None = None
 ) -> Iterable[tuple[tuple[str, ...], str, Any]]:
@@ -206,6 +252,7 @@ def _escape(text: str) -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "reference/commands.md": commands_page,
     "reference/backbones.md": backbones_page,
+    "reference/settings.md": settings_page,
     "speed.md": speed_page,
     "thresholds.md": thresholds_page,
 }

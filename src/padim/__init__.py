@@ -26,6 +26,7 @@ from padim.errors import (
 
 if TYPE_CHECKING:
     from padim.datasets import read_dataset
+    from padim.evaluation.category import evaluate
     from padim.fitting.calibrate import calibrate
     from padim.fitting.fit import fit
     from padim.fitting.settings import FitSettings
@@ -59,6 +60,7 @@ __all__ = [
     "WeightsError",
     "__version__",
     "calibrate",
+    "evaluate",
     "export",
     "fit",
     "forget",
@@ -71,6 +73,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "datasets": ("read_dataset",),
+    "evaluation.category": ("evaluate",),
     "fitting.calibrate": ("calibrate",),
     "fitting.fit": ("fit",),
     "fitting.settings": ("FitSettings",),

@@ -175,16 +175,26 @@ def test_the_contract_survives_json(preprocess: Preprocess) -> None:
 @pytest.mark.parametrize(
     "image",
     [
-        np.zeros((8, 8), np.uint8),
-        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8, 8, 2), np.uint8),
+        np.zeros((0, 8), np.uint8),
         np.zeros((3, 8, 8), np.uint8),
         np.zeros((8, 8, 3), np.float32),
         np.zeros((2, 8, 8, 3), np.uint8),
     ],
 )
-def test_what_is_no_rgb_of_8_bits_is_refused(image: NDArray[np.uint8]) -> None:
-    with pytest.raises(ShapeError, match=r"but needs \(height, width, 3\) and uint8"):
+def test_what_is_no_image_of_8_bits_is_refused(image: NDArray[np.uint8]) -> None:
+    with pytest.raises(ShapeError, match=r"but needs \(height, width\), .* and uint8"):
         STANDARD(image)
+
+
+def test_grey_and_alpha_are_brought_to_the_same_pixels_as_rgb() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)
+    with_alpha = np.dstack((rgb, rgb[..., 0]))
+    np.testing.assert_array_equal(STANDARD(with_alpha), STANDARD(rgb))
+    grey = rgb[..., 0]
+    expected = STANDARD(np.repeat(grey[..., None], 3, axis=2))
+    for image in (grey, grey[..., None], Image.fromarray(grey)):
+        np.testing.assert_array_equal(STANDARD(image), expected)
 
 
 @pytest.mark.parametrize("source_px", [(1, 1), (1, 300), (300, 1), (2, 3)])

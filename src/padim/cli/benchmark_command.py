@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
 from padim.choices import Choice
 from padim.cli import options
@@ -208,15 +208,18 @@ def _at_least_one(number: int, what: str) -> int:
 
 
 class _BarWatcher:
+    """Shows a bar for each phase of a category; two phases of a fit may go on side by side."""
+
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
-        self._task: TaskID | None = None
 
     def say(self, text: str) -> None:
         say(text)
 
     def progress(self, description: str, n_images: int) -> Callable[[int], None]:
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-        self._task = task = self._bar.add_task(description, total=n_images)
-        return lambda n_done: self._bar.advance(task, n_done)
+        category, _, _ = description.rpartition(": ")
+        for task in self._bar.tasks:
+            if task.finished or not task.description.startswith(f"{category}: "):
+                self._bar.remove_task(task.id)
+        added = self._bar.add_task(description, total=n_images)
+        return lambda n_done: self._bar.advance(added, n_done)

@@ -50,9 +50,9 @@ def compare(
         table(headers, rows),
         "In brackets: 95% of bootstrap samples of the test images, the same for both. A difference "
         "holds when they leave 0 out.",
-        f"{n_hold} of {n} hold, each for itself; about {LEVEL * n:.0f} of {n} would by chance "
-        f"alone. {n_among_all} hold among all: by Holm's correction, the chance that even one of "
-        f"those is none is {LEVEL:.0%}.",
+        f"{n_hold} of {n} differences hold, each for itself; about {LEVEL * n:.0f} of {n} would by "
+        f"chance alone. {n_among_all} hold among all {n}: by Holm's correction, with a chance of "
+        f"{LEVEL:.0%} that any of these is none.",
     ]
     if found.in_one:
         lines.append(f"Left out, since only one has them: {listed(found.in_one)}.")

@@ -132,7 +132,7 @@ def read_dataset(
         DatasetError: There is no category, or there are categories of several layouts, or one is
             not as it must be.
 
-    Example:
+    Examples:
         >>> (category,) = padim.read_dataset("part")
         >>> category.layout, len(category.train), len(category.test)
         ('MVTec AD', 6, 6)

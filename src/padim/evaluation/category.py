@@ -189,7 +189,7 @@ def evaluate(
             size than its image, or not drawn with the value of one kind of defect.
         ImageReadError: An image cannot be read and nobody is told, or a mask cannot be read.
 
-    Example:
+    Examples:
         >>> found = padim.evaluate("part.safetensors", "part")
         >>> found
         <Evaluation of part: 6 images, image_auroc 1.000, pixel_auroc 0.99..., aupro_30 0.9...>

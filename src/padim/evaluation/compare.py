@@ -62,12 +62,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two benchmarks, compared.
+    """Two benchmarks, given by their folders, compared.
 
     Attributes:
-        first: Folder of one.
-        second: Of the other.
-        settings: Of both.
         same_pixels: Whether both look at the same; else no metric of pixels is compared.
         in_one: Categories that only one of them has.
         categories: Each metric of each category that both have.

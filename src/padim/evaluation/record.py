@@ -110,18 +110,10 @@ class Row:
 
 @dataclass(frozen=True)
 class ImageResult:
-    """A test image, as it stands in ``images.jsonl``.
+    """A test image, as it stands in ``images.jsonl``; its path is that from the category's folder.
 
-    Attributes:
-        category: Its category.
-        seed: Of what was random.
-        path: Its way from the category's folder.
-        label: ``normal`` or ``anomalous``.
-        defect: Its kind of defect; ``good`` is normal.
-        score: Of the model.
-        level_scores: What each level of the network adds, coarse to fine.
-        predicted: What the model's threshold makes of it; None when it has none.
-        p_value: Share of good images that score as high; likewise.
+    A label is ``normal`` or ``anomalous``; what is predicted is None without a threshold, as is the
+    share of good images that score as high. Levels are coarse to fine.
     """
 
     category: str
@@ -157,12 +149,8 @@ class Record:
         root: Folder of the category.
         masks: Of each image, their ways from there.
         threshold: Of the model; None when it has none.
-        row: Its numbers.
         by_defect: Every metric of each kind of defect against all normal images.
-        images: Its test images.
-        curves: Of its test images.
         unreadable: Images that were left out.
-        fingerprint: What all this rests on.
     """
 
     name: str

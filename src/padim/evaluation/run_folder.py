@@ -68,15 +68,7 @@ class CategoryRow(Row):
 
 
 class Line(NamedTuple):
-    """What a table says of a category, or of the mean over a group of them.
-
-    Attributes:
-        name: Of the category, or of the group.
-        metrics: By name.
-        intervals: Likewise.
-        spread: Over the seeds of a category, if there are several.
-        group: A key of ``GROUPS``; None of a category.
-    """
+    """What a table says of a category, or of the mean over a group, a key of ``GROUPS``."""
 
     name: str
     metrics: Values
@@ -87,16 +79,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Results:
-    """The contents of ``results.json``.
-
-    Attributes:
-        settings: What everything was done with.
-        rows: One for each category that was finished.
-        means: Over the categories of each group; None where it has none.
-        mean_intervals: Likewise.
-        failed: One for each category that failed.
-        unreadable: Images that were left out.
-    """
+    """The contents of ``results.json``; a group without any category has no mean."""
 
     settings: Settings
     rows: tuple[CategoryRow, ...]
@@ -109,13 +92,7 @@ class Results:
     def of(
         cls, settings: Settings, records: Sequence[Record], failed: Sequence[Failure]
     ) -> "Results":
-        """Put records together.
-
-        Args:
-            settings: What everything was done with.
-            records: Of the finished categories, one for each seed.
-            failed: What went wrong.
-        """
+        """Put records together, one for each seed of the finished categories."""
         seeds: dict[str, list[Record]] = {}
         for record in records:
             seeds.setdefault(record.row.category, []).append(record)

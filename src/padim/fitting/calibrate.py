@@ -48,7 +48,7 @@ def calibrate(
         ImageReadError: An image cannot be read and nobody is told.
         PadimError: The model cannot be loaded.
 
-    Example:
+    Examples:
         >>> model = padim.calibrate("part.safetensors", "part/test/good", "part/test/spot")
         >>> model.decision.threshold.kind
         'cost'

@@ -44,7 +44,7 @@ def fit(
         MemoryLimitError: The fit would need more than ``max_memory``.
         WeightsError: The pretrained weights are absent and cannot be fetched.
 
-    Example:
+    Examples:
         >>> model = padim.fit("part", size_px=(64, 64), sigma_px=2)
         >>> model.predict("spot.png").label
         'anomalous'

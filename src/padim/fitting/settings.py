@@ -30,7 +30,7 @@ class FitSettings:
         UsageError: A value is of another kind than it must be, or outside its range.
         UnknownNameError: A name is not one of those that there are.
 
-    Example:
+    Examples:
         >>> settings = padim.FitSettings(recipe="fast", size_px=(64, 64))
         >>> padim.fit("part", settings, sigma_px=2).state.recipe.sigma_px
         2

@@ -61,7 +61,7 @@ def update(
         DatasetError: An image is in it already, or one to recalibrate by is not.
         ImageReadError: An image cannot be read.
 
-    Example:
+    Examples:
         >>> padim.update("kept.safetensors", "part/test/good").count
         9
     """
@@ -98,7 +98,7 @@ def forget(
         DatasetError: An image is not in it, or nothing would be left.
         ImageReadError: An image cannot be read.
 
-    Example:
+    Examples:
         >>> padim.forget("kept.safetensors", ["part/train/good/0.png"]).count
         5
     """
@@ -149,7 +149,7 @@ def merge(
         UsageError: A model was fitted without ``--keep-moments``, or the two do not fit together.
         DatasetError: An image is in both.
 
-    Example:
+    Examples:
         >>> padim.merge("kept.safetensors", "other.safetensors", "both.safetensors").count
         9
     """

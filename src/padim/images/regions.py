@@ -27,7 +27,7 @@ class Region:
         peak: Score of the highest pixel.
         mean: Mean score of the part's pixels.
 
-    Example:
+    Examples:
         >>> region = padim.load("part.safetensors").predict("spot.png").region()
         >>> region.x <= region.peak_x < region.x + region.width
         True

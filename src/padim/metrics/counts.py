@@ -42,7 +42,7 @@ class MapCounts:
         saturation_px: How many pixels of each have to be found, S of them.
         is_anomalous: Whether each image is, N of them.
 
-    Example:
+    Examples:
         >>> counts = padim.MapCounts()
         >>> counts.add(np.array([[0.5, 1.0, 2.0]], np.float32))
         >>> counts.add(np.array([[0.5, 3.0, 4.0]], np.float32), np.array([[0, 1, 1]], np.int32))

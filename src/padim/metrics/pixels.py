@@ -33,7 +33,7 @@ class PixelMetrics:
     Args:
         counts: Of N images; they must not change any more.
 
-    Example:
+    Examples:
         >>> maps = np.array([[[0.5, 1.0, 2.0]], [[0.5, 3.0, 4.0]]], np.float32)
         >>> masks = [None, np.array([[False, True, True]])]
         >>> padim.PixelMetrics(padim.MapCounts.exact(maps, masks)).metrics()["pixel_auroc"]

@@ -73,7 +73,7 @@ def export(
         ImageReadError: An image cannot be read.
         ShapeError: An image is not of the camera's size.
 
-    Example:
+    Examples:
         >>> parity = padim.export("part.safetensors", "part.onnx")
         >>> parity.score_error < parity.tolerance
         True

@@ -44,7 +44,7 @@ def load(
         WeightsError: The model does not bring its backbone, and it is not here.
         MissingExtraError: The engine is not installed, or torch, which a model file needs.
 
-    Example:
+    Examples:
         >>> model = padim.load("part.safetensors")
         >>> model.predict("spot.png").label
         'anomalous'

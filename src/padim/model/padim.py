@@ -41,7 +41,7 @@ class PaDiM(Predictor):
         n_threads: Threads of the whole process; one for each core when None.
         path: The file that it was opened from, if any.
 
-    Example:
+    Examples:
         >>> model = padim.fit("part/train/good", size_px=(64, 64))
         >>> model.at(false_alarm_rate=0.2).predict("spot.png").label
         'anomalous'

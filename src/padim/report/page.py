@@ -215,13 +215,12 @@ def _tables(results: Results) -> list[dict[str, Any]]:
     A few categories are the columns of one table; more are the rows of two, for a page is not
     wide enough for all metrics.
     """
-    lines = list(results.lines()) if len(results.rows) > 1 else list(results.lines())[:1]
-    if not results.rows:
-        lines = []
+    are_several = len(results.rows) > 1
+    lines = [line for line in results.lines() if are_several or not line.group]
     heads: list[Head] = [
         (_GROUP_TITLES[line.group], None)
         if line.group
-        else (plain_text(line.name), i if len(results.rows) > 1 else None)
+        else (plain_text(line.name), i if are_several else None)
         for i, line in enumerate(lines, 1)
     ]
     metrics = [METRICS[name] for name in measured(results)]

@@ -114,7 +114,7 @@ class Prediction:
         decision: Where normal ends; None when the model is not calibrated.
         origin: What it came of; None when nobody asked for it.
 
-    Example:
+    Examples:
         >>> prediction = padim.load("part.safetensors").predict("part/test/spot/0.png")
         >>> prediction.label
         'anomalous'

@@ -57,7 +57,7 @@ class Predictor:
         decision: Where normal ends, at a false-alarm rate of a hundredth for images and a
             thousandth for pixels; None when the model is not calibrated. ``at`` gives another.
 
-    Example:
+    Examples:
         >>> model = padim.load("part.safetensors").at(false_alarm_rate=0.2)
         >>> [prediction.label for prediction in model.predict(["good.png", "spot.png"])]
         ['normal', 'anomalous']
@@ -163,7 +163,7 @@ class Predictor:
             UsageError: It is no image, or ``n_ahead`` is below 0.
             ModelFileError: A score is no finite number.
 
-        Example:
+        Examples:
             >>> model = padim.load("part.safetensors")
             >>> camera = (Image.open(name) for name in ["good.png", "spot.png"])
             >>> for prediction in model.stream(camera, n_ahead=0):
