@@ -226,7 +226,7 @@ def test_images_that_may_not_travel_do_not(
     with pytest.raises(UsageError, match=r"holds no samples .* Name images with --verify"):
         export(without_samples, tmp_path / "a.onnx")
     assert export(without_samples, tmp_path / "a.onnx", images).n_images == len(images)
-    assert not padim.load(tmp_path / "a.onnx").description["samples"]
+    assert not padim.load(tmp_path / "a.onnx").description.facts["samples"]
     with pytest.raises(UsageError, match="brings no samples"):
         verify(tmp_path / "a.onnx")
 

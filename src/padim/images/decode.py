@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,19 +14,6 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from padim.errors import ImageReadError, ShapeError, UsageError
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "decode",
-    "decode_with_mode",
-    "own_errors",
-    "read_image",
-    "read_levels",
-    "read_mask",
-    "read_size_px",
-    "rgb_pixels",
-    "upright_8_bit",
-]
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
@@ -64,16 +50,11 @@ class _MutedPillow:
                 warnings.filterwarnings("ignore", module=r"PIL\b")
             self._n_readers += 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         with self._lock:
             self._n_readers -= 1
             if self._n_readers == 0:
-                self._filters.__exit__(kind, error, trace)
+                self._filters.__exit__(None, None, None)
 
 
 _muted_pillow = _MutedPillow()
@@ -156,7 +137,15 @@ def read_levels(path: Path) -> NDArray[Any]:
     Raises:
         ImageReadError: As for `read_mask`.
     """
-    return _read(path, _levels)
+
+    def convert(image: Image.Image) -> NDArray[Any]:
+        image = _upright(image)
+        if image.mode != "F" and not image.mode.startswith("I"):
+            image = _grey_or_colours(image)
+        levels: NDArray[Any] = np.atleast_3d(np.asarray(image)).max(axis=2)
+        return levels
+
+    return _read(path, convert)
 
 
 def upright_8_bit(image: Image.Image, name: Path | str = "The Pillow image") -> Image.Image:
@@ -277,14 +266,6 @@ def _reason(error: Exception) -> str:
         case OSError(errno=int(), strerror=str() as reason):
             return reason
     return f"it is damaged or cut short ({str(error).rstrip('.') or type(error).__name__})"
-
-
-def _levels(image: Image.Image) -> NDArray[Any]:
-    image = _upright(image)
-    if image.mode != "F" and not image.mode.startswith("I"):
-        image = _grey_or_colours(image)
-    levels: NDArray[Any] = np.atleast_3d(np.asarray(image)).max(axis=2)
-    return levels
 
 
 def _upright(image: Image.Image) -> Image.Image:

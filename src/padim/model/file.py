@@ -32,10 +32,8 @@ from padim.method.tiles import plan_tiles
 from padim.model.file_tensor import FileTensor, in_file, pieces, write_tensors
 from padim.model.state import FORMAT_VERSION, ModelState
 from padim.recipes import Recipe
-from padim.scoring.calibration import Calibration, Threshold
+from padim.scoring.calibration import ARRAYS, Calibration
 from padim.scoring.parity import Samples
-
-_CALIBRATION = ("image_score", "pixel_score", "pixel_count")
 
 
 def save_state(state: ModelState, path: Path) -> None:
@@ -50,7 +48,7 @@ def save_state(state: ModelState, path: Path) -> None:
         for name, array in asdict(state.samples).items():
             tensors[f"samples/{name}"] = torch.from_numpy(array)
     if state.calibration is not None:
-        for name in _CALIBRATION:
+        for name in ARRAYS:
             array = getattr(state.calibration, name)
             tensors[f"calibration/{name}"] = torch.from_numpy(array)
     _write(tensors, state.metadata(), path)
@@ -109,13 +107,12 @@ def _calibration(
 ) -> Calibration | None:
     if said is None:
         return None
-    arrays = []
-    for name in (f"calibration/{name}" for name in _CALIBRATION):
-        if name not in tensors:
-            raise ModelFileTensorError(f"{path} lacks the tensor {name}. Copy it again.")
-        arrays.append(tensors[name].numpy())
-    chosen = Threshold(**_tuples(said["chosen"])) if said["chosen"] else None
-    return Calibration(said["source"], arrays[0], arrays[1], arrays[2], chosen, said["stale"])
+    arrays = {}
+    for name in ARRAYS:
+        if f"calibration/{name}" not in tensors:
+            raise _lacking(path, f"calibration/{name}")
+        arrays[name] = tensors[f"calibration/{name}"].numpy()
+    return Calibration.from_json(said | arrays)
 
 
 def _samples(tensors: Mapping[str, Tensor], path: Path) -> Samples | None:
@@ -217,7 +214,7 @@ def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Any]]:
             raise _truncated(path, error) from error
     hashes = data["tensor_sha256"]
     if missing := sorted(hashes.keys() - tensors.keys()):
-        raise ModelFileTensorError(f"{path} lacks the tensor {listed(missing)}. Copy it again.")
+        raise _lacking(path, listed(missing))
     for name, tensor in tensors.items():
         if _sha256(tensor) != hashes.get(name):
             raise ModelFileHashError(
@@ -233,6 +230,10 @@ def _open(path: Path) -> Any:
         return safe_open(path, framework="pt")
     except SafetensorError as error:
         raise _truncated(path, error) from error
+
+
+def _lacking(path: Path, name: str) -> ModelFileTensorError:
+    return ModelFileTensorError(f"{path} lacks the tensor {name}. Copy it again.")
 
 
 def _truncated(path: Path, error: Exception) -> ModelFileTruncatedError:
@@ -272,7 +273,7 @@ def _check_shapes(
 ) -> None:
     for name, shape in expected.items():
         if name not in tensors:
-            raise ModelFileTensorError(f"{path} lacks the tensor {name}. Copy it again.")
+            raise _lacking(path, name)
         if tuple(tensors[name].shape) != shape:
             raise ModelFileTensorError(
                 f"{path} has {name} of shape {tuple(tensors[name].shape)}, but needs {shape}. "

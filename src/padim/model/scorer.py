@@ -1,5 +1,6 @@
 """The whole way from uint8 images to map and score, as one module."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,10 +50,7 @@ class Scorer(nn.Module):
             images: RGB, shape ``(N, H, W, 3)``, 0 to 255.
         """
         levels = self.head.levels(self.features(images))
-        anomaly_map, score = self.postprocess(self.head.joined(levels))
-        fraction = self.postprocess.score_fraction
-        own = [image_score(level.t().sqrt(), fraction) for level in levels]
-        return Scores(anomaly_map, score, torch.stack(own, dim=1))
+        return score_levels(self.postprocess, self.head.joined(levels), levels)
 
 
 class CameraScorer(nn.Module):
@@ -103,6 +101,19 @@ def _to_8_bit(high: Tensor, low: Tensor) -> Tensor:
     return (whole + (high + 0.5 - whole + low).floor()).clamp(0, 255)
 
 
+def score_levels(postprocess: Postprocess, distance: Tensor, levels: Sequence[Tensor]) -> Scores:
+    """Finish a batch.
+
+    Args:
+        postprocess: From distances to map and score.
+        distance: Mahalanobis distances, shape ``(N, h, w)``.
+        levels: What each level adds to their squares, shape ``(cells, N)``.
+    """
+    anomaly_map, score = postprocess(distance)
+    own = [image_score(level.t().sqrt(), postprocess.score_fraction) for level in levels]
+    return Scores(anomaly_map, score, torch.stack(own, dim=1))
+
+
 def scorer_of(
     state: ModelState, features: nn.Module, store: torch.dtype | None = None, grouped: bool = False
 ) -> Scorer:
@@ -134,11 +145,4 @@ def postprocess_of(state: ModelState) -> Postprocess:
         # A defect is as large as it is, however much else the picture shows.
         n_counted = size_px[0] * size_px[1] if counted is None else counted.sum()
         fraction *= min(1.0, state.tiling.window_px[0] * state.tiling.window_px[1] / n_counted)
-    return Postprocess(
-        grid,
-        size_px,
-        state.recipe.sigma_px,
-        fraction,
-        modelled,
-        counted,
-    )
+    return Postprocess(grid, size_px, state.recipe.sigma_px, fraction, modelled, counted)

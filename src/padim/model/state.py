@@ -89,10 +89,5 @@ class ModelState:
             "precision": encoder.precision,
             "image_sha256": self.image_sha256,
             "versions": dict(encoder.versions),
-            "calibration": self.calibration
-            and {
-                "source": self.calibration.source,
-                "chosen": self.calibration.chosen and asdict(self.calibration.chosen),
-                "stale": self.calibration.stale,
-            },
+            "calibration": self.calibration and self.calibration.without_arrays(),
         }

@@ -6,8 +6,7 @@ from numpy.typing import NDArray
 
 from padim.features.features import TiledFeatures
 from padim.method.gaussian import squared_distances
-from padim.method.postprocess import image_score
-from padim.model.scorer import Scorer, postprocess_of
+from padim.model.scorer import Scorer, postprocess_of, score_levels
 from padim.model.state import ModelState
 from padim.scoring.predictor import Outputs
 
@@ -75,8 +74,5 @@ class TileScore:
             parts.append(squared_distances(rows, centred))
         levels = [torch.cat(level) for level in zip(*parts, strict=True)]
         distance = state.pyramid.on_grid(state.pyramid.added_up(levels)).sqrt()
-        anomaly_map, score = self.postprocess(distance)
-        fraction = self.postprocess.score_fraction
-        own = [image_score(level.t().sqrt(), fraction) for level in levels]
-        outputs = (anomaly_map, score, torch.stack(own, dim=1))
-        return Outputs(*(output.cpu().numpy() for output in outputs))
+        scores = score_levels(self.postprocess, distance, levels)
+        return Outputs(*(output.cpu().numpy() for output in scores))

@@ -15,6 +15,7 @@ DEFAULT_RATE = 0.01
 DEFAULT_PIXEL_RATE = 0.001
 LEAVE_ONE_OUT = "leave-one-out"
 HELD_OUT = "held-out"
+ARRAYS = ("image_score", "pixel_score", "pixel_count")
 TAIL_COUNT = 50  # scores that a tail fit needs
 TAIL_REACH = 0.1  # a tail fit serves rates down to this over the number of scores
 _TAIL_FRACTION = 0.1
@@ -212,18 +213,20 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """The calibration as plain data."""
+        arrays = {name: getattr(self, name).tolist() for name in ARRAYS}
+        return self.without_arrays() | arrays
+
+    def without_arrays(self) -> dict[str, Any]:
+        """What remains where ``ARRAYS`` are kept as tensors."""
         return {
             "source": self.source,
-            "image_score": self.image_score.tolist(),
-            "pixel_score": self.pixel_score.tolist(),
-            "pixel_count": self.pixel_count.tolist(),
             "chosen": self.chosen and asdict(self.chosen),
             "stale": self.stale,
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Calibration":
-        """The calibration from plain data."""
+        """The calibration from plain data, or arrays in their places."""
         return cls(
             data["source"],
             np.array(data["image_score"], np.float32),
