@@ -23,19 +23,12 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Range:
-    """Where a number must lie.
-
-    Attributes:
-        low: Its least value.
-        high: Its largest value.
-        is_open: Whether the ends themselves are left out.
-        usual: What to try instead; the nearest end when None.
-    """
+    """Where a number must lie."""
 
     low: float
     high: float = float("inf")
-    is_open: bool = False
-    usual: float | None = None
+    is_open: bool = False  # whether the ends themselves are left out
+    usual: float | None = None  # what to try instead; the nearest end when None
 
     def holds(self, number: float) -> bool:
         """Whether a number lies inside."""
@@ -81,12 +74,7 @@ class Choice:
     older: tuple[str, ...] = ()
 
     def check(self, name: str, value: object, kind: Any) -> None:
-        """Make sure that a value can be chosen.
-
-        Args:
-            name: Of the choice.
-            value: What somebody wants.
-            kind: The annotated type.
+        """Make sure that a value of this annotated type can be chosen under a name.
 
         Raises:
             UsageError: It is of another kind, or outside the range.

@@ -49,11 +49,7 @@ def info(
 
 
 def _print_config(file: Path) -> None:
-    """Print the choices of the fit that a model came from.
-
-    Raises:
-        UsageError: The file is a graph.
-    """
+    """Print the choices of the fit that a model came from."""
     from padim.fitting.config import choices_of, format_choices
     from padim.model.file import load_state
 
