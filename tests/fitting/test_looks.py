@@ -22,11 +22,11 @@ from padim.fitting.fitter import Fitter, solve
 from padim.fitting.looks import (
     FirstLook,
     Seen,
-    chosen,
-    left_out,
+    leave_out,
     look,
     merge_in_order,
     no_progress,
+    pick,
     second_look,
 )
 from padim.method.leave_one_out import LeaveOneOut
@@ -63,9 +63,8 @@ def look_at(fitter: Fitter, images: list[NDArray[np.uint8]], start: int, stop: i
 
 def solved(fitter: Fitter, whole: FirstLook) -> ModelState:
     hashes, advance = whole.seen.hashes, no_progress("", 0)
-    return solve(
-        fitter.encoder, fitter.recipe, whole.moments, hashes, advance, store=torch.float32, trunk={}
-    )
+    kept = (fitter.encoder, fitter.recipe, torch.float32, {})
+    return solve(*kept, whole.moments, hashes, advance)
 
 
 def test_first_looks_merge_to_the_same_bytes_whoever_finishes_first(
@@ -99,7 +98,7 @@ def test_second_looks_merge_to_the_same_whoever_finishes_first(
     leave_one_out = LeaveOneOut(whole.moments, state.eps, state.pyramid)
 
     def look_again(start: int, stop: int) -> Collector:
-        distances = left_out(leave_one_out, chosen(whole.kept, set(range(start, stop))))
+        distances = leave_out(leave_one_out, pick(whole.kept, set(range(start, stop))))
         device, advance = torch.device("cpu"), no_progress("", 0)
         return second_look(state, distances, device, advance, start=start, n_maps=4)
 
@@ -140,7 +139,7 @@ class Phases:
         return advance
 
 
-def told(*phases: tuple[str, int]) -> list[list[str | int]]:
+def tell(*phases: tuple[str, int]) -> list[list[str | int]]:
     return [[name, n_steps, n_steps] for name, n_steps in phases]
 
 
@@ -151,13 +150,13 @@ def test_every_phase_of_a_fit_is_told_to_its_end(kept_feature_bytes: int) -> Non
     options = {"kept_feature_bytes": kept_feature_bytes}
     cells, phases = 4 * 4, Phases()
     replace(oracle.small_fitter(), **options).fit(images, phases)
-    assert phases.taken == told(("fit", 21), ("solve", 2 * cells), ("second look", 21))
+    assert phases.taken == tell(("fit", 21), ("solve", 2 * cells), ("second look", 21))
     phases = Phases()
     oracle.small_fitter(calibrate=False).fit(images, phases)
-    assert phases.taken == told(("fit", 21), ("solve", cells))
+    assert phases.taken == tell(("fit", 21), ("solve", cells))
     phases = Phases()
     replace(oracle.small_fitter(drop_outliers=0.001), **options).fit(images, phases)
-    assert phases.taken == told(
+    assert phases.taken == tell(
         ("fit", 21),
         ("solve", 2 * cells),
         ("second look", 21),
@@ -171,7 +170,7 @@ def test_every_phase_of_a_fit_in_tiles_is_told_to_its_end() -> None:
     phases = Phases()
     fitter = oracle.small_fitter(size_px=(64, 128), tile_px=64, tile_overlap_px=0)
     fitter.fit(list(oracle.random_images(5, (64, 128))), phases)
-    assert phases.taken == told(("read", 5), ("tiles", 20), ("maps", 5))
+    assert phases.taken == tell(("read", 5), ("tiles", 20), ("maps", 5))
 
 
 def test_every_phase_of_learning_is_told_to_its_end(tmp_path: Path) -> None:
@@ -181,10 +180,10 @@ def test_every_phase_of_learning_is_told_to_its_end(tmp_path: Path) -> None:
     from_fitted(fitter, fitter.fit(good[:4])).save(path, moments=True)
     phases = Phases()
     learning.update(path, good[4:], good, begin=phases)
-    assert phases.taken == told(("update", 2), ("solve", 32), ("second look", 6))
+    assert phases.taken == tell(("update", 2), ("solve", 32), ("second look", 6))
     phases = Phases()
     learning.forget(path, good[:1], begin=phases)
-    assert phases.taken == told(("forget", 1), ("solve", 16))
+    assert phases.taken == tell(("forget", 1), ("solve", 16))
 
 
 def test_a_terminal_shows_a_bar_with_its_rate_for_each_phase(tmp_path: Path) -> None:

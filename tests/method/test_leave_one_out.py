@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from padim.errors import DatasetError, MemoryLimitError, UsageError
-from padim.fitting.looks import grouped
+from padim.fitting.looks import group
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
 from padim.method.pyramid import Level, Pyramid, nested
@@ -124,6 +124,6 @@ def test_one_image_cannot_calibrate() -> None:
 
 def test_small_batches_are_joined_in_order() -> None:
     batches = [[torch.full((2, n, 3), float(i))] for i, n in enumerate((20, 20, 1))]
-    joined = list(grouped(batches))
+    joined = list(group(batches))
     assert [level[0].shape[1] for level in joined] == [40, 1]
     assert joined[0][0][0, :, 0].tolist() == [0.0] * 20 + [1.0] * 20

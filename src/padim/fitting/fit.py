@@ -57,33 +57,25 @@ def fit(
     if recipe_name is not None:
         settings = settings_with(settings, recipe=recipe_name)
     settings = settings_with(settings, **choices)
-    chosen: Sequence[ImageInput]
     if isinstance(images, str | Path):
-        chosen = normal_images(Path(images), recursive=recursive)
-    else:
-        chosen = images
+        images = normal_images(Path(images), recursive=recursive)
     source_px = None
     if needs_source_px(settings):
-        if isinstance(chosen, Iterator):
+        if isinstance(images, Iterator):
             raise UsageError(
                 "The images come from an iterator, but a region of interest and tiles need to know "
                 "their size first. Give a list of them."
             )
-        source_px = first_px(chosen)
+        source_px = first_px(images)
     fitter = prepare(settings, source_px=source_px)
     if (limit := settings.max_bytes) is not None:
-        fitter = fitter.within(limit, len(chosen), (0, 0))
-        fitter.forecast(n_images=len(chosen)).check(limit)
-    return from_fitted(fitter, fitter.fit(chosen))
+        fitter = fitter.within(limit, len(images), (0, 0))
+        fitter.forecast(n_images=len(images)).check(limit)
+    return from_fitted(fitter, fitter.fit(images))
 
 
 def from_fitted(fitter: Fitter, fitted: Fitted) -> PaDiM:
-    """Make a model of what a fit gave, with the network that it was fitted with.
-
-    Args:
-        fitter: Who fitted.
-        fitted: What it gave.
-    """
+    """Make a model of what a fit gave, with the network that it was fitted with."""
     return _with_network(fitter, fitted.state, fitted.moments)
 
 
