@@ -22,6 +22,7 @@ from padim.fitting.fitter import Fitter, solve
 from padim.fitting.looks import (
     FirstLook,
     Seen,
+    group,
     leave_out,
     look,
     merge_in_order,
@@ -122,6 +123,13 @@ def test_a_part_that_is_missing_or_comes_twice_is_refused() -> None:
             merge_in_order(parts)
 
 
+def test_small_batches_are_joined_in_order() -> None:
+    batches = [[torch.full((2, n, 3), float(i))] for i, n in enumerate((20, 20, 1))]
+    joined = list(group(batches))
+    assert [level[0].shape[1] for level in joined] == [40, 1]
+    assert joined[0][0][0, :, 0].tolist() == [0.0] * 20 + [1.0] * 20
+
+
 class Phases:
     """Writes down which phases begin, with how many steps, and how many of them are taken."""
 
@@ -139,7 +147,7 @@ class Phases:
         return advance
 
 
-def tell(*phases: tuple[str, int]) -> list[list[str | int]]:
+def told(*phases: tuple[str, int]) -> list[list[str | int]]:
     return [[name, n_steps, n_steps] for name, n_steps in phases]
 
 
@@ -150,13 +158,13 @@ def test_every_phase_of_a_fit_is_told_to_its_end(kept_feature_bytes: int) -> Non
     options = {"kept_feature_bytes": kept_feature_bytes}
     cells, phases = 4 * 4, Phases()
     replace(oracle.small_fitter(), **options).fit(images, phases)
-    assert phases.taken == tell(("fit", 21), ("solve", 2 * cells), ("second look", 21))
+    assert phases.taken == told(("fit", 21), ("solve", 2 * cells), ("second look", 21))
     phases = Phases()
     oracle.small_fitter(calibrate=False).fit(images, phases)
-    assert phases.taken == tell(("fit", 21), ("solve", cells))
+    assert phases.taken == told(("fit", 21), ("solve", cells))
     phases = Phases()
     replace(oracle.small_fitter(drop_outliers=0.001), **options).fit(images, phases)
-    assert phases.taken == tell(
+    assert phases.taken == told(
         ("fit", 21),
         ("solve", 2 * cells),
         ("second look", 21),
@@ -170,7 +178,7 @@ def test_every_phase_of_a_fit_in_tiles_is_told_to_its_end() -> None:
     phases = Phases()
     fitter = oracle.small_fitter(size_px=(64, 128), tile_px=64, tile_overlap_px=0)
     fitter.fit(list(oracle.random_images(5, (64, 128))), phases)
-    assert phases.taken == tell(("read", 5), ("tiles", 20), ("maps", 5))
+    assert phases.taken == told(("read", 5), ("tiles", 20), ("maps", 5))
 
 
 def test_every_phase_of_learning_is_told_to_its_end(tmp_path: Path) -> None:
@@ -180,10 +188,10 @@ def test_every_phase_of_learning_is_told_to_its_end(tmp_path: Path) -> None:
     from_fitted(fitter, fitter.fit(good[:4])).save(path, moments=True)
     phases = Phases()
     learning.update(path, good[4:], good, begin=phases)
-    assert phases.taken == tell(("update", 2), ("solve", 32), ("second look", 6))
+    assert phases.taken == told(("update", 2), ("solve", 32), ("second look", 6))
     phases = Phases()
     learning.forget(path, good[:1], begin=phases)
-    assert phases.taken == tell(("forget", 1), ("solve", 16))
+    assert phases.taken == told(("forget", 1), ("solve", 16))
 
 
 def test_a_terminal_shows_a_bar_with_its_rate_for_each_phase(tmp_path: Path) -> None:
