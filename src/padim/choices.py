@@ -36,7 +36,7 @@ class Range:
             return self.low < number < self.high
         return self.low <= number <= self.high and number != float("inf")
 
-    def advice(self, number: float) -> str:
+    def advise(self, number: float) -> str:
         """What a number outside should be, and what to try."""
         is_half = self.high == float("inf")
         if self.is_open:
@@ -82,7 +82,7 @@ class Choice:
         """
         words = self.words or name
         if not _is_of_kind(value, kind):
-            raise UsageError(f"{words} is {value!r}, but needs to be {_kind_words(kind)}.")
+            raise UsageError(f"{words} is {value!r}, but needs to be {_describe_kind(kind)}.")
         if self.names and isinstance(value, str) and value not in self.names:
             raise UnknownNameError(name.replace("_", " "), value, self.names)
         if self.within is None:
@@ -91,7 +91,7 @@ class Choice:
         for number in numbers:
             if isinstance(number, Real) and not self.within.holds(float(number)):
                 shown = "x".join(map(str, numbers)) if len(numbers) > 1 else f"{number:g}"
-                raise UsageError(f"{words} is {shown}, but {self.within.advice(float(number))}.")
+                raise UsageError(f"{words} is {shown}, but {self.within.advise(float(number))}.")
 
 
 def is_same(one: object, other: object) -> bool:
@@ -128,7 +128,7 @@ def _is_of_part(value: object, kind: Any) -> bool:
     return isinstance(value, abstract.get(kind, origin or kind))
 
 
-def _kind_words(kind: Any) -> str:
+def _describe_kind(kind: Any) -> str:
     """What a value must be, in words."""
     words = []
     for part in parts_of(kind):

@@ -147,10 +147,10 @@ def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
     parameters: list[inspect.Parameter] = []
     for one in own:
         if one.name in groups:
-            parameters += _options_of(groups[one.name])
+            parameters += _make_options(groups[one.name])
         else:
             parameters.append(one.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-    parameters += [_parameter(name, option, default=False) for name, option in _SPEAKING]
+    parameters += [_make_parameter(name, option, default=False) for name, option in _SPEAKING]
 
     @wraps(command)
     def speak(*, as_json: bool, quiet: bool, verbose: bool, **given: object) -> None:
@@ -162,32 +162,34 @@ def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
     return speak
 
 
-def _kinds_of(group: Any) -> Iterator[tuple[str, Any, Choice]]:
+def _list_choices(group: Any) -> Iterator[tuple[str, Any, Choice]]:
     """The name, the type and the choice of each key of a group."""
     for name, hint in get_type_hints(group, include_extras=True).items():
         own = get_args(hint) if hasattr(hint, "__metadata__") else (KINDS[name], CHOICES[name])
         yield name, *own
 
 
-def _options_of(group: Any) -> Iterator[inspect.Parameter]:
+def _make_options(group: Any) -> Iterator[inspect.Parameter]:
     """An option for each key of a group, and hidden ones under the names of version 0.1."""
     defaults = {one.name: one.default for one in fields(FitSettings)}
-    for name, kind, choice in _kinds_of(group):
-        typed = _option_type(kind)
+    for name, kind, choice in _list_choices(group):
+        typed = _choose_type(kind)
         default = defaults[name] if group is FitChoices else None
         if default:
             shown = name.replace("_", "-") if default is True else default
             choice = replace(choice, help=f"{choice.help} [default: {shown}]")
         is_flag = typed is bool
-        yield _parameter(name, Annotated[typed | None, option_of(name, choice, is_flag=is_flag)])
+        yield _make_parameter(
+            name, Annotated[typed | None, option_of(name, choice, is_flag=is_flag)]
+        )
         if choice.older:
             older = option_of(name, choice, is_older=True)
-            yield _parameter(f"{name}{_OLDER}", Annotated[typed | None, older])
+            yield _make_parameter(f"{name}{_OLDER}", Annotated[typed | None, older])
     if group is FitChoices:
-        yield _parameter("config", Annotated[Path | None, option_of("config", _CONFIG)])
+        yield _make_parameter("config", Annotated[Path | None, option_of("config", _CONFIG)])
 
 
-def _option_type(kind: Any) -> Any:
+def _choose_type(kind: Any) -> Any:
     """What Typer reads from a command line for an annotated type."""
     parts = parts_of(kind)
     if Path in parts:
@@ -195,7 +197,7 @@ def _option_type(kind: Any) -> Any:
     return parts[0] if parts in ((bool,), (int,), (float,)) else str
 
 
-def _parameter(name: str, annotation: Any, default: object = None) -> inspect.Parameter:
+def _make_parameter(name: str, annotation: Any, default: object = None) -> inspect.Parameter:
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, default=default, annotation=annotation)
 
@@ -206,7 +208,7 @@ def _collect(group: Any, given: dict[str, object]) -> dict[str, object]:
     if group is FitChoices and (config := given.pop("config")) is not None:
         assert isinstance(config, Path)
         chosen |= read_choices(config)
-    for name, _, choice in _kinds_of(group):
+    for name, _, choice in _list_choices(group):
         older = given.pop(f"{name}{_OLDER}") if choice.older else None
         value = given.pop(name)
         value = older if value is None else value

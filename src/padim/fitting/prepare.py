@@ -63,7 +63,7 @@ def prepare(
     device = choose_device(settings.device)
     require_outliers_known(settings, bool(settings.drop_outliers))
     engine = choose_engine(settings.engine, device, settings.precision)
-    preprocess = _preprocess(settings, recipe, spec, source_px)
+    preprocess = _build_preprocess(settings, recipe, spec, source_px)
     tiling = _plan_tiling(settings, recipe, spec, preprocess)
     path = fetch(spec) if settings.weights is None else Path(settings.weights)
     if not path.is_file():
@@ -72,7 +72,7 @@ def prepare(
     encoder = Encoder(spec, tiling, preprocess, who, settings.precision, sha256(path), versions)
     network = Network(encoder, lambda: read_weights(path), path)
     n_batch = choose_batch(settings.n_batch, device)
-    tensors, image_bytes, engine_bytes = _load_trunk(network, engine, n_batch)
+    tensors, image_bytes, engine_bytes = _measure_trunk(network, engine, n_batch)
     is_inside = settings.include_backbone
     if is_inside is None:
         is_inside = n_bytes(tensors) < INCLUDE_BACKBONE_BYTES
@@ -123,7 +123,7 @@ def _nearest_size(spec: BackboneSpec, source_px: tuple[int, int]) -> tuple[int, 
     return height, width
 
 
-def _preprocess(
+def _build_preprocess(
     settings: FitSettings, recipe: Recipe, spec: BackboneSpec, source_px: tuple[int, int] | None
 ) -> Preprocess:
     """The way from an image to the network, with the region of interest."""
@@ -169,7 +169,9 @@ def _plan_tiling(
     return tiling
 
 
-def _load_trunk(network: Network, engine: str, n_batch: int) -> tuple[dict[str, Tensor], int, int]:
+def _measure_trunk(
+    network: Network, engine: str, n_batch: int
+) -> tuple[dict[str, Tensor], int, int]:
     """The trunk's tensors, the bytes of one image's feature maps, and what the engine takes."""
     if engine == "torch":
         return *network.trunk(), 0

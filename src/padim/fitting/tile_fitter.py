@@ -73,7 +73,7 @@ class TileFitter:
             )
         open_graphs(self.embedder.features)
         readable, seen = self._survey(images, begin("read", length_hint(images)), unreadable)
-        eps = self._eps(readable)
+        eps = self._find_eps(readable)
         encoder, count = self.embedder.encoder, len(seen.hashes)
         is_judged = self.settings.calibrate and count > 1
         store, n_judged = STORES[self.settings.store], count if is_judged else 0
@@ -161,7 +161,7 @@ class TileFitter:
         readable, hashes, paths, thumbnails = zip(*found, strict=True)
         return list(readable), Seen(0, hashes, paths, thumbnails)
 
-    def _eps(self, images: list[ImageInput]) -> list[float]:
+    def _find_eps(self, images: list[ImageInput]) -> list[float]:
         """What is added to the diagonal of each level: of the whole images' first few."""
         encoder = self.embedder.encoder
         n_levels = len(encoder.pyramid.levels)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from torch import Tensor
@@ -146,7 +147,7 @@ def merge(
     first, second, out = Path(first), Path(second), Path(out)
     (state, moments), (other, more) = _load(first), _load(second)
     if state.recipe != other.recipe:
-        raise _unlike(str(first), str(second), "recipe")
+        _refuse_unlike(str(first), str(second), "recipe")
     _require_alike(str(first), state.encoder, str(second), other.encoder)
     if both := set(state.image_sha256) & set(other.image_sha256):
         raise DatasetError(
@@ -237,15 +238,15 @@ def _require_alike(one: str, ours: Encoder, other: str, theirs: Encoder) -> None
     """Make sure that features are the same on both sides."""
     for name, (mine, its) in ours.differences(theirs).items():
         if name not in {*ours.versions, *theirs.versions, "engine"}:
-            raise _unlike(one, other, name)
+            _refuse_unlike(one, other, name)
         raise UsageError(
             f"{one} was fitted with {name} {mine}, but {other} has {its}, and so other features. "
             "Use the same, or fit anew."
         )
 
 
-def _unlike(first: str, second: str, what: str) -> UsageError:
-    return UsageError(
+def _refuse_unlike(first: str, second: str, what: str) -> NoReturn:
+    raise UsageError(
         f"{first} and {second} differ in their {what}, so their images cannot be joined. Fit both "
         "alike."
     )
