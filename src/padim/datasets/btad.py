@@ -6,8 +6,6 @@ from padim.datasets.category import Category
 from padim.datasets.folder import folder_name, some_images
 from padim.datasets.pairing import read_test
 
-__all__ = ["is_btad", "read_btad"]
-
 
 def is_btad(folder: Path) -> bool:
     """Whether a folder has ``train/ok``."""

@@ -6,17 +6,6 @@ from pathlib import Path
 from padim.errors import DatasetError, PathMissingError
 from padim.images.decode import IMAGE_SUFFIXES
 
-__all__ = [
-    "expand",
-    "folder_name",
-    "folders_in",
-    "is_folder",
-    "list_images",
-    "once",
-    "some_images",
-    "visible",
-]
-
 
 def list_images(folder: Path, *, recursive: bool = False) -> tuple[Path, ...]:
     """List the images of a folder, by suffix, in an order that no machine changes.

@@ -8,8 +8,6 @@ from padim.datasets.folder import folder_name, list_images, visible
 from padim.errors import DatasetError
 from padim.images.decode import read_mask
 
-__all__ = ["is_kolektor", "read_kolektor"]
-
 _SUFFIX = "_GT"
 _STRAY = " (copy)"  # the archive has train/10301 (copy).png and train/10301_GT (copy).png
 

@@ -17,15 +17,6 @@ from padim.datasets.real_iad import find_real_iad, is_real_iad, read_real_iad
 from padim.datasets.visa import find_visa, is_visa, read_visa
 from padim.errors import DatasetError, UnknownNameError, listed
 
-__all__ = [
-    "LAYOUTS",
-    "Layout",
-    "describe",
-    "layout_of",
-    "read_category",
-    "read_dataset",
-]
-
 Found = dict[str, Callable[[], Category]]
 
 

@@ -10,8 +10,6 @@ from padim.datasets.mvtec import is_mvtec
 from padim.datasets.pairing import folder_names, images_in, read_test
 from padim.errors import DatasetError
 
-__all__ = ["is_loco", "read_loco"]
-
 _CONFIG = "defects_config.json"
 _DEFECTS = {"logical_anomalies", "structural_anomalies"}
 

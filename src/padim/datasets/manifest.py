@@ -11,8 +11,6 @@ from padim.datasets.folder import folder_name
 from padim.datasets.table import category_of, check_columns, read_csv, rows_of
 from padim.errors import DatasetError, MissingExtraError, listed
 
-__all__ = ["find_manifest", "is_manifest", "read_manifest"]
-
 _NAMES = ("manifest.csv", "manifest.parquet")
 _SUFFIXES = frozenset({".csv", ".parquet"})
 _NEEDED = ("path", "split", "label")

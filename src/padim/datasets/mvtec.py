@@ -6,15 +6,6 @@ from padim.datasets.category import Category
 from padim.datasets.folder import folder_name, some_images
 from padim.datasets.pairing import images_in, read_test
 
-__all__ = [
-    "MVTEC_OBJECTS",
-    "MVTEC_TEXTURES",
-    "is_mvtec",
-    "is_mvtec_2",
-    "read_mvtec",
-    "read_mvtec_2",
-]
-
 # Bergmann et al. 2019, "MVTec AD: a comprehensive real-world dataset", table 1.
 MVTEC_TEXTURES: tuple[str, ...] = ("carpet", "grid", "leather", "tile", "wood")
 MVTEC_OBJECTS: tuple[str, ...] = (

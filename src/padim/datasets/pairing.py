@@ -8,8 +8,6 @@ from padim.datasets.category import GOOD, Sample
 from padim.datasets.folder import list_images, visible
 from padim.errors import DatasetError, listed
 
-__all__ = ["TestImages", "folder_names", "images_in", "read_test"]
-
 
 @dataclass(frozen=True)
 class TestImages:

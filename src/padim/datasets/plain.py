@@ -6,8 +6,6 @@ from padim.datasets.category import Category
 from padim.datasets.folder import folder_name, some_images
 from padim.datasets.pairing import folder_names, images_in, read_test
 
-__all__ = ["is_plain", "read_plain"]
-
 _TRAIN = ("train", "good")
 
 

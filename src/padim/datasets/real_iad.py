@@ -11,8 +11,6 @@ from padim.datasets.folder import folder_name, visible
 from padim.datasets.table import Row, category_of
 from padim.errors import DatasetError, listed
 
-__all__ = ["find_real_iad", "is_real_iad", "read_real_iad"]
-
 _LISTS = "realiad_jsons"  # the lists of all five views; others add _sv or _fuiad_0.4
 _IMAGES = "realiad_"  # and 256, 512, 1024 or raw
 

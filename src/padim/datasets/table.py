@@ -10,8 +10,6 @@ from typing import Any
 from padim.datasets.category import GOOD, Category, Sample
 from padim.errors import DatasetError, listed
 
-__all__ = ["Row", "category_of", "check_columns", "read_csv", "rows_of"]
-
 _SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 _NORMAL = frozenset({"good", "normal", "ok", "0", "0.0", "false"})
 _ONLY_ANOMALOUS = frozenset({"1", "1.0", "true"})  # say that it is, not what

@@ -9,8 +9,6 @@ from padim.datasets.folder import folder_name, list_images
 from padim.datasets.table import Row, category_of, read_csv, rows_of
 from padim.errors import DatasetError
 
-__all__ = ["find_visa", "is_visa", "read_visa"]
-
 _SPLIT = Path("split_csv") / "1cls.csv"
 _COLUMNS = ("object", "split", "label", "image", "mask")
 

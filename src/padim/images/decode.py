@@ -16,19 +16,6 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from padim.errors import ImageReadError, ShapeError, UsageError
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "decode",
-    "decode_with_mode",
-    "own_errors",
-    "read_image",
-    "read_levels",
-    "read_mask",
-    "read_size_px",
-    "rgb_pixels",
-    "upright_8_bit",
-]
-
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 )

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from padim.errors import ShapeError, UsageError
 
-__all__ = ["Region", "label_regions", "peak_region", "regions_above"]
-
 
 @dataclass(frozen=True)
 class Region:

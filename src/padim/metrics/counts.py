@@ -16,8 +16,6 @@ from padim.files import written_whole
 from padim.images.regions import label_regions
 from padim.metrics.bins import N_FLOAT16, Rows, bins_of
 
-__all__ = ["MapCounts"]
-
 _FORMAT = 1  # raised when an older reader would misread a newer file
 _PARTS = ("normal", "regions", "defects")
 

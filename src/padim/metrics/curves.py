@@ -17,19 +17,6 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Order = Literal["tied", "worst", "best"]
 
-__all__ = [
-    "Floats",
-    "Order",
-    "area",
-    "average_precision",
-    "f1",
-    "f1_max",
-    "over",
-    "recall",
-    "roc_area",
-    "worth",
-]
-
 
 def worth(
     fpr: Floats, limits: tuple[float, float], *, log: bool = False, order: Order = "tied"

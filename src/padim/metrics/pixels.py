@@ -12,8 +12,6 @@ from padim.metrics.resamples import in_chunks
 from padim.metrics.sums import Layout, Sums
 from padim.metrics.table import OF_PIXELS
 
-__all__ = ["PixelMetrics"]
-
 
 class PixelMetrics:
     """Metrics of maps whose pixels were counted.
