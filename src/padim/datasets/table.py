@@ -85,7 +85,7 @@ def rows_of(
     rows: dict[str, list[Row]] = {}
     for number, line in enumerate(lines, 1):
         cells = {key: "" if cell is None else str(cell).strip() for key, cell in line.items()}
-        row = _row(cells, f"row {number} of {file}", root)
+        row = _make_row(cells, f"row {number} of {file}", root)
         rows.setdefault(cells.get("category") or category, []).append(row)
     return rows
 
@@ -142,7 +142,7 @@ def category_of(
     )
 
 
-def _row(cells: Mapping[str, str], place: str, root: Path) -> Row:
+def _make_row(cells: Mapping[str, str], place: str, root: Path) -> Row:
     path, label, mask = cells["path"], cells["label"], cells.get("mask")
     split = _SPLITS.get(cells["split"].lower())
     if split is None:

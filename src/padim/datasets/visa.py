@@ -60,10 +60,10 @@ def find_visa(folder: Path) -> dict[str, Callable[[], Category]]:
         path,
         folder,
     )
-    return {name: partial(_category, folder, name, rows[name]) for name in sorted(rows)}
+    return {name: partial(_read_rows, folder, name, rows[name]) for name in sorted(rows)}
 
 
-def _category(root: Path, name: str, rows: list[Row]) -> Category:
+def _read_rows(root: Path, name: str, rows: list[Row]) -> Category:
     folder = root / name
     known = {row.mask_path for row in rows}
     masks = folder / "Data" / "Masks"

@@ -157,11 +157,11 @@ class Part:
                 "wrong": verdicts[i] in _WRONG,
                 "score": image.score,
                 "threshold": threshold,
+                "range": [float(f"{end:.3g}") for end in (low, high)],
                 "p": image.p_value,
                 "levels": [round(float(ratio), 3) for ratio in ratios[i]],
                 "order": _order(image, middle, i),
                 "map": _png(self.previews[i], low, high),
-                "range": [float(f"{end:.3g}") for end in (low, high)],
                 **self._picture(image, self.record.masks[i], full_size),
             }
 
@@ -188,18 +188,13 @@ class Part:
             outline = outline_path(_shrunk(truth, drawn.size))
         return {
             "image": _data_url("image/webp", buffer.getvalue()),
-            "source_px": source,
             "box": [
-                round(100 * share, 3)
-                for share in (
-                    left / source[1],
-                    top / source[0],
-                    width / source[1],
-                    height / source[0],
-                )
+                round(100 * (part / source[axis]), 3)
+                for part, axis in ((left, 1), (top, 0), (width, 1), (height, 0))
             ],
             "outline": outline,
             "outline_px": drawn.size,
+            "source_px": source,
         }
 
 
