@@ -44,7 +44,7 @@ class Moments:
             ShapeError: The two are not of the same pyramid.
         """
         self._check(other)
-        return self._with(other, other.count)
+        return self._combine(other, other.count)
 
     def without(self, other: "Moments") -> "Moments":
         """Moments of the images that are left when those of ``other`` are taken away.
@@ -56,7 +56,7 @@ class Moments:
             ShapeError: The two are not of the same pyramid.
         """
         self._check(other)
-        return self._with(other, -other.count)
+        return self._combine(other, -other.count)
 
     def _check(self, other: "Moments") -> None:
         if [m.shape for m in self.mean] != [m.shape for m in other.mean]:
@@ -66,7 +66,7 @@ class Moments:
                 "the same backbone and recipe."
             )
 
-    def _with(self, other: "Moments", n_more: int) -> "Moments":
+    def _combine(self, other: "Moments", n_more: int) -> "Moments":
         """Chan's formula, which serves to take away as well, with a negative number of images."""
         count = self.count + n_more
         delta = [b - a for a, b in zip(self.mean, other.mean, strict=True)]

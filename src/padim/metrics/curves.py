@@ -44,7 +44,7 @@ def worth(
         2024 (AUPIMO), equations 3 to 5.
     """
     low, high = limits
-    before = _shifted(fpr)
+    before = _shift(fpr)
     start, end = before.clip(low, high), fpr.clip(low, high)
     if log:
         # Rates below the lowest limit matter only as where a straight line comes from.
@@ -114,13 +114,13 @@ def average_precision(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
         ``sklearn.metrics.average_precision_score``. The trapezoids that others lay under the curve
         are optimistic (Davis and Goadrich 2006).
     """
-    n_anomalous = _where_both(tp, fp)
-    before = _shifted(tp)
+    n_anomalous = _count_where_both(tp, fp)
+    before = _shift(tp)
     gain = tp - before
     if order == "worst":
         tp = before
     if order == "best":
-        fp = _shifted(fp)
+        fp = _shift(fp)
     precision = np.divide(tp, tp + fp, out=np.zeros_like(tp), where=tp > 0)
     return over(np.einsum("...k,...k->...", gain, precision), n_anomalous)
 
@@ -141,9 +141,9 @@ def f1(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
         van Rijsbergen 1979, Information Retrieval, chapter 7: 1 - E, precision and recall weighted
         alike.
     """
-    n_anomalous = _where_both(tp, fp)[..., None]
+    n_anomalous = _count_where_both(tp, fp)[..., None]
     if order == "best":
-        fp = _shifted(fp)
+        fp = _shift(fp)
     return over(2 * tp, (tp + fp + n_anomalous) * (n_anomalous > 0))
 
 
@@ -168,7 +168,7 @@ def recall(tp: Floats, fp: Floats, n_false_alarms: float) -> Floats:
         alone, without interpolation.
     """
     found = (tp * (fp <= n_false_alarms)).max(axis=-1, initial=0)
-    return over(found, _where_both(tp, fp))
+    return over(found, _count_where_both(tp, fp))
 
 
 def over(part: Any, whole: Any) -> Floats:
@@ -178,12 +178,12 @@ def over(part: Any, whole: Any) -> Floats:
     return quotient
 
 
-def _where_both(tp: Floats, fp: Floats) -> Floats:
+def _count_where_both(tp: Floats, fp: Floats) -> Floats:
     """How many anomalous ones there are, shape ``(...)``; 0 where there are no normal ones."""
     return np.where(fp[..., -1] > 0, tp[..., -1], 0)
 
 
-def _shifted(values: Floats) -> Floats:
+def _shift(values: Floats) -> Floats:
     """What stood one threshold before; 0 at first."""
     shifted = np.zeros_like(values)
     shifted[..., 1:] = values[..., :-1]

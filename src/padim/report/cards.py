@@ -86,7 +86,7 @@ class Part:
             mean=(0, 0, 0),
             std=(1, 1, 1),
         )
-        return cls(record, _root(record, data), previews, preprocess)
+        return cls(record, _find_root(record, data), previews, preprocess)
 
     @property
     def name(self) -> str:
@@ -110,7 +110,7 @@ class Part:
             _VERDICTS.get((image.label, image.predicted), "not judged") for image in self.images
         ]
 
-    def _files(self) -> list[str]:
+    def _list_files(self) -> list[str]:
         """The images and their masks, by their ways from the category's folder."""
         pairs = zip(self.images, self.record.masks, strict=True)
         return [name for image, masks in pairs for name in (image.path, *masks)]
@@ -121,18 +121,20 @@ class Part:
         Raises:
             DatasetError: A file is missing.
         """
-        for name in self._files():
+        for name in self._list_files():
             if not (self.root / name).is_file():
                 raise DatasetError(
                     f"{self.root / name} was part of the benchmark, but is not there. Name the "
                     "folder of the dataset with --data ROOT."
                 )
 
-    def changed(self) -> list[str]:
+    def find_changed(self) -> list[str]:
         """Names of the files that have another size than when they were benchmarked."""
         before = {stamp.name: stamp.n_bytes for stamp in self.record.fingerprint.images}
         # Copying a dataset changes the times of its files, but not their sizes.
-        return [name for name in self._files() if (self.root / name).stat().st_size != before[name]]
+        return [
+            name for name in self._list_files() if (self.root / name).stat().st_size != before[name]
+        ]
 
     def cards(self, full_size: bool, advance: Callable[[int], None]) -> Iterator[dict[str, Any]]:
         """All there is to say of each image."""
@@ -160,9 +162,9 @@ class Part:
                 "range": [float(f"{end:.3g}") for end in (low, high)],
                 "p": image.p_value,
                 "levels": [round(float(ratio), 3) for ratio in ratios[i]],
-                "order": _order(image, middle, i),
+                "order": _rank(image, middle, i),
                 "map": _png(self.previews[i], low, high),
-                **self._picture(image, self.record.masks[i], full_size),
+                **self._show(image, self.record.masks[i], full_size),
             }
 
         with ThreadPoolExecutor(n_cores()) as pool:
@@ -170,7 +172,7 @@ class Part:
                 advance(1)
                 yield found
 
-    def _picture(self, image: ImageResult, masks: Sequence[str], full_size: bool) -> dict[str, Any]:
+    def _show(self, image: ImageResult, masks: Sequence[str], full_size: bool) -> dict[str, Any]:
         """An image as data, the outline of its defects, and where on it the map lies."""
         path = self.root / image.path
         picture = decode(path)
@@ -185,7 +187,7 @@ class Part:
         drawn = Image.new("L", picture.size)
         drawn.thumbnail((_FULL_OUTLINE_PX,) * 2)
         if truth is not None:
-            outline = outline_path(_shrunk(truth, drawn.size))
+            outline = outline_path(_shrink(truth, drawn.size))
         return {
             "image": _data_url("image/webp", buffer.getvalue()),
             "box": [
@@ -198,7 +200,7 @@ class Part:
         }
 
 
-def _root(record: Record, data: Path | None) -> Path:
+def _find_root(record: Record, data: Path | None) -> Path:
     before = Path(record.root)
     if data is None:
         return before
@@ -216,14 +218,14 @@ def _between_classes(images: Sequence[ImageResult]) -> float:
     return sum(medians) / max(len(medians), 1)
 
 
-def _order(image: ImageResult, threshold: float, i: int) -> tuple[float, str, int]:
+def _rank(image: ImageResult, threshold: float, i: int) -> tuple[float, str, int]:
     """Rank: the further on the wrong side of the threshold, the earlier."""
     # As a ratio, scores of different models can be compared.
     above = math.log(max(image.score, 1e-12) / max(threshold, 1e-12))
     return (-above if image.label == "normal" else above), image.category, i
 
 
-def _shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+def _shrink(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
     """A mask at another (width, height); what is thin stays."""
     grey = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
     share = np.asarray(grey)

@@ -80,7 +80,7 @@ def write_report(
     parts = [Part.of(run, seeds[0], data) for seeds in by_category.values()]
     for part in parts:
         part.require_files()
-    changed = [plain_text(f"{part.name}: {name}") for part in parts for name in part.changed()]
+    changed = [plain_text(f"{part.name}: {name}") for part in parts for name in part.find_changed()]
     n_images = sum(len(part.images) for part in parts)
     advance = began(n_images)
     cards = [card for part in parts for card in part.cards(full_size, advance)]
