@@ -130,12 +130,7 @@ class ModelFileHashError(ModelFileError):
 
 
 def listed(names: Iterable[object], limit: int = 5) -> str:
-    """Join names with commas, the first few of many.
-
-    Args:
-        names: What to name.
-        limit: How many to name before saying how many more there are.
-    """
+    """Join names with commas, as many as the limit, and say how many more there are."""
     texts = [str(name) for name in names]
     more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
     return ", ".join(texts[:limit]) + more

@@ -13,7 +13,7 @@ from padim.errors import DatasetError, MemoryLimitError, UsageError
 from padim.fitting.looks import grouped
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
-from padim.method.pyramid import Level, Pyramid, nested
+from padim.method.pyramid import Level, Pyramid, nest
 from padim.model import scorer as model_scorer
 from padim.scoring.calibration import LEAVE_ONE_OUT
 
@@ -21,9 +21,7 @@ DIMS = (3, 4)
 
 
 def two_levels() -> Pyramid:
-    return nested(
-        [Level((1, 2), (1,), (tuple(range(3)),)), Level((2, 4), (0,), (tuple(range(4)),))]
-    )
+    return nest([Level((1, 2), (1,), (tuple(range(3)),)), Level((2, 4), (0,), (tuple(range(4)),))])
 
 
 def refitted(pyramid: Pyramid, features: list[Tensor], eps: tuple[float, float]) -> np.ndarray:

@@ -13,7 +13,7 @@ from padim.datasets import Category
 from padim.datasets.category import GOOD
 from padim.errors import ImageReadError
 from padim.files import sha256
-from padim.images.ahead import mapped_ahead
+from padim.images.ahead import map_ahead
 from padim.images.decode import decode_with_mode, read_mask
 from padim.images.thumbnails import Look, far_sizes, near_duplicates
 
@@ -102,7 +102,7 @@ def check(
         Findings, in the order of `KINDS`, then of their files.
     """
     seen = []
-    for one in mapped_ahead(_see, _list_items(category), n_threads, 4 * n_threads):
+    for one in map_ahead(_see, _list_items(category), n_threads, 4 * n_threads):
         seen.append(one)
         advance(1)
     readable = [one for one in seen if one.look is not None]

@@ -102,4 +102,4 @@ class TiledFeatures(nn.Module):
             tile: The part.
         """
         embeddings: list[Tensor] = self.features(images)
-        return tile.pyramid.chosen(embeddings)
+        return tile.pyramid.keep_modelled(embeddings)

@@ -154,7 +154,7 @@ def load_ahead(
         except ImageReadError as error:
             return error
 
-    for loaded in mapped_ahead(load, images, DECODE_THREADS, n_ahead):
+    for loaded in map_ahead(load, images, DECODE_THREADS, n_ahead):
         if isinstance(loaded, Loaded):
             yield loaded
         elif unreadable is None:
@@ -163,7 +163,7 @@ def load_ahead(
             unreadable(loaded)
 
 
-def mapped_ahead(
+def map_ahead(
     work: Callable[[T], R], items: Iterable[T], n_threads: int, n_ahead: int
 ) -> Iterator[R]:
     """Do something with each item in threads, in order, while the caller works on what is done.

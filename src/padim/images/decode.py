@@ -54,7 +54,7 @@ class _MutedPillow:
         with self._lock:
             self._n_readers -= 1
             if self._n_readers == 0:
-                self._filters.__exit__(*error)
+                self._filters.__exit__(None, None, None)
 
 
 _muted_pillow = _MutedPillow()

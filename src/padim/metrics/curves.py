@@ -1,8 +1,9 @@
 """What a row of thresholds says: areas under curves, precision, recall; many resamples at once.
 
 A curve is given at K thresholds that descend, along the last axis; the axes before it are free. At
-a threshold, all scores at or above it are called anomalous. Scores that were rounded to one value
-are tied, as equal ones are. ``Order`` says in which order those that are tied are met:
+a threshold, all scores at or above it are called anomalous: ``tp`` of the anomalous ones and ``fp``
+of the normal ones, both of shape ``(..., K)``. Scores that were rounded to one value are tied, as
+equal ones are. ``Order`` says in which order those that are tied are met:
 
 - ``tied``: together, which is the metric of the scores as they are held;
 - ``worst``, ``best``: the normal ones first, or the anomalous ones. Whatever the scores were before
@@ -32,7 +33,7 @@ def worth(
         limits: Lowest and highest rate; the area is divided by their distance.
         log: Whether rates are laid out by their logarithm, for which the lowest has to be above 0.
             Out of a rate of 0 a curve jumps: it keeps its height there up to the next rate.
-        order: As the module says.
+        order: Of what is tied.
 
     Returns:
         Shape ``(..., K)``, 0 to 1. Best and worst differ by what the rate, or its logarithm, grows
@@ -68,7 +69,7 @@ def area(rise: Floats, worth: Floats) -> Floats:
 
     Args:
         rise: Of the curve at each threshold, shape ``(..., K)``.
-        worth: As of ``worth``, shape ``(..., K)``.
+        worth: What a rise adds there, shape ``(..., K)``.
 
     Returns:
         Shape ``(...)``, 0 to 1.
@@ -80,11 +81,6 @@ def area(rise: Floats, worth: Floats) -> Floats:
 
 def roc_area(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
     """Area under the ROC curve.
-
-    Args:
-        tp: Anomalous ones at or above each threshold, shape ``(..., K)``.
-        fp: Normal ones likewise.
-        order: As the module says.
 
     Returns:
         Shape ``(...)``; NaN where a class is missing. Best and worst lie half the chance to either
@@ -101,11 +97,8 @@ def roc_area(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
 def average_precision(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
     """Sum over the thresholds of precision times gain in recall, without interpolation.
 
-    Args:
-        tp: Anomalous ones at or above each threshold, shape ``(..., K)``.
-        fp: Normal ones likewise.
-        order: As the module says. The best has the precision of a threshold without the normal
-            ones that are tied there, the worst that with them but without the anomalous ones.
+    The best has the precision of a threshold without the normal ones that are tied there, the worst
+    that with them but without the anomalous ones.
 
     Returns:
         Shape ``(...)``; NaN where a class is missing.
@@ -128,11 +121,8 @@ def average_precision(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
 def f1(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
     """Harmonic mean of precision and recall at each threshold.
 
-    Args:
-        tp: Anomalous ones at or above each threshold, shape ``(..., K)``.
-        fp: Normal ones likewise.
-        order: As the module says. The worst is the tied one: thresholds between tied scores add
-            to the choice and take nothing from it. The best leaves out the normal ones tied there.
+    The worst is the tied one: thresholds between tied scores add to the choice and take nothing
+    from it. The best leaves out the normal ones tied there.
 
     Returns:
         Shape ``(..., K)``; NaN where a class is missing.
@@ -153,12 +143,7 @@ def f1_max(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
 
 
 def recall(tp: Floats, fp: Floats, n_false_alarms: float) -> Floats:
-    """Highest share of the anomalous ones that is found with at most so many false alarms.
-
-    Args:
-        tp: Anomalous ones at or above each threshold, shape ``(..., K)``.
-        fp: Normal ones likewise.
-        n_false_alarms: How many normal ones may be called anomalous.
+    """Highest share of the anomalous ones that is found with at most so many normal ones.
 
     Returns:
         Shape ``(...)``; NaN where a class is missing.

@@ -79,8 +79,8 @@ class PixelMetrics:
 
         Args:
             metric: Such as ``lambda sums, order: sums.aupro(0.1, order)``.
-            weights: As of the class.
-            order: As of the class.
+            weights: How often each image is there, shape ``(N,)`` or ``(B, N)``; None for once.
+            order: How scores of one bin are ranked.
         """
         return self._each(weights, lambda sums: {"": metric(sums, order)})[""]
 
