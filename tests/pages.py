@@ -9,6 +9,7 @@ from padim.cli import main
 
 ROOT = Path(__file__).parents[1]
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+ELSEWHERE = {"padim doctor --json"}  # times a fit for 20 seconds: tests/cli/test_doctor.py runs it
 _NAMED = re.compile(r"`([\w.]+)`:\n\n\Z")
 
 
@@ -49,6 +50,6 @@ def follow(page: Path) -> int:
             for line in content.replace("\\\n", " ").splitlines():
                 program, *arguments = shlex.split(line)
                 assert program == "padim", line
-                assert main(arguments) == 0, line
+                assert line in ELSEWHERE or main(arguments) == 0, line
                 n_run += 1
     return n_run

@@ -22,8 +22,16 @@ REGISTRIES = re.compile(
 )
 
 
+SLOW = {"benchmark", "compare", "export", "large-images", "learning", "line"}
+
+
 def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
+
+
+def marked(page: Path) -> object:
+    slow = page.stem in SLOW and page.parent.name == "howto"
+    return pytest.param(page, marks=[pytest.mark.slow] if slow else (), id=name_of(page))
 
 
 @pytest.fixture
@@ -54,7 +62,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", FOLLOWED, ids=name_of)
+@pytest.mark.parametrize("page", [marked(page) for page in FOLLOWED])
 @pytest.mark.usefixtures("workplace")
 def test_what_a_page_shows_works(page: Path) -> None:
     assert follow(page) > 0

@@ -30,9 +30,9 @@ def run_notebook(path: Path, folder: Path) -> nbformat.NotebookNode:
     os.environ["PATH"] = os.pathsep.join((here, os.environ["PATH"]))
     notebook: nbformat.NotebookNode = nbformat.read(path, as_version=4)
     settings = {"metadata": {"path": str(folder)}}
-    NotebookClient(
-        notebook, timeout=_TIMEOUT_S, kernel_name="python3", resources=settings
-    ).execute()
+    client = NotebookClient(notebook, timeout=_TIMEOUT_S, kernel_name="python3", resources=settings)
+    client.extra_arguments = ["--log-level=40"]  # the kernel's own words are of no use
+    client.execute()
     return notebook
 
 

@@ -23,6 +23,7 @@ from padim.fitting.looks import (
     FirstLook,
     Seen,
     chosen,
+    grouped,
     left_out,
     look,
     merge_in_order,
@@ -121,6 +122,13 @@ def test_a_part_that_is_missing_or_comes_twice_is_refused() -> None:
     for parts in ((first, Seen(3, ("d",))), (first, second, second)):
         with pytest.raises(DatasetError, match=r"but the next begins with .* each once"):
             merge_in_order(parts)
+
+
+def test_small_batches_are_joined_in_order() -> None:
+    batches = [[torch.full((2, n, 3), float(i))] for i, n in enumerate((20, 20, 1))]
+    joined = list(grouped(batches))
+    assert [level[0].shape[1] for level in joined] == [40, 1]
+    assert joined[0][0][0, :, 0].tolist() == [0.0] * 20 + [1.0] * 20
 
 
 class Phases:

@@ -56,7 +56,7 @@ class CachedTrunk:
         return cls(folder / f"{encoder.spec.name}-{key}.onnx")
 
     def tensors(self) -> tuple[dict[str, Tensor], int] | None:
-        """The trunk's tensors, and what ``forecast.activation_bytes`` says; None when not there."""
+        """The trunk's tensors, and what ``activation_bytes`` says; None when not there."""
         try:
             with safe_open(self.path.with_suffix(".safetensors"), framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
@@ -70,7 +70,7 @@ class CachedTrunk:
         Args:
             features: What torch would run.
             tensors: Under the names of the whole network.
-            n_bytes: What ``forecast.activation_bytes`` says of one image.
+            n_bytes: What ``activation_bytes`` says of one image.
         """
         with written_together(self.path, same=True) as partial:
             names = [f"level_{i}" for i in range(len(features.pyramid.levels))]

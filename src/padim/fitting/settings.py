@@ -31,7 +31,7 @@ class FitSettings:
         UnknownNameError: A name is not one of those that there are.
 
     Examples:
-        >>> settings = padim.FitSettings(recipe="fast", size_px=(64, 64))
+        >>> settings = padim.FitSettings(size_px=(64, 64), store="float32")
         >>> padim.fit("part", settings, sigma_px=2).state.recipe.sigma_px
         2
     """

@@ -73,12 +73,12 @@ def decode(file: Path | bytes) -> Image.Image:
         ImageReadError: Whatever is wrong: missing, empty, not an image, damaged, cut short, too
             large (``PIL.Image.MAX_IMAGE_PIXELS``), or of a kind that `upright_8_bit` refuses.
     """
-    return _read(file, lambda image: _make_8_bit(image, _name(file)))
+    return _read(file, lambda image: upright_8_bit(image, _name(file)))
 
 
 def decode_with_mode(path: Path) -> tuple[Image.Image, str]:
     """Read an image file as `decode` does, and the Pillow mode that the file has."""
-    return _read(path, lambda image: (_make_8_bit(image, path), image.mode))
+    return _read(path, lambda image: (upright_8_bit(image, path), image.mode))
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -134,7 +134,7 @@ def read_levels(path: Path) -> NDArray[Any]:
     return _read(path, _take_levels)
 
 
-def upright_8_bit(image: Image.Image) -> Image.Image:
+def upright_8_bit(image: Image.Image, name: Path | str = "The Pillow image") -> Image.Image:
     """Turn a Pillow image of any mode into an upright one of mode ``L`` or ``RGB``.
 
     Grey of 16 bits is scaled over its full range (65535 becomes 255, rounded). Transparent pixels
@@ -142,13 +142,30 @@ def upright_8_bit(image: Image.Image) -> Image.Image:
 
     Args:
         image: An image; of several frames, the current one.
+        name: What it is called when it cannot be read.
 
     Raises:
         ImageReadError: The pixels are floats, or integers outside 0 to 65535, or damaged.
     """
-    name = "The Pillow image"
     with own_errors(name):
-        return _make_8_bit(image, name)
+        image = _turn_upright(image)
+    if image.mode == "F":
+        raise ImageReadError(
+            name,
+            "its pixels are floats, whose black and white are not known; save it with 8 or 16 bits",
+        )
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int32)
+        low, high = int(grey.min(initial=0)), int(grey.max(initial=0))
+        if low < 0 or high > _WHITE_16:
+            raise ImageReadError(
+                name,
+                f"its pixels go from {low} to {high}, but grey needs to be within 0 to "
+                f"{_WHITE_16}; save it with 8 or 16 bits",
+            )
+        # 65535 = 255 * 257, and 257 is odd: this rounds, and there are no ties.
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+    return _reduce_mode(image)
 
 
 def rgb_pixels(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -235,27 +252,6 @@ def _reason(error: Exception) -> str:
         case OSError(errno=int(), strerror=str() as reason):
             return reason
     return f"it is damaged or cut short ({str(error).rstrip('.') or type(error).__name__})"
-
-
-def _make_8_bit(image: Image.Image, name: Path | str) -> Image.Image:
-    image = _turn_upright(image)
-    if image.mode == "F":
-        raise ImageReadError(
-            name,
-            "its pixels are floats, whose black and white are not known; save it with 8 or 16 bits",
-        )
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int32)
-        low, high = int(grey.min(initial=0)), int(grey.max(initial=0))
-        if low < 0 or high > _WHITE_16:
-            raise ImageReadError(
-                name,
-                f"its pixels go from {low} to {high}, but grey needs to be within 0 to "
-                f"{_WHITE_16}; save it with 8 or 16 bits",
-            )
-        # 65535 = 255 * 257, and 257 is odd: this rounds, and there are no ties.
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8))
-    return _reduce_mode(image)
 
 
 def _take_levels(image: Image.Image) -> NDArray[Any]:

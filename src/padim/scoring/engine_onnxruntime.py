@@ -40,9 +40,8 @@ class OnnxRuntime:
         return tuple(self._session.run(None, {INPUT: images}))
 
 
-def open_graph(path: Path, n_threads: int, precision: str) -> OnnxRuntime:
+def open_graph(path: Path, n_threads: int, _precision: str) -> OnnxRuntime:
     """Load a graph; it computes in float32."""
-    del precision  # there is one
     return OnnxRuntime(path, n_threads)
 
 

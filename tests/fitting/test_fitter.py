@@ -1,0 +1,71 @@
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import oracle
+import pytest
+import torch
+
+from padim.errors import DatasetError, MemoryLimitError, UsageError
+from padim.model import scorer as model_scorer
+from padim.scoring.calibration import LEAVE_ONE_OUT
+
+
+@pytest.mark.parametrize("n", [2, 5, 12])
+def test_the_calibration_of_a_fit_is_that_of_refits(n: int) -> None:
+    images = list(oracle.random_images(n, (64, 64)))
+    fitter = oracle.small_fitter(eps=0.01, eps_rule="absolute", store="float32")
+    state = fitter.fit(images).state
+    assert state.calibration is not None
+    assert state.calibration.source == LEAVE_ONE_OUT
+    refits = []
+    for i, image in enumerate(images):
+        other = fitter.fit(images[:i] + images[i + 1 :]).state
+        scorer = model_scorer.scorer_of(other, fitter.features)
+        with torch.inference_mode():
+            refits.append(float(scorer(torch.from_numpy(image[None])).image_score))
+    np.testing.assert_allclose(state.calibration.image_score, sorted(refits), rtol=1e-4)
+    assert state.calibration.pixel_count.sum() == n * 64 * 64
+
+
+def test_features_that_do_not_fit_are_computed_again() -> None:
+    images = list(oracle.random_images(7, (64, 64)))
+    fitter = oracle.small_fitter()
+    kept = fitter.fit(images).state.calibration
+    again = replace(fitter, kept_feature_bytes=0).fit(images).state.calibration
+    assert kept is not None
+    assert again is not None
+    np.testing.assert_array_equal(kept.image_score, again.image_score)
+    np.testing.assert_array_equal(kept.pixel_count, again.pixel_count)
+
+
+def test_images_that_change_between_two_looks_are_refused() -> None:
+    class Changing(list[np.ndarray]):
+        def __iter__(self) -> Iterator[np.ndarray]:
+            yield from list.copy(self)
+            self.reverse()
+
+    images = Changing(oracle.random_images(5, (64, 64)))
+    with pytest.raises(DatasetError, match="have changed while the fit looked at them"):
+        replace(oracle.small_fitter(), kept_feature_bytes=0).fit(images)
+
+
+def test_a_limit_of_memory_keeps_fewer_features() -> None:
+    fitter = oracle.small_fitter()
+    peak = fitter.forecast((0, 0), 100).peak_bytes
+    assert fitter.within(peak, 100, (0, 0)) is fitter
+    less = fitter.within(peak - 1_000_000, 100, (0, 0))
+    assert less.forecast((0, 0), 100).peak_bytes == pytest.approx(peak - 1_000_000, abs=500_000)
+    with pytest.raises(MemoryLimitError):
+        fitter.within(1000, 100, (0, 0)).forecast((0, 0), 100).check(1000)
+
+
+def test_an_iterator_can_be_looked_at_once_only() -> None:
+    images = oracle.random_images(3, (64, 64))
+    with pytest.raises(UsageError, match="takes a second look"):
+        oracle.small_fitter().fit(iter(images))
+    assert oracle.small_fitter(calibrate=False).fit(iter(images)).state.calibration is None
+
+
+def test_one_image_cannot_calibrate() -> None:
+    assert oracle.small_fitter().fit(oracle.random_images(1, (64, 64))).state.calibration is None
