@@ -115,7 +115,7 @@ def category_of(
     for row in rows:
         # Results lie in folders and files of these names.
         for kind, text in (("category", name), ("defect", row.defect)):
-            if not _is_name(text):
+            if text in ("", ".", "..") or set("/\\\0") & set(text):
                 needed = "a name without slashes, neither . nor .. nor empty"
                 raise _wrong(row.place, f"the {kind} {text!r}", needed)
         is_good = row.defect == GOOD
@@ -169,10 +169,6 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_name(text: str) -> bool:
-    return text not in ("", ".", "..") and not set("/\\\0") & set(text)
 
 
 def _wrong(place: str, what: str, needed: str) -> DatasetError:

@@ -118,8 +118,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     Raises:
         ImageReadError: The file cannot be read as an image; one of floats can.
     """
-    is_defect: NDArray[np.bool_] = read_levels(path) > 0
-    return is_defect
+    return np.asarray(read_levels(path) > 0)
 
 
 def read_levels(path: Path) -> NDArray[Any]:

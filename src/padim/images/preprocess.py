@@ -127,8 +127,8 @@ class Preprocess:
                 brought[rows[middle], columns[middle]] = seen[y[middle], x[middle]]
         return brought
 
-    def counted(self, anomaly_map: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Maps with NaN outside the region of interest.
+    def blank_outside(self, anomaly_map: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Set maps to NaN outside the region of interest.
 
         Args:
             anomaly_map: Shape ``(N, H, W)``.

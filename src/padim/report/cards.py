@@ -27,7 +27,6 @@ from padim.scoring.engines import n_cores
 THUMBNAIL_PX = 256
 _WEBP_PX = 16383  # the longest side that WebP takes
 _FULL_OUTLINE_PX = 512  # finer outlines only cost space
-_QUALITY = {True: 90, False: 70}  # of WebP, at source size or not
 _WRONG = ("missed", "false alarm")
 _VERDICTS: dict[tuple[str, str | None], str] = {
     ("anomalous", "normal"): "missed",
@@ -163,7 +162,7 @@ class Part:
                 "p": image.p_value,
                 "levels": [round(float(ratio), 3) for ratio in ratios[i]],
                 "order": _rank(image, middle, i),
-                "map": _png(self.previews[i], low, high),
+                "map": _encode(Image.fromarray(colour_levels(self.previews[i], low, high)), "png"),
                 **self._show(image, self.record.masks[i], full_size),
             }
 
@@ -179,8 +178,6 @@ class Part:
         source = (picture.height, picture.width)
         top, left, height, width = self.preprocess.window(source)
         picture.thumbnail((_WEBP_PX if full_size else THUMBNAIL_PX,) * 2)
-        buffer = io.BytesIO()
-        picture.save(buffer, "WEBP", quality=_QUALITY[full_size])
         paths = tuple(self.root / name for name in masks)
         truth = Sample(path, image.defect, None, paths).read_mask()
         outline = ""
@@ -189,7 +186,7 @@ class Part:
         if truth is not None:
             outline = outline_path(_shrink(truth, drawn.size))
         return {
-            "image": _data_url("image/webp", buffer.getvalue()),
+            "image": _encode(picture, "webp", 90 if full_size else 70),
             "box": [
                 round(100 * (part / source[axis]), 3)
                 for part, axis in ((left, 1), (top, 0), (width, 1), (height, 0))
@@ -233,11 +230,8 @@ def _shrink(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]
     return kept if kept.any() else share > 0
 
 
-def _png(anomaly_map: NDArray[np.float32], low: float, high: float) -> str:
+def _encode(picture: Image.Image, kind: str, quality: int | None = None) -> str:
+    """A picture as the URL of its data: a PNG, or a WebP of a quality."""
     buffer = io.BytesIO()
-    Image.fromarray(colour_levels(anomaly_map, low, high)).save(buffer, "PNG", optimize=True)
-    return _data_url("image/png", buffer.getvalue())
-
-
-def _data_url(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    picture.save(buffer, kind, quality=quality, optimize=True)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
