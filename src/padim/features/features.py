@@ -90,4 +90,4 @@ class TiledFeatures(nn.Module):
     def of_tile(self, images: Tensor, tile: Tile) -> list[Tensor]:
         """Features that one part answers for, of what it shows: ``(N, h, w, 3)``, uint8."""
         embeddings: list[Tensor] = self.features(images)
-        return tile.pyramid.chosen(embeddings)
+        return tile.pyramid.keep_modelled(embeddings)

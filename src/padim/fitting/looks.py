@@ -311,7 +311,7 @@ def second_look(
     collector = Collector(n_maps, start)
     for group in distances:
         anomaly_map, image_score = postprocess(group)
-        counted = state.preprocess.counted(anomaly_map.cpu().numpy())
+        counted = state.preprocess.blank_outside(anomaly_map.cpu().numpy())
         collector.add(counted, image_score.cpu().numpy())
         advance(len(group))
     return collector

@@ -18,7 +18,7 @@ from padim.fitting.forecast import N_FINISHED
 from padim.fitting.looks import Advance, Begin, Embedder, Fitted, Seen, Unreadable
 from padim.fitting.review import OUTLIER_RATE, review_look
 from padim.fitting.settings import FitSettings
-from padim.images.ahead import DECODE_AHEAD, DECODE_THREADS, ImageInput, load_image, mapped_ahead
+from padim.images.ahead import DECODE_AHEAD, DECODE_THREADS, ImageInput, load_image, map_ahead
 from padim.images.thumbnails import Look
 from padim.method.gaussian import STORES, factor, level_eps
 from padim.method.leave_one_out import LeaveOneOut
@@ -148,7 +148,7 @@ class TileFitter:
             return image, loaded.sha256, loaded.path, Look.of(loaded.pixels, loaded.source_px)
 
         found = []
-        for seen in mapped_ahead(look, images, DECODE_THREADS, DECODE_AHEAD):
+        for seen in map_ahead(look, images, DECODE_THREADS, DECODE_AHEAD):
             advance(1)
             if not isinstance(seen, ImageReadError):
                 found.append(seen)
