@@ -8,19 +8,6 @@ from typing import ClassVar
 from padim.metrics.curves import Floats, Order, average_precision, f1_max, recall, roc_area
 from padim.metrics.sums import Sums
 
-__all__ = [
-    "AUPIMO_FPR",
-    "HEADLINES",
-    "METRICS",
-    "OF_IMAGES",
-    "OF_PIXELS",
-    "ImageMetric",
-    "Metric",
-    "PixelMetric",
-    "interval_words",
-    "shown",
-]
-
 AUPIMO_FPR = (1e-5, 1e-4)  # Bertoldo et al. 2024
 _ROC = "Hanley and McNeil 1982, The meaning and use of the area under a ROC curve"
 _F1 = "van Rijsbergen 1979, Information Retrieval, chapter 7"

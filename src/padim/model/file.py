@@ -5,6 +5,7 @@ The layout is described in docs/format.md.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -34,6 +35,8 @@ from padim.model.state import FORMAT_VERSION, ModelState
 from padim.recipes import Recipe
 from padim.scoring.calibration import ARRAYS, Calibration
 from padim.scoring.parity import Samples
+
+_WINDOWS = os.name == "nt"  # replaces no file that is mapped
 
 
 def save_state(state: ModelState, path: Path) -> None:
@@ -207,7 +210,7 @@ def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Any]]:
         left = _left_in_file(data)
         try:
             tensors = {
-                name: in_file(path, name) if name.endswith(left) else file.get_tensor(name)
+                name: in_file(path, name) if name.endswith(left) else _tensor(file, name)
                 for name in file.keys()  # noqa: SIM118  # no mapping
             }
         except SafetensorError as error:
@@ -221,6 +224,11 @@ def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"{path} holds another tensor {name} than was written. Copy the file again."
             )
     return tensors, data
+
+
+def _tensor(file: Any, name: str) -> Tensor:
+    tensor: Tensor = file.get_tensor(name)  # a part of the file, mapped
+    return tensor.clone() if _WINDOWS else tensor
 
 
 def _open(path: Path) -> Any:

@@ -50,7 +50,7 @@ class Scorer(nn.Module):
             images: RGB, shape ``(N, H, W, 3)``, 0 to 255.
         """
         levels = self.head.levels(self.features(images))
-        return score_levels(self.postprocess, self.head.joined(levels), levels)
+        return score_levels(self.postprocess, self.head.join(levels), levels)
 
 
 class CameraScorer(nn.Module):

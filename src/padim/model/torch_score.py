@@ -73,6 +73,6 @@ class TileScore:
             ]
             parts.append(squared_distances(rows, centred))
         levels = [torch.cat(level) for level in zip(*parts, strict=True)]
-        distance = state.pyramid.on_grid(state.pyramid.added_up(levels)).sqrt()
+        distance = state.pyramid.on_grid(state.pyramid.add_up(levels)).sqrt()
         scores = score_levels(self.postprocess, distance, levels)
         return Outputs(*(output.cpu().numpy() for output in scores))
