@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +12,14 @@ from PIL import Image
 
 import padim
 from padim.cli import main
-from padim.errors import ModelFileHashError, ParityError, ShapeError, UsageError
+from padim.errors import ModelFileError, ModelFileHashError, ParityError, ShapeError, UsageError
 from padim.images.preprocess import Preprocess
 from padim.model import export as exporting
 from padim.model.export import export
 from padim.model.file import load_state, save_state
 from padim.model.opening import verify
 from padim.model.scorer import CameraScorer
+from padim.scoring.description import write_description
 from padim.scoring.parity import N_SAMPLES, TOLERANCE
 
 SIZE_PX = (64, 96)
@@ -119,6 +121,18 @@ def test_a_graph_that_scores_otherwise_here_fails_verification(
     monkeypatch.setitem(TOLERANCE, "float32", 1e-9)
     with pytest.raises(ParityError, match=r"a\.\w+ differs from torch by .* but may by 1e-09"):
         verify(exported)
+
+
+@pytest.mark.parametrize("picture", ["!", "iVBORw0KGgo=", None])
+def test_samples_that_are_damaged_are_said_to_be(
+    exported: Path, tmp_path: Path, picture: str | None
+) -> None:
+    path = shutil.copytree(exported.parent, tmp_path / "copy") / exported.name
+    facts = dict(padim.load(path).description.facts)
+    facts["samples"] = [facts["samples"][0] | {"image": picture}]
+    write_description(path, json.dumps(facts))
+    with pytest.raises(ModelFileError, match="brings samples that cannot be read"):
+        verify(path)
 
 
 @pytest.mark.parametrize("to", FORMATS)

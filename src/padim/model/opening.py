@@ -96,7 +96,8 @@ def verify(
 
     Raises:
         UsageError: It is no graph, or brings no samples.
-        ParityError: The two differ by more than ``samples.TOLERANCE``.
+        ModelFileError: Its samples cannot be read.
+        ParityError: The two differ by more than ``parity.TOLERANCE``.
     """
     if path.is_file():
         graph_engine(path, engine)
@@ -106,7 +107,12 @@ def verify(
             f"{path} brings no samples, since its model was fitted with --no-keep-samples. Compare "
             "it with padim export --verify where the model is."
         )
-    samples = Samples.from_json(predictor.description.facts["samples"])
+    try:
+        samples = Samples.from_json(predictor.description.facts["samples"])
+    except Exception as error:  # Pillow lets out almost anything on damaged pictures
+        raise ModelFileError(
+            f"{path} brings samples that cannot be read. Copy it or export it again."
+        ) from error
     camera_px = predictor.camera_px or predictor.preprocess.size_px
     expected = replace(samples, image=resized(samples.image, camera_px))
     parity = compare(predictor.score, expected, TOLERANCE[precision])
