@@ -17,7 +17,7 @@ from padim.cli.images import (
     sizes,
     threshold_words,
 )
-from padim.datasets import describe, layout_title, normal_images, read_dataset
+from padim.datasets import describe, layout_of, normal_images, read_dataset
 from padim.errors import UsageError
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.decode import decode
@@ -115,7 +115,8 @@ def _find_images(
 ) -> tuple[Sequence[Path], str | None]:
     """The good images that a path stands for, and what it is, in words."""
     if category is None and layout is None:
-        return normal_images(images, recursive=recursive), layout_title(images)
+        known = layout_of(images)
+        return normal_images(images, recursive=recursive), known.title if known else None
     found = read_dataset(images, (category,) if category else (), layout)
     if len(found) > 1:
         raise UsageError(f"{describe(found)}. Name one with --category.")

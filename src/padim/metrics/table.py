@@ -133,11 +133,11 @@ OF_PIXELS = tuple(row for row in _ROWS if isinstance(row, PixelMetric))
 HEADLINES = ("image_auroc", "pixel_auroc", "aupro_30")  # where there is room for a few
 
 
-def shown(metric: float | None) -> str:
-    """A metric with three digits, or ``n/a`` where it cannot be had."""
+def format_metric(metric: float | None) -> str:
+    """Write a metric with three digits, or ``n/a`` where it cannot be had."""
     return "n/a" if metric is None else f"{metric:.3f}"
 
 
-def interval_words(ends: tuple[float, float] | None) -> str:
-    """The interval of a metric behind its value; nothing where there is none."""
+def format_interval(ends: tuple[float, float] | None) -> str:
+    """Write the interval that follows a metric; nothing where there is none."""
     return "" if ends is None else " [{:.3f}, {:.3f}]".format(*ends)

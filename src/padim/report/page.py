@@ -20,7 +20,7 @@ from markupsafe import Markup
 from padim.evaluation.run_folder import Line, Results, measured, read_run
 from padim.files import plain_text, write_text
 from padim.images.heatmap import COLOURS
-from padim.metrics.table import HEADLINES, METRICS, shown
+from padim.metrics.table import HEADLINES, METRICS, format_metric
 from padim.report.cards import Part
 from padim.report.charts import curve, histogram
 
@@ -179,7 +179,7 @@ def _cell(line: Line, metric: str) -> Cell:
     interval = line.intervals.get(metric)
     spread = line.spread and line.spread.get(metric)
     return (
-        shown(line.metrics.get(metric)),
+        format_metric(line.metrics.get(metric)),
         "" if spread is None else f"± {spread:.3f}",
         "{:.3f} – {:.3f}".format(*interval) if interval else "",
     )
@@ -244,7 +244,7 @@ def _section(part: Part) -> dict[str, Any]:
         "pixel_roc": curve(curves.pixel, 1.0),
         "pro": curve(curves.pro, _PRO_LIMIT),
         "pro_limit": _PRO_LIMIT,
-        **{name: shown(row.metrics[name]) for name in HEADLINES},
+        **{name: format_metric(row.metrics[name]) for name in HEADLINES},
         "histogram": histogram(scores, ~part.is_normal, threshold),
         "defects": _by_defect(part),
         "n_files": len(files),
@@ -264,7 +264,7 @@ def _by_defect(part: Part) -> list[dict[str, Any]]:
                 "name": plain_text(defect),
                 "n": len(images),
                 "missed": str(n_missed) if is_judged else "n/a",
-                "values": [(METRICS[m].heading, shown(metrics.get(m))) for m in _BY_DEFECT],
+                "values": [(METRICS[m].heading, format_metric(metrics.get(m))) for m in _BY_DEFECT],
             }
         )
     return found
