@@ -205,4 +205,4 @@ def test_a_stack_of_images_is_streamed(predictor: Predictor) -> None:
 
 def test_an_open_file_is_not_taken_for_its_lines(predictor: Predictor) -> None:
     with pytest.raises(UsageError, match="cannot be of type BytesIO"):
-        predictor.predict(io.BytesIO(encoded("PNG")))  # type: ignore[call-overload]  # refused
+        predictor.predict(io.BytesIO(encoded("PNG")))
