@@ -1,6 +1,9 @@
 import errno
 import os
+import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePath, PureWindowsPath
 
 import pytest
@@ -10,7 +13,7 @@ from trees import make_category, striped
 
 from padim.cli import main
 from padim.cli.images import output_names
-from padim.errors import PadimError
+from padim.errors import PadimError, UsageError
 from padim.evaluation.run_folder import record_name
 from padim.files import (
     Names,
@@ -204,3 +207,22 @@ def test_the_longest_name_leaves_room_to_be_written(tmp_path: Path) -> None:
         striped(0).save(partial)
     assert [path.stem for path in tmp_path.iterdir()] == [name]
     assert same_name(name) == name
+
+
+@pytest.mark.parametrize("writer", [written_whole, written_together])
+def test_a_file_replaces_neither_folder_nor_device(
+    writer: Callable[[Path], AbstractContextManager[Path]], tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    kinds = {"folder": "folder"}
+    if sys.platform != "win32":
+        os.mkfifo(tmp_path / "pipe")
+        kinds["pipe"] = "device"
+    for name, kind in kinds.items():
+        with (
+            pytest.raises(UsageError, match=f"is a {kind}, but a file is to be written"),
+            writer(tmp_path / name),
+        ):
+            pass
+    assert {one.name for one in tmp_path.iterdir()} == set(kinds)
+    assert not any(one.is_file() for one in tmp_path.iterdir())

@@ -89,9 +89,17 @@ class Choice:
             return
         numbers: tuple[object, ...] = value if isinstance(value, tuple) else (value,)
         for number in numbers:
-            if isinstance(number, Real) and not self.within.holds(float(number)):
-                shown = "x".join(map(str, numbers)) if len(numbers) > 1 else f"{number:g}"
-                raise UsageError(f"{words} is {shown}, but {self.within.advise(float(number))}.")
+            if isinstance(number, Real) and not self.within.holds(as_float := _to_float(number)):
+                shown = "x".join(map(str, numbers)) if len(numbers) > 1 else f"{as_float:g}"
+                raise UsageError(f"{words} is {shown}, but {self.within.advise(as_float)}.")
+
+
+def _to_float(number: Real) -> float:
+    """Make a float64 of a number; infinite where that cannot hold it."""
+    try:
+        return float(number)
+    except OverflowError:
+        return float("-inf") if number < 0 else float("inf")
 
 
 def is_same(one: object, other: object) -> bool:

@@ -15,7 +15,7 @@ from glob import escape
 from itertools import chain, count
 from pathlib import Path
 
-from padim.errors import PadimError
+from padim.errors import PadimError, UsageError
 
 # Windows: what no name may hold, and names of devices, whatever their suffix. learn.microsoft.com,
 # "Naming Files, Paths, and Namespaces".
@@ -36,7 +36,11 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     Yields:
         Where to write. Nothing is left of it, or of a folder made for it, when the block fails.
+
+    Raises:
+        UsageError: It is a folder or a device, which must not be replaced.
     """
+    _require_replaceable(path)
     is_new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
@@ -66,7 +70,11 @@ def written_together(path: Path, *, same: bool = False) -> Iterator[Path]:
         Where to write it; whatever else is written into that folder moves beside it, and first. A
         file of before goes before that, so that one that is there fits what it refers to. Nothing
         changes when the block fails.
+
+    Raises:
+        UsageError: It is a folder or a device, which must not be replaced.
     """
+    _require_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as name:
         partial = Path(name) / path.name
@@ -79,6 +87,17 @@ def written_together(path: Path, *, same: bool = False) -> Iterator[Path]:
             _when_free(path, lambda: path.unlink(missing_ok=True))
         for part in parts:
             _replace(part, path.with_name(part.name))
+
+
+def _require_replaceable(path: Path) -> None:
+    """Make sure that a file takes no place but a file's; root could replace /dev/null.
+
+    Raises:
+        UsageError: It would.
+    """
+    if path.exists() and not path.is_file():
+        kind = "folder" if path.is_dir() else "device"
+        raise UsageError(f"{path} is a {kind}, but a file is to be written. Name another.")
 
 
 def _replace(partial: Path, path: Path) -> None:

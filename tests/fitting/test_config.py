@@ -76,6 +76,10 @@ def test_nothing_chosen_is_an_empty_file(tmp_path: Path) -> None:
         ("store = 'float8'", r"part\.toml, store: There is no store 'float8'"),
         ("[eps]\nvalue = 1", r"part\.toml, eps: eps is \{'value': 1\}"),
         ("eps = 2026-11-26", r"part\.toml, eps: eps is .* needs to be a number"),
+        ("eps = " + "9" * 400, r"part\.toml, eps: eps is inf, but needs to be above 0"),
+        ("n_batch = -1" + "0" * 400, r"part\.toml, n_batch: The batch size is -inf"),
+        ("eps = " + "9" * 5000, r"part\.toml is no TOML: Exceeds the limit"),
+        ("eps = " + "[" * 5000 + "]" * 5000, r"part\.toml is no TOML: .*recursion"),
         ("eps: 1", r"part\.toml is no TOML: .*Write lines such as eps = 0\.01\.$"),
     ],
 )
@@ -83,6 +87,11 @@ def test_a_wrong_file_names_itself_and_the_key(text: str, words: str, tmp_path: 
     with pytest.raises(UsageError, match=words) as raised:
         read_choices(written(tmp_path, text))
     assert "\n" not in str(raised.value)
+
+
+def test_a_mark_of_utf_8_at_the_start_is_read_over(tmp_path: Path) -> None:
+    (tmp_path / "part.toml").write_bytes(b"\xef\xbb\xbfeps = 0.02\r\n")
+    assert read_choices(tmp_path / "part.toml") == {"eps": 0.02}
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:

@@ -216,6 +216,9 @@ def test_openvino_compiles_two_sizes_of_batch_at_most(folder: Path) -> None:
 def test_threads_are_one_for_each_core_by_default() -> None:
     assert choose_threads(None) == len(os.sched_getaffinity(0))
     assert choose_threads(3) == 3
+    assert choose_threads(1024) == 1024
+    with pytest.raises(UsageError, match="is 1025, but needs to be 1024 or less"):
+        choose_threads(1025)
 
 
 @pytest.mark.parametrize("name", ["m.onnx", "m.xml"])

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,3 +189,20 @@ def test_a_model_is_one_line(predictor: Predictor) -> None:
         "Predictor(none, standard recipe, 16x16 px, fitted on 99 images; "
         "threshold 99 at a false-alarm rate of 0.01; onnxruntime)"
     )
+
+
+@pytest.mark.parametrize(
+    "alone", [None, 3, "a.png", Path("a.png"), b"x", RGB, Image.new("L", (9, 9))]
+)
+def test_one_image_is_no_stream_of_its_parts(alone: Any, predictor: Predictor) -> None:
+    with pytest.raises(UsageError, match=r"cannot be of type .*Give a list"):
+        next(predictor.stream(alone))
+
+
+def test_a_stack_of_images_is_streamed(predictor: Predictor) -> None:
+    assert len(list(predictor.stream(np.stack([RGB, RGB])))) == 2
+
+
+def test_an_open_file_is_not_taken_for_its_lines(predictor: Predictor) -> None:
+    with pytest.raises(UsageError, match="cannot be of type BytesIO"):
+        predictor.predict(io.BytesIO(encoded("PNG")))

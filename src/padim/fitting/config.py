@@ -32,8 +32,8 @@ def read_choices(path: Path) -> FitChoices:
     if not path.is_file():
         raise PathMissingError(path)
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        table = tomllib.loads(path.read_text("utf-8-sig"))  # Notepad writes a mark
+    except (ValueError, RecursionError) as error:  # of bytes, TOML, long numbers; of nesting
         raise UsageError(f"{path} is no TOML: {error}. Write lines such as eps = 0.01.") from None
     try:
         require_known(table)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from padim.errors import MissingExtraError, ModelFileError, UnknownNameError, UsageError
 
+_MOST_THREADS = 1024  # more of them are a slip of the hand, and end the process
 PRECISIONS = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
 INPUT = "image"
@@ -197,10 +198,15 @@ def choose_threads(n_threads: int | None) -> int:
     """Threads of one call; one for each core that this process may use when None.
 
     Raises:
-        UsageError: Fewer than one.
+        UsageError: Fewer than one, or more than any machine has.
     """
     if n_threads is None:
         return n_cores()
+    if n_threads > _MOST_THREADS:
+        raise UsageError(
+            f"The number of threads is {n_threads}, but needs to be {_MOST_THREADS} or less. "
+            f"Try {n_cores()}."
+        )
     if n_threads < 1:
         raise UsageError(f"The number of threads is {n_threads}, but needs to be 1 or more. Try 1.")
     return n_threads

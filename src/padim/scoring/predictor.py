@@ -5,6 +5,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from io import IOBase
 from pathlib import Path
 from typing import Any, NamedTuple, Self, overload
 
@@ -133,7 +134,8 @@ class Predictor:
             UsageError: It is no image.
             ModelFileError: A score is no finite number.
         """
-        is_one = isinstance(images, IMAGE_TYPES) or not isinstance(images, Iterable)
+        # An open file would give its lines.
+        is_one = isinstance(images, (*IMAGE_TYPES, IOBase)) or not isinstance(images, Iterable)
         return next(self.stream([images])) if is_one else list(self.stream(images))
 
     def stream(
@@ -160,7 +162,7 @@ class Predictor:
         Raises:
             ImageReadError: An image cannot be read and nobody is told.
             ShapeError: An image is not of 8 bits, or not of the camera's size.
-            UsageError: It is no image, or ``n_ahead`` is below 0.
+            UsageError: It is no image, or one alone, or ``n_ahead`` is below 0.
             ModelFileError: A score is no finite number.
 
         Examples:
@@ -171,6 +173,12 @@ class Predictor:
             normal
             anomalous
         """
+        is_stack = isinstance(images, np.ndarray) and images.ndim == 4
+        if not isinstance(images, Iterable) or (isinstance(images, IMAGE_TYPES) and not is_stack):
+            raise UsageError(
+                f"Images cannot be of type {type(images).__name__}. Give a list of them, or one "
+                "image to predict."
+            )
         n_batch, n_decoded = self.n_batch, DECODE_AHEAD
         if n_ahead is not None:
             if n_ahead < 0:
