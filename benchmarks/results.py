@@ -32,7 +32,7 @@ from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
 from padim.images.decode import read_size_px
 from padim.images.preprocess import Preprocess
-from padim.metrics.table import interval_words, shown
+from padim.metrics.table import format_interval, format_metric
 from padim.scoring.prediction import Prediction
 from padim.scoring.predictor import Predictor
 
@@ -235,7 +235,7 @@ def metric_table(rows: Sequence[dict[str, Any]], metrics: Mapping[str, str]) -> 
         f"|---|---|{'---|' * len(metrics)}",
     ]
     for row in rows:
-        cells = [f"{shown(row[m])}{interval_words(row['intervals'][m])}" for m in metrics]
+        cells = [f"{format_metric(row[m])}{format_interval(row['intervals'][m])}" for m in metrics]
         lines.append(f"| {row['backbone']} | {row['method']} | {' | '.join(cells)} |")
     return lines
 
@@ -339,7 +339,7 @@ def main() -> None:
         [
             (
                 *(row[key] for key in ("category", "backbone", "method")),
-                *(shown(row[metric]) for metric in metrics),
+                *(format_metric(row[metric]) for metric in metrics),
             )
             for row in rows
         ],

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from pages import ROOT, every_page, fences, follow
 from PIL import Image
 from trees import make_category, striped
+
+from padim.recipes import RECIPES
 
 FOLLOWED = sorted(
     page
@@ -22,6 +25,7 @@ REGISTRIES = re.compile(
 )
 
 
+SIZE_PX = (64, 64)
 SLOW = {"benchmark", "compare", "export", "large-images", "learning", "line"}
 
 
@@ -58,6 +62,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     mask[8:60, 8:64] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     make_category(tmp_path / "mvtec/bottle", n_train=3, n_test=1)
+    for name, recipe in RECIPES.items():  # what pages do not say themselves is small here
+        monkeypatch.setitem(RECIPES, name, replace(recipe, size_px=SIZE_PX))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -4,10 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from trees import make_category, striped
+
+from padim.cli import main
 
 # Modules and names that only POSIX has. What others import of them they have by then, so that it is
 # this package alone that does without.
@@ -82,3 +85,42 @@ def test_a_terminal_of_windows_takes_every_file_name_simulated(tmp_path: Path) -
     assert said.returncode == 1
     assert said.stderr.startswith(b"error: ")
     assert b"\\u2713.png" in said.stderr
+
+
+def is_held(path: Path) -> bool:
+    """Whether this process has a file open, or mapped into memory."""
+    opened = set()
+    for number in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # another thread has closed it
+            opened.add(number.readlink())
+    return path in opened or f"{path}\n" in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not tell")
+def test_no_file_is_replaced_while_it_is_held_simulated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows refuses that; what holds it is most often the program itself."""
+    replace, n_replaced = Path.replace, 0
+
+    def refuse(self: Path, target: Path) -> Path:
+        nonlocal n_replaced
+        n_replaced += 1
+        assert not is_held(self.resolve())
+        assert not is_held(target.resolve())
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    monkeypatch.setattr("padim.model.file._WINDOWS", True)
+    category = make_category(tmp_path / "stripes")
+    good, model = str(category / "test/good"), str(tmp_path / "m.safetensors")
+    for _ in range(2):
+        assert main(["fit", str(category), "-o", model, "--size", "64", "--keep-moments"]) == 0
+        for graph in ("m.onnx", "m.xml"):
+            to = "openvino" if graph == "m.xml" else "onnx"
+            assert main(["export", model, "-o", str(tmp_path / graph), "--to", to]) == 0
+            assert main(["calibrate", str(tmp_path / graph), good]) == 0
+        assert main(["calibrate", model, good]) == 0
+    assert main(["update", model, good]) == 0
+    assert n_replaced > 15

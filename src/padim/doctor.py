@@ -64,16 +64,14 @@ def examine() -> Machine:
     """Look at this machine."""
     import psutil
 
-    facts = _cpu_facts()
-    flags = facts.get("flags", facts.get("Features"))
+    facts = _read_cpu_facts()
+    flags = facts.get("flags", facts.get("Features", "")).split()
     return Machine(
         cpu=facts.get("model name") or platform.processor() or platform.machine(),
         n_cores=n_cores(),
-        instructions=None
-        if flags is None
-        else tuple(name for name in _INSTRUCTIONS if name in flags.split()),
+        instructions=tuple(name for name in _INSTRUCTIONS if name in flags) if flags else None,
         memory_bytes=psutil.virtual_memory().total,
-        accelerators=tuple(_accelerators()),
+        accelerators=tuple(_find_accelerators()),
         engines={
             engine: version(facts.package)
             for engine, facts in ENGINES.items()
@@ -91,12 +89,12 @@ def time_graph(path: Path, n_threads: int | None) -> list[Timing]:
     """
     timings = []
     for engine in engines_of(path):
+        if importlib.util.find_spec(ENGINES[engine].package) is None:
+            continue
         for precision in ENGINES[engine].precisions:
-            if importlib.util.find_spec(ENGINES[engine].package) is not None:
-                predictor = load(path, engine=engine, n_threads=n_threads, precision=precision)
-                image = _noise(1, predictor.camera_px or predictor.preprocess.size_px)
-                image_ms = _milliseconds(predictor.score, image)
-                timings.append(Timing(engine, precision, image_ms))
+            predictor = load(path, engine=engine, n_threads=n_threads, precision=precision)
+            image = _make_noise(1, predictor.camera_px or predictor.preprocess.size_px)
+            timings.append(Timing(engine, precision, _time_ms(predictor.score, image)))
     return timings
 
 
@@ -122,30 +120,29 @@ def time_default(n_threads: int | None) -> list[Timing]:
     # Windows removes no file that is open, and an engine may still hold the graph.
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         model, graph = Path(folder) / "model.safetensors", Path(folder) / "model.onnx"
-        fitter = prepare(
-            FitSettings(device="cpu", engine="torch", n_threads=n_threads, calibrate=False)
-        )
+        settings = FitSettings(device="cpu", engine="torch", n_threads=n_threads, calibrate=False)
+        fitter = prepare(settings)
         size_px = fitter.encoder.preprocess.size_px
-        save_state(fitter.fit(list(_noise(2, size_px))).state, model)
+        save_state(fitter.fit(list(_make_noise(2, size_px))).state, model)
         export(model, graph)
         state = load_state(model)
-        pixels = _noise(1, size_px)
+        pixels = _make_noise(1, size_px)
         in_torch = load(model, engine="torch", n_threads=n_threads, device="cpu")
-        image_ms = _milliseconds(in_torch.score, pixels)
+        image_ms = _time_ms(in_torch.score, pixels)
         timings = [Timing("torch", "float32", image_ms), *time_graph(graph, n_threads)]
         trunk_ms: dict[str, float] = {}
         for engine in {timing.engine for timing in timings}:
             trunk = network_of(state).features(engine, n_threads)
             with torch.inference_mode():
-                trunk_ms[engine] = _milliseconds(trunk, torch.from_numpy(pixels))
+                trunk_ms[engine] = _time_ms(trunk, torch.from_numpy(pixels))
     return [replace(timing, trunk_ms=trunk_ms[timing.engine]) for timing in timings]
 
 
-def _noise(n_images: int, size_px: tuple[int, int]) -> NDArray[np.uint8]:
+def _make_noise(n_images: int, size_px: tuple[int, int]) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (n_images, *size_px, 3), dtype=np.uint8)
 
 
-def _milliseconds(run: Callable[[Any], object], images: object) -> float:
+def _time_ms(run: Callable[[Any], object], images: object) -> float:
     taken: list[float] = []
     for _ in range(3):
         run(images)
@@ -157,7 +154,7 @@ def _milliseconds(run: Callable[[Any], object], images: object) -> float:
     return statistics.median(taken) * 1e3
 
 
-def _cpu_facts() -> dict[str, str]:
+def _read_cpu_facts() -> dict[str, str]:
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -167,7 +164,7 @@ def _cpu_facts() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def _accelerators() -> Iterator[str]:
+def _find_accelerators() -> Iterator[str]:
     if importlib.util.find_spec("torch") is not None:
         import torch
 

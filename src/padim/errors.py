@@ -60,15 +60,10 @@ class MissingExtraError(PadimError, ImportError):
 
 
 _EXTRAS = {
-    "torch": "fit",
-    "torchvision": "fit",
-    "timm": "fit",
-    "matplotlib": "report",
-    "jinja2": "report",
-    "onnxscript": "fit",
-    "platformdirs": "fit",
-    "openvino": "openvino",
-    "pyarrow": "parquet",
+    "fit": ("torch", "torchvision", "timm", "onnxscript", "platformdirs"),
+    "report": ("matplotlib", "jinja2"),
+    "openvino": ("openvino",),
+    "parquet": ("pyarrow",),
 }
 
 
@@ -83,9 +78,10 @@ def naming_extras() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in _EXTRAS:
-            raise
-        raise MissingExtraError(package, _EXTRAS[package]) from error
+        for extra, packages in _EXTRAS.items():
+            if package in packages:
+                raise MissingExtraError(package, extra) from error
+        raise
 
 
 class ImageReadError(PadimError):
@@ -134,12 +130,7 @@ class ModelFileHashError(ModelFileError):
 
 
 def listed(names: Iterable[object], limit: int = 5) -> str:
-    """Join names with commas, the first few of many.
-
-    Args:
-        names: What to name.
-        limit: How many to name before saying how many more there are.
-    """
+    """Join names with commas, as many as the limit, and say how many more there are."""
     texts = [str(name) for name in names]
     more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
     return ", ".join(texts[:limit]) + more

@@ -6,17 +6,10 @@ from pathlib import Path
 
 from padim.errors import UsageError
 
-_UNITS = {
-    "": 1,
-    "B": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-    "KIB": 2**10,
-    "MIB": 2**20,
-    "GIB": 2**30,
-    "TIB": 2**40,
+_UNITS = {"": 1, "B": 1} | {
+    f"{letter}{infix}B": base**power
+    for infix, base in (("", 1000), ("I", 1024))
+    for power, letter in enumerate("KMGT", 1)
 }
 
 
@@ -55,10 +48,10 @@ def watch_peak() -> Callable[[], int | None]:
         What tells it. It tells None where the system does not: macOS never does, and Windows, whose
         peak is that of the process since its start, only when it is higher than it was before.
     """
-    before = None if _reset_peak() else _most_ever()
+    before = None if _reset_peak() else _read_peak()
 
     def peak() -> int | None:
-        most = _most_ever()
+        most = _read_peak()
         return None if most is None or (before is not None and most <= before) else most
 
     return peak
@@ -72,7 +65,7 @@ def _reset_peak() -> bool:
     return True
 
 
-def _most_ever() -> int | None:
+def _read_peak() -> int | None:
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024

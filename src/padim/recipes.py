@@ -1,6 +1,6 @@
 """Recipes: every choice between an image and its score, as data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 EPS_RULES = ("absolute", "relative")
@@ -41,43 +41,29 @@ class Recipe:
     tile_overlap_px: int = 128
 
 
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        # Defard et al. 2021: 256 px, centre crop 224 px, eps 0.01, sigma 4, maximum of the map.
-        Recipe(
-            name="reference",
-            size_px=(224, 224),
-            crop_fraction=0.875,
-            resample="lanczos",
-            eps=0.01,
-            eps_rule="absolute",
-            sigma_px=4.0,
-            score_fraction=0.0,
-        ),
-        Recipe(
-            name="standard",
-            size_px=(256, 256),
-            crop_fraction=1.0,
-            resample="bilinear",
-            eps=0.01,
-            eps_rule="relative",
-            sigma_px=4.0,
-            score_fraction=0.01,
-        ),
-        # Two taps: no worse at large defects with a third of the numbers
-        # (benchmarks/recipe_levers.py, EfficientNet-Lite0).
-        Recipe(
-            name="fast",
-            size_px=(256, 256),
-            crop_fraction=1.0,
-            resample="bilinear",
-            eps=0.01,
-            eps_rule="relative",
-            sigma_px=2.0,
-            score_fraction=0.005,
-            taps=(2, 4),
-        ),
-    )
-}
+# Defard et al. 2021: 256 px, centre crop 224 px, eps 0.01, sigma 4, maximum of the map.
+_REFERENCE = Recipe(
+    name="reference",
+    size_px=(224, 224),
+    crop_fraction=0.875,
+    resample="lanczos",
+    eps=0.01,
+    eps_rule="absolute",
+    sigma_px=4.0,
+    score_fraction=0.0,
+)
+_STANDARD = Recipe(
+    name="standard",
+    size_px=(256, 256),
+    crop_fraction=1.0,
+    resample="bilinear",
+    eps=0.01,
+    eps_rule="relative",
+    sigma_px=4.0,
+    score_fraction=0.01,
+)
+# Two taps: no worse at large defects with a third of the numbers
+# (benchmarks/recipe_levers.py, EfficientNet-Lite0).
+_FAST = replace(_STANDARD, name="fast", sigma_px=2.0, score_fraction=0.005, taps=(2, 4))
+RECIPES = {recipe.name: recipe for recipe in (_REFERENCE, _STANDARD, _FAST)}
 DEFAULT_RECIPE = "standard"

@@ -22,12 +22,12 @@ from padim.fitting.fitter import Fitter, solve
 from padim.fitting.looks import (
     FirstLook,
     Seen,
-    chosen,
-    grouped,
-    left_out,
+    group,
+    leave_out,
     look,
     merge_in_order,
     no_progress,
+    pick,
     second_look,
 )
 from padim.method.leave_one_out import LeaveOneOut
@@ -64,9 +64,8 @@ def look_at(fitter: Fitter, images: list[NDArray[np.uint8]], start: int, stop: i
 
 def solved(fitter: Fitter, whole: FirstLook) -> ModelState:
     hashes, advance = whole.seen.hashes, no_progress("", 0)
-    return solve(
-        fitter.encoder, fitter.recipe, whole.moments, hashes, advance, store=torch.float32, trunk={}
-    )
+    kept = (fitter.encoder, fitter.recipe, torch.float32, {})
+    return solve(*kept, whole.moments, hashes, advance)
 
 
 def test_first_looks_merge_to_the_same_bytes_whoever_finishes_first(
@@ -100,7 +99,7 @@ def test_second_looks_merge_to_the_same_whoever_finishes_first(
     leave_one_out = LeaveOneOut(whole.moments, state.eps, state.pyramid)
 
     def look_again(start: int, stop: int) -> Collector:
-        distances = left_out(leave_one_out, chosen(whole.kept, set(range(start, stop))))
+        distances = leave_out(leave_one_out, pick(whole.kept, set(range(start, stop))))
         device, advance = torch.device("cpu"), no_progress("", 0)
         return second_look(state, distances, device, advance, start=start, n_maps=4)
 
@@ -126,7 +125,7 @@ def test_a_part_that_is_missing_or_comes_twice_is_refused() -> None:
 
 def test_small_batches_are_joined_in_order() -> None:
     batches = [[torch.full((2, n, 3), float(i))] for i, n in enumerate((20, 20, 1))]
-    joined = list(grouped(batches))
+    joined = list(group(batches))
     assert [level[0].shape[1] for level in joined] == [40, 1]
     assert joined[0][0][0, :, 0].tolist() == [0.0] * 20 + [1.0] * 20
 

@@ -18,7 +18,7 @@ from padim.cli import main
 from padim.errors import DatasetError, UsageError
 from padim.fitting import update as learning
 from padim.method.moments import Moments
-from padim.method.pyramid import Level, nested
+from padim.method.pyramid import Level, nest
 from padim.method.tiles import Tiling
 from padim.model.file import load_state
 from padim.model.pair import load_pair, moments_path, save_pair
@@ -147,7 +147,7 @@ def test_a_model_without_moments_does_not_learn(
 
 @pytest.mark.slow
 def test_a_pair_is_always_the_old_or_the_new(whole: ModelState, tmp_path: Path) -> None:
-    pyramid = nested([Level((1, 1), (0,), ((0, 1),))])
+    pyramid = nest([Level((1, 1), (0,), ((0, 1),))])
     path = tmp_path / "m.safetensors"
 
     def pair(version: int) -> tuple[ModelState, Moments]:

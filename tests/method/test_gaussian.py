@@ -14,7 +14,7 @@ from padim.method import gaussian
 from padim.method.gaussian import factor, relative_eps
 from padim.method.head import Head
 from padim.method.moments import Moments
-from padim.method.pyramid import Level, Pyramid, nested
+from padim.method.pyramid import Level, Pyramid, nest
 
 
 def pyramid_of(grid: tuple[int, int], ratios: list[tuple[int, int]], dims: list[int]) -> Pyramid:
@@ -24,7 +24,7 @@ def pyramid_of(grid: tuple[int, int], ratios: list[tuple[int, int]], dims: list[
     for place, (d, (rows, columns)) in enumerate(zip(dims, [(1, 1), *ratios], strict=True)):
         h, w = h * rows, w * columns
         levels.append(Level((h, w), (len(dims) - 1 - place,), (tuple(range(d)),)))
-    return nested(levels)
+    return nest(levels)
 
 
 @st.composite

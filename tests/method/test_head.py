@@ -12,7 +12,7 @@ from padim.method.gaussian import factor
 from padim.method.head import Head
 from padim.method.moments import Moments
 from padim.method.postprocess import Postprocess
-from padim.method.pyramid import Level, nested
+from padim.method.pyramid import Level, nest
 from padim.model.scorer import Scorer
 
 N_TRAIN = 6
@@ -86,7 +86,7 @@ def test_a_defect_is_hot_where_it_is(fitter: Fitter, scorer: Scorer) -> None:
 
 
 def test_every_level_adds_to_the_distance() -> None:
-    pyramid = nested(
+    pyramid = nest(
         [
             Level((1, 2), (2,), (tuple(range(5)),)),
             Level((2, 2), (1,), (tuple(range(3)),)),

@@ -6,15 +6,13 @@ from torch import Tensor
 
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
-from padim.method.pyramid import Level, Pyramid, nested
+from padim.method.pyramid import Level, Pyramid, nest
 
 DIMS = (3, 4)
 
 
 def two_levels() -> Pyramid:
-    return nested(
-        [Level((1, 2), (1,), (tuple(range(3)),)), Level((2, 4), (0,), (tuple(range(4)),))]
-    )
+    return nest([Level((1, 2), (1,), (tuple(range(3)),)), Level((2, 4), (0,), (tuple(range(4)),))])
 
 
 def refitted(pyramid: Pyramid, features: list[Tensor], eps: tuple[float, float]) -> np.ndarray:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from padim.backbones import backbone
 from padim.errors import UsageError
-from padim.method.pyramid import Level, Pyramid, build_pyramid, nested
+from padim.method.pyramid import Level, Pyramid, build_pyramid, nest
 
 PAIRS = st.tuples(st.integers(1, 4), st.integers(1, 4))
 
@@ -23,7 +23,7 @@ def pyramids(draw: st.DrawFn) -> Pyramid:
             rows, columns = draw(PAIRS)
             h, w = h * rows, w * columns
         levels.append(Level((h, w), (tap,), ((0, 1),)))
-    return nested(levels)
+    return nest(levels)
 
 
 @given(pyramid=pyramids())
@@ -58,14 +58,14 @@ def test_siblings_stand_row_by_row(pyramid: Pyramid) -> None:
 
 
 def test_the_order_of_a_small_pyramid_is_the_one_drawn_on_paper() -> None:
-    pyramid = nested([Level((1, 2), (1,), ((0,),)), Level((2, 4), (0,), ((0,),))])
+    pyramid = nest([Level((1, 2), (1,), ((0,),)), Level((2, 4), (0,), ((0,),))])
     # 0 1 | 2 3
     # 4 5 | 6 7
     assert [order.tolist() for order in pyramid.order] == [[0, 1], [0, 1, 4, 5, 2, 3, 6, 7]]
 
 
 def test_split_takes_the_used_channels_of_each_cell() -> None:
-    pyramid = nested([Level((1, 2), (1, 2), ((0, 2), (1,))), Level((2, 4), (0,), ((0, 1),))])
+    pyramid = nest([Level((1, 2), (1, 2), ((0, 2), (1,))), Level((2, 4), (0,), ((0, 1),))])
     generator = torch.Generator().manual_seed(0)
     maps = [
         torch.randn(3, c, *grid, generator=generator)
@@ -84,7 +84,7 @@ def test_split_takes_the_used_channels_of_each_cell() -> None:
 
 
 def test_entries_are_counted_as_the_rows_that_are_stored() -> None:
-    pyramid = nested([Level((1, 2), (1,), ((0, 1, 2),)), Level((2, 4), (0,), ((0, 1),))])
+    pyramid = nest([Level((1, 2), (1,), ((0, 1, 2),)), Level((2, 4), (0,), ((0, 1),))])
     assert pyramid.n_entries == 2 * 3 * 3 + 8 * 2 * (3 + 2)
     assert pyramid.n_features == 2 * 3 + 8 * 2
     assert (pyramid.n_dims, pyramid.context_dims(0), pyramid.context_dims(1)) == (5, 0, 3)
@@ -127,7 +127,7 @@ def test_a_pyramid_survives_json(pyramid: Pyramid) -> None:
 @pytest.mark.parametrize("grid", [(3, 4), (4, 3), (1, 4)])
 def test_a_grid_that_does_not_nest_is_refused(grid: tuple[int, int]) -> None:
     with pytest.raises(UsageError, match=rf"{grid[0]}x{grid[1]} cells does not nest in one of 2x2"):
-        nested([Level((2, 2), (1,), ((0,),)), Level(grid, (0,), ((0,),))])
+        nest([Level((2, 2), (1,), ((0,),)), Level(grid, (0,), ((0,),))])
 
 
 @pytest.mark.parametrize(

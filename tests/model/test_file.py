@@ -35,7 +35,7 @@ from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
 from padim.images.preprocess import Preprocess
 from padim.method.moments import Moments
-from padim.method.pyramid import Level, nested
+from padim.method.pyramid import Level, nest
 from padim.method.tiles import Tiling
 from padim.model import file as file_module
 from padim.model import state
@@ -51,7 +51,7 @@ SEED = 0
 def small_state(dtype: torch.dtype = torch.float16) -> ModelState:
     """A model of a few kilobytes, whole in every part."""
     generator = torch.Generator().manual_seed(SEED)
-    pyramid = nested([Level((1, 1), (1,), ((0, 3),)), Level((2, 3), (0,), ((1,),))])
+    pyramid = nest([Level((1, 1), (1,), ((0, 3),)), Level((2, 3), (0,), ((1,),))])
     spec, settings = (
         backbone("efficientnet_lite0"),
         replace(RECIPES["standard"], size_px=(32, 48)),

@@ -76,8 +76,8 @@ def benchmark(
         categories,
         out,
         settings,
-        n_workers=_at_least_one(workers, "workers"),
-        n_seeds=_at_least_one(seeds, "seeds"),
+        n_workers=_require_one(workers, "workers"),
+        n_seeds=_require_one(seeds, "seeds"),
         skip_unreadable=skip_unreadable,
         keep_maps=keep_maps,
         colormap=colormap,
@@ -124,7 +124,7 @@ def run_benchmark(
     n_train = max(len(found.train) for found in categories)
     largest_px, words = sizes(path for found in categories for path in found.images())
     say(f"{describe(categories)}; images {words}.")
-    source_px = _source_px(categories, settings)
+    source_px = _find_source_px(categories, settings)
     fitter, forecast = prepare_within(settings, largest_px, n_train, source_px=source_px)
     n_workers = min(n_workers, len(categories) * n_seeds)
     if settings.max_bytes is not None:
@@ -141,12 +141,10 @@ def run_benchmark(
         return run(categories, plan, out, watcher, fitter=fitter, n_workers=n_workers)
 
 
-def _source_px(categories: Iterable[Category], settings: FitSettings) -> tuple[int, int] | None:
-    """The one size of the images of every category, where a fit has to know it.
-
-    Raises:
-        UsageError: They have several.
-    """
+def _find_source_px(
+    categories: Iterable[Category], settings: FitSettings
+) -> tuple[int, int] | None:
+    """The one size of the images of every category, where a fit has to know it."""
     from padim.fitting.prepare import first_px, needs_source_px
 
     if not needs_source_px(settings):
@@ -201,7 +199,7 @@ def _do_all(steps: Iterable[Callable[[], None]]) -> None:
         raise PadimError(" ".join(map(str, errors)))
 
 
-def _at_least_one(number: int, what: str) -> int:
+def _require_one(number: int, what: str) -> int:
     if number < 1:
         raise UsageError(f"The number of {what} is {number}, but needs to be 1 or more. Try 1.")
     return number

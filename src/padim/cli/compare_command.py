@@ -19,7 +19,7 @@ def compare(
     from padim.evaluation.compare import LEVEL
     from padim.evaluation.compare import compare as compare_runs
     from padim.evaluation.record import plain
-    from padim.metrics.table import METRICS, shown
+    from padim.metrics.table import METRICS, format_metric
 
     found = compare_runs(first, second)
     compared = found.lines()
@@ -27,8 +27,8 @@ def compare(
         (
             name,
             METRICS[metric].label,
-            shown(one.first),
-            shown(one.second),
+            format_metric(one.first),
+            format_metric(one.second),
             _interval(one.difference, one.interval, one.holds),
             "yes" if one.holds else "no",
             "yes" if one.holds_among_all else "no",

@@ -24,7 +24,7 @@ def evaluate(
     """Measure a model on the test images of one category."""
     from padim.evaluation.category import evaluate as evaluate_category
     from padim.evaluation.category import read_test_category
-    from padim.metrics.table import METRICS, interval_words, shown
+    from padim.metrics.table import METRICS, format_interval, format_metric
     from padim.model.opening import load
 
     found = read_test_category(data, category, layout)
@@ -39,7 +39,10 @@ def evaluate(
     unreadable.report()
     decided: dict[str, Any] = {"threshold": None}
     rows = [
-        (METRICS[name].label, f"{shown(value)}{interval_words(evaluation.intervals[name])}")
+        (
+            METRICS[name].label,
+            f"{format_metric(value)}{format_interval(evaluation.intervals[name])}",
+        )
         for name, value in evaluation.metrics.items()
     ]
     if loaded.decision is not None:

@@ -17,7 +17,7 @@ from padim.cli.images import (
     sizes,
     threshold_words,
 )
-from padim.datasets import describe, layout_title, normal_images, read_dataset
+from padim.datasets import describe, layout_of, normal_images, read_dataset
 from padim.errors import UsageError
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.decode import decode
@@ -106,20 +106,17 @@ def fit(
         "model_bytes": out.stat().st_size,
     }
     pictures = f"\nOutliers drawn: {len(drawn)}, in {outlier_overlays}." if drawn else ""
-    result(document, f"{_summary(fitted, out, peak, settings)}{_suspects(fitted)}{pictures}")
+    text = _summarise(fitted, out, peak, settings) + _list_suspects(fitted)
+    result(document, f"{text}{pictures}")
 
 
 def _find_images(
     images: Path, category: str | None, layout: str | None, recursive: bool
 ) -> tuple[Sequence[Path], str | None]:
-    """The good images that a path stands for, and what it is, in words.
-
-    Raises:
-        UsageError: It is a dataset of several categories, and none is named.
-        DatasetError: There are none.
-    """
+    """The good images that a path stands for, and what it is, in words."""
     if category is None and layout is None:
-        return normal_images(images, recursive=recursive), layout_title(images)
+        known = layout_of(images)
+        return normal_images(images, recursive=recursive), known.title if known else None
     found = read_dataset(images, (category,) if category else (), layout)
     if len(found) > 1:
         raise UsageError(f"{describe(found)}. Name one with --category.")
@@ -127,12 +124,7 @@ def _find_images(
 
 
 def _require_place(out: Path) -> None:
-    """Make sure that a model file can be written to a place.
-
-    Raises:
-        UsageError: It cannot be called so.
-        PadimError: The folder cannot be written to.
-    """
+    """Make sure that a model file can be written to a place."""
     if out.is_dir():
         raise UsageError(
             f"{out} is a folder, but -o needs to name a file. Try {out / 'model.safetensors'}."
@@ -148,11 +140,7 @@ def _require_place(out: Path) -> None:
 def _fit_to(
     out: Path, fitter: "Fitter", chosen: Sequence[Path], unreadable: Unreadable
 ) -> "tuple[Fitted, int | None]":
-    """Fit with a bar, and write the model.
-
-    Returns:
-        What the fit gave, and the peak memory in bytes, where the system tells it.
-    """
+    """Fit with a bar, write the model, and tell the peak memory in bytes as well, if known."""
     from padim.model.file import save_state
     from padim.model.pair import save_pair
 
@@ -166,7 +154,7 @@ def _fit_to(
     return fitted, peak()
 
 
-def _summary(fitted: "Fitted", out: Path, peak: int | None, settings: FitSettings) -> str:
+def _summarise(fitted: "Fitted", out: Path, peak: int | None, settings: FitSettings) -> str:
     """What was fitted, and where normal ends."""
     text = f"{out}: fitted on {fitted.state.count} images, {format_bytes(out.stat().st_size)}"
     if peak is not None:
@@ -183,12 +171,7 @@ def _summary(fitted: "Fitted", out: Path, peak: int | None, settings: FitSetting
 def _draw_outliers(fitted: "Fitted", places: dict[Path, Path]) -> dict[int, str]:
     """Draw outliers with the regions above the model's pixel threshold.
 
-    Args:
-        fitted: Whose outliers.
-        places: Where to, by image, without suffix.
-
-    Returns:
-        The files, by the places of the images.
+    ``places`` says where to, by image, without suffix. The files come by the images' places.
     """
     drawn: dict[int, str] = {}
     for i, anomaly_map in fitted.outlier_maps.items():
@@ -203,7 +186,7 @@ def _draw_outliers(fitted: "Fitted", places: dict[Path, Path]) -> dict[int, str]
     return drawn
 
 
-def _suspects(fitted: "Fitted") -> str:
+def _list_suspects(fitted: "Fitted") -> str:
     """The images that do not look as the rest does, in words."""
     text = ""
     for reason, heading in _HEADINGS.items():

@@ -31,13 +31,13 @@ def info(
     if config:
         _print_config(file)
         return
-    document, calibration = _of_graph(file, engine) if is_graph(file) else _of_model(file)
+    document, calibration = _read_graph(file, engine) if is_graph(file) else _read_model(file)
     decision = None
     if calibration is not None:
         decision = decide(calibration, false_alarm_rate, pixel_false_alarm_rate)
     document["threshold"] = asdict(decision.threshold) if decision else None
     document["pixel_threshold"] = decision and decision.pixel_threshold
-    lines = _lines(file, document)
+    lines = _describe(file, document)
     if decision is not None:
         lines["calibration"] = threshold_words(decision)
         rate = pixel_false_alarm_rate or DEFAULT_PIXEL_RATE
@@ -49,11 +49,7 @@ def info(
 
 
 def _print_config(file: Path) -> None:
-    """Print the choices of the fit that a model came from.
-
-    Raises:
-        UsageError: The file is a graph.
-    """
+    """Print the choices of the fit that a model came from."""
     from padim.fitting.config import choices_of, format_choices
     from padim.model.file import load_state
 
@@ -66,7 +62,7 @@ def _print_config(file: Path) -> None:
     result(choices, f"# Device, batch and outliers that were dropped are not in a model.\n{text}")
 
 
-def _of_model(file: Path) -> tuple[dict[str, Any], Calibration | None]:
+def _read_model(file: Path) -> tuple[dict[str, Any], Calibration | None]:
     from padim.model.file import load_state
 
     state = load_state(file)
@@ -82,7 +78,7 @@ def _of_model(file: Path) -> tuple[dict[str, Any], Calibration | None]:
     return document, state.calibration
 
 
-def _of_graph(file: Path, engine: str) -> tuple[dict[str, Any], Calibration | None]:
+def _read_graph(file: Path, engine: str) -> tuple[dict[str, Any], Calibration | None]:
     from padim.model.opening import load
 
     predictor = load(file, engine=engine)
@@ -98,7 +94,7 @@ def _of_graph(file: Path, engine: str) -> tuple[dict[str, Any], Calibration | No
     return document, predictor.decision.calibration if predictor.decision else None
 
 
-def _lines(file: Path, document: dict[str, Any]) -> dict[str, str]:
+def _describe(file: Path, document: dict[str, Any]) -> dict[str, str]:
     backbone, recipe, levels = document["backbone"], document["recipe"], document["levels"]
     preprocess = document["preprocess"]
     is_graph = "graph_version" in document
@@ -108,13 +104,13 @@ def _lines(file: Path, document: dict[str, Any]) -> dict[str, str]:
         inside = "inside" if is_graph else f"inside, {format_bytes(document['backbone_bytes'])}"
     else:
         inside = "not inside"
-    image = f"{_px(preprocess['size_px'])}, {preprocess['resample']}"
+    image = f"{_format_px(preprocess['size_px'])}, {preprocess['resample']}"
     if crop < 1:
         image += f", centre crop {crop:g}"
     if document.get("n_tiles", 1) > 1:
-        image += f", {document['n_tiles']} tiles of {_px(document['window_px'])}"
+        image += f", {document['n_tiles']} tiles of {_format_px(document['window_px'])}"
     if is_graph and document["camera_px"]:
-        image = f"{_px(document['camera_px'])} of a camera, in the graph to {image}"
+        image = f"{_format_px(document['camera_px'])} of a camera, in the graph to {image}"
     of = " of as many pixels as a tile has" if document.get("n_tiles", 1) > 1 else ""
     lines = {
         "file": f"{file}, {format_bytes(document['file_bytes'])}, "
@@ -133,7 +129,7 @@ def _lines(file: Path, document: dict[str, Any]) -> dict[str, str]:
         ),
         "recipe": recipe["name"],
         "image": image,
-        "region": _region(preprocess, document, levels[0]["grid"]),
+        "region": _describe_region(preprocess, document, levels[0]["grid"]),
         "eps": ", ".join(f"{eps:.4g}" for eps in document["eps"])
         + f" ({recipe['eps_rule']} {recipe['eps']:g})",
         "blur": f"sigma {recipe['sigma_px']:g} px",
@@ -149,7 +145,9 @@ def _lines(file: Path, document: dict[str, Any]) -> dict[str, str]:
     return lines | {"made with": ", ".join(f"{name} {version}" for name, version in versions)}
 
 
-def _region(preprocess: dict[str, Any], document: dict[str, Any], grid: tuple[int, int]) -> str:
+def _describe_region(
+    preprocess: dict[str, Any], document: dict[str, Any], grid: tuple[int, int]
+) -> str:
     roi = preprocess.get("roi")
     if roi is None:
         return "the whole image"
@@ -158,10 +156,10 @@ def _region(preprocess: dict[str, Any], document: dict[str, Any], grid: tuple[in
     coarse_cells = document["coarse_cells"]
     n_modelled = n_cells if coarse_cells is None else len(coarse_cells)
     return (
-        f"{mask.mean():.0%} of images of {_px(roi['source_px'])}, "
+        f"{mask.mean():.0%} of images of {_format_px(roi['source_px'])}, "
         f"{n_modelled} of {n_cells} coarse cells"
     )
 
 
-def _px(size_px: tuple[int, int]) -> str:
+def _format_px(size_px: tuple[int, int]) -> str:
     return f"{size_px[0]}x{size_px[1]} px"

@@ -21,8 +21,6 @@ from padim.errors import UsageError
 from padim.fitting.config import read_choices
 from padim.fitting.settings import CHOICES, KINDS, FitChoices, FitSettings
 
-_DATA = "Data"  # heading of the help page
-
 
 def option_of(name: str, choice: Choice, *, is_flag: bool = False, is_older: bool = False) -> Any:
     """Make an option of a choice.
@@ -30,7 +28,7 @@ def option_of(name: str, choice: Choice, *, is_flag: bool = False, is_older: boo
     Args:
         name: Of the choice.
         choice: What is known of it.
-        is_flag: Whether it is on or off.
+        is_flag: Whether it can be switched off as well as on.
         is_older: Whether it is to have the names of version 0.1, which no help page shows.
     """
     names = [f"--{name.replace('_', '-')}"]
@@ -50,38 +48,18 @@ Model = Annotated[
     Path, typer.Argument(help="A model file, or a graph (.onnx, .xml) that padim export wrote.")
 ]
 OneCategory = Annotated[
-    str | None,
-    typer.Option(
-        "--category", metavar="NAME", help="Which one of a dataset's.", rich_help_panel=_DATA
-    ),
+    str | None, option_of("category", Choice("Which one of a dataset's.", "data", "NAME"))
 ]
 Categories = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--category", metavar="NAME", help="Only this; repeatable.", rich_help_panel=_DATA
-    ),
+    list[str] | None, option_of("category", Choice("Only this; repeatable.", "data", "NAME"))
 ]
-Layout = Annotated[
-    str | None,
-    typer.Option(
-        "--layout",
-        metavar="NAME",
-        help="Take the data for this: mvtec, visa, btad, ...",
-        rich_help_panel=_DATA,
-    ),
-]
+_LAYOUT = Choice("Take the data for this: mvtec, visa, btad, ...", "data", "NAME")
+Layout = Annotated[str | None, option_of("layout", _LAYOUT)]
 Recursive = Annotated[
-    bool,
-    typer.Option("--recursive", help="Look into folders inside folders.", rich_help_panel=_DATA),
+    bool, option_of("recursive", Choice("Look into folders inside folders.", "data"))
 ]
-SkipUnreadable = Annotated[
-    bool,
-    typer.Option(
-        "--skip-unreadable",
-        help="Leave unreadable images out and list them.",
-        rich_help_panel=_DATA,
-    ),
-]
+_SKIP = Choice("Leave unreadable images out and list them.", "data")
+SkipUnreadable = Annotated[bool, option_of("skip_unreadable", _SKIP)]
 Recipe = Annotated[str, option_of("recipe", CHOICES["recipe"])]
 Weights = Annotated[Path | None, option_of("weights", CHOICES["weights"])]
 Engine = Annotated[str, option_of("engine", CHOICES["engine"])]
@@ -90,18 +68,10 @@ Threads = Annotated[
     int | None,
     typer.Option("--n-threads", "--threads", metavar="N", help=CHOICES["n_threads"].help),
 ]
-FalseAlarmRate = Annotated[
-    float | None,
-    typer.Option(
-        "--false-alarm-rate", metavar="X", help="Good images that may be called anomalous: 0.01."
-    ),
-]
-PixelFalseAlarmRate = Annotated[
-    float | None,
-    typer.Option(
-        "--pixel-false-alarm-rate", metavar="X", help="Pixels of good images that may be: 0.001."
-    ),
-]
+_RATE = Choice("Good images that may be called anomalous: 0.01.", metavar="X")
+FalseAlarmRate = Annotated[float | None, option_of("false_alarm_rate", _RATE)]
+_PIXEL_RATE = Choice("Pixels of good images that may be: 0.001.", metavar="X")
+PixelFalseAlarmRate = Annotated[float | None, option_of("pixel_false_alarm_rate", _PIXEL_RATE)]
 
 
 def parse_size(text: str | None, what: str = "size") -> tuple[int, int] | None:
@@ -118,36 +88,24 @@ def parse_size(text: str | None, what: str = "size") -> tuple[int, int] | None:
     return int(sides[0]), int(sides[-1])
 
 
-def parse_taps(text: str) -> tuple[int, ...]:
-    """Read ``1,2,4``.
-
-    Raises:
-        UsageError: It is no list of whole numbers.
-    """
+def _parse_taps(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"The taps are {text!r}, but need to be such as 1,2,4.") from None
 
 
-def parse_dims(text: str) -> int | Literal["all"]:
-    """Read ``all`` or a whole number.
-
-    Raises:
-        UsageError: It is neither.
-    """
-    if text == "all":
-        return "all"
+def _parse_dims(text: str) -> int | Literal["all"]:
     try:
-        return int(text)
+        return "all" if text == "all" else int(text)
     except ValueError:
         raise UsageError(f"dims is {text!r}, but needs to be all or a whole number.") from None
 
 
 _PARSERS: Mapping[str, Callable[[str], object]] = {
     "size_px": parse_size,
-    "taps": parse_taps,
-    "dims": parse_dims,
+    "taps": _parse_taps,
+    "dims": _parse_dims,
 }
 
 
@@ -156,12 +114,7 @@ _SPEAKING = (
     ("quiet", Annotated[bool, typer.Option("-q", "--quiet", help="Errors and results only.")]),
     ("verbose", Annotated[bool, typer.Option("-v", "--verbose", help="Details as well.")]),
 )
-_CONFIG = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", metavar="FILE", help="Choices in a .toml; options on the command line win."
-    ),
-]
+_CONFIG = Choice("Choices in a .toml; options on the command line win.", metavar="FILE")
 _OLDER = "_older"
 
 
@@ -194,10 +147,10 @@ def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
     parameters: list[inspect.Parameter] = []
     for one in own:
         if one.name in groups:
-            parameters += _options_of(groups[one.name])
+            parameters += _make_options(groups[one.name])
         else:
             parameters.append(one.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-    parameters += [_parameter(name, option, default=False) for name, option in _SPEAKING]
+    parameters += [_make_parameter(name, option, default=False) for name, option in _SPEAKING]
 
     @wraps(command)
     def speak(*, as_json: bool, quiet: bool, verbose: bool, **given: object) -> None:
@@ -209,35 +162,34 @@ def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
     return speak
 
 
-def _kinds_of(group: Any) -> Iterator[tuple[str, Any, Choice]]:
+def _list_choices(group: Any) -> Iterator[tuple[str, Any, Choice]]:
     """The name, the type and the choice of each key of a group."""
     for name, hint in get_type_hints(group, include_extras=True).items():
-        if hasattr(hint, "__metadata__"):
-            kind, choice = get_args(hint)
-            yield name, kind, choice
-        else:
-            yield name, KINDS[name], CHOICES[name]
+        own = get_args(hint) if hasattr(hint, "__metadata__") else (KINDS[name], CHOICES[name])
+        yield name, *own
 
 
-def _options_of(group: Any) -> Iterator[inspect.Parameter]:
+def _make_options(group: Any) -> Iterator[inspect.Parameter]:
     """An option for each key of a group, and hidden ones under the names of version 0.1."""
     defaults = {one.name: one.default for one in fields(FitSettings)}
-    for name, kind, choice in _kinds_of(group):
-        typed = _option_type(kind)
+    for name, kind, choice in _list_choices(group):
+        typed = _choose_type(kind)
         default = defaults[name] if group is FitChoices else None
         if default:
             shown = name.replace("_", "-") if default is True else default
             choice = replace(choice, help=f"{choice.help} [default: {shown}]")
         is_flag = typed is bool
-        yield _parameter(name, Annotated[typed | None, option_of(name, choice, is_flag=is_flag)])
+        yield _make_parameter(
+            name, Annotated[typed | None, option_of(name, choice, is_flag=is_flag)]
+        )
         if choice.older:
             older = option_of(name, choice, is_older=True)
-            yield _parameter(f"{name}{_OLDER}", Annotated[typed | None, older])
+            yield _make_parameter(f"{name}{_OLDER}", Annotated[typed | None, older])
     if group is FitChoices:
-        yield _parameter("config", _CONFIG)
+        yield _make_parameter("config", Annotated[Path | None, option_of("config", _CONFIG)])
 
 
-def _option_type(kind: Any) -> Any:
+def _choose_type(kind: Any) -> Any:
     """What Typer reads from a command line for an annotated type."""
     parts = parts_of(kind)
     if Path in parts:
@@ -245,22 +197,18 @@ def _option_type(kind: Any) -> Any:
     return parts[0] if parts in ((bool,), (int,), (float,)) else str
 
 
-def _parameter(name: str, annotation: Any, default: object = None) -> inspect.Parameter:
+def _make_parameter(name: str, annotation: Any, default: object = None) -> inspect.Parameter:
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, default=default, annotation=annotation)
 
 
 def _collect(group: Any, given: dict[str, object]) -> dict[str, object]:
-    """Take the options of a group out of what was given, and keep those that were chosen.
-
-    Raises:
-        UsageError: One is not understood, or the file of choices cannot be used.
-    """
+    """Take the options of a group out of what was given, and keep those that were chosen."""
     chosen: dict[str, object] = {}
     if group is FitChoices and (config := given.pop("config")) is not None:
         assert isinstance(config, Path)
         chosen |= read_choices(config)
-    for name, _, choice in _kinds_of(group):
+    for name, _, choice in _list_choices(group):
         older = given.pop(f"{name}{_OLDER}") if choice.older else None
         value = given.pop(name)
         value = older if value is None else value

@@ -2,9 +2,9 @@
 
 from padim.datasets.category import Category, DefectRegion, Sample, Saturation
 from padim.datasets.folder import expand, list_images
-from padim.datasets.layouts import LAYOUTS, describe, read_category, read_dataset
+from padim.datasets.layouts import LAYOUTS, describe, layout_of, read_category, read_dataset
 from padim.datasets.mvtec import MVTEC_OBJECTS, MVTEC_TEXTURES
-from padim.datasets.normal import layout_title, normal_images
+from padim.datasets.normal import normal_images
 
 __all__ = [
     "LAYOUTS",
@@ -16,7 +16,7 @@ __all__ = [
     "Saturation",
     "describe",
     "expand",
-    "layout_title",
+    "layout_of",
     "list_images",
     "normal_images",
     "read_category",

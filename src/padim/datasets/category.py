@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from padim.errors import DatasetError, ShapeError, listed
 from padim.images.decode import read_levels, read_mask
 
-__all__ = ["GOOD", "Category", "DefectRegion", "Sample", "Saturation"]
-
 GOOD = "good"
 
 

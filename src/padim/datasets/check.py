@@ -1,6 +1,5 @@
 """What is wrong with a category: what would falsify its numbers, and what is only odd."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from PIL import Image
 from padim.datasets import Category
 from padim.datasets.category import GOOD
 from padim.errors import ImageReadError
-from padim.images.ahead import mapped_ahead
+from padim.files import sha256
+from padim.images.ahead import map_ahead
 from padim.images.decode import decode_with_mode, read_mask
 from padim.images.thumbnails import Look, far_sizes, near_duplicates
 
@@ -102,17 +102,17 @@ def check(
         Findings, in the order of `KINDS`, then of their files.
     """
     seen = []
-    for one in mapped_ahead(_see, _items(category), n_threads, 4 * n_threads):
+    for one in map_ahead(_see, _list_items(category), n_threads, 4 * n_threads):
         seen.append(one)
         advance(1)
     readable = [one for one in seen if one.look is not None]
     has_masks = any(one.item.mask_paths and one.item.defect != GOOD for one in seen)
     raw = [
-        *(finding for one in seen for finding in _of_one(one, has_masks)),
+        *(finding for one in seen for finding in _check_one(one, has_masks)),
         *(("stray-mask", path, "it is of no image", None) for path in category.unused_masks),
-        *_missing_classes(category),
-        *_repeated(readable),
-        *_odd(readable),
+        *_find_missing_classes(category),
+        *_find_repeated(readable),
+        *_find_odd(readable),
     ]
     order = list(KINDS)
     raw.sort(key=lambda finding: (order.index(finding[0]), finding[1]))
@@ -124,7 +124,7 @@ def n_images(category: Category) -> int:
     return len(category.train) + len(category.validation) + len(category.test)
 
 
-def _missing_classes(category: Category) -> Iterator[_Raw]:
+def _find_missing_classes(category: Category) -> Iterator[_Raw]:
     absent = [
         kind
         for kind, count in (("normal", category.n_normal), ("anomalous", category.n_anomalous))
@@ -135,7 +135,7 @@ def _missing_classes(category: Category) -> Iterator[_Raw]:
         yield "one-class", category.root, detail, None
 
 
-def _items(category: Category) -> Iterator[_Item]:
+def _list_items(category: Category) -> Iterator[_Item]:
     normal_masks = dict(category.normal_masks)
     for split, paths in (("train", category.train), ("validation", category.validation)):
         for path in paths:
@@ -152,8 +152,7 @@ def _see(item: _Item) -> _Seen:
     digest, mode, look = "", "", None
     try:
         picture, mode = decode_with_mode(item.path)
-        with item.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256(item.path)
         small = picture.resize((_LOOK_PX, _LOOK_PX), Image.Resampling.BICUBIC).convert("RGB")
         look = Look.of(np.asarray(small), (picture.height, picture.width))
     except ImageReadError as error:
@@ -168,14 +167,14 @@ def _see(item: _Item) -> _Seen:
     return _Seen(item, digest, mode, look, tuple(masks), tuple(errors))
 
 
-def _of_one(seen: _Seen, has_masks: bool) -> Iterator[_Raw]:
+def _check_one(seen: _Seen, has_masks: bool) -> Iterator[_Raw]:
     """What is wrong with one image and its masks."""
     item = seen.item
     for error in seen.errors:
         yield "unreadable", Path(error.path), error.reason, None
     for path, size_px, _ in seen.masks:
         if seen.look is not None and size_px != seen.look.source_px:
-            detail = f"{_px(size_px)}, but its image has {_px(seen.look.source_px)}"
+            detail = f"{_format_px(size_px)}, but its image has {_format_px(seen.look.source_px)}"
             yield "mask-size", path, detail, item.path
     if item.defect == GOOD:
         for path, _, is_marked in seen.masks:
@@ -194,19 +193,19 @@ def _of_one(seen: _Seen, has_masks: bool) -> Iterator[_Raw]:
             yield "empty-mask", path, f"one of {len(item.mask_paths)} of its image", item.path
 
 
-def _repeated(seen: Sequence[_Seen]) -> Iterator[_Raw]:
+def _find_repeated(seen: Sequence[_Seen]) -> Iterator[_Raw]:
     """Images that repeat an earlier one, by their bytes or by their look."""
     first: dict[str, int] = {}
     for i, one in enumerate(seen):
         j = first.setdefault(one.sha256, i)
         if j != i:
-            yield _repetition(one, seen[j], "leak", "the same file")
+            yield _tell_repetition(one, seen[j], "leak", "the same file")
     for i, j in near_duplicates([one.look for one in seen if one.look is not None]):
         if first[seen[i].sha256] == i:  # else its bytes have been found already
-            yield _repetition(seen[i], seen[j], "look-alike", "nearly the same picture")
+            yield _tell_repetition(seen[i], seen[j], "look-alike", "nearly the same picture")
 
 
-def _repetition(one: _Seen, earlier: _Seen, across: str, how: str) -> _Raw:
+def _tell_repetition(one: _Seen, earlier: _Seen, across: str, how: str) -> _Raw:
     item, other = one.item, earlier.item
     detail = f"{item.split}, {item.defect}; {how} as {other.path} ({other.split}, {other.defect})"
     if item.split != other.split:
@@ -217,30 +216,30 @@ def _repetition(one: _Seen, earlier: _Seen, across: str, how: str) -> _Raw:
     return "duplicate", item.path, detail, other.path
 
 
-def _odd(seen: Sequence[_Seen]) -> Iterator[_Raw]:
+def _find_odd(seen: Sequence[_Seen]) -> Iterator[_Raw]:
     """Images whose size or mode is not that of most."""
     looks = [one.look for one in seen if one.look is not None]
-    usual_px = _usual([look.source_px for look in looks])
+    usual_px = _find_usual([look.source_px for look in looks])
     if usual_px is None:
         for i, words in far_sizes(looks):
             yield "size", seen[i].item.path, words, None
     else:
         for one, look in zip(seen, looks, strict=True):
             if look.source_px != usual_px:
-                words = f"{_px(look.source_px)}; {_px(usual_px)} is usual"
+                words = f"{_format_px(look.source_px)}; {_format_px(usual_px)} is usual"
                 yield "size", one.item.path, words, None
-    usual_mode = _usual([one.mode for one in seen])
+    usual_mode = _find_usual([one.mode for one in seen])
     for one in seen:
         if usual_mode is not None and one.mode != usual_mode:
             yield "mode", one.item.path, f"mode {one.mode}; {usual_mode} is usual", None
 
 
-def _usual(values: Sequence[Value]) -> Value | None:
+def _find_usual(values: Sequence[Value]) -> Value | None:
     for value, count in Counter(values).most_common(1):
         if count >= _USUAL * len(values):
             return value
     return None
 
 
-def _px(size_px: tuple[int, int]) -> str:
+def _format_px(size_px: tuple[int, int]) -> str:
     return f"{size_px[0]}x{size_px[1]} px"

@@ -6,17 +6,6 @@ from pathlib import Path
 from padim.errors import DatasetError, PathMissingError
 from padim.images.decode import IMAGE_SUFFIXES
 
-__all__ = [
-    "expand",
-    "folder_name",
-    "folders_in",
-    "is_folder",
-    "list_images",
-    "once",
-    "some_images",
-    "visible",
-]
-
 
 def list_images(folder: Path, *, recursive: bool = False) -> tuple[Path, ...]:
     """List the images of a folder, by suffix, in an order that no machine changes.
@@ -32,7 +21,7 @@ def list_images(folder: Path, *, recursive: bool = False) -> tuple[Path, ...]:
         PathMissingError: There is no such folder.
         DatasetError: It is a file, or may not be read.
     """
-    files = (path for path in _files(folder, recursive) if _is_image(path))
+    files = [path for path in _files(folder, recursive) if path.suffix.lower() in IMAGE_SUFFIXES]
     return tuple(sorted(files, key=lambda path: path.relative_to(folder).as_posix()))
 
 
@@ -140,10 +129,6 @@ def _unreadable(path: Path, error: OSError) -> DatasetError:
         f"{path} has an obstacle ({error.strerror}), but needs to be readable. "
         "Check its name and its permissions."
     )
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def once(paths: Iterable[Path]) -> tuple[Path, ...]:

@@ -8,8 +8,6 @@ from padim.datasets.folder import folder_name, list_images, visible
 from padim.errors import DatasetError
 from padim.images.decode import read_mask
 
-__all__ = ["is_kolektor", "read_kolektor"]
-
 _SUFFIX = "_GT"
 _STRAY = " (copy)"  # the archive has train/10301 (copy).png and train/10301_GT (copy).png
 
@@ -17,7 +15,7 @@ _STRAY = " (copy)"  # the archive has train/10301 (copy).png and train/10301_GT 
 def is_kolektor(folder: Path) -> bool:
     """Whether a folder has masks named ``train/<id>_GT.*``."""
     train = folder / "train"
-    return train.is_dir() and any(path.stem.endswith(_SUFFIX) for path in visible(train))
+    return train.is_dir() and any(map(_is_mask, visible(train)))
 
 
 def read_kolektor(folder: Path) -> Category:

@@ -5,26 +5,23 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from padim.datasets.btad import is_btad, read_btad
 from padim.datasets.category import Category
 from padim.datasets.folder import folder_name, is_folder, visible
 from padim.datasets.kolektor import is_kolektor, read_kolektor
 from padim.datasets.loco import is_loco, read_loco
 from padim.datasets.manifest import find_manifest, is_manifest, read_manifest
-from padim.datasets.mvtec import is_mvtec, is_mvtec_2, read_mvtec, read_mvtec_2
+from padim.datasets.mvtec import (
+    is_btad,
+    is_mvtec,
+    is_mvtec_2,
+    read_btad,
+    read_mvtec,
+    read_mvtec_2,
+)
 from padim.datasets.plain import is_plain, read_plain
 from padim.datasets.real_iad import find_real_iad, is_real_iad, read_real_iad
 from padim.datasets.visa import find_visa, is_visa, read_visa
 from padim.errors import DatasetError, UnknownNameError, listed
-
-__all__ = [
-    "LAYOUTS",
-    "Layout",
-    "describe",
-    "layout_of",
-    "read_category",
-    "read_dataset",
-]
 
 Found = dict[str, Callable[[], Category]]
 
@@ -137,12 +134,10 @@ def read_dataset(
         >>> category.layout, len(category.train), len(category.test)
         ('MVTec AD', 6, 6)
     """
-    folder, known = Path(folder), _known(layout)
-    is_file = not is_folder(folder)
-    found = _found(folder, known)
+    folder, known = Path(folder), _choose_layouts(layout)
+    is_folder(folder)  # or there is nothing, which it says
+    found = _find_all(folder, known)
     if not found:
-        if is_file:
-            visible(folder)
         raise _no_layout(folder, "to be a category or to hold some", layout)
     if len(found) > 1:
         titles = " and ".join(f"{LAYOUTS[key].title} ({listed(found[key])})" for key in found)
@@ -172,11 +167,9 @@ def read_category(folder: Path, layout: str | None = None) -> Category:
         UnknownNameError: There is no such layout.
         DatasetError: It is no category, or not as it must be.
     """
-    is_file = not is_folder(folder)
-    if (one := layout_of(folder, _known(layout))) is not None:
+    is_folder(folder)  # or there is nothing, which it says
+    if (one := layout_of(folder, _choose_layouts(layout))) is not None:
         return one.read(folder)
-    if is_file:
-        visible(folder)
     raise _no_layout(folder, "to be a category", layout)
 
 
@@ -198,7 +191,7 @@ def layout_of(folder: Path, known: Mapping[str, Layout] | None = None) -> Layout
     return next((one for one in layouts if one.is_category(folder)), None)
 
 
-def _found(folder: Path, known: Mapping[str, Layout]) -> dict[str, Found]:
+def _find_all(folder: Path, known: Mapping[str, Layout]) -> dict[str, Found]:
     found = {key: one.find(folder) for key, one in known.items()}
     for key, one in known.items():
         if one.refines in found:
@@ -207,7 +200,7 @@ def _found(folder: Path, known: Mapping[str, Layout]) -> dict[str, Found]:
     return {key: there for key, there in found.items() if there}
 
 
-def _known(layout: str | None) -> dict[str, Layout]:
+def _choose_layouts(layout: str | None) -> dict[str, Layout]:
     if layout is None:
         return LAYOUTS
     if layout not in LAYOUTS:
@@ -217,7 +210,7 @@ def _known(layout: str | None) -> dict[str, Layout]:
 
 def _no_layout(folder: Path, needed: str, layout: str | None) -> DatasetError:
     inside = listed(path.name for path in visible(folder)) or "nothing"
-    known = _known(layout)
+    known = _choose_layouts(layout)
     shapes = "; ".join(f"{one.title} ({key}): {one.shape}" for key, one in known.items())
     what = "The layout is" if layout else "The known layouts are"
     return DatasetError(f"{folder} has {inside} inside, but needs {needed}. {what} {shapes}.")

@@ -5,12 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from padim.datasets.category import Category, Saturation
-from padim.datasets.folder import folder_name, list_images, some_images
+from padim.datasets.folder import list_images
 from padim.datasets.mvtec import is_mvtec
-from padim.datasets.pairing import folder_names, images_in, read_test
+from padim.datasets.pairing import folder_names, images_in, read_folders
 from padim.errors import DatasetError
-
-__all__ = ["is_loco", "read_loco"]
 
 _CONFIG = "defects_config.json"
 _DEFECTS = {"logical_anomalies", "structural_anomalies"}
@@ -39,12 +37,12 @@ def read_loco(folder: Path) -> Category:
     Source:
         Bergmann et al. 2022 (MVTec LOCO AD) and the readme that comes with the dataset.
     """
-    saturations = _saturations(folder / _CONFIG)
+    saturations = _read_saturations(folder / _CONFIG)
     truth = folder / "ground_truth"
-    found = read_test(folder / "test", truth)
+    category = read_folders(folder, "MVTec LOCO AD", validation="validation/good")
     samples = []
     used = set()
-    for sample in found.samples:
+    for sample in category.test:
         if not sample.is_anomalous:
             samples.append(sample)
             continue
@@ -54,24 +52,15 @@ def read_loco(folder: Path) -> Category:
         if masks:
             sample = replace(sample, mask_path=masks[0], masks=masks)
         samples.append(replace(sample, saturations=saturations if sample.mask_path else ()))
-    unused = list(found.unused_masks)
+    unused = list(category.unused_masks)
     for defect in sorted(folder_names(truth)):
         for name in sorted(folder_names(truth / defect)):
             if truth / defect / name not in used:
                 unused.extend(list_images(truth / defect / name))
-    return Category(
-        folder_name(folder),
-        folder,
-        some_images(folder / "train" / "good"),
-        tuple(samples),
-        tuple(unused),
-        validation=images_in(folder / "validation" / "good"),
-        normal_masks=found.normal_masks,
-        layout="MVTec LOCO AD",
-    )
+    return replace(category, test=tuple(samples), unused_masks=tuple(unused))
 
 
-def _saturations(path: Path) -> tuple[Saturation, ...]:
+def _read_saturations(path: Path) -> tuple[Saturation, ...]:
     if not path.is_file():
         return ()
     try:

@@ -11,8 +11,6 @@ from padim.datasets.folder import folder_name
 from padim.datasets.table import category_of, check_columns, read_csv, rows_of
 from padim.errors import DatasetError, MissingExtraError, listed
 
-__all__ = ["find_manifest", "is_manifest", "read_manifest"]
-
 _NAMES = ("manifest.csv", "manifest.parquet")
 _SUFFIXES = frozenset({".csv", ".parquet"})
 _NEEDED = ("path", "split", "label")
@@ -21,7 +19,7 @@ _ADVICE = "Name them so; mask, category and defect may be there as well."
 
 def is_manifest(path: Path) -> bool:
     """Whether a path is a ``.csv`` or ``.parquet`` file, or a folder with such a ``manifest.*``."""
-    return _file(path) is not None
+    return _find_file(path) is not None
 
 
 def read_manifest(path: Path) -> Category:
@@ -31,7 +29,8 @@ def read_manifest(path: Path) -> Category:
         path: The file, or a folder with ``manifest.csv`` or ``manifest.parquet``.
 
     Raises:
-        DatasetError: As for `find_manifest`, or it names several categories.
+        DatasetError: It names several categories, lacks a column or has a row that is not as it
+            must be.
         MissingExtraError: It is a Parquet file, and pyarrow is not installed.
     """
     found = find_manifest(path)
@@ -61,12 +60,11 @@ def find_manifest(path: Path) -> dict[str, Callable[[], Category]]:
         DatasetError: A column is missing, or a row is not as it must be.
         MissingExtraError: It is a Parquet file, and pyarrow is not installed.
     """
-    file = _file(path)
+    file = _find_file(path)
     if file is None:
         return {}
-    lines = (
-        _parquet(file) if file.suffix.lower() == ".parquet" else read_csv(file, _NEEDED, _ADVICE)
-    )
+    is_parquet = file.suffix.lower() == ".parquet"
+    lines = _read_parquet(file) if is_parquet else read_csv(file, _NEEDED, _ADVICE)
     rows = rows_of(lines, file, file.parent, folder_name(file.parent))
     if not rows:
         raise DatasetError(f"{file} has no rows, but needs one for each image. Check the path.")
@@ -76,7 +74,7 @@ def find_manifest(path: Path) -> dict[str, Callable[[], Category]]:
     }
 
 
-def _file(path: Path) -> Path | None:
+def _find_file(path: Path) -> Path | None:
     if path.is_file():
         return path if path.suffix.lower() in _SUFFIXES else None
     found = [path / name for name in _NAMES if _is_meant(path / name)]
@@ -93,7 +91,7 @@ def _is_meant(file: Path) -> bool:
         return set(_NEEDED) <= set(next(csv.reader(stream), ()))
 
 
-def _parquet(file: Path) -> list[dict[str, Any]]:
+def _read_parquet(file: Path) -> list[dict[str, Any]]:
     try:
         from pyarrow import ArrowException, parquet
     except ModuleNotFoundError as error:
@@ -104,7 +102,6 @@ def _parquet(file: Path) -> list[dict[str, Any]]:
         raise DatasetError(f"{file} is no Parquet file ({error}). Save it anew.") from error
     check_columns(file, table.column_names, _NEEDED, _ADVICE)
     wanted = {*_NEEDED, "mask", "category", "defect"}
-    rows: list[dict[str, Any]] = table.select(
-        [name for name in table.column_names if name in wanted]
-    ).to_pylist()
+    chosen = table.select([name for name in table.column_names if name in wanted])
+    rows: list[dict[str, Any]] = chosen.to_pylist()
     return rows

@@ -1,19 +1,9 @@
-"""MVTec AD and MVTec AD 2: a folder per category, a folder per defect, masks by name."""
+"""MVTec AD, MVTec AD 2 and BTAD: a folder per category, a folder per defect, masks by name."""
 
 from pathlib import Path
 
 from padim.datasets.category import Category
-from padim.datasets.folder import folder_name, some_images
-from padim.datasets.pairing import images_in, read_test
-
-__all__ = [
-    "MVTEC_OBJECTS",
-    "MVTEC_TEXTURES",
-    "is_mvtec",
-    "is_mvtec_2",
-    "read_mvtec",
-    "read_mvtec_2",
-]
+from padim.datasets.pairing import read_folders
 
 # Bergmann et al. 2019, "MVTec AD: a comprehensive real-world dataset", table 1.
 MVTEC_TEXTURES: tuple[str, ...] = ("carpet", "grid", "leather", "tile", "wood")
@@ -47,15 +37,7 @@ def read_mvtec(folder: Path) -> Category:
     Raises:
         DatasetError: There are no images in ``train/good``, or masks that fit twice.
     """
-    found = read_test(folder / "test", folder / "ground_truth")
-    return Category(
-        folder_name(folder),
-        folder,
-        some_images(folder / "train" / "good"),
-        found.samples,
-        found.unused_masks,
-        normal_masks=found.normal_masks,
-    )
+    return read_folders(folder, "MVTec AD")
 
 
 def is_mvtec_2(folder: Path) -> bool:
@@ -78,15 +60,31 @@ def read_mvtec_2(folder: Path) -> Category:
     Source:
         Heckler-Kram et al. 2025 (MVTec AD 2) and the utilities that come with the dataset.
     """
-    test = folder / "test_public"
-    found = read_test(test, test / "ground_truth", skip=("ground_truth",))
-    return Category(
-        folder_name(folder),
+    return read_folders(
         folder,
-        some_images(folder / "train" / "good"),
-        found.samples,
-        found.unused_masks,
-        validation=images_in(folder / "validation" / "good"),
-        normal_masks=found.normal_masks,
-        layout="MVTec AD 2",
+        "MVTec AD 2",
+        test="test_public",
+        truth="test_public/ground_truth",
+        validation="validation/good",
     )
+
+
+def is_btad(folder: Path) -> bool:
+    """Whether a folder has ``train/ok``."""
+    return (folder / "train" / "ok").is_dir()
+
+
+def read_btad(folder: Path) -> Category:
+    """Read a category of BTAD.
+
+    Args:
+        folder: A folder with ``train/ok`` and ``test/<ok or ko>``. The mask of ``test/ko/<stem>.*``
+            is ``ground_truth/ko/<stem>.*``, PNG or BMP.
+
+    Raises:
+        DatasetError: There are no images in ``train/ok``, or masks that fit twice.
+
+    Source:
+        Mishra et al. 2021 (VT-ADL), whose archive has the categories 01, 02 and 03.
+    """
+    return read_folders(folder, "BTAD", "train/ok", normal="ok")

@@ -9,14 +9,6 @@ from padim.datasets.manifest import is_manifest, read_manifest
 from padim.datasets.mvtec import is_mvtec
 from padim.errors import DatasetError, listed
 
-__all__ = ["layout_title", "normal_images"]
-
-
-def layout_title(path: Path) -> str | None:
-    """Name the layout of which a path is a category, if it is one."""
-    layout = layout_of(path)
-    return None if layout is None else layout.title
-
 
 def normal_images(path: Path | Sequence[Path], *, recursive: bool = False) -> tuple[Path, ...]:
     """List the normal images to learn from.

@@ -1,53 +1,45 @@
 """Test images in a folder per defect, and the masks that their names say are theirs."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from padim.datasets.category import GOOD, Sample
-from padim.datasets.folder import list_images, visible
+from padim.datasets.category import GOOD, Category, Sample
+from padim.datasets.folder import folder_name, list_images, some_images, visible
 from padim.errors import DatasetError, listed
 
-__all__ = ["TestImages", "folder_names", "images_in", "read_test"]
 
-
-@dataclass(frozen=True)
-class TestImages:
-    """What a test folder and its ground truth hold.
-
-    Attributes:
-        samples: The test images, sorted by defect and name.
-        unused_masks: Masks that belong to none of them.
-        normal_masks: Normal images that have a mask, and that mask.
-    """
-
-    __test__ = False  # no test case, whatever pytest makes of its name
-
-    samples: tuple[Sample, ...]
-    unused_masks: tuple[Path, ...]
-    normal_masks: tuple[tuple[Path, Path], ...]
-
-
-def read_test(
-    test: Path, truth: Path, *, normal: str = GOOD, skip: Collection[str] = ()
-) -> TestImages:
-    """Read a test folder of defects, and its ground truth.
+def read_folders(
+    folder: Path,
+    layout: str,
+    train: str = "train/good",
+    *,
+    test: str = "test",
+    truth: str = "ground_truth",
+    normal: str = GOOD,
+    validation: str = "",
+) -> Category:
+    """Read a category whose test images lie in a folder for each defect.
 
     Args:
-        test: The folder of ``<defect>/<stem>.*``; may be missing.
-        truth: The folder of ``<defect>/<stem>_mask.*`` or, if there is none, ``<defect>/<stem>.*``;
-            may be missing.
-        normal: Name of the folder of normal images.
-        skip: Folders inside ``test`` that are no defects.
+        folder: The folder of the category. Those below are inside, and may be missing.
+        layout: How it is laid out, in words.
+        train: Of the normal images to learn from, of which there must be one.
+        test: Of ``<defect>/<stem>.*``.
+        truth: Of ``<defect>/<stem>_mask.*`` or, if there is none, ``<defect>/<stem>.*``.
+        normal: Name of the folder of normal images in ``test``.
+        validation: Of normal images that are set aside; none when empty.
 
     Raises:
-        DatasetError: Masks fit twice.
+        DatasetError: Masks fit twice, or there are no images to learn from.
     """
+    test_folder, truth_folder = folder / test, folder / truth
     samples: list[Sample] = []
     unused: list[Path] = []
     normal_masks: list[tuple[Path, Path]] = []
-    for defect in sorted((folder_names(test) | folder_names(truth)) - set(skip)):
-        images, masks = images_in(test / defect), images_in(truth / defect)
+    for defect in sorted(folder_names(test_folder) | folder_names(truth_folder)):
+        if test_folder / defect == truth_folder:
+            continue
+        images, masks = images_in(test_folder / defect), images_in(truth_folder / defect)
         if defect == normal:
             # A normal image has no defect to mark, whatever lies beside it.
             samples.extend(Sample(image, GOOD, None) for image in images)
@@ -61,7 +53,16 @@ def read_test(
         samples.extend(Sample(image, defect, paired.get(image)) for image in images)
         used = set(paired.values())
         unused.extend(mask for mask in masks if mask not in used)
-    return TestImages(tuple(samples), tuple(unused), tuple(normal_masks))
+    return Category(
+        folder_name(folder),
+        folder,
+        some_images(folder / train),
+        tuple(samples),
+        tuple(unused),
+        validation=images_in(folder / validation) if validation else (),
+        normal_masks=tuple(normal_masks),
+        layout=layout,
+    )
 
 
 def folder_names(folder: Path) -> set[str]:

@@ -3,17 +3,14 @@
 from pathlib import Path
 
 from padim.datasets.category import Category
-from padim.datasets.folder import folder_name, some_images
-from padim.datasets.pairing import folder_names, images_in, read_test
-
-__all__ = ["is_plain", "read_plain"]
+from padim.datasets.pairing import folder_names, images_in, read_folders
 
 _TRAIN = ("train", "good")
 
 
 def is_plain(folder: Path) -> bool:
     """Whether a folder has images in ``train`` or ``good``, and folders in ``test``."""
-    return bool(folder_names(folder / "test")) and _train(folder) is not None
+    return bool(folder_names(folder / "test")) and _find_train(folder) is not None
 
 
 def read_plain(folder: Path) -> Category:
@@ -27,17 +24,8 @@ def read_plain(folder: Path) -> Category:
     Raises:
         DatasetError: Masks fit twice, or there are no images to fit on.
     """
-    found = read_test(folder / "test", folder / "ground_truth")
-    return Category(
-        folder_name(folder),
-        folder,
-        some_images(_train(folder) or folder / _TRAIN[0]),
-        found.samples,
-        found.unused_masks,
-        normal_masks=found.normal_masks,
-        layout="plain folders",
-    )
+    return read_folders(folder, "plain folders", _find_train(folder) or _TRAIN[0])
 
 
-def _train(folder: Path) -> Path | None:
-    return next((folder / name for name in _TRAIN if images_in(folder / name)), None)
+def _find_train(folder: Path) -> str | None:
+    return next((name for name in _TRAIN if images_in(folder / name)), None)

@@ -11,8 +11,6 @@ from padim.datasets.folder import folder_name, visible
 from padim.datasets.table import Row, category_of
 from padim.errors import DatasetError, listed
 
-__all__ = ["find_real_iad", "is_real_iad", "read_real_iad"]
-
 _LISTS = "realiad_jsons"  # the lists of all five views; others add _sv or _fuiad_0.4
 _IMAGES = "realiad_"  # and 256, 512, 1024 or raw
 
@@ -20,7 +18,7 @@ _IMAGES = "realiad_"  # and 256, 512, 1024 or raw
 def is_real_iad(folder: Path) -> bool:
     """Whether a folder is a category of Real-IAD, for which there is a list."""
     folder = folder.absolute()
-    return folder.parent.name.startswith(_IMAGES) and bool(_lists_of(folder))
+    return folder.parent.name.startswith(_IMAGES) and bool(_find_lists(folder))
 
 
 def read_real_iad(folder: Path) -> Category:
@@ -32,7 +30,7 @@ def read_real_iad(folder: Path) -> Category:
     Raises:
         DatasetError: Its list is not as it must be.
     """
-    path = _chosen(folder, _lists_of(folder.absolute())) / f"{folder_name(folder)}.json"
+    path = _choose(folder, _find_lists(folder.absolute())) / f"{folder_name(folder)}.json"
     return _read(path, folder.parent if folder.name else folder.absolute().parent)
 
 
@@ -60,16 +58,16 @@ def find_real_iad(folder: Path) -> dict[str, Callable[[], Category]]:
     if place.name.startswith(_LISTS):
         chosen = folder
         roots = [parent for parent in place.parents[:2] if _resolutions(parent)]
-        if not roots or not _has_lists(folder):
+        if not roots or not _lists(folder):
             return {}
-        images = _one_resolution(folder, roots[0])
-    elif place.name.startswith(_IMAGES) and _list_folders(place.parent):
-        chosen, images = _chosen(folder, _list_folders(place.parent)), folder
-    elif lists := _list_folders(folder):
-        chosen, images = _chosen(folder, lists), _one_resolution(folder, folder)
+        images = _choose_resolution(folder, roots[0])
+    elif place.name.startswith(_IMAGES) and _find_list_folders(place.parent):
+        chosen, images = _choose(folder, _find_list_folders(place.parent)), folder
+    elif lists := _find_list_folders(folder):
+        chosen, images = _choose(folder, lists), _choose_resolution(folder, folder)
     else:
         return {}
-    return {path.stem: partial(_read, path, images) for path in visible(chosen) if _is_list(path)}
+    return {path.stem: partial(_read, path, images) for path in _lists(chosen)}
 
 
 def _read(path: Path, images: Path) -> Category:
@@ -79,7 +77,7 @@ def _read(path: Path, images: Path) -> Category:
         normal = meta.get("normal_class", "OK")
         folder = images / (meta.get("prefix") or path.stem)
         rows = [
-            _row(entry, split, folder, normal, f"entry {number} of {split} in {path}")
+            _make_row(entry, split, folder, normal, f"entry {number} of {split} in {path}")
             for split in ("train", "test")
             for number, entry in enumerate(document.get(split, []), 1)
         ]
@@ -91,7 +89,7 @@ def _read(path: Path, images: Path) -> Category:
     return category_of(rows, path.stem, folder, "Real-IAD")
 
 
-def _row(entry: dict[str, Any], split: str, folder: Path, normal: str, place: str) -> Row:
+def _make_row(entry: dict[str, Any], split: str, folder: Path, normal: str, place: str) -> Row:
     kind, mask = str(entry["anomaly_class"]), entry.get("mask_path")
     return Row(
         folder / entry["image_path"],
@@ -102,34 +100,30 @@ def _row(entry: dict[str, Any], split: str, folder: Path, normal: str, place: st
     )
 
 
-def _lists_of(category: Path) -> list[Path]:
+def _find_lists(category: Path) -> list[Path]:
     """The folders with a list of a category, which is given as an absolute path."""
-    folders = _list_folders(category.parent.parent)
+    folders = _find_list_folders(category.parent.parent)
     return [folder for folder in folders if (folder / f"{category.name}.json").is_file()]
 
 
-def _list_folders(root: Path) -> list[Path]:
+def _find_list_folders(root: Path) -> list[Path]:
     """The folders with lists, at most two deep."""
     if not root.is_dir():
         return []
     outer = [path for path in visible(root) if _is_list_folder(path)]
     inner = [path for folder in outer for path in visible(folder) if _is_list_folder(path)]
-    return [folder for folder in (*outer, *inner) if _has_lists(folder)]
+    return [folder for folder in (*outer, *inner) if _lists(folder)]
 
 
 def _is_list_folder(path: Path) -> bool:
     return path.name.startswith(_LISTS) and path.is_dir()
 
 
-def _has_lists(folder: Path) -> bool:
-    return any(_is_list(path) for path in visible(folder))
+def _lists(folder: Path) -> list[Path]:
+    return [path for path in visible(folder) if path.suffix == ".json" and path.is_file()]
 
 
-def _is_list(path: Path) -> bool:
-    return path.suffix == ".json" and path.is_file()
-
-
-def _chosen(folder: Path, lists: list[Path]) -> Path:
+def _choose(folder: Path, lists: list[Path]) -> Path:
     usual = [path for path in lists if path.name == _LISTS] or lists
     if len(usual) > 1:
         raise DatasetError(
@@ -147,7 +141,7 @@ def _resolutions(root: Path) -> list[Path]:
     ]
 
 
-def _one_resolution(folder: Path, root: Path) -> Path:
+def _choose_resolution(folder: Path, root: Path) -> Path:
     resolutions = _resolutions(root)
     if len(resolutions) > 1:
         raise DatasetError(

@@ -40,12 +40,10 @@ def lay_out_solar_cells(root: Path, cells: Literal["mono", "poly"]) -> Path:
         labels = sorted(
             row for row in csv.reader(file, delimiter=" ", skipinitialspace=True) if row
         )
-    normal = [
-        name for name, probability, kind, *_ in labels if kind == cells and float(probability) == 0
-    ]
-    anomalous = [
-        name for name, probability, kind, *_ in labels if kind == cells and float(probability) == 1
-    ]
+    normal, anomalous = (
+        [name for name, chance, kind, *_ in labels if kind == cells and float(chance) == wanted]
+        for wanted in (0, 1)
+    )
     partial = root / f".{folder.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     for place, names in (

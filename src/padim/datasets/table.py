@@ -10,8 +10,6 @@ from typing import Any
 from padim.datasets.category import GOOD, Category, Sample
 from padim.errors import DatasetError, listed
 
-__all__ = ["Row", "category_of", "check_columns", "read_csv", "rows_of"]
-
 _SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 _NORMAL = frozenset({"good", "normal", "ok", "0", "0.0", "false"})
 _ONLY_ANOMALOUS = frozenset({"1", "1.0", "true"})  # say that it is, not what
@@ -87,7 +85,7 @@ def rows_of(
     rows: dict[str, list[Row]] = {}
     for number, line in enumerate(lines, 1):
         cells = {key: "" if cell is None else str(cell).strip() for key, cell in line.items()}
-        row = _row(cells, f"row {number} of {file}", root)
+        row = _make_row(cells, f"row {number} of {file}", root)
         rows.setdefault(cells.get("category") or category, []).append(row)
     return rows
 
@@ -117,7 +115,7 @@ def category_of(
     for row in rows:
         # Results lie in folders and files of these names.
         for kind, text in (("category", name), ("defect", row.defect)):
-            if not _is_name(text):
+            if text in ("", ".", "..") or set("/\\\0") & set(text):
                 needed = "a name without slashes, neither . nor .. nor empty"
                 raise _wrong(row.place, f"the {kind} {text!r}", needed)
         is_good = row.defect == GOOD
@@ -144,7 +142,7 @@ def category_of(
     )
 
 
-def _row(cells: Mapping[str, str], place: str, root: Path) -> Row:
+def _make_row(cells: Mapping[str, str], place: str, root: Path) -> Row:
     path, label, mask = cells["path"], cells["label"], cells.get("mask")
     split = _SPLITS.get(cells["split"].lower())
     if split is None:
@@ -171,10 +169,6 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_name(text: str) -> bool:
-    return text not in ("", ".", "..") and not set("/\\\0") & set(text)
 
 
 def _wrong(place: str, what: str, needed: str) -> DatasetError:

@@ -9,8 +9,6 @@ from padim.datasets.folder import folder_name, list_images
 from padim.datasets.table import Row, category_of, read_csv, rows_of
 from padim.errors import DatasetError
 
-__all__ = ["find_visa", "is_visa", "read_visa"]
-
 _SPLIT = Path("split_csv") / "1cls.csv"
 _COLUMNS = ("object", "split", "label", "image", "mask")
 
@@ -62,10 +60,10 @@ def find_visa(folder: Path) -> dict[str, Callable[[], Category]]:
         path,
         folder,
     )
-    return {name: partial(_category, folder, name, rows[name]) for name in sorted(rows)}
+    return {name: partial(_read_rows, folder, name, rows[name]) for name in sorted(rows)}
 
 
-def _category(root: Path, name: str, rows: list[Row]) -> Category:
+def _read_rows(root: Path, name: str, rows: list[Row]) -> Category:
     folder = root / name
     known = {row.mask_path for row in rows}
     masks = folder / "Data" / "Masks"

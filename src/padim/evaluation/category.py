@@ -19,7 +19,7 @@ from padim.metrics.counts import MapCounts
 from padim.metrics.images import ImageMetrics
 from padim.metrics.pixels import PixelMetrics
 from padim.metrics.resamples import Intervals, Values, bootstrap_weights, intervals
-from padim.metrics.table import HEADLINES, METRICS, shown
+from padim.metrics.table import HEADLINES, METRICS, format_metric
 from padim.model.opening import load
 from padim.scoring.prediction import Prediction
 from padim.scoring.predictor import Predictor
@@ -82,7 +82,7 @@ class Evaluation:
 
     def __repr__(self) -> str:
         """What there is to say of it in one line."""
-        words = (f"{name} {shown(self.metrics[name])}" for name in HEADLINES)
+        words = (f"{name} {format_metric(self.metrics[name])}" for name in HEADLINES)
         return f"<Evaluation of {self.category}: {len(self.samples)} images, {', '.join(words)}>"
 
     def mistakes(self, threshold: float) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from padim.datasets import Sample
 from padim.evaluation.category import Evaluation
 from padim.files import written_whole
-from padim.images.ahead import WRITE_BEHIND, WRITE_THREADS, mapped_ahead
+from padim.images.ahead import WRITE_BEHIND, WRITE_THREADS, map_ahead
 from padim.images.decode import read_image
 from padim.images.heatmap import DEFAULT_COLORMAP, OUTLINE, UNSEEN, colours_of, heatmap, outline
 from padim.images.preprocess import Preprocess
@@ -178,7 +178,7 @@ def save_pictures(named: Iterable[tuple[Path, Image.Image]]) -> Iterator[Path]:
             picture.save(partial, compress_level=1)
         return path
 
-    return mapped_ahead(save, named, WRITE_THREADS, WRITE_BEHIND)
+    return map_ahead(save, named, WRITE_THREADS, WRITE_BEHIND)
 
 
 def mask_threshold(evaluation: Evaluation) -> tuple[float | None, str]:

@@ -1,7 +1,7 @@
 """The figures that the original script published on MVTec AD, and how far a benchmark is off."""
 
 from padim.evaluation.run_folder import Results
-from padim.metrics.table import shown
+from padim.metrics.table import format_metric
 
 TOLERANCE = 0.005
 
@@ -70,13 +70,13 @@ def difference_words(results: Results) -> str:
         for i, kind in enumerate(("image", "pixel")):
             value = line.metrics[f"{kind}_auroc"]
             if known is None or value is None:
-                cells += [shown(value), shown(known and known[i]), "n/a"]
+                cells += [format_metric(value), format_metric(known and known[i]), "n/a"]
                 continue
             difference = value - known[i]
             n_known += 1
             n_off += abs(difference) > TOLERANCE
             flag = " **off**" if abs(difference) > TOLERANCE else ""
-            cells += [shown(value), shown(known[i]), f"{difference:+.3f}{flag}"]
+            cells += [format_metric(value), format_metric(known[i]), f"{difference:+.3f}{flag}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     if n_known:
         lines += ["", f"{n_off} of {n_known} figures are off by more than {TOLERANCE}."]

@@ -233,6 +233,8 @@ def typed(kind: Any, data: Any) -> Any:
         LookupError: Something is missing.
     """
     origin, inner = get_origin(kind), get_args(kind)
+    if hasattr(origin, "__value__"):  # an alias of a type statement: NDArray on Python 3.12
+        origin = get_origin(origin.__value__)
     if isinstance(kind, type) and is_dataclass(kind):
         hints, given = get_type_hints(kind), {}
         for one in fields(kind):

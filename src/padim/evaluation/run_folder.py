@@ -26,7 +26,7 @@ from padim.evaluation.record import (
 from padim.files import write_text
 from padim.metrics.curves import Floats
 from padim.metrics.resamples import Intervals, Values, intervals
-from padim.metrics.table import METRICS, interval_words, shown
+from padim.metrics.table import METRICS, format_interval, format_metric
 
 GROUPS = {"texture": MVTEC_TEXTURES, "object": MVTEC_OBJECTS, "all": None}
 _TITLES = {
@@ -243,7 +243,7 @@ def _cell(name: str) -> str:
 
 def _value(line: Line, metric: str) -> str:
     """A metric with its interval, and its spread where there are several seeds."""
-    text = shown(line.metrics.get(metric)) + interval_words(line.intervals.get(metric))
+    text = format_metric(line.metrics.get(metric)) + format_interval(line.intervals.get(metric))
     spread = line.spread and line.spread.get(metric)
     return text if spread is None else f"{text} ± {spread:.3f}"
 

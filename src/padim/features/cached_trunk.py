@@ -1,10 +1,11 @@
-"""Torch modules as ONNX graphs, and the trunk as one that another engine runs."""
+"""The trunk as an ONNX graph, kept in the user's cache for other engines than torch to run."""
 
 import hashlib
 import json
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,13 +66,7 @@ class CachedTrunk:
             return None
 
     def write(self, features: Features, tensors: Mapping[str, Tensor], n_bytes: int) -> None:
-        """Write the trunk.
-
-        Args:
-            features: What torch would run.
-            tensors: Under the names of the whole network.
-            n_bytes: What ``activation_bytes`` says of one image.
-        """
+        """Write the trunk: what torch would run, its tensors, and their ``activation_bytes``."""
         with written_together(self.path, same=True) as partial:
             names = [f"level_{i}" for i in range(len(features.pyramid.levels))]
             write_onnx(_ImageByImage(features), partial, features.size_px, names, "")
@@ -109,28 +104,19 @@ class GraphFeatures(nn.Module):
         self._graph: Graph | None = None
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Compute the features of a batch.
-
-        Args:
-            images: RGB, shape ``(N, H, W, 3)``, uint8.
-
-        Returns:
-            One per level, coarse to fine, shape ``(cells, N, d)``, float32.
-        """
+        """Features of RGB ``(N, H, W, 3)``, uint8: ``(cells, N, d)`` per level, float32."""
         return [torch.from_numpy(level).transpose(0, 1) for level in self.open()(images.numpy())]
 
     def open(self) -> Graph:
         """Load the graph, unless it is loaded; write it before, unless it is there."""
         with self._opening:
             if self._graph is None:
-                self._graph = self._opened()
+                self._graph = self._load()
             return self._graph
 
-    def _opened(self) -> Graph:
-        try:
+    def _load(self) -> Graph:
+        with suppress(PathMissingError, ModelFileError):
             return self._open(self._cached)
-        except (PathMissingError, ModelFileError):
-            pass
         try:
             self._write(self._cached)
         except (OSError, SafetensorError):  # a full disk, or a cache that may not be written

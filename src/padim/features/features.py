@@ -71,7 +71,7 @@ class TiledFeatures(nn.Module):
     """From uint8 images to the features of the modelled cells, part by part.
 
     Args:
-        features: From parts to the features of all their cells, as ``scorer.Features``.
+        features: From parts to the features of all their cells, as ``Features``.
         tiling: The parts.
     """
 
@@ -81,25 +81,13 @@ class TiledFeatures(nn.Module):
         self.tiling = tiling
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Compute the features of a batch.
-
-        Args:
-            images: RGB, shape ``(N, H, W, 3)``, uint8.
-
-        Returns:
-            One per level, coarse to fine, shape ``(cells, N, d)``, float32.
-        """
+        """Features of RGB ``(N, H, W, 3)``, uint8: ``(cells, N, d)`` per level, float32."""
         parts = [self.of_tile(self.tiling.crop(images, tile), tile) for tile in self.tiling.tiles]
         if len(parts) == 1:
             return parts[0]
         return [torch.cat(level) for level in zip(*parts, strict=True)]
 
     def of_tile(self, images: Tensor, tile: Tile) -> list[Tensor]:
-        """Compute the features that one part answers for.
-
-        Args:
-            images: What it shows, shape ``(N, h, w, 3)``, uint8.
-            tile: The part.
-        """
+        """Features that one part answers for, of what it shows: ``(N, h, w, 3)``, uint8."""
         embeddings: list[Tensor] = self.features(images)
-        return tile.pyramid.chosen(embeddings)
+        return tile.pyramid.keep_modelled(embeddings)

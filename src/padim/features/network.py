@@ -6,10 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from padim.errors import (
-    UnknownNameError,
-    UsageError,
-)
+from padim.errors import UnknownNameError, UsageError
 from padim.features.cached_trunk import CachedTrunk, GraphFeatures
 from padim.features.encoder import Encoder
 from padim.features.features import Features, TiledFeatures
@@ -57,13 +54,13 @@ class Network:
             torch.set_num_threads(choose_threads(n_threads))
         features: nn.Module
         if engine == "torch":
-            features = self._in_torch()
+            features = self._build()
         else:
             features = GraphFeatures(self.cached, self._write, engine, n_threads)
         tiling = self.encoder.tiling
         return features if tiling.is_trivial else TiledFeatures(features, tiling)
 
-    def _in_torch(self) -> Features:
+    def _build(self) -> Features:
         encoder = self.encoder.of_window()
         trunk = optimise(load_trunk(encoder.spec, self.read(), self.origin))
         precision = DTYPES[encoder.precision]
@@ -81,7 +78,7 @@ class Network:
         return dict(tensors), n_bytes
 
     def _write(self, cached: CachedTrunk) -> None:
-        cached.write(self._in_torch(), *self.trunk())
+        cached.write(self._build(), *self.trunk())
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,18 +1,14 @@
 """The part of a pretrained network up to its last tap: images in, feature maps out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from padim.backbones import BackboneSpec
 from padim.errors import UsageError, WeightsError, listed
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 class Trunk(nn.Module):
@@ -109,26 +105,19 @@ def optimise(trunk: Trunk) -> Trunk:
         for name, conv in children:
             pads_itself = type(conv).__name__ == "Conv2dSame"  # timm's, of TensorFlow's networks
             if isinstance(conv, nn.Conv2d) and pads_itself and conv.stride == (2, 2):
-                setattr(parent, name, _padded_evenly(conv))
+                setattr(parent, name, _pad_evenly(conv))
     return trunk.to(memory_format=torch.channels_last)
 
 
-def _padded_evenly(conv: nn.Conv2d) -> nn.Conv2d:
+def _pad_evenly(conv: nn.Conv2d) -> nn.Conv2d:
     """The same convolution for maps of even sides, as every stage but the last tap's has them.
 
     There, TensorFlow pads one row and column more behind than in front. A kernel of one row and
     column of zeros more in front gives the same sums with as much padding on either side.
     """
     side = conv.kernel_size[0]
-    even = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        side + 1,
-        stride=2,
-        padding=side // 2,
-        groups=conv.groups,
-        device="meta",
-    )
+    channels, groups = (conv.in_channels, conv.out_channels), conv.groups
+    even = nn.Conv2d(*channels, side + 1, 2, side // 2, groups=groups, device="meta")
     weight = nn.functional.pad(conv.weight, (1, 0, 1, 0))
     even.weight = nn.Parameter(weight, requires_grad=False)
     even.bias = conv.bias
@@ -177,33 +166,26 @@ def load_trunk(spec: BackboneSpec, tensors: Mapping[str, Tensor], origin: object
     if next(iter(expected)) not in tensors and next(iter(tensors), "") == "_conv_stem.weight":
         # The Lite checkpoints hold timm's tensors in timm's order under names of their own.
         tensors = dict(zip(expected, tensors.values(), strict=False))
-    chosen = dict(_matching(expected, tensors, spec, origin))
+    chosen = dict(_match(expected, tensors, spec, origin))
     trunk.network.load_state_dict(chosen, strict=True, assign=True)
     return trunk.requires_grad_(False)
 
 
-def _matching(
+def _match(
     expected: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
     spec: BackboneSpec,
     origin: object,
-) -> "Iterator[tuple[str, Tensor]]":
-    missing = [
-        name
-        for name in expected
-        if name not in tensors and not name.endswith("num_batches_tracked")
-    ]
-    if missing:
+) -> Iterator[tuple[str, Tensor]]:
+    counters = {name for name in expected if name.endswith("num_batches_tracked")}
+    if missing := [name for name in expected if name not in counters and name not in tensors]:
         raise WeightsError(
             f"{origin} has no tensor {listed(missing, 3)}, but {spec.name} needs "
             f"{'it' if len(missing) == 1 else 'them'}. Bring the weights of {spec.architecture}."
         )
     for name, tensor in expected.items():
-        if name.endswith("num_batches_tracked"):
-            yield (
-                name,
-                torch.zeros((), dtype=torch.int64),
-            )  # counts training steps; some files lack it
+        if name in counters:  # of training steps; some files lack it
+            yield name, torch.zeros((), dtype=torch.int64)
         elif tensors[name].shape != tensor.shape:
             raise WeightsError(
                 f"{origin} has {name} of shape {tuple(tensors[name].shape)}, but {spec.name} needs "

@@ -123,19 +123,12 @@ def read_weights(path: Path) -> "dict[str, Tensor]":
 
 @dataclass(frozen=True)
 class Verification:
-    """What ``verify`` found.
-
-    Attributes:
-        path: The file.
-        sha256: Of its bytes.
-        matched: What the sha256 was compared with: the name, a record beside it, or nothing.
-        n_tensors: Tensors of the trunk found with the right name and shape.
-    """
+    """What ``verify`` found."""
 
     path: Path
     sha256: str
-    matched: str
-    n_tensors: int
+    matched: str  # what the sha256 was compared with: the name, a record beside it, or nothing
+    n_tensors: int  # of the trunk, found with the right name and shape
 
 
 def verify(spec: BackboneSpec, path: Path) -> Verification:

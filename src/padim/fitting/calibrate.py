@@ -97,11 +97,7 @@ def write_calibration(model: Predictor, path: Path) -> None:
 def _check_unseen(
     normal: Sequence[ImageInput], defects: Sequence[ImageInput], fitted: set[str]
 ) -> None:
-    """Make sure that a model was not fitted on images, and that no image is of both kinds.
-
-    Raises:
-        DatasetError: It was, or one is.
-    """
+    """Make sure that a model was not fitted on images, and that no image is of both kinds."""
     hashes = [_hash(image) for image in normal]
     if known := [image for image, digest in zip(normal, hashes, strict=True) if digest in fitted]:
         raise DatasetError(

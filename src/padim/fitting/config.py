@@ -104,7 +104,7 @@ def choices_of(state: "ModelState") -> FitChoices:
     if encoder.pyramid.n_dims == encoder.spec.n_dims:
         choices["dims"] = "all"
     else:
-        choices["dims"], choices["dims_seed"] = encoder.pyramid.n_dims, _seed_of(encoder)
+        choices["dims"], choices["dims_seed"] = encoder.pyramid.n_dims, _find_seed(encoder)
     return choices
 
 
@@ -118,7 +118,7 @@ def _is_published(encoder: "Encoder") -> bool:
     return here is None or sha256(here) == encoder.weights_sha256
 
 
-def _seed_of(encoder: "Encoder") -> int:
+def _find_seed(encoder: "Encoder") -> int:
     """The seed of the draw of a model's dimensions, which is not in its file."""
     from padim.method.pyramid import RANDOM_DIMS_SEED, build_pyramid
 

@@ -13,7 +13,6 @@ from padim.fitting.prepare import first_px, needs_source_px, prepare
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.ahead import ImageInput
 from padim.method.gaussian import STORES
-from padim.method.moments import Moments
 from padim.model.file import load_state, save_state
 from padim.model.padim import PaDiM
 from padim.model.state import ModelState
@@ -57,34 +56,32 @@ def fit(
     if recipe_name is not None:
         settings = settings_with(settings, recipe=recipe_name)
     settings = settings_with(settings, **choices)
-    chosen: Sequence[ImageInput]
     if isinstance(images, str | Path):
-        chosen = normal_images(Path(images), recursive=recursive)
-    else:
-        chosen = images
+        images = normal_images(Path(images), recursive=recursive)
     source_px = None
     if needs_source_px(settings):
-        if isinstance(chosen, Iterator):
+        if isinstance(images, Iterator):
             raise UsageError(
                 "The images come from an iterator, but a region of interest and tiles need to know "
                 "their size first. Give a list of them."
             )
-        source_px = first_px(chosen)
+        source_px = first_px(images)
     fitter = prepare(settings, source_px=source_px)
     if (limit := settings.max_bytes) is not None:
-        fitter = fitter.within(limit, len(chosen), (0, 0))
-        fitter.forecast(n_images=len(chosen)).check(limit)
-    return from_fitted(fitter, fitter.fit(chosen))
+        fitter = fitter.within(limit, len(images), (0, 0))
+        fitter.forecast(n_images=len(images)).check(limit)
+    return from_fitted(fitter, fitter.fit(images))
 
 
 def from_fitted(fitter: Fitter, fitted: Fitted) -> PaDiM:
-    """Make a model of what a fit gave, with the network that it was fitted with.
-
-    Args:
-        fitter: Who fitted.
-        fitted: What it gave.
-    """
-    return _with_network(fitter, fitted.state, fitted.moments)
+    """Make a model of what a fit gave, with the network that it was fitted with."""
+    return PaDiM(
+        fitted.state,
+        fitted.moments,
+        features=fitter.features,
+        device=fitter.embedder.device.type,
+        n_batch=fitter.embedder.n_batch,
+    )
 
 
 def fit_or_reuse(
@@ -111,7 +108,7 @@ def fit_or_reuse(
     else:
         hashes = sorted(sha256(image) for image in images)
         if _would_give(fitter, state) and list(state.image_sha256) == hashes:
-            return _with_network(fitter, state), True
+            return from_fitted(fitter, Fitted(state, None, (), (), {}, tuple(images))), True
     fitted = fitter.fit(images, begin)
     save_state(fitted.state, path)
     return from_fitted(fitter, fitted), False
@@ -126,14 +123,4 @@ def _would_give(fitter: Fitter, state: ModelState) -> bool:
         and (state.calibration is not None) == (fitter.settings.calibrate and state.count > 1)
         and state.whitening[0].dtype == STORES[fitter.settings.store]
         and bool(state.trunk) == bool(fitter.trunk)
-    )
-
-
-def _with_network(fitter: Fitter, state: ModelState, moments: Moments | None = None) -> PaDiM:
-    return PaDiM(
-        state,
-        moments,
-        features=fitter.features,
-        device=fitter.embedder.device.type,
-        n_batch=fitter.embedder.n_batch,
     )

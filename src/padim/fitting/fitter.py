@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import length_hint
 from pathlib import Path
 
@@ -13,26 +14,13 @@ from torch import Tensor, nn
 from padim.errors import DatasetError, UsageError
 from padim.features.cached_trunk import open_graphs
 from padim.features.encoder import Encoder
+from padim.fitting import looks
 from padim.fitting.forecast import KEPT_FEATURE_BYTES, Forecast, NetworkBytes, forecast_fit
-from padim.fitting.looks import (
-    GROUP,
-    Advance,
-    Begin,
-    Embedder,
-    Fitted,
-    Unreadable,
-    add_up,
-    chosen,
-    left_out,
-    look,
-    no_progress,
-    second_look,
-    told,
-)
+from padim.fitting.looks import Advance, Begin, Embedder, Fitted, Unreadable
 from padim.fitting.review import OUTLIER_RATE, Suspect, review_look
 from padim.fitting.settings import FitSettings
 from padim.fitting.tile_fitter import TileFitter
-from padim.images.ahead import DECODE_BYTES_PER_PX, DECODE_THREADS, ImageInput
+from padim.images.ahead import ImageInput
 from padim.method.gaussian import STORES, factor, relative_eps
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
@@ -40,7 +28,7 @@ from padim.model.scorer import scorer_of
 from padim.model.state import ModelState
 from padim.recipes import Recipe
 from padim.scoring.calibration import LEAVE_ONE_OUT
-from padim.scoring.parity import N_SAMPLES, Samples
+from padim.scoring.parity import Samples
 
 N_OUTLIER_MAPS = 100  # kept at most, whatever the number of images
 
@@ -109,28 +97,17 @@ class Fitter:
             largest_px: (height, width) of the largest image.
             n_images: How many there are; any number when None.
         """
-        kept_bytes: int | None = None
-        if self.settings.calibrate:
-            height, width = self.encoder.preprocess.size_px
-            kept_bytes = self.kept_feature_bytes if n_images is None else self._kept_bytes(n_images)
-            kept_bytes += self._n_maps * 4 * height * width
+        height, width = self.encoder.preprocess.size_px
+        kept_bytes = self.kept_feature_bytes if n_images is None else self._kept_bytes(n_images)
+        kept_bytes += self._n_maps * 4 * height * width
         return forecast_fit(
-            self.network_bytes,
-            self.encoder.tiling,
-            self.encoder.preprocess.size_px,
-            n_batch=self.embedder.n_batch,
-            store_bytes=STORES[self.settings.store].itemsize,
-            keep_moments=self.settings.keep_moments,
-            n_samples=N_SAMPLES if self.settings.keep_samples else 0,
-            kept_bytes=kept_bytes,
-            n_looked=GROUP if n_images is None else min(GROUP, n_images),
-            decode_bytes=DECODE_THREADS * DECODE_BYTES_PER_PX * largest_px[0] * largest_px[1],
+            self.settings, self.network_bytes, self.embedder, largest_px, n_images, kept_bytes
         )
 
     def fit(
         self,
         images: Iterable[ImageInput],
-        begin: Begin = no_progress,
+        begin: Begin = looks.no_progress,
         unreadable: Unreadable | None = None,
     ) -> Fitted:
         """Fit on good images.
@@ -163,7 +140,7 @@ class Fitter:
                 "list of them, or set calibrate to False."
             )
         open_graphs(self.features)  # before threads decode: its writer touches warning filters
-        seen, moments, kept = look(
+        seen, moments, kept = looks.look(
             self.embedder,
             images,
             begin("fit", length_hint(images)),
@@ -180,7 +157,8 @@ class Fitter:
         is_judged = settings.calibrate and moments.count > 1
         n_cells = self.encoder.pyramid.n_coarse_cells * (1 + is_judged)
         advance = begin("solve", n_cells)
-        state = self._solve(moments, seen.hashes, advance)
+        solve_for = partial(solve, self.encoder, self.recipe, STORES[settings.store], self.trunk)
+        state = solve_for(moments, seen.hashes, advance)
         held = moments if settings.keep_moments or settings.drop_outliers else None
         suspects: tuple[Suspect, ...] = ()
         dropped: set[int] = set()
@@ -189,9 +167,9 @@ class Fitter:
         if is_judged:
             leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid, advance)
             del moments  # as large as what is worked with now
-            distances = left_out(leave_one_out, batches())
+            distances = looks.leave_out(leave_one_out, batches())
             advance = begin("second look", state.count)
-            collector = second_look(state, distances, device, advance, n_maps=self._n_maps)
+            collector = looks.second_look(state, distances, device, advance, n_maps=self._n_maps)
             del leave_one_out, distances
             rate = settings.drop_outliers or OUTLIER_RATE
             suspects, outlier_maps = review_look(collector, seen.thumbnails, rate)
@@ -205,15 +183,17 @@ class Fitter:
             if dropped:
                 assert held is not None
                 advance = begin("drop outliers", state.count)
-                held = held.without(add_up(chosen(told(batches(), advance), dropped))[0])
+                unwanted = looks.pick(looks.tell(batches(), advance), dropped)
+                held = held.without(looks.add_up(unwanted)[0])
                 left = set(range(state.count)) - dropped
                 advance = begin("solve", n_cells)
-                state = self._solve(held, [seen.hashes[i] for i in left], advance)
+                state = solve_for(held, [seen.hashes[i] for i in left], advance)
                 leave_one_out = LeaveOneOut(held, state.eps, state.pyramid, advance)
-                distances = left_out(leave_one_out, chosen(batches(), left))
-                collector = second_look(state, distances, device, begin("second look", len(left)))
-                unwanted = {seen.hashes[i] for i in dropped}
-                samples = tuple(image for image in samples if image.sha256 not in unwanted)
+                distances = looks.leave_out(leave_one_out, looks.pick(batches(), left))
+                advance = begin("second look", len(left))
+                collector = looks.second_look(state, distances, device, advance)
+                hashes = {seen.hashes[i] for i in dropped}
+                samples = tuple(image for image in samples if image.sha256 not in hashes)
             state = replace(state, calibration=collector.calibration(LEAVE_ONE_OUT))
         kept.clear()
         if samples:
@@ -225,38 +205,26 @@ class Fitter:
         left_moments = held if settings.keep_moments else None
         return Fitted(state, left_moments, suspects, places, outlier_maps, seen.paths)
 
-    def _solve(self, moments: Moments, hashes: Sequence[str], advance: Advance) -> ModelState:
-        return solve(
-            self.encoder,
-            self.recipe,
-            moments,
-            hashes,
-            advance,
-            store=STORES[self.settings.store],
-            trunk=self.trunk,
-        )
-
 
 def solve(
     encoder: Encoder,
     recipe: Recipe,
+    store: torch.dtype,
+    trunk: Mapping[str, Tensor],
     moments: Moments,
     hashes: Sequence[str],
     advance: Advance,
-    *,
-    store: torch.dtype,
-    trunk: Mapping[str, Tensor],
 ) -> ModelState:
     """Make a model of what was looked at, without calibration or samples.
 
     Args:
         encoder: What decided the features.
         recipe: The recipe with its changes.
+        store: What the whitening rows are stored in.
+        trunk: The trunk's tensors, when they travel with the model.
         moments: Of the features of the good images.
         hashes: The sha256 of each of them.
         advance: Told how many more coarse cells are done.
-        store: What the whitening rows are stored in.
-        trunk: The trunk's tensors, when they travel with the model.
     """
     if recipe.eps_rule == "relative":
         eps = relative_eps(moments, recipe.eps)
@@ -276,13 +244,7 @@ def solve(
 
 
 def sample(state: ModelState, embedder: Embedder, pixels: NDArray[np.uint8]) -> Samples:
-    """What a model says of images that travel with it.
-
-    Args:
-        state: The model.
-        embedder: Its own.
-        pixels: RGB at network size, shape ``(n, H, W, 3)``.
-    """
+    """Score images that travel with a model: RGB at network size, shape ``(n, H, W, 3)``."""
     scorer = scorer_of(state, embedder.features).to(embedder.device).eval()
     with torch.inference_mode():
         scores = scorer(torch.from_numpy(pixels).to(embedder.device))

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 
 from padim.errors import MemoryLimitError
+from padim.fitting import looks
+from padim.fitting.settings import FitSettings
+from padim.images.ahead import DECODE_BYTES_PER_PX, DECODE_THREADS
 from padim.memory import format_bytes, resident_bytes
-from padim.method.gaussian import BLOCK_BYTES
+from padim.method.gaussian import BLOCK_BYTES, STORES
 from padim.method.moments import GROUP
-from padim.method.tiles import Tiling
-from padim.scoring.parity import STEP_PX
+from padim.scoring.parity import N_SAMPLES, STEP_PX
 
 SLACK = 1.12  # what the allocator holds beyond what is asked of it, as measured at most
 KEPT_FEATURE_BYTES = 256 << 20  # of features kept for a second look; beyond, they are recomputed
@@ -16,15 +18,10 @@ N_FINISHED = 4  # leave-one-out maps of whole images at a time, of a fit tile by
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a fit will take.
+    """What a fit will take."""
 
-    Attributes:
-        peak_bytes: Peak resident memory of the process.
-        file_bytes: Size of the model file.
-    """
-
-    peak_bytes: int
-    file_bytes: int
+    peak_bytes: int  # peak resident memory of the process
+    file_bytes: int  # size of the model file
 
     def check(self, max_bytes: int | None) -> None:
         """Refuse work that would not fit.
@@ -42,61 +39,49 @@ class Forecast:
 
 @dataclass(frozen=True)
 class NetworkBytes:
-    """Memory that a network takes.
+    """Memory that a network takes."""
 
-    Attributes:
-        image: Most feature maps of one image alive at once, as ``activation_bytes`` says.
-        engine: What its engine takes beside them.
-        file: Its tensors in the model file.
-    """
-
-    image: int
-    engine: int
-    file: int
+    image: int  # most feature maps of one image alive at once, as ``activation_bytes`` says
+    engine: int  # what its engine takes beside them
+    file: int  # its tensors in the model file
 
 
 def forecast_fit(
+    settings: FitSettings,
     network: NetworkBytes,
-    tiling: Tiling,
-    size_px: tuple[int, int],
-    *,
-    n_batch: int,
-    store_bytes: int,
-    keep_moments: bool,
-    n_samples: int,
-    kept_bytes: int | None,
-    n_looked: int,
-    decode_bytes: int,
+    embedder: looks.Embedder,
+    largest_px: tuple[int, int],
+    n_images: int | None,
+    kept_bytes: int,
 ) -> Forecast:
     """Forecast a fit from the shapes of its network.
 
     Args:
+        settings: Every choice of the fit.
         network: What the network takes.
-        tiling: The cells that are modelled, and how many at a time.
-        size_px: (height, width) of an image at network size.
-        n_batch: Images in one forward pass.
-        store_bytes: Bytes of one stored whitening entry.
-        keep_moments: Whether the moments are written as well.
-        n_samples: Images that travel with the model.
-        kept_bytes: Of features that are kept for a second look at the images; None when there is
-            none.
-        n_looked: Images of one product of the second look.
-        decode_bytes: What the decoder holds at once.
+        embedder: Computes the features.
+        largest_px: (height, width) of the largest image.
+        n_images: How many there are; any number when None.
+        kept_bytes: Of features and maps that are kept during a second look at the images.
     """
+    tiling, (height, width) = embedder.encoder.tiling, embedder.encoder.preprocess.size_px
     pyramid, whole = tiling.largest, tiling.pyramid
-    n_pixels = size_px[0] * size_px[1]
+    n_pixels = height * width
+    store_bytes = STORES[settings.store].itemsize
     waiting = 8 * GROUP * pyramid.n_features
     moments = 8 * (pyramid.n_entries + 2 * pyramid.n_features)
     rows = store_bytes * pyramid.n_entries
     sample_bytes = n_pixels * 3 + 4 * (n_pixels // STEP_PX**2)
     file_bytes = store_bytes * whole.n_entries + 4 * whole.n_features
-    file_bytes += network.file + n_samples * sample_bytes
-    running = n_batch * network.image
+    file_bytes += network.file + settings.keep_samples * N_SAMPLES * sample_bytes
+    running = embedder.n_batch * network.image
+    decode_bytes = DECODE_THREADS * DECODE_BYTES_PER_PX * largest_px[0] * largest_px[1]
     passing = running + network.engine + waiting + moments + decode_bytes
     factoring = moments + rows + BLOCK_BYTES + network.engine
-    saving = rows + (moments if keep_moments else 0)
+    saving = rows + (moments if settings.keep_moments else 0)
     work = max(passing, factoring, saving)
-    if kept_bytes is not None:
+    if settings.calibrate:
+        n_looked = looks.GROUP if n_images is None else min(looks.GROUP, n_images)
         # Their features in float64 before and after centring.
         looking = 8 * pyramid.n_entries + running + 16 * n_looked * pyramid.n_features
         work = max(work, factoring + looking) + kept_bytes

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -79,7 +79,6 @@ class Embedder:
         for batch in batched(loaded, self.n_batch):
             pixels = torch.from_numpy(np.stack([image.pixels for image in batch])).to(self.device)
             with torch.inference_mode():
-                embeddings: list[Tensor]
                 if self.tile is None:
                     embeddings = self.features(pixels)
                 else:
@@ -158,12 +157,9 @@ class Seen:
 
 
 class FirstLook(NamedTuple):
-    """What a first look gives.
+    """The images of a first look, and the moments of their features.
 
-    Attributes:
-        seen: The images.
-        moments: Of their features.
-        kept: Their features in batches, for the second look; empty where they were too many.
+    ``kept`` are the features in batches, for the second look; empty where they were too many.
     """
 
     seen: Seen
@@ -203,16 +199,10 @@ class Fitted:
     paths: tuple[Path | None, ...]
 
 
-class _Part(Protocol):
-    @property
-    def start(self) -> int: ...
-    def merge(self, other: Self) -> Self: ...
+Part = TypeVar("Part", Seen, FirstLook, Collector)
 
 
-P = TypeVar("P", bound=_Part)
-
-
-def merge_in_order(parts: Iterable[P]) -> P:
+def merge_in_order(parts: Iterable[Part]) -> Part:
     """Join what looks at parts of the images gave, in the order of the images.
 
     Sums of floating-point numbers depend on their order, so whoever finishes first must not decide
@@ -321,33 +311,31 @@ def second_look(
     collector = Collector(n_maps, start)
     for group in distances:
         anomaly_map, image_score = postprocess(group)
-        counted = state.preprocess.counted(anomaly_map.cpu().numpy())
+        counted = state.preprocess.blank_outside(anomaly_map.cpu().numpy())
         collector.add(counted, image_score.cpu().numpy())
         advance(len(group))
     return collector
 
 
-def left_out(leave_one_out: LeaveOneOut, batches: Iterable[Sequence[Tensor]]) -> Iterator[Tensor]:
+def leave_out(leave_one_out: LeaveOneOut, batches: Iterable[Sequence[Tensor]]) -> Iterator[Tensor]:
     """The distances of images under the model without each, as ``second_look`` takes them."""
-    for embeddings in grouped(batches):
+    for embeddings in group(batches):
         yield leave_one_out(embeddings).float()
 
 
-def grouped(batches: Iterable[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
+def group(batches: Iterable[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
     """Join small batches of embeddings, ``(cells, N, d)`` per level, to larger ones."""
     waiting: list[Sequence[Tensor]] = []
-    n_images = 0
     for batch in batches:
         waiting.append(batch)
-        n_images += batch[0].shape[1]
-        if n_images >= GROUP:
+        if sum(found[0].shape[1] for found in waiting) >= GROUP:
             yield [torch.cat(level, dim=1) for level in zip(*waiting, strict=True)]
-            waiting, n_images = [], 0
+            waiting = []
     if waiting:
         yield [torch.cat(level, dim=1) for level in zip(*waiting, strict=True)]
 
 
-def chosen(batches: Iterable[Sequence[Tensor]], places: Set[int]) -> Iterator[list[Tensor]]:
+def pick(batches: Iterable[Sequence[Tensor]], places: Set[int]) -> Iterator[list[Tensor]]:
     """Keep some images of batches of embeddings.
 
     Args:
@@ -363,7 +351,7 @@ def chosen(batches: Iterable[Sequence[Tensor]], places: Set[int]) -> Iterator[li
             yield [level[:, inside] for level in batch]
 
 
-def told(batches: Iterable[list[Tensor]], advance: Advance) -> Iterator[list[Tensor]]:
+def tell(batches: Iterable[list[Tensor]], advance: Advance) -> Iterator[list[Tensor]]:
     """Pass batches of embeddings on, and tell how many more images have been worked on."""
     for batch in batches:
         yield batch

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -55,28 +54,35 @@ def prepare(
         WeightsError: The weights are absent and cannot be fetched, or are the wrong ones.
         MissingExtraError: The engine is not installed.
     """
-    spec = _tapped(settings)
+    spec = backbone(settings.backbone)
+    if taps := settings.taps or RECIPES[settings.recipe].taps:
+        spec = with_taps(spec, taps)
     if settings.tile_px is not None and settings.size_px is None and source_px is not None:
         settings = replace(settings, size_px=_nearest_size(spec, source_px))
     recipe = recipe_of(settings)
     device = choose_device(settings.device)
     require_outliers_known(settings, bool(settings.drop_outliers))
     engine = choose_engine(settings.engine, device, settings.precision)
-    preprocess = _preprocess(settings, recipe, spec, source_px)
-    tiling = _tiling(settings, recipe, spec, preprocess)
-    in_tiles = len(tiling.tiles) > 1
-    network = _network(settings, spec, tiling, preprocess, engine)
+    preprocess = _build_preprocess(settings, recipe, spec, source_px)
+    tiling = _plan_tiling(settings, recipe, spec, preprocess)
+    path = fetch(spec) if settings.weights is None else Path(settings.weights)
+    if not path.is_file():
+        raise PathMissingError(path)
+    who, versions = Engine.installed(engine), installed_versions()
+    encoder = Encoder(spec, tiling, preprocess, who, settings.precision, sha256(path), versions)
+    network = Network(encoder, lambda: read_weights(path), path)
     n_batch = choose_batch(settings.n_batch, device)
-    tensors, image_bytes, engine_bytes = _trunk(network, engine, n_batch)
+    tensors, image_bytes, engine_bytes = _measure_trunk(network, engine, n_batch)
     is_inside = settings.include_backbone
     if is_inside is None:
         is_inside = n_bytes(tensors) < INCLUDE_BACKBONE_BYTES
     trunk = tensors if is_inside else {}
     features = network.features(engine, settings.n_threads).to(device)
+    keep_samples = settings.keep_samples and len(tiling.tiles) == 1
     return Fitter(
-        settings=replace(settings, keep_samples=settings.keep_samples and not in_tiles),
+        settings=replace(settings, keep_samples=keep_samples),
         recipe=recipe,
-        embedder=Embedder(network.encoder, features, device, n_batch),
+        embedder=Embedder(encoder, features, device, n_batch),
         trunk=trunk,
         network_bytes=NetworkBytes(image_bytes, engine_bytes, n_bytes(trunk)),
         scratch=scratch,
@@ -85,10 +91,6 @@ def prepare(
 
 def require_outliers_known(settings: FitSettings, are_wanted: bool) -> None:
     """Make sure that outliers are known where they are to be dropped or drawn.
-
-    Args:
-        settings: Of the fit.
-        are_wanted: Whether they are.
 
     Raises:
         UsageError: They are not.
@@ -114,13 +116,6 @@ def first_px(images: Iterable[ImageInput]) -> tuple[int, int]:
     raise DatasetError("No image can be read. Name a folder of good images.")
 
 
-def _tapped(settings: FitSettings) -> BackboneSpec:
-    """The backbone, tapped where the settings or their recipe say."""
-    spec = backbone(settings.backbone)
-    taps = settings.taps or RECIPES[settings.recipe].taps
-    return spec if taps is None else with_taps(spec, taps)
-
-
 def _nearest_size(spec: BackboneSpec, source_px: tuple[int, int]) -> tuple[int, int]:
     """The size that the network takes which is nearest to that of the images."""
     stride = max(spec.strides)
@@ -128,14 +123,7 @@ def _nearest_size(spec: BackboneSpec, source_px: tuple[int, int]) -> tuple[int, 
     return height, width
 
 
-def _n_random_dims(spec: BackboneSpec, dims: int | Literal["all"] | None) -> int | None:
-    """How many dimensions are drawn at random; None for all of them, undrawn."""
-    if dims is None:
-        return spec.n_random_dims and min(spec.n_random_dims, spec.n_dims)
-    return None if dims == "all" else dims
-
-
-def _preprocess(
+def _build_preprocess(
     settings: FitSettings, recipe: Recipe, spec: BackboneSpec, source_px: tuple[int, int] | None
 ) -> Preprocess:
     """The way from an image to the network, with the region of interest."""
@@ -155,16 +143,14 @@ def _preprocess(
     )
 
 
-def _tiling(
+def _plan_tiling(
     settings: FitSettings, recipe: Recipe, spec: BackboneSpec, preprocess: Preprocess
 ) -> Tiling:
-    """What the network sees of an image at a time.
-
-    Raises:
-        UsageError: What is said of tiles does not fit the rest.
-    """
+    """What the network sees of an image at a time."""
+    n_random_dims = None if settings.dims == "all" else settings.dims
+    if settings.dims is None:
+        n_random_dims = spec.n_random_dims and min(spec.n_random_dims, spec.n_dims)
     seed = RANDOM_DIMS_SEED + settings.dims_seed
-    n_random_dims = _n_random_dims(spec, settings.dims)
     pyramid = build_pyramid(spec, recipe.size_px, n_random_dims, seed)
     region = preprocess.roi
     if settings.tile_px is not None and recipe.crop_fraction < 1:
@@ -183,35 +169,9 @@ def _tiling(
     return tiling
 
 
-def _network(
-    settings: FitSettings,
-    spec: BackboneSpec,
-    tiling: Tiling,
-    preprocess: Preprocess,
-    engine: str,
-) -> Network:
-    """The network, with weights that are there.
-
-    Raises:
-        PathMissingError: There is no such weights file.
-        WeightsError: The weights are absent and cannot be fetched.
-    """
-    path = fetch(spec) if settings.weights is None else Path(settings.weights)
-    if not path.is_file():
-        raise PathMissingError(path)
-    encoder = Encoder(
-        spec,
-        tiling,
-        preprocess,
-        Engine.installed(engine),
-        settings.precision,
-        sha256(path),
-        installed_versions(),
-    )
-    return Network(encoder, lambda: read_weights(path), path)
-
-
-def _trunk(network: Network, engine: str, n_batch: int) -> tuple[dict[str, Tensor], int, int]:
+def _measure_trunk(
+    network: Network, engine: str, n_batch: int
+) -> tuple[dict[str, Tensor], int, int]:
     """The trunk's tensors, the bytes of one image's feature maps, and what the engine takes."""
     if engine == "torch":
         return *network.trunk(), 0

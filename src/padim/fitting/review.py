@@ -88,28 +88,19 @@ def review(
         Suspect(i, "duplicate", "nearly the same picture", other=other)
         for i, other in near_duplicates(looks)
     ]
-    return outliers + repeated + _odd_ones(looks)
+    return outliers + repeated + _find_odd(looks)
 
 
 def review_look(
     collector: Collector, looks: Sequence[Look], rate: float
 ) -> tuple[tuple[Suspect, ...], dict[int, NDArray[np.float32]]]:
-    """Review the images of a second look.
-
-    Args:
-        collector: What it gave.
-        looks: The images.
-        rate: Largest p-value of an outlier.
-
-    Returns:
-        What ``review`` lists, and the maps of outliers that were kept.
-    """
+    """Review the images of a second look: what ``review`` lists, and the outliers' maps."""
     suspects = tuple(review(collector.image_scores(), looks, rate))
     outliers = {suspect.index for suspect in suspects if suspect.reason == "outlier"}
     return suspects, {i: found for i, found in collector.maps().items() if i in outliers}
 
 
-def _odd_ones(looks: Sequence[Look]) -> list[Suspect]:
+def _find_odd(looks: Sequence[Look]) -> list[Suspect]:
     found = [Suspect(i, "size", words) for i, words in far_sizes(looks)]
     brightness = np.array([look.brightness for look in looks])
     usual_level = float(np.median(brightness))

@@ -17,6 +17,7 @@ from padim.recipes import DEFAULT_RECIPE, EPS_RULES, RECIPES, Recipe
 from padim.scoring.engines import DEVICES, ENGINES, PRECISIONS
 
 STORE_NAMES = ("float16", "float32")
+_ABOVE_0 = Range(0, is_open=True, usual=0.01)
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,7 @@ class FitSettings:
     ] = 0
     eps: Annotated[
         float | None,
-        Choice(
-            "Added to the covariances' diagonal.",
-            "network",
-            "X",
-            within=Range(0, is_open=True, usual=0.01),
-        ),
+        Choice("Added to the covariances' diagonal.", "network", "X", within=_ABOVE_0),
     ] = None
     eps_rule: Annotated[
         str | None,

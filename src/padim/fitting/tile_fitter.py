@@ -7,32 +7,18 @@ from operator import length_hint
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from padim.errors import DatasetError, ImageReadError, UsageError
 from padim.features.cached_trunk import open_graphs
 from padim.files import TemporaryFolder
+from padim.fitting import looks
 from padim.fitting.forecast import N_FINISHED
-from padim.fitting.looks import (
-    NO_IMAGE,
-    Advance,
-    Begin,
-    Embedder,
-    Fitted,
-    Seen,
-    Unreadable,
-    add_up,
-    grouped,
-    no_progress,
-    second_look,
-    told,
-)
-from padim.fitting.review import OUTLIER_RATE, Suspect, review_look
+from padim.fitting.looks import Advance, Begin, Embedder, Fitted, Seen, Unreadable
+from padim.fitting.review import OUTLIER_RATE, review_look
 from padim.fitting.settings import FitSettings
-from padim.images.ahead import DECODE_AHEAD, DECODE_THREADS, ImageInput, load_image, mapped_ahead
+from padim.images.ahead import DECODE_AHEAD, DECODE_THREADS, ImageInput, load_image, map_ahead
 from padim.images.thumbnails import Look
 from padim.method.gaussian import STORES, factor, level_eps
 from padim.method.leave_one_out import LeaveOneOut
@@ -53,9 +39,6 @@ class TileFitter:
     temporary files.
 
     Attributes:
-        settings: Every choice.
-        recipe: The recipe with the changes that were chosen.
-        embedder: Computes features.
         trunk: The trunk's tensors, when they travel with the model.
         n_maps: Maps of outliers that are kept.
         kept_feature_bytes: Of features kept for the second look; with more they are recomputed.
@@ -73,15 +56,10 @@ class TileFitter:
     def fit(
         self,
         images: Iterable[ImageInput],
-        begin: Begin = no_progress,
+        begin: Begin = looks.no_progress,
         unreadable: Unreadable | None = None,
     ) -> Fitted:
-        """Fit on good images.
-
-        Args:
-            images: Paths, Pillow images or uint8 arrays ``(H0, W0, 3)``; never an iterator.
-            begin: Told of each phase; an image is a step of it, for every tile once for each look.
-            unreadable: Told of an image that cannot be read; raised when None.
+        """Fit on good images; each is a step of a phase, for every tile once for each look.
 
         Raises:
             DatasetError: There is no image, or one has changed between two looks at it.
@@ -95,7 +73,7 @@ class TileFitter:
             )
         open_graphs(self.embedder.features)
         readable, seen = self._survey(images, begin("read", length_hint(images)), unreadable)
-        eps = self._eps(readable)
+        eps = self._find_eps(readable)
         encoder, count = self.embedder.encoder, len(seen.hashes)
         is_judged = self.settings.calibrate and count > 1
         store, n_judged = STORES[self.settings.store], count if is_judged else 0
@@ -114,18 +92,13 @@ class TileFitter:
             image_sha256=tuple(sorted(seen.hashes)),
             trunk=self.trunk,
         )
-        suspects: tuple[Suspect, ...] = ()
-        outlier_maps: dict[int, NDArray[np.float32]] = {}
-        if files.distances is not None:
-            collector = second_look(
-                state,
-                self._maps(files.distances, count),
-                torch.device("cpu"),
-                begin("maps", count),
-                n_maps=self.n_maps,
-            )
-            suspects, outlier_maps = review_look(collector, seen.thumbnails, OUTLIER_RATE)
-            state = replace(state, calibration=collector.calibration(LEAVE_ONE_OUT))
+        if files.distances is None:
+            return Fitted(state, None, (), (), {}, seen.paths)
+        distances, device = self._read_maps(files.distances, count), torch.device("cpu")
+        advance = begin("maps", count)
+        collector = looks.second_look(state, distances, device, advance, n_maps=self.n_maps)
+        suspects, outlier_maps = review_look(collector, seen.thumbnails, OUTLIER_RATE)
+        state = replace(state, calibration=collector.calibration(LEAVE_ONE_OUT))
         return Fitted(state, None, suspects, (), outlier_maps, seen.paths)
 
     def _fit_tile(
@@ -139,7 +112,7 @@ class TileFitter:
     ) -> None:
         """Write the rows and means of one part, and the distances of its images."""
         kept_bytes = 0 if files.distances is None else self.kept_feature_bytes
-        moments, kept = add_up(told(batches(), advance), kept_bytes)
+        moments, kept = looks.add_up(looks.tell(batches(), advance), kept_bytes)
         rows = factor(moments, eps, max(moments.count - 1, 1), files.whitening[0].dtype)
         for i, span in enumerate(spans):
             files.whitening[i].write(span.start, rows[i])
@@ -149,12 +122,12 @@ class TileFitter:
             leave_one_out = LeaveOneOut(moments, eps, pyramid)
             del moments
             place = spans[-1].start
-            for embeddings in grouped(told(kept or batches(), advance)):
+            for embeddings in looks.group(looks.tell(kept or batches(), advance)):
                 for image in leave_one_out.distances(embeddings).t():
                     files.distances.write(place, image)
                     place += self.embedder.encoder.pyramid.n_cells(-1)
 
-    def _maps(self, distances: FileTensor, count: int) -> Iterator[Tensor]:
+    def _read_maps(self, distances: FileTensor, count: int) -> Iterator[Tensor]:
         """The distances of all images in groups, shape ``(N, h, w)``."""
         pyramid = self.embedder.encoder.pyramid
         n_fine = pyramid.n_cells(-1)
@@ -175,7 +148,7 @@ class TileFitter:
             return image, loaded.sha256, loaded.path, Look.of(loaded.pixels, loaded.source_px)
 
         found = []
-        for seen in mapped_ahead(look, images, DECODE_THREADS, DECODE_AHEAD):
+        for seen in map_ahead(look, images, DECODE_THREADS, DECODE_AHEAD):
             advance(1)
             if not isinstance(seen, ImageReadError):
                 found.append(seen)
@@ -184,21 +157,21 @@ class TileFitter:
             else:
                 unreadable(seen)
         if not found:
-            raise DatasetError(NO_IMAGE)
+            raise DatasetError(looks.NO_IMAGE)
         readable, hashes, paths, thumbnails = zip(*found, strict=True)
         return list(readable), Seen(0, hashes, paths, thumbnails)
 
-    def _eps(self, images: list[ImageInput]) -> list[float]:
+    def _find_eps(self, images: list[ImageInput]) -> list[float]:
         """What is added to the diagonal of each level: of the whole images' first few."""
         encoder = self.embedder.encoder
         n_levels = len(encoder.pyramid.levels)
         if self.recipe.eps_rule == "absolute":
             return [self.recipe.eps] * n_levels
-        n_images = 0
         pilot: list[Tensor] = []
         sums: list[Tensor] = []
         squares = [0.0] * n_levels
-        for image in images[:N_PILOT]:
+        images = images[:N_PILOT]
+        for image in images:
             loaded = load_image(image, encoder.preprocess)
             pixels = torch.from_numpy(loaded.pixels[None]).to(self.embedder.device)
             with torch.inference_mode():
@@ -209,10 +182,9 @@ class TileFitter:
                 level = level - pilot[i]
                 sums[i] += level
                 squares[i] += float(level.square().sum(dtype=torch.float64))
-            n_images += 1
         variances = [
-            (square - float(total.square().sum(dtype=torch.float64)) / n_images)
-            / max(n_images - 1, 1)
+            (square - float(total.square().sum(dtype=torch.float64)) / len(images))
+            / max(len(images) - 1, 1)
             / total.numel()
             for square, total in zip(squares, sums, strict=True)
         ]
@@ -220,17 +192,11 @@ class TileFitter:
 
 
 class _Files(NamedTuple):
-    """Temporary files, in which what was found of the tiles waits for the rest.
+    """Temporary files, in which what was found of the tiles waits for the rest."""
 
-    Attributes:
-        whitening: Rows of each level, shape ``(cells, d, D + d)``.
-        mean: Of each level, shape ``(cells, d)``; in memory.
-        distances: Of each image at all cells, one image after the other; None when not wanted.
-    """
-
-    whitening: tuple[FileTensor, ...]
-    mean: tuple[Tensor, ...]
-    distances: FileTensor | None
+    whitening: tuple[FileTensor, ...]  # (cells, d, D + d) of each level
+    mean: tuple[Tensor, ...]  # (cells, d) of each level; in memory
+    distances: FileTensor | None  # of each image at all cells, one after the other, when wanted
 
 
 def _open_files(

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from torch import Tensor
@@ -14,20 +15,9 @@ from padim.features.cached_trunk import open_graphs
 from padim.features.encoder import Encoder
 from padim.features.network import choose_batch, choose_device, choose_engine
 from padim.files import sha256
+from padim.fitting import looks
 from padim.fitting.fitter import sample, solve
-from padim.fitting.looks import (
-    Begin,
-    Embedder,
-    FirstLook,
-    Seen,
-    add_up,
-    left_out,
-    look,
-    merge_in_order,
-    no_progress,
-    second_look,
-    told,
-)
+from padim.fitting.looks import Begin, Embedder, FirstLook, Seen
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
 from padim.model.padim import network_of
@@ -45,7 +35,7 @@ def update(
     recalibrate: Paths = (),
     *,
     weights: str | Path | None = None,
-    begin: Begin = no_progress,
+    begin: Begin = looks.no_progress,
 ) -> ModelState:
     """Add good images to a model: exactly what a fit on all of them would give.
 
@@ -65,14 +55,15 @@ def update(
         >>> padim.update("kept.safetensors", "part/test/good").count
         9
     """
-    path, images, recalibrate = Path(path), _files(images), _files(recalibrate)
+    path, images, recalibrate = Path(path), _expand(images), _expand(recalibrate)
     state, moments = _load(path)
     hashes = [sha256(image) for image in images]
-    if known := _named(images, hashes, set(state.image_sha256)):
+    if known := _list_named(images, hashes, set(state.image_sha256)):
         raise DatasetError(f"{path} knows {known} already. Name images that it has not seen.")
     embedder = embedder_of(state, weights)
-    more = look(embedder, images, begin("update", len(images)), start=state.count)
-    whole = merge_in_order((_known(state, moments), more))
+    more = looks.look(embedder, images, begin("update", len(images)), start=state.count)
+    before = FirstLook(Seen(0, state.image_sha256), moments, [])
+    whole = looks.merge_in_order((before, more))
     return _change(path, embedder, state, whole.moments, whole.seen.hashes, recalibrate, begin)
 
 
@@ -82,7 +73,7 @@ def forget(
     recalibrate: Paths = (),
     *,
     weights: str | Path | None = None,
-    begin: Begin = no_progress,
+    begin: Begin = looks.no_progress,
 ) -> ModelState:
     """Take images out of a model: exactly what a fit on the others would give.
 
@@ -102,12 +93,12 @@ def forget(
         >>> padim.forget("kept.safetensors", ["part/train/good/0.png"]).count
         5
     """
-    path, images, recalibrate = Path(path), _files(images), _files(recalibrate)
+    path, images, recalibrate = Path(path), _expand(images), _expand(recalibrate)
     state, moments = _load(path)
     hashes = [sha256(image) for image in images]
     left = Counter(state.image_sha256)
     left.subtract(hashes)
-    if strange := _named(images, hashes, {digest for digest, n in left.items() if n < 0}):
+    if strange := _list_named(images, hashes, {digest for digest, n in left.items() if n < 0}):
         raise DatasetError(f"{path} was not fitted on {strange}. Name images that it has seen.")
     if not left.total():
         raise DatasetError(f"{path} would have no image left. Delete it instead.")
@@ -121,7 +112,7 @@ def forget(
                 kept[:] = [sample for sample in kept if not np.array_equal(sample, mirrored)]
             yield embeddings
 
-    fewer = moments.without(add_up(told(batches(), begin("forget", len(images))))[0])
+    fewer = moments.without(looks.add_up(looks.tell(batches(), begin("forget", len(images))))[0])
     if state.samples is not None:
         samples = replace(state.samples, image=np.stack(kept)) if kept else None
         state = replace(state, samples=samples)
@@ -134,7 +125,7 @@ def merge(
     out: str | Path,
     *,
     weights: str | Path | None = None,
-    begin: Begin = no_progress,
+    begin: Begin = looks.no_progress,
 ) -> ModelState:
     """Join two models: exactly what a fit on the images of both would give.
 
@@ -156,7 +147,7 @@ def merge(
     first, second, out = Path(first), Path(second), Path(out)
     (state, moments), (other, more) = _load(first), _load(second)
     if state.recipe != other.recipe:
-        raise _unlike(str(first), str(second), "recipe")
+        _refuse_unlike(str(first), str(second), "recipe")
     _require_alike(str(first), state.encoder, str(second), other.encoder)
     if both := set(state.image_sha256) & set(other.image_sha256):
         raise DatasetError(
@@ -164,7 +155,9 @@ def merge(
             "Take them out of one with padim forget."
         )
     embedder = embedder_of(state, weights)
-    whole = merge_in_order((_known(state, moments), _known(other, more, start=state.count)))
+    before = FirstLook(Seen(0, state.image_sha256), moments, [])
+    after = FirstLook(Seen(state.count, other.image_sha256), more, [])
+    whole = looks.merge_in_order((before, after))
     return _change(out, embedder, state, whole.moments, whole.seen.hashes, (), begin)
 
 
@@ -186,11 +179,6 @@ def embedder_of(state: ModelState, weights: str | Path | None = None) -> Embedde
     return Embedder(encoder, features, device, choose_batch(None, device))
 
 
-def _known(state: ModelState, moments: Moments, start: int = 0) -> FirstLook:
-    """What the first look at the images of a model gave."""
-    return FirstLook(Seen(start, state.image_sha256), moments, [])
-
-
 def _change(
     path: Path,
     embedder: Embedder,
@@ -202,26 +190,20 @@ def _change(
 ) -> ModelState:
     """Solve a model anew and write it."""
     advance = begin("solve", before.pyramid.n_coarse_cells * (2 if recalibrate else 1))
-    state = solve(
-        before.encoder,
-        before.recipe,
-        moments,
-        hashes,
-        advance,
-        store=before.whitening[0].dtype,
-        trunk=before.trunk,
-    )
+    store = before.whitening[0].dtype
+    state = solve(before.encoder, before.recipe, store, before.trunk, moments, hashes, advance)
     calibration = before.calibration and replace(before.calibration, stale=True)
     if recalibrate:
         used = [sha256(image) for image in recalibrate]
-        if strange := _named(recalibrate, used, set(used) - set(hashes)):
+        if strange := _list_named(recalibrate, used, set(used) - set(hashes)):
             raise DatasetError(
                 f"The model was not fitted on {strange}. Use padim calibrate for other images."
             )
         leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid, advance)
-        distances = left_out(leave_one_out, (found for _, found in embedder.embed(recalibrate)))
+        batches = (embeddings for _, embeddings in embedder.embed(recalibrate))
+        distances = looks.leave_out(leave_one_out, batches)
         advance = begin("second look", len(recalibrate))
-        collector = second_look(state, distances, embedder.device, advance)
+        collector = looks.second_look(state, distances, embedder.device, advance)
         calibration = collector.calibration(LEAVE_ONE_OUT)
     samples = before.samples
     if samples is not None:
@@ -232,12 +214,7 @@ def _change(
 
 
 def _load(path: Path) -> tuple[ModelState, Moments]:
-    """Read a model and its moments.
-
-    Raises:
-        UsageError: It is a graph, or has no moments.
-        ModelFileError: A file is damaged.
-    """
+    """Read a model and its moments."""
     if is_graph(path):
         raise UsageError(
             f"{path} is a graph, which learns nothing more. Change the model file that it was made "
@@ -246,34 +223,30 @@ def _load(path: Path) -> tuple[ModelState, Moments]:
     return load_pair(path)
 
 
-def _files(images: Paths) -> tuple[Path, ...]:
+def _expand(images: Paths) -> tuple[Path, ...]:
     given = [images] if isinstance(images, str | Path) else images
     return expand([Path(image) for image in given], recursive=False)
 
 
-def _named(images: Sequence[Path], hashes: Sequence[str], wanted: set[str]) -> str:
+def _list_named(images: Sequence[Path], hashes: Sequence[str], wanted: set[str]) -> str:
     return listed(
         [str(path) for path, digest in zip(images, hashes, strict=True) if digest in wanted]
     )
 
 
 def _require_alike(one: str, ours: Encoder, other: str, theirs: Encoder) -> None:
-    """Make sure that features are the same on both sides.
-
-    Raises:
-        UsageError: They are not.
-    """
+    """Make sure that features are the same on both sides."""
     for name, (mine, its) in ours.differences(theirs).items():
         if name not in {*ours.versions, *theirs.versions, "engine"}:
-            raise _unlike(one, other, name)
+            _refuse_unlike(one, other, name)
         raise UsageError(
             f"{one} was fitted with {name} {mine}, but {other} has {its}, and so other features. "
             "Use the same, or fit anew."
         )
 
 
-def _unlike(first: str, second: str, what: str) -> UsageError:
-    return UsageError(
+def _refuse_unlike(first: str, second: str, what: str) -> NoReturn:
+    raise UsageError(
         f"{first} and {second} differ in their {what}, so their images cannot be joined. Fit both "
         "alike."
     )

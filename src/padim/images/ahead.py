@@ -38,7 +38,7 @@ class Loaded:
         image: As it was given.
         pixels: RGB, shape ``(H, W, 3)``, uint8.
         source_px: (height, width) of the source image.
-        sha256: As for ``content_sha256``; empty when not asked for.
+        sha256: Of its content, as ``content_sha256`` says; empty when not asked for.
         picture: The source image of a file, when it was to be kept.
     """
 
@@ -94,7 +94,7 @@ def load_image(image: ImageInput, bring: Bring, hashed: bool = False, kept_px: i
     """Read one image and bring it to the size that a model takes.
 
     Args:
-        image: As for ``open_image``.
+        image: A path, the bytes of an image file, a Pillow image or an array.
         bring: The way to that size, by custom a ``Preprocess``.
         hashed: Whether its content is to be hashed.
         kept_px: Pixels of a file's picture that is kept, at most.
@@ -154,7 +154,7 @@ def load_ahead(
         except ImageReadError as error:
             return error
 
-    for loaded in mapped_ahead(load, images, DECODE_THREADS, n_ahead):
+    for loaded in map_ahead(load, images, DECODE_THREADS, n_ahead):
         if isinstance(loaded, Loaded):
             yield loaded
         elif unreadable is None:
@@ -163,7 +163,7 @@ def load_ahead(
             unreadable(loaded)
 
 
-def mapped_ahead(
+def map_ahead(
     work: Callable[[T], R], items: Iterable[T], n_threads: int, n_ahead: int
 ) -> Iterator[R]:
     """Do something with each item in threads, in order, while the caller works on what is done.

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,19 +14,6 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from padim.errors import ImageReadError, ShapeError, UsageError
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "decode",
-    "decode_with_mode",
-    "own_errors",
-    "read_image",
-    "read_levels",
-    "read_mask",
-    "read_size_px",
-    "rgb_pixels",
-    "upright_8_bit",
-]
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
@@ -64,16 +50,11 @@ class _MutedPillow:
                 warnings.filterwarnings("ignore", module=r"PIL\b")
             self._n_readers += 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with self._lock:
             self._n_readers -= 1
             if self._n_readers == 0:
-                self._filters.__exit__(kind, error, trace)
+                self._filters.__exit__(None, None, None)
 
 
 _muted_pillow = _MutedPillow()
@@ -101,16 +82,13 @@ def decode_with_mode(path: Path) -> tuple[Image.Image, str]:
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image file as upright RGB.
-
-    Args:
-        path: As for `decode`.
+    """Read an image file as `decode` does.
 
     Returns:
-        Pixels, shape ``(H, W, 3)``, 0 to 255, contiguous and writable.
+        RGB pixels, shape ``(H, W, 3)``, 0 to 255, contiguous and writable.
 
     Raises:
-        ImageReadError: As for `decode`.
+        ImageReadError: The file cannot be read as an image.
     """
     return np.array(decode(path).convert("RGB"))
 
@@ -138,25 +116,21 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
         Mask, shape ``(H, W)``, true on the defect.
 
     Raises:
-        ImageReadError: As for `read_image`; a mask of floats is fine, though.
+        ImageReadError: The file cannot be read as an image; one of floats can.
     """
-    is_defect: NDArray[np.bool_] = read_levels(path) > 0
-    return is_defect
+    return np.asarray(read_levels(path) > 0)
 
 
 def read_levels(path: Path) -> NDArray[Any]:
     """Read the values that a mask is drawn with: of each pixel, the highest colour channel.
 
-    Args:
-        path: As for `read_mask`.
-
     Returns:
         Values, shape ``(H, W)``, of the file's depth.
 
     Raises:
-        ImageReadError: As for `read_mask`.
+        ImageReadError: The file cannot be read as an image; one of floats can.
     """
-    return _read(path, _levels)
+    return _read(path, _take_levels)
 
 
 def upright_8_bit(image: Image.Image, name: Path | str = "The Pillow image") -> Image.Image:
@@ -173,7 +147,7 @@ def upright_8_bit(image: Image.Image, name: Path | str = "The Pillow image") -> 
         ImageReadError: The pixels are floats, or integers outside 0 to 65535, or damaged.
     """
     with own_errors(name):
-        image = _upright(image)
+        image = _turn_upright(image)
     if image.mode == "F":
         raise ImageReadError(
             name,
@@ -190,7 +164,7 @@ def upright_8_bit(image: Image.Image, name: Path | str = "The Pillow image") -> 
             )
         # 65535 = 255 * 257, and 257 is odd: this rounds, and there are no ties.
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8))
-    return _grey_or_colours(image)
+    return _reduce_mode(image)
 
 
 def rgb_pixels(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -204,7 +178,7 @@ def rgb_pixels(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         Pixels, shape ``(H, W, 3)``; a view where nothing is to be done.
 
     Raises:
-        ImageReadError: As for `upright_8_bit`.
+        ImageReadError: Its pixels are floats, integers outside 0 to 65535, or damaged.
         ShapeError: An array of another shape or type, or an image without a pixel.
         UsageError: It is no image at all.
     """
@@ -279,15 +253,15 @@ def _reason(error: Exception) -> str:
     return f"it is damaged or cut short ({str(error).rstrip('.') or type(error).__name__})"
 
 
-def _levels(image: Image.Image) -> NDArray[Any]:
-    image = _upright(image)
+def _take_levels(image: Image.Image) -> NDArray[Any]:
+    image = _turn_upright(image)
     if image.mode != "F" and not image.mode.startswith("I"):
-        image = _grey_or_colours(image)
+        image = _reduce_mode(image)
     levels: NDArray[Any] = np.atleast_3d(np.asarray(image)).max(axis=2)
     return levels
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn_upright(image: Image.Image) -> Image.Image:
     # exif_transpose copies what is upright already.
     if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
         image.load()
@@ -295,7 +269,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def _grey_or_colours(image: Image.Image) -> Image.Image:
+def _reduce_mode(image: Image.Image) -> Image.Image:
     if image.mode == "La":
         image = image.convert("LA")
     # Pillow would blend or warn for a transparent colour, and alpha is dropped anyway.

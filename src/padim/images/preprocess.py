@@ -52,10 +52,10 @@ class Preprocess:
         if isinstance(image, Image.Image):
             self._require_fitting((image.height, image.width))
             # Grey becomes three channels last: a third of the work.
-            return np.array(self._geometry(image, _FILTERS[self.resample]).convert("RGB"))
+            return np.array(self._resize_and_crop(image, _FILTERS[self.resample]).convert("RGB"))
         pixels = rgb_pixels(image)
         self._require_fitting((pixels.shape[0], pixels.shape[1]))
-        return np.array(self._geometry(Image.fromarray(pixels), _FILTERS[self.resample]))
+        return np.array(self._resize_and_crop(Image.fromarray(pixels), _FILTERS[self.resample]))
 
     def matrices(
         self, source_px: tuple[int, int]
@@ -80,9 +80,9 @@ class Preprocess:
         rows, columns = matrices
         # Releases of Pillow differ in which they do first, so this one is asked.
         probe = np.random.default_rng(0).integers(0, 256, source_px, dtype=np.uint8)
-        asked = np.asarray(self._geometry(Image.fromarray(probe), _FILTERS[self.resample]))
-        rows_first = _to_8_bit(_to_8_bit(rows @ probe) @ columns.T)
-        columns_first = _to_8_bit(rows @ _to_8_bit(probe @ columns.T))
+        asked = np.asarray(self._resize_and_crop(Image.fromarray(probe), _FILTERS[self.resample]))
+        rows_first = _round_to_8_bit(_round_to_8_bit(rows @ probe) @ columns.T)
+        columns_first = _round_to_8_bit(rows @ _round_to_8_bit(probe @ columns.T))
         differing = [np.count_nonzero(found != asked) for found in (rows_first, columns_first)]
         return rows, columns, bool(differing[0] < differing[1])
 
@@ -96,7 +96,7 @@ class Preprocess:
             Shape ``(H, W)``.
         """
         grey = Image.fromarray(mask.astype(np.uint8) * 255)
-        return np.asarray(self._geometry(grey, Image.Resampling.NEAREST)) > 0
+        return np.asarray(self._resize_and_crop(grey, Image.Resampling.NEAREST)) > 0
 
     def labels(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
         """Bring numbered regions of a ground truth to network size by nearest neighbour.
@@ -110,7 +110,7 @@ class Preprocess:
         Returns:
             Shape ``(H, W)``.
         """
-        brought = np.array(self._geometry(Image.fromarray(labels), Image.Resampling.NEAREST))
+        brought = np.array(self._resize_and_crop(Image.fromarray(labels), Image.Resampling.NEAREST))
         is_lost = np.bincount(brought.ravel(), minlength=int(labels.max()) + 1) == 0
         is_lost[0] = False
         top, left, height, width = self.window((labels.shape[0], labels.shape[1]))
@@ -127,8 +127,8 @@ class Preprocess:
                 brought[rows[middle], columns[middle]] = seen[y[middle], x[middle]]
         return brought
 
-    def counted(self, anomaly_map: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Maps with NaN outside the region of interest.
+    def blank_outside(self, anomaly_map: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Set maps to NaN outside the region of interest.
 
         Args:
             anomaly_map: Shape ``(N, H, W)``.
@@ -218,14 +218,12 @@ class Preprocess:
             return short, int(short * width / height)
         return int(short * height / width), short
 
-    def _geometry(self, picture: Image.Image, resample: Image.Resampling) -> Image.Image:
+    def _resize_and_crop(self, picture: Image.Image, resample: Image.Resampling) -> Image.Image:
         height, width = self._resized_px((picture.height, picture.width))
         if picture.size != (width, height):
             picture = picture.resize((width, height), resample)
         if (height, width) != self.size_px:
-            top, left = (
-                _crop_start(w, c) for w, c in zip((height, width), self.size_px, strict=True)
-            )
+            top, left = map(_crop_start, (height, width), self.size_px)
             picture = picture.crop((left, top, left + self.size_px[1], top + self.size_px[0]))
         return picture
 
@@ -263,7 +261,7 @@ def _resize_matrix(
     return np.round(matrix * 2**22) / 2**22
 
 
-def _to_8_bit(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+def _round_to_8_bit(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.floor(pixels + 0.5).clip(0, 255)
 
 

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from padim.errors import ShapeError, UsageError
 
-__all__ = ["Region", "label_regions", "peak_region", "regions_above"]
-
 
 @dataclass(frozen=True)
 class Region:
@@ -83,7 +81,7 @@ def label_regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
         Runs joined as in He et al. 2008; minimum label hooking with pointer jumping as in
         Shiloach and Vishkin 1982. In two rounds every part merges, so rounds are logarithmic.
     """
-    _check_axes("mask", mask)
+    require_two_axes("mask", mask)
     height, width = mask.shape
     # A false column on either side keeps the runs of neighbouring rows apart in the flat mask.
     stride = width + 2
@@ -138,7 +136,7 @@ def peak_region(
         ShapeError: The map has not two axes, or no pixel but NaN.
         UsageError: The fraction is out of range.
     """
-    _check_axes("anomaly map", anomaly_map)
+    require_two_axes("anomaly map", anomaly_map)
     if not 0 < fraction <= 1:
         raise UsageError(
             f"The hot fraction is {fraction}, but needs to be above 0 and at most 1. "
@@ -176,7 +174,7 @@ def regions_above(
     Raises:
         ShapeError: The map has not two axes.
     """
-    _check_axes("anomaly map", anomaly_map)
+    require_two_axes("anomaly map", anomaly_map)
     labels, n_parts = label_regions(anomaly_map > threshold)
     rows, columns = np.nonzero(labels)
     label = labels[rows, columns]
@@ -210,7 +208,12 @@ def _region(
     )
 
 
-def _check_axes(name: str, array: NDArray[Any]) -> None:
+def require_two_axes(name: str, array: NDArray[Any]) -> None:
+    """Make sure that a map or a mask is one.
+
+    Raises:
+        ShapeError: It has not two axes.
+    """
     if array.ndim != 2:
         raise ShapeError(
             f"The {name} has shape {array.shape}, but needs two axes, (H, W). Give one at a time."

@@ -101,7 +101,11 @@ def read_roi(path: Path, source_px: tuple[int, int]) -> NDArray[np.bool_]:
     """
     if not path.is_file():
         raise PathMissingError(path)
-    mask = _drawn(_polygons(path), source_px) if path.suffix.lower() == ".json" else read_mask(path)
+    mask = (
+        _draw(_read_polygons(path), source_px)
+        if path.suffix.lower() == ".json"
+        else read_mask(path)
+    )
     if mask.shape != source_px:
         raise UsageError(
             f"{path} is a region of interest of {mask.shape[0]}x{mask.shape[1]} px, but the images "
@@ -112,7 +116,7 @@ def read_roi(path: Path, source_px: tuple[int, int]) -> NDArray[np.bool_]:
     return mask
 
 
-def _polygons(path: Path) -> list[list[tuple[float, float]]]:
+def _read_polygons(path: Path) -> list[list[tuple[float, float]]]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         polygons = data if isinstance(data[0][0], list) else [data]
@@ -129,7 +133,7 @@ def _polygons(path: Path) -> list[list[tuple[float, float]]]:
     return found
 
 
-def _drawn(
+def _draw(
     polygons: list[list[tuple[float, float]]], source_px: tuple[int, int]
 ) -> NDArray[np.bool_]:
     picture = Image.new("1", source_px[::-1])

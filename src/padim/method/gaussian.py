@@ -5,9 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from padim.errors import (
-    UsageError,
-)
+from padim.errors import UsageError
 from padim.method.moments import Moments
 from padim.recipes import EPS_FLOOR
 
@@ -70,12 +68,12 @@ def factor(
         mean.new_empty(c, d, above + d, dtype=dtype)
         for mean, c, d, above in zip(moments.mean, cells, own, context, strict=True)
     ]
-    for first, last in _blocks(cells, own, context):
+    for first, last in _cut_cells(cells, own, context):
         parent = moments.mean[0].new_empty(last - first, 0, 0)
         for level, row in enumerate(rows):
             descendants = cells[level] // cells[0]
             span = slice(first * descendants, last * descendants)
-            w_ac, w_aa = _rows(
+            w_ac, w_aa = _whiten(
                 [block[span] / dof for block in moments.scatter[level]], parent, eps[level]
             )
             row[span, :, : context[level]] = w_ac
@@ -96,8 +94,8 @@ def factor(
     return rows
 
 
-def _rows(blocks: list[Tensor], parent: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Whitening rows of the cells of one level.
+def _whiten(blocks: list[Tensor], parent: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Compute the whitening rows of the cells of one level.
 
     Args:
         blocks: Covariances with each ancestor level and with itself, shape ``(cells, d, d_k)``.
@@ -155,7 +153,7 @@ def squared_distances(rows: Sequence[Tensor], centred: Sequence[Tensor]) -> list
     return levels
 
 
-def _blocks(cells: list[int], own: list[int], context: list[int]) -> list[tuple[int, int]]:
+def _cut_cells(cells: list[int], own: list[int], context: list[int]) -> list[tuple[int, int]]:
     per_coarse_cell = max(
         count // cells[0] * (above + dims) * (3 * dims + above + dims) * 8
         for count, dims, above in zip(cells, own, context, strict=True)

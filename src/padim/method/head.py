@@ -76,18 +76,11 @@ class Head(nn.Module):
         Returns:
             Mahalanobis distances, not squared, shape ``(N, h, w)``.
         """
-        return self.joined(self.levels(embeddings))
+        return self.join(self.levels(embeddings))
 
-    def joined(self, levels: Sequence[Tensor]) -> Tensor:
-        """Add the levels up at the finest grid.
-
-        Args:
-            levels: What ``levels`` returned.
-
-        Returns:
-            Mahalanobis distances, not squared, shape ``(N, h, w)``.
-        """
-        return self.pyramid.on_grid(self.pyramid.added_up(levels), self.place).sqrt()
+    def join(self, levels: Sequence[Tensor]) -> Tensor:
+        """Make of what ``levels`` gave the distances, not squared, shape ``(N, h, w)``."""
+        return self.pyramid.on_grid(self.pyramid.add_up(levels), self.place).sqrt()
 
     def levels(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
         """Compute what each level adds to the squared distances, given the coarser ones.

@@ -56,7 +56,7 @@ class LeaveOneOut:
             (embedding.double() - mean[:, None]).transpose(1, 2)
             for embedding, mean in zip(embeddings, self.mean, strict=True)
         ]
-        distance_sq = self.pyramid.added_up(squared_distances(self.rows, centred))
+        distance_sq = self.pyramid.add_up(squared_distances(self.rows, centred))
         # With fewer images than dimensions this is a small difference.
         rest = 1 - self.factor / self.dof * distance_sq
         return self.factor * (distance_sq / rest.clamp_min(torch.finfo(rest.dtype).eps)).sqrt()

@@ -43,8 +43,7 @@ class Moments:
         Raises:
             ShapeError: The two are not of the same pyramid.
         """
-        self._check(other)
-        return self._with(other, other.count)
+        return self._combine(other, other.count)
 
     def without(self, other: "Moments") -> "Moments":
         """Moments of the images that are left when those of ``other`` are taken away.
@@ -55,19 +54,16 @@ class Moments:
         Raises:
             ShapeError: The two are not of the same pyramid.
         """
-        self._check(other)
-        return self._with(other, -other.count)
+        return self._combine(other, -other.count)
 
-    def _check(self, other: "Moments") -> None:
+    def _combine(self, other: "Moments", n_more: int) -> "Moments":
+        """Chan's formula, which serves to take away as well, with a negative number of images."""
         if [m.shape for m in self.mean] != [m.shape for m in other.mean]:
             raise ShapeError(
                 f"One model has cells of shape {[tuple(m.shape) for m in self.mean]}, the other "
                 f"{[tuple(m.shape) for m in other.mean]}, but they need to be equal. Fit both with "
                 "the same backbone and recipe."
             )
-
-    def _with(self, other: "Moments", n_more: int) -> "Moments":
-        """Chan's formula, which serves to take away as well, with a negative number of images."""
         count = self.count + n_more
         delta = [b - a for a, b in zip(self.mean, other.mean, strict=True)]
         mean = tuple(a + d * (n_more / count) for a, d in zip(self.mean, delta, strict=True))

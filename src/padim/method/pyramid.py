@@ -126,7 +126,7 @@ class Pyramid:
         return place
 
     @staticmethod
-    def added_up(levels: Sequence[Tensor]) -> Tensor:
+    def add_up(levels: Sequence[Tensor]) -> Tensor:
         """Add what levels say of their cells up at the finest.
 
         Args:
@@ -157,7 +157,7 @@ class Pyramid:
             values = torch.cat((values, values.new_zeros(1, values.shape[1])))
         return values[place].t().reshape(-1, *self.levels[-1].grid)
 
-    def chosen(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
+    def keep_modelled(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
         """Keep the modelled cells.
 
         Args:
@@ -261,10 +261,10 @@ def build_pyramid(
         if taps:
             grid = size_px[0] // stride, size_px[1] // stride
             levels.append(Level(grid, taps, tuple(used[tap] for tap in taps)))
-    return nested(levels)
+    return nest(levels)
 
 
-def nested(levels: Sequence[Level]) -> Pyramid:
+def nest(levels: Sequence[Level]) -> Pyramid:
     """Make a pyramid of levels, coarse to fine.
 
     Raises:

@@ -111,11 +111,11 @@ def plan_tiles(
                 f"Try {recipe.tile_px // 4 // stride * stride}."
             )
         sides = tuple(min(side, n) for n in grid)
-        spans = [_spans(n, side, overlap) for n, side in zip(grid, sides, strict=True)]
+        spans = [_cut_axis(n, side, overlap) for n, side in zip(grid, sides, strict=True)]
     if sides == grid and wanted.all():
         return Tiling.whole(pyramid, recipe.size_px)
     number = np.arange(grid[0] * grid[1]).reshape(grid)
-    levels = tuple(_resized(level, grid, (sides[0], sides[1])) for level in pyramid.levels)
+    levels = tuple(_resize(level, grid, (sides[0], sides[1])) for level in pyramid.levels)
     tiles, cells = [], []
     for rows, own_rows in spans[0]:
         for columns, own_columns in spans[1]:
@@ -131,7 +131,7 @@ def plan_tiles(
     return Tiling(window_px, tuple(tiles), replace(pyramid, coarse_cells=tuple(cells)))
 
 
-def _spans(n_cells: int, side: int, overlap: int) -> list[Span]:
+def _cut_axis(n_cells: int, side: int, overlap: int) -> list[Span]:
     """Parts along one axis, evenly spread, that meet in the middle of their overlaps."""
     n_parts = 1 if side == n_cells else 1 + -(-(n_cells - side) // (side - overlap))
     starts = [i * (n_cells - side) // max(n_parts - 1, 1) for i in range(n_parts)]
@@ -152,7 +152,7 @@ def _around(wanted: NDArray[np.bool_], margin: int) -> Span:
     )
 
 
-def _resized(level: Level, grid: tuple[int, int], sides: Sequence[int]) -> Level:
+def _resize(level: Level, grid: tuple[int, int], sides: Sequence[int]) -> Level:
     """A level of a picture whose coarsest grid is of another size."""
     rows, columns = (fine // coarse for fine, coarse in zip(level.grid, grid, strict=True))
     return replace(level, grid=(sides[0] * rows, sides[1] * columns))

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from padim.errors import UsageError
 from padim.metrics.curves import Floats
 
-__all__ = ["Bins", "Rows", "bins_of", "scores_of"]
-
 N_FLOAT16 = 1 << 16
 _HIGHEST = 65504.0  # of float16
 _SIGN = np.uint16(1 << 15)

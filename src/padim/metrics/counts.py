@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 
 from padim.errors import PathMissingError, ShapeError, UsageError
 from padim.files import written_whole
-from padim.images.regions import label_regions
+from padim.images.regions import label_regions, require_two_axes
 from padim.metrics.bins import N_FLOAT16, Rows, bins_of
-
-__all__ = ["MapCounts"]
 
 _FORMAT = 1  # raised when an older reader would misread a newer file
 _PARTS = ("normal", "regions", "defects")
@@ -127,7 +125,7 @@ class MapCounts:
                 )
         if mask is None and defects:
             mask = np.logical_or.reduce([part for part, _ in defects])
-        labels = None if mask is None else _labels(mask)
+        labels = None if mask is None else _label(mask)
         bins, seen = bins_of(anomaly_map, self.levels), ~np.isnan(anomaly_map)
         image = self.count
         self.normal.add(bins[seen if labels is None else seen & (labels == 0)], self.n_levels)
@@ -220,7 +218,7 @@ class MapCounts:
         return counts
 
 
-def _labels(mask: Mask | NDArray[np.int32]) -> NDArray[np.int32]:
+def _label(mask: Mask | NDArray[np.int32]) -> NDArray[np.int32]:
     """Labels of the regions of a mask, which may be that already."""
     if mask.dtype == np.bool_:
         return label_regions(mask.view(np.bool_))[0]
@@ -229,11 +227,7 @@ def _labels(mask: Mask | NDArray[np.int32]) -> NDArray[np.int32]:
 
 def _check(anomaly_map: Map, mask: NDArray[Any] | None) -> None:
     """Make sure that a map is one, and a mask is one of it."""
-    if anomaly_map.ndim != 2:
-        raise ShapeError(
-            f"The anomaly map has shape {anomaly_map.shape}, but needs two axes, (H, W). "
-            "Give one at a time."
-        )
+    require_two_axes("anomaly map", anomaly_map)
     if mask is None:
         return
     if mask.shape != anomaly_map.shape:

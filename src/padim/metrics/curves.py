@@ -1,8 +1,9 @@
 """What a row of thresholds says: areas under curves, precision, recall; many resamples at once.
 
 A curve is given at K thresholds that descend, along the last axis; the axes before it are free. At
-a threshold, all scores at or above it are called anomalous. Scores that were rounded to one value
-are tied, as equal ones are. ``Order`` says in which order those that are tied are met:
+a threshold, all scores at or above it are called anomalous: ``tp`` of the anomalous ones and ``fp``
+of the normal ones, both of shape ``(..., K)``. Scores that were rounded to one value are tied, as
+equal ones are. ``Order`` says in which order those that are tied are met:
 
 - ``tied``: together, which is the metric of the scores as they are held;
 - ``worst``, ``best``: the normal ones first, or the anomalous ones. Whatever the scores were before
@@ -16,19 +17,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Order = Literal["tied", "worst", "best"]
-
-__all__ = [
-    "Floats",
-    "Order",
-    "area",
-    "average_precision",
-    "f1",
-    "f1_max",
-    "over",
-    "recall",
-    "roc_area",
-    "worth",
-]
 
 
 def worth(
@@ -45,7 +33,7 @@ def worth(
         limits: Lowest and highest rate; the area is divided by their distance.
         log: Whether rates are laid out by their logarithm, for which the lowest has to be above 0.
             Out of a rate of 0 a curve jumps: it keeps its height there up to the next rate.
-        order: As the module says.
+        order: Of what is tied.
 
     Returns:
         Shape ``(..., K)``, 0 to 1. Best and worst differ by what the rate, or its logarithm, grows
@@ -57,7 +45,7 @@ def worth(
         2024 (AUPIMO), equations 3 to 5.
     """
     low, high = limits
-    before = _shifted(fpr)
+    before = _shift(fpr)
     start, end = before.clip(low, high), fpr.clip(low, high)
     if log:
         # Rates below the lowest limit matter only as where a straight line comes from.
@@ -81,7 +69,7 @@ def area(rise: Floats, worth: Floats) -> Floats:
 
     Args:
         rise: Of the curve at each threshold, shape ``(..., K)``.
-        worth: As of ``worth``, shape ``(..., K)``.
+        worth: What a rise adds there, shape ``(..., K)``.
 
     Returns:
         Shape ``(...)``, 0 to 1.
@@ -93,11 +81,6 @@ def area(rise: Floats, worth: Floats) -> Floats:
 
 def roc_area(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
     """Area under the ROC curve.
-
-    Args:
-        tp: Anomalous ones at or above each threshold, shape ``(..., K)``.
-        fp: Normal ones likewise.
-        order: As the module says.
 
     Returns:
         Shape ``(...)``; NaN where a class is missing. Best and worst lie half the chance to either
@@ -114,11 +97,8 @@ def roc_area(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
 def average_precision(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
     """Sum over the thresholds of precision times gain in recall, without interpolation.
 
-    Args:
-        tp: Anomalous ones at or above each threshold, shape ``(..., K)``.
-        fp: Normal ones likewise.
-        order: As the module says. The best has the precision of a threshold without the normal
-            ones that are tied there, the worst that with them but without the anomalous ones.
+    The best has the precision of a threshold without the normal ones that are tied there, the worst
+    that with them but without the anomalous ones.
 
     Returns:
         Shape ``(...)``; NaN where a class is missing.
@@ -127,13 +107,13 @@ def average_precision(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
         ``sklearn.metrics.average_precision_score``. The trapezoids that others lay under the curve
         are optimistic (Davis and Goadrich 2006).
     """
-    n_anomalous = _where_both(tp, fp)
-    before = _shifted(tp)
+    n_anomalous = _count_where_both(tp, fp)
+    before = _shift(tp)
     gain = tp - before
     if order == "worst":
         tp = before
     if order == "best":
-        fp = _shifted(fp)
+        fp = _shift(fp)
     precision = np.divide(tp, tp + fp, out=np.zeros_like(tp), where=tp > 0)
     return over(np.einsum("...k,...k->...", gain, precision), n_anomalous)
 
@@ -141,11 +121,8 @@ def average_precision(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
 def f1(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
     """Harmonic mean of precision and recall at each threshold.
 
-    Args:
-        tp: Anomalous ones at or above each threshold, shape ``(..., K)``.
-        fp: Normal ones likewise.
-        order: As the module says. The worst is the tied one: thresholds between tied scores add
-            to the choice and take nothing from it. The best leaves out the normal ones tied there.
+    The worst is the tied one: thresholds between tied scores add to the choice and take nothing
+    from it. The best leaves out the normal ones tied there.
 
     Returns:
         Shape ``(..., K)``; NaN where a class is missing.
@@ -154,9 +131,9 @@ def f1(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
         van Rijsbergen 1979, Information Retrieval, chapter 7: 1 - E, precision and recall weighted
         alike.
     """
-    n_anomalous = _where_both(tp, fp)[..., None]
+    n_anomalous = _count_where_both(tp, fp)[..., None]
     if order == "best":
-        fp = _shifted(fp)
+        fp = _shift(fp)
     return over(2 * tp, (tp + fp + n_anomalous) * (n_anomalous > 0))
 
 
@@ -166,12 +143,7 @@ def f1_max(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
 
 
 def recall(tp: Floats, fp: Floats, n_false_alarms: float) -> Floats:
-    """Highest share of the anomalous ones that is found with at most so many false alarms.
-
-    Args:
-        tp: Anomalous ones at or above each threshold, shape ``(..., K)``.
-        fp: Normal ones likewise.
-        n_false_alarms: How many normal ones may be called anomalous.
+    """Highest share of the anomalous ones that is found with at most so many normal ones.
 
     Returns:
         Shape ``(...)``; NaN where a class is missing.
@@ -181,7 +153,7 @@ def recall(tp: Floats, fp: Floats, n_false_alarms: float) -> Floats:
         alone, without interpolation.
     """
     found = (tp * (fp <= n_false_alarms)).max(axis=-1, initial=0)
-    return over(found, _where_both(tp, fp))
+    return over(found, _count_where_both(tp, fp))
 
 
 def over(part: Any, whole: Any) -> Floats:
@@ -191,12 +163,12 @@ def over(part: Any, whole: Any) -> Floats:
     return quotient
 
 
-def _where_both(tp: Floats, fp: Floats) -> Floats:
+def _count_where_both(tp: Floats, fp: Floats) -> Floats:
     """How many anomalous ones there are, shape ``(...)``; 0 where there are no normal ones."""
     return np.where(fp[..., -1] > 0, tp[..., -1], 0)
 
 
-def _shifted(values: Floats) -> Floats:
+def _shift(values: Floats) -> Floats:
     """What stood one threshold before; 0 at first."""
     shifted = np.zeros_like(values)
     shifted[..., 1:] = values[..., :-1]

@@ -11,8 +11,6 @@ from padim.metrics.curves import Floats, f1
 from padim.metrics.resamples import in_chunks
 from padim.metrics.table import OF_IMAGES, ImageMetric
 
-__all__ = ["ImageMetrics"]
-
 
 @dataclass(frozen=True, eq=False)
 class ImageMetrics:

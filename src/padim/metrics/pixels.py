@@ -12,8 +12,6 @@ from padim.metrics.resamples import in_chunks
 from padim.metrics.sums import Layout, Sums
 from padim.metrics.table import OF_PIXELS
 
-__all__ = ["PixelMetrics"]
-
 
 class PixelMetrics:
     """Metrics of maps whose pixels were counted.
@@ -81,8 +79,8 @@ class PixelMetrics:
 
         Args:
             metric: Such as ``lambda sums, order: sums.aupro(0.1, order)``.
-            weights: As of the class.
-            order: As of the class.
+            weights: How often each image is there, shape ``(N,)`` or ``(B, N)``; None for once.
+            order: How scores of one bin are ranked.
         """
         return self._each(weights, lambda sums: {"": metric(sums, order)})[""]
 

@@ -9,18 +9,6 @@ from numpy.typing import ArrayLike
 from padim.errors import ShapeError
 from padim.metrics.curves import Floats
 
-__all__ = [
-    "Interval",
-    "Intervals",
-    "Values",
-    "bootstrap_weights",
-    "holm",
-    "in_chunks",
-    "interval",
-    "intervals",
-    "p_value",
-]
-
 Interval = tuple[float, float]
 Values = dict[str, float | None]  # of metrics by name; None where one cannot be had
 Intervals = dict[str, Interval | None]

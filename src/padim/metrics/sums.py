@@ -8,8 +8,6 @@ from padim.metrics.bins import Rows
 from padim.metrics.counts import MapCounts
 from padim.metrics.curves import Floats, Order, area, over, worth
 
-__all__ = ["Layout", "Sums"]
-
 
 class Layout:
     """Where the bins in use stand in a table of thresholds, and what does not depend on weights.

@@ -8,19 +8,6 @@ from typing import ClassVar
 from padim.metrics.curves import Floats, Order, average_precision, f1_max, recall, roc_area
 from padim.metrics.sums import Sums
 
-__all__ = [
-    "AUPIMO_FPR",
-    "HEADLINES",
-    "METRICS",
-    "OF_IMAGES",
-    "OF_PIXELS",
-    "ImageMetric",
-    "Metric",
-    "PixelMetric",
-    "interval_words",
-    "shown",
-]
-
 AUPIMO_FPR = (1e-5, 1e-4)  # Bertoldo et al. 2024
 _ROC = "Hanley and McNeil 1982, The meaning and use of the area under a ROC curve"
 _F1 = "van Rijsbergen 1979, Information Retrieval, chapter 7"
@@ -146,11 +133,11 @@ OF_PIXELS = tuple(row for row in _ROWS if isinstance(row, PixelMetric))
 HEADLINES = ("image_auroc", "pixel_auroc", "aupro_30")  # where there is room for a few
 
 
-def shown(metric: float | None) -> str:
-    """A metric with three digits, or ``n/a`` where it cannot be had."""
+def format_metric(metric: float | None) -> str:
+    """Write a metric with three digits, or ``n/a`` where it cannot be had."""
     return "n/a" if metric is None else f"{metric:.3f}"
 
 
-def interval_words(ends: tuple[float, float] | None) -> str:
-    """The interval of a metric behind its value; nothing where there is none."""
+def format_interval(ends: tuple[float, float] | None) -> str:
+    """Write the interval that follows a metric; nothing where there is none."""
     return "" if ends is None else " [{:.3f}, {:.3f}]".format(*ends)

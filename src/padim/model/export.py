@@ -116,6 +116,7 @@ def export(
         )
         parity = reduce(Parity.merge, parities)
         parity.check(f"{target} would differ from torch", "Try --store float32.")
+        del score, parities  # OpenVINO maps its file, and Windows renames none that is mapped
     return parity
 
 

@@ -5,6 +5,7 @@ The layout is described in docs/format.md.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -35,6 +36,7 @@ from padim.recipes import Recipe
 from padim.scoring.calibration import Calibration, Threshold
 from padim.scoring.parity import Samples
 
+_WINDOWS = os.name == "nt"  # replaces no file that is mapped
 _CALIBRATION = ("image_score", "pixel_score", "pixel_count")
 
 
@@ -210,7 +212,7 @@ def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Any]]:
         left = _left_in_file(data)
         try:
             tensors = {
-                name: in_file(path, name) if name.endswith(left) else file.get_tensor(name)
+                name: in_file(path, name) if name.endswith(left) else _tensor(file, name)
                 for name in file.keys()  # noqa: SIM118  # no mapping
             }
         except SafetensorError as error:
@@ -224,6 +226,11 @@ def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"{path} holds another tensor {name} than was written. Copy the file again."
             )
     return tensors, data
+
+
+def _tensor(file: Any, name: str) -> Tensor:
+    tensor: Tensor = file.get_tensor(name)  # a part of the file, mapped
+    return tensor.clone() if _WINDOWS else tensor
 
 
 def _open(path: Path) -> Any:

@@ -49,7 +49,7 @@ class Scorer(nn.Module):
             images: RGB, shape ``(N, H, W, 3)``, 0 to 255.
         """
         levels = self.head.levels(self.features(images))
-        anomaly_map, score = self.postprocess(self.head.joined(levels))
+        anomaly_map, score = self.postprocess(self.head.join(levels))
         fraction = self.postprocess.score_fraction
         own = [image_score(level.t().sqrt(), fraction) for level in levels]
         return Scores(anomaly_map, score, torch.stack(own, dim=1))

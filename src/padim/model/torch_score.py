@@ -74,7 +74,7 @@ class TileScore:
             ]
             parts.append(squared_distances(rows, centred))
         levels = [torch.cat(level) for level in zip(*parts, strict=True)]
-        distance = state.pyramid.on_grid(state.pyramid.added_up(levels)).sqrt()
+        distance = state.pyramid.on_grid(state.pyramid.add_up(levels)).sqrt()
         anomaly_map, score = self.postprocess(distance)
         fraction = self.postprocess.score_fraction
         own = [image_score(level.t().sqrt(), fraction) for level in levels]

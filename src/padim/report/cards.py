@@ -27,7 +27,6 @@ from padim.scoring.engines import n_cores
 THUMBNAIL_PX = 256
 _WEBP_PX = 16383  # the longest side that WebP takes
 _FULL_OUTLINE_PX = 512  # finer outlines only cost space
-_QUALITY = {True: 90, False: 70}  # of WebP, at source size or not
 _WRONG = ("missed", "false alarm")
 _VERDICTS: dict[tuple[str, str | None], str] = {
     ("anomalous", "normal"): "missed",
@@ -86,7 +85,7 @@ class Part:
             mean=(0, 0, 0),
             std=(1, 1, 1),
         )
-        return cls(record, _root(record, data), previews, preprocess)
+        return cls(record, _find_root(record, data), previews, preprocess)
 
     @property
     def name(self) -> str:
@@ -110,7 +109,7 @@ class Part:
             _VERDICTS.get((image.label, image.predicted), "not judged") for image in self.images
         ]
 
-    def _files(self) -> list[str]:
+    def _list_files(self) -> list[str]:
         """The images and their masks, by their ways from the category's folder."""
         pairs = zip(self.images, self.record.masks, strict=True)
         return [name for image, masks in pairs for name in (image.path, *masks)]
@@ -121,18 +120,20 @@ class Part:
         Raises:
             DatasetError: A file is missing.
         """
-        for name in self._files():
+        for name in self._list_files():
             if not (self.root / name).is_file():
                 raise DatasetError(
                     f"{self.root / name} was part of the benchmark, but is not there. Name the "
                     "folder of the dataset with --data ROOT."
                 )
 
-    def changed(self) -> list[str]:
+    def find_changed(self) -> list[str]:
         """Names of the files that have another size than when they were benchmarked."""
         before = {stamp.name: stamp.n_bytes for stamp in self.record.fingerprint.images}
         # Copying a dataset changes the times of its files, but not their sizes.
-        return [name for name in self._files() if (self.root / name).stat().st_size != before[name]]
+        return [
+            name for name in self._list_files() if (self.root / name).stat().st_size != before[name]
+        ]
 
     def cards(self, full_size: bool, advance: Callable[[int], None]) -> Iterator[dict[str, Any]]:
         """All there is to say of each image."""
@@ -157,12 +158,12 @@ class Part:
                 "wrong": verdicts[i] in _WRONG,
                 "score": image.score,
                 "threshold": threshold,
+                "range": [float(f"{end:.3g}") for end in (low, high)],
                 "p": image.p_value,
                 "levels": [round(float(ratio), 3) for ratio in ratios[i]],
-                "order": _order(image, middle, i),
-                "map": _png(self.previews[i], low, high),
-                "range": [float(f"{end:.3g}") for end in (low, high)],
-                **self._picture(image, self.record.masks[i], full_size),
+                "order": _rank(image, middle, i),
+                "map": _encode(Image.fromarray(colour_levels(self.previews[i], low, high)), "png"),
+                **self._show(image, self.record.masks[i], full_size),
             }
 
         with ThreadPoolExecutor(n_cores()) as pool:
@@ -170,40 +171,33 @@ class Part:
                 advance(1)
                 yield found
 
-    def _picture(self, image: ImageResult, masks: Sequence[str], full_size: bool) -> dict[str, Any]:
+    def _show(self, image: ImageResult, masks: Sequence[str], full_size: bool) -> dict[str, Any]:
         """An image as data, the outline of its defects, and where on it the map lies."""
         path = self.root / image.path
         picture = decode(path)
         source = (picture.height, picture.width)
         top, left, height, width = self.preprocess.window(source)
         picture.thumbnail((_WEBP_PX if full_size else THUMBNAIL_PX,) * 2)
-        buffer = io.BytesIO()
-        picture.save(buffer, "WEBP", quality=_QUALITY[full_size])
         paths = tuple(self.root / name for name in masks)
         truth = Sample(path, image.defect, None, paths).read_mask()
         outline = ""
         drawn = Image.new("L", picture.size)
         drawn.thumbnail((_FULL_OUTLINE_PX,) * 2)
         if truth is not None:
-            outline = outline_path(_shrunk(truth, drawn.size))
+            outline = outline_path(_shrink(truth, drawn.size))
         return {
-            "image": _data_url("image/webp", buffer.getvalue()),
-            "source_px": source,
+            "image": _encode(picture, "webp", 90 if full_size else 70),
             "box": [
-                round(100 * share, 3)
-                for share in (
-                    left / source[1],
-                    top / source[0],
-                    width / source[1],
-                    height / source[0],
-                )
+                round(100 * (part / source[axis]), 3)
+                for part, axis in ((left, 1), (top, 0), (width, 1), (height, 0))
             ],
             "outline": outline,
             "outline_px": drawn.size,
+            "source_px": source,
         }
 
 
-def _root(record: Record, data: Path | None) -> Path:
+def _find_root(record: Record, data: Path | None) -> Path:
     before = Path(record.root)
     if data is None:
         return before
@@ -221,14 +215,14 @@ def _between_classes(images: Sequence[ImageResult]) -> float:
     return sum(medians) / max(len(medians), 1)
 
 
-def _order(image: ImageResult, threshold: float, i: int) -> tuple[float, str, int]:
+def _rank(image: ImageResult, threshold: float, i: int) -> tuple[float, str, int]:
     """Rank: the further on the wrong side of the threshold, the earlier."""
     # As a ratio, scores of different models can be compared.
     above = math.log(max(image.score, 1e-12) / max(threshold, 1e-12))
     return (-above if image.label == "normal" else above), image.category, i
 
 
-def _shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+def _shrink(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
     """A mask at another (width, height); what is thin stays."""
     grey = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
     share = np.asarray(grey)
@@ -236,11 +230,8 @@ def _shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]
     return kept if kept.any() else share > 0
 
 
-def _png(anomaly_map: NDArray[np.float32], low: float, high: float) -> str:
+def _encode(picture: Image.Image, kind: str, quality: int | None = None) -> str:
+    """A picture as the URL of its data: a PNG, or a WebP of a quality."""
     buffer = io.BytesIO()
-    Image.fromarray(colour_levels(anomaly_map, low, high)).save(buffer, "PNG", optimize=True)
-    return _data_url("image/png", buffer.getvalue())
-
-
-def _data_url(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    picture.save(buffer, kind, quality=quality, optimize=True)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -104,16 +104,15 @@ def histogram(
     # Both share one scale, so that heights can be compared across the axis.
     unit = (middle - _Y0) / max(tallest)
     step = (_X1 - _X0) / _N_BINS
-    bars = []
-    for counts, sign in zip(both, (-1, 1), strict=True):
-        bars.append(
-            "".join(
-                f"M{_X0 + i * step + 0.5:.1f} {middle:.1f}h{step - 1:.1f}"
-                f"v{sign * unit * count:.1f}h{1 - step:.1f}z"
-                for i, count in enumerate(counts.tolist())
-                if count
-            )
+    bars = [
+        "".join(
+            f"M{_X0 + i * step + 0.5:.1f} {middle:.1f}h{step - 1:.1f}"
+            f"v{sign * unit * count:.1f}h{1 - step:.1f}z"
+            for i, count in enumerate(counts.tolist())
+            if count
         )
+        for counts, sign in zip(both, (-1, 1), strict=True)
+    ]
 
     def across(score: float) -> float:
         return round(_X0 + (_X1 - _X0) * (score - low) / (high - low), 1)

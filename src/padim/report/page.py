@@ -20,7 +20,7 @@ from markupsafe import Markup
 from padim.evaluation.run_folder import Line, Results, measured, read_run
 from padim.files import plain_text, write_text
 from padim.images.heatmap import COLOURS
-from padim.metrics.table import HEADLINES, METRICS, shown
+from padim.metrics.table import HEADLINES, METRICS, format_metric
 from padim.report.cards import Part
 from padim.report.charts import curve, histogram
 
@@ -31,22 +31,7 @@ _FEW_CATEGORIES = 3  # whose curves are open from the start
 _STRENGTH = (0, 0.45, 0.75, 0.9, 1)
 _GROUP_TITLES = {"texture": "All textures", "object": "All objects", "all": "All categories"}
 _BY_DEFECT = ("image_auroc", "image_average_precision", "pixel_auroc", "aupro_30")
-_DETAILS = (
-    "category",
-    "name",
-    "defect",
-    "label",
-    "verdict",
-    "score",
-    "threshold",
-    "range",
-    "p",
-    "levels",
-    "box",
-    "outline",
-    "outline_px",
-    "source_px",
-)
+_ON_CARD_ALONE = ("wrong", "order", "map", "image")
 
 Cell = tuple[str, str, str]  # a number, its spread over seeds and its interval, as text
 Head = tuple[str, int | None]  # of a row or a column: its name, and the section it leads to
@@ -95,7 +80,7 @@ def write_report(
     parts = [Part.of(run, seeds[0], data) for seeds in by_category.values()]
     for part in parts:
         part.require_files()
-    changed = [plain_text(f"{part.name}: {name}") for part in parts for name in part.changed()]
+    changed = [plain_text(f"{part.name}: {name}") for part in parts for name in part.find_changed()]
     n_images = sum(len(part.images) for part in parts)
     advance = began(n_images)
     cards = [card for part in parts for card in part.cards(full_size, advance)]
@@ -126,7 +111,7 @@ def _page(
     labels = Counter(card["label"] for card in cards)
     settings = results.settings
     shown_settings = {k: _setting(value) for k, value in settings.items() if k != "versions"}
-    details = [{key: card[key] for key in _DETAILS} for card in cards]
+    details = [{k: v for k, v in card.items() if k not in _ON_CARD_ALONE} for card in cards]
     return environment.get_template("report.html.jinja").render(
         css=files["report.css"],
         js=files["report.js"],
@@ -194,7 +179,7 @@ def _cell(line: Line, metric: str) -> Cell:
     interval = line.intervals.get(metric)
     spread = line.spread and line.spread.get(metric)
     return (
-        shown(line.metrics.get(metric)),
+        format_metric(line.metrics.get(metric)),
         "" if spread is None else f"± {spread:.3f}",
         "{:.3f} – {:.3f}".format(*interval) if interval else "",
     )
@@ -259,7 +244,7 @@ def _section(part: Part) -> dict[str, Any]:
         "pixel_roc": curve(curves.pixel, 1.0),
         "pro": curve(curves.pro, _PRO_LIMIT),
         "pro_limit": _PRO_LIMIT,
-        **{name: shown(row.metrics[name]) for name in HEADLINES},
+        **{name: format_metric(row.metrics[name]) for name in HEADLINES},
         "histogram": histogram(scores, ~part.is_normal, threshold),
         "defects": _by_defect(part),
         "n_files": len(files),
@@ -279,7 +264,7 @@ def _by_defect(part: Part) -> list[dict[str, Any]]:
                 "name": plain_text(defect),
                 "n": len(images),
                 "missed": str(n_missed) if is_judged else "n/a",
-                "values": [(METRICS[m].heading, shown(metrics.get(m))) for m in _BY_DEFECT],
+                "values": [(METRICS[m].heading, format_metric(metrics.get(m))) for m in _BY_DEFECT],
             }
         )
     return found

@@ -185,7 +185,9 @@ class Predictor:
         for batch in batched(loaded, n_batch):
             outputs = self.score(np.stack([image.pixels for image in batch]))
             _check_finite(outputs, batch)
-            outputs = outputs._replace(anomaly_map=self.preprocess.counted(outputs.anomaly_map))
+            outputs = outputs._replace(
+                anomaly_map=self.preprocess.blank_outside(outputs.anomaly_map)
+            )
             for image, anomaly_map, score, levels in zip(batch, *outputs, strict=True):
                 origin = None
                 if traced:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from padim.errors import UnknownNameError, UsageError
 from padim.files import written_whole
-from padim.images.ahead import WRITE_BEHIND, WRITE_THREADS, mapped_ahead
+from padim.images.ahead import WRITE_BEHIND, WRITE_THREADS, map_ahead
 from padim.images.heatmap import save_picture
 from padim.scoring.prediction import Prediction, PredictionRecord
 
@@ -73,7 +73,7 @@ class PredictionWriter:
             )
             table = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
             table.writeheader()
-            for record in mapped_ahead(self._write_one, predictions, WRITE_THREADS, WRITE_BEHIND):
+            for record in map_ahead(self._write_one, predictions, WRITE_THREADS, WRITE_BEHIND):
                 row = record.to_dict()
                 table.writerow(row)
                 jsonl.write(json.dumps(row) + "\n")
