@@ -19,6 +19,7 @@ _KINDS = {
     Path: "a file",
     np.ndarray: "an array",
 }
+_TWO = "two whole numbers, such as [256, 512]"
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _describe_kind(kind: Any) -> str:
     for part in parts_of(kind):
         origin, parts = get_origin(part), get_args(part)
         if origin is tuple:
-            words.append("whole numbers" if parts[-1] is Ellipsis else "two whole numbers")
+            words.append("whole numbers" if parts[-1] is Ellipsis else _TWO)
         elif origin is Literal:
             words += [str(one) for one in parts]
         else:

@@ -78,7 +78,10 @@ def test_a_misspelt_setting_fails_the_type_checker(call: str, tmp_path: Path) ->
         ({"eps": float("nan")}, "needs to be above 0"),
         ({"eps": "much"}, r"^eps is 'much', but needs to be a number\.$"),
         ({"eps": True}, "needs to be a number"),
-        ({"size_px": 64}, r"^The size is 64, but needs to be two whole numbers\.$"),
+        (
+            {"size_px": 64},
+            r"^The size is 64, but needs to be two whole numbers, such as \[256, 512\]\.$",
+        ),
         ({"size_px": (64, 0)}, r"^The size is 64x0, but needs to be 1 or more\. Try 256\.$"),
         ({"size_px": (64, 64, 64)}, "needs to be two whole numbers"),
         ({"taps": (1, 2.5)}, "taps is .* but needs to be whole numbers"),

@@ -136,7 +136,9 @@ def test_a_model_without_moments_does_not_learn(
     path = fitted(images[:4], tmp_path / "m.safetensors")
     moments_path(path).unlink()
     assert main(["update", str(path), str(images[5])]) == 2
-    assert "has no moments of its own beside it" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "has no moments of its own beside it" in said
+    assert said.endswith("with keep_moments=True and save(path, moments=True).\n")
     fitted(images[4:], tmp_path / "n.safetensors")
     shutil.copy(moments_path(tmp_path / "n.safetensors"), moments_path(path))
     with pytest.raises(UsageError, match="has no moments of its own"):

@@ -51,7 +51,7 @@ def load_pair(path: Path) -> tuple[ModelState, Moments]:
     if found is None:
         raise UsageError(
             f"{path} has no moments of its own beside it, as {moments_path(path).name}. Fit it "
-            "with --keep-moments."
+            "with --keep-moments; in Python, with keep_moments=True and save(path, moments=True)."
         )
     return state, load_moments(found)
 
