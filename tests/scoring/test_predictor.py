@@ -203,6 +203,13 @@ def test_a_stack_of_images_is_streamed(predictor: Predictor) -> None:
     assert len(list(predictor.stream(np.stack([RGB, RGB])))) == 2
 
 
+def test_an_array_of_paths_is_streamed(predictor: Predictor, tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    for kind in (object, np.str_):
+        paths = np.array([str(tmp_path / "a.png")] * 2, dtype=kind)
+        assert len(list(predictor.stream(paths))) == 2
+
+
 def test_an_open_file_is_not_taken_for_its_lines(predictor: Predictor) -> None:
     with pytest.raises(UsageError, match="cannot be of type BytesIO"):
         predictor.predict(io.BytesIO(encoded("PNG")))

@@ -173,8 +173,10 @@ class Predictor:
             normal
             anomalous
         """
-        is_stack = isinstance(images, np.ndarray) and images.ndim == 4
-        if not isinstance(images, Iterable) or (isinstance(images, IMAGE_TYPES) and not is_stack):
+        is_several = isinstance(images, np.ndarray) and (
+            images.ndim == 4 or (images.ndim == 1 and images.dtype.kind in "OU")
+        )
+        if not isinstance(images, Iterable) or (isinstance(images, IMAGE_TYPES) and not is_several):
             raise UsageError(
                 f"Images cannot be of type {type(images).__name__}. Give a list of them, or one "
                 "image to predict."
