@@ -541,8 +541,6 @@ def test_a_trunk_above_50_mb_does_not_travel(tmp_path: Path) -> None:
     )
     save_file(oracle.tensors_of(network), tmp_path / "own.safetensors")
     options = {"size_px": (32, 32), "weights": tmp_path / "own.safetensors"}
-    assert not prepare(FitSettings(backbone="wide_resnet50_2", **options)).trunk_tensors
-    assert prepare(
-        FitSettings(backbone="wide_resnet50_2", **options, include_backbone=True)
-    ).trunk_tensors
-    assert oracle.small_fitter().trunk_tensors
+    assert not prepare(FitSettings(backbone="wide_resnet50_2", **options)).trunk
+    assert prepare(FitSettings(backbone="wide_resnet50_2", **options, include_backbone=True)).trunk
+    assert oracle.small_fitter().trunk

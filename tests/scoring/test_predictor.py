@@ -201,6 +201,7 @@ def test_one_image_is_no_stream_of_its_parts(alone: Any, predictor: Predictor) -
 
 def test_a_stack_of_images_is_streamed(predictor: Predictor) -> None:
     assert len(list(predictor.stream(np.stack([RGB, RGB])))) == 2
+    assert len(list(predictor.stream(np.stack([GREY, GREY, GREY])))) == 3
 
 
 def test_an_array_of_paths_is_streamed(predictor: Predictor, tmp_path: Path) -> None:

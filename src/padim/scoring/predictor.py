@@ -174,7 +174,9 @@ class Predictor:
             anomalous
         """
         is_several = isinstance(images, np.ndarray) and (
-            images.ndim == 4 or (images.ndim == 1 and images.dtype.kind in "OU")
+            images.ndim == 4
+            or (images.ndim == 3 and images.shape[2] > 4)  # grey ones: channels are fewer
+            or (images.ndim == 1 and images.dtype.kind in "OU")  # paths
         )
         if not isinstance(images, Iterable) or (isinstance(images, IMAGE_TYPES) and not is_several):
             raise UsageError(
