@@ -25,7 +25,9 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     notebook = script.run_notebook(path, tmp_path / "work")
     printed = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     assert printed
-    assert not [output for output in printed if output.get("name") == "stderr"]
+    warned = [output["text"] for output in printed if output.get("name") == "stderr"]
+    # The first import of timm in a kernel misses a widget for bars that nobody sees.
+    assert not [text for text in warned if "TqdmWarning" not in text]
 
 
 def test_there_are_two() -> None:
