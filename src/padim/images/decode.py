@@ -50,7 +50,7 @@ class _MutedPillow:
                 warnings.filterwarnings("ignore", module=r"PIL\b")
             self._n_readers += 1
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *_error: object) -> None:
         with self._lock:
             self._n_readers -= 1
             if self._n_readers == 0:
