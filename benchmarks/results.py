@@ -24,7 +24,7 @@ from padim.datasets import Category, read_category
 from padim.datasets.solar_cells import LICENCE, lay_out_solar_cells
 from padim.evaluation.category import Evaluation, evaluate
 from padim.evaluation.compare import Difference, Pair
-from padim.evaluation.record import Settings, plain
+from padim.evaluation.record import Settings, to_plain
 from padim.evaluation.run import settings_of
 from padim.files import write_text
 from padim.fitting.fit import from_fitted
@@ -144,7 +144,7 @@ def run_category(
             if value is None or of_peer is None:
                 continue
             drawn = resampled[method][metric] - resampled[PEER][metric]
-            less_peer[metric] = plain(Difference.of(Pair(value, of_peer, drawn)))
+            less_peer[metric] = to_plain(Difference.of(Pair(value, of_peer, drawn)))
         rows.append(
             {
                 "category": category.name,

@@ -117,7 +117,7 @@ def run_benchmark(
         keep_maps: Whether the maps of the test images are kept.
         colormap: Of the pictures.
     """
-    from padim.evaluation.job import Plan
+    from padim.evaluation.job import Plan, Watcher
     from padim.evaluation.run import run
 
     require_writable(out)
@@ -137,7 +137,7 @@ def run_benchmark(
         settings = replace(settings, n_threads=max(1, n_cores() // n_workers))
     plan = Plan(settings, n_seeds, skip_unreadable, keep_maps, colormap, source_px)
     with bars() as bar:
-        watcher = _BarWatcher(bar)
+        watcher = Watcher(say, partial(_begin, bar))
         return run(categories, plan, out, watcher, fitter=fitter, n_workers=n_workers)
 
 
@@ -205,19 +205,11 @@ def _require_one(number: int, what: str) -> int:
     return number
 
 
-class _BarWatcher:
-    """Shows a bar for each phase of a category; two phases of a fit may go on side by side."""
-
-    def __init__(self, bar: Progress) -> None:
-        self._bar = bar
-
-    def say(self, text: str) -> None:
-        say(text)
-
-    def progress(self, description: str, n_images: int) -> Callable[[int], None]:
-        category, _, _ = description.rpartition(": ")
-        for task in self._bar.tasks:
-            if task.finished or not task.description.startswith(f"{category}: "):
-                self._bar.remove_task(task.id)
-        added = self._bar.add_task(description, total=n_images)
-        return lambda n_done: self._bar.advance(added, n_done)
+def _begin(bar: Progress, name: str, n_images: int) -> Callable[[int], None]:
+    """Show a bar for a phase of a category; two phases of a fit may go on side by side."""
+    category, _, _ = name.rpartition(": ")
+    for task in bar.tasks:
+        if task.finished or not task.description.startswith(f"{category}: "):
+            bar.remove_task(task.id)
+    added = bar.add_task(name, total=n_images)
+    return lambda n_done: bar.advance(added, n_done)

@@ -18,7 +18,7 @@ def compare(
     """Say by how much one benchmark is better, and if that holds."""
     from padim.evaluation.compare import LEVEL
     from padim.evaluation.compare import compare as compare_runs
-    from padim.evaluation.record import plain
+    from padim.evaluation.record import to_plain
     from padim.metrics.table import METRICS, format_metric
 
     found = compare_runs(first, second)
@@ -62,7 +62,7 @@ def compare(
             "theirs cannot be compared."
         )
     counts = {"n_compared": n, "n_hold": n_hold, "n_hold_among_all": n_among_all}
-    result(plain(found) | counts, "\n".join(lines))
+    result(to_plain(found) | counts, "\n".join(lines))
 
 
 def _interval(difference: float, interval: tuple[float, float], holds: bool) -> str:

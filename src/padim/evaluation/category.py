@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from padim.datasets import Category, Sample, read_category, read_dataset
 from padim.errors import DatasetError, ImageReadError
 from padim.files import TemporaryFolder
-from padim.images.preprocess import Preprocess
 from padim.images.regions import label_regions
 from padim.metrics.counts import MapCounts
 from padim.metrics.images import ImageMetrics
@@ -21,7 +20,7 @@ from padim.metrics.pixels import PixelMetrics
 from padim.metrics.resamples import Intervals, Values, bootstrap_weights, intervals
 from padim.metrics.table import HEADLINES, METRICS, format_metric
 from padim.model.opening import load
-from padim.scoring.prediction import Prediction
+from padim.scoring.prediction import Decision, Prediction
 from padim.scoring.predictor import Predictor
 
 N_RESAMPLES = 1000
@@ -37,12 +36,8 @@ class Evaluation:
     Attributes:
         category: Name of the category.
         samples: The N test images that could be read.
-        image_score: Shape ``(N,)``.
-        level_scores: What each level of the network adds, coarse to fine, shape ``(N, levels)``.
-        labels: ``normal`` or ``anomalous`` by the model's threshold, N of them; None without one.
-        p_values: Share of good images that score as high, N of them; None without a threshold.
-        threshold: Of the model's image scores; None when it has none.
-        pixel_threshold: Of its maps; likewise.
+        predictions: What the model says of each, N of them, without the maps.
+        decision: Where normal ends; None when the model is not calibrated.
         anomaly_map: Shape ``(N, H, W)``, float16, in a temporary file; NaN where the model does
             not look.
         counts: Pixels by score, of the images whose ground truth is known.
@@ -53,17 +48,18 @@ class Evaluation:
 
     category: str
     samples: tuple[Sample, ...]
-    image_score: Floats
-    level_scores: NDArray[np.float32]
-    labels: tuple[str | None, ...]
-    p_values: tuple[float | None, ...]
-    threshold: float | None
-    pixel_threshold: float | None
+    predictions: tuple[Prediction, ...]
+    decision: Decision | None
     anomaly_map: NDArray[np.float16]
     counts: MapCounts
     counted: NDArray[np.int64]
     score_s: float
     folder: TemporaryFolder
+
+    @cached_property
+    def image_score(self) -> Floats:
+        """Of each image, shape ``(N,)``."""
+        return np.array([prediction.score for prediction in self.predictions])
 
     @cached_property
     def is_anomalous(self) -> NDArray[np.bool_]:
@@ -85,7 +81,7 @@ class Evaluation:
         words = (f"{name} {format_metric(self.metrics[name])}" for name in HEADLINES)
         return f"<Evaluation of {self.category}: {len(self.samples)} images, {', '.join(words)}>"
 
-    def mistakes(self, threshold: float) -> tuple[int, int]:
+    def count_mistakes(self, threshold: float) -> tuple[int, int]:
         """Normal images that score above a threshold, and anomalous ones that do not."""
         called = self.image_score > threshold
         return int((called & ~self.is_anomalous).sum()), int((self.is_anomalous & ~called).sum())
@@ -200,36 +196,25 @@ def evaluate(
     images = data if isinstance(data, Category) else read_test_category(data, category, layout)
     folder = TemporaryFolder(scratch)
     path = folder.path / "maps"
-    counts, counted = MapCounts(), []
-    by_path = {sample.path: sample for sample in images.test}
-    samples: list[Sample] = []
-    kept: list[Prediction] = []
     start = time.perf_counter()
     found = predictor.stream([sample.path for sample in images.test], unreadable)
-    with path.open("wb") as file:
-        for prediction in _without_maps(found, file.write):
-            assert prediction.path is not None
-            kept.append(prediction)
-            samples.append(by_path[prediction.path])
-            advance(1)
+    predictions = tuple(_score(found, path, advance))
     score_s = time.perf_counter() - start
+    by_path: dict[Path | None, Sample] = {sample.path: sample for sample in images.test}
+    samples = tuple(by_path[prediction.path] for prediction in predictions)
     shape = (len(samples), *predictor.preprocess.size_px)
     maps: NDArray[np.float16] = np.empty(shape, np.float16)
     if samples:
         maps = np.memmap(path, np.float16, "r", shape=shape)
+    counts, counted = MapCounts(), []
     for i, sample in enumerate(samples):
-        anomaly_map = maps[i].astype(np.float32)
-        if _count(counts, sample, anomaly_map, predictor.preprocess, kept[i].source_px):
+        if _count(counts, sample, predictions[i], maps[i].astype(np.float32)):
             counted.append(i)
     return Evaluation(
         category=images.name,
-        samples=tuple(samples),
-        image_score=np.array([prediction.score for prediction in kept]),
-        level_scores=np.array([prediction.level_scores for prediction in kept], np.float32),
-        labels=tuple(prediction.label for prediction in kept),
-        p_values=tuple(prediction.p_value for prediction in kept),
-        threshold=predictor.decision.threshold.score if predictor.decision else None,
-        pixel_threshold=predictor.decision.pixel_threshold if predictor.decision else None,
+        samples=samples,
+        predictions=predictions,
+        decision=predictor.decision,
         anomaly_map=maps,
         counts=counts,
         counted=np.array(counted, np.int64),
@@ -239,14 +224,7 @@ def evaluate(
 
 
 def preview(anomaly_map: NDArray[np.float16]) -> NDArray[np.float16]:
-    """A map at a few pixels, for a picture of it.
-
-    Args:
-        anomaly_map: Shape ``(H, W)``.
-
-    Returns:
-        Every so many rows and columns, 64 of them or what there is.
-    """
+    """Every so many rows and columns of a map, 64 of them or what there is."""
     rows, columns = (
         (np.arange(min(side, PREVIEW_PX)) + 0.5) * side / min(side, PREVIEW_PX)
         for side in anomaly_map.shape
@@ -254,37 +232,32 @@ def preview(anomaly_map: NDArray[np.float16]) -> NDArray[np.float16]:
     return np.asarray(anomaly_map[rows.astype(int)[:, None], columns.astype(int)])
 
 
-def _without_maps(
-    predictions: Iterator[Prediction], write: Callable[[bytes], object]
+def _score(
+    predictions: Iterator[Prediction], maps: Path, advance: Callable[[int], None]
 ) -> Iterator[Prediction]:
-    """Write the maps of predictions away as float16, and leave them out."""
+    """Write the maps of predictions into a file as float16, and leave them out."""
     nothing = np.empty((0, 0), np.float32)
-    for prediction in predictions:
-        write(prediction.anomaly_map.clip(-65504, 65504).astype(np.float16).tobytes())
-        yield replace(prediction, anomaly_map=nothing)
+    with maps.open("wb") as file:
+        for prediction in predictions:
+            anomaly_map = prediction.anomaly_map.clip(-65504, 65504).astype(np.float16)
+            file.write(anomaly_map.tobytes())
+            yield replace(prediction, anomaly_map=nothing)
+            advance(1)
 
 
 def _count(
-    counts: MapCounts,
-    sample: Sample,
-    anomaly_map: NDArray[np.float32],
-    preprocess: Preprocess,
-    source_px: tuple[int, int],
+    counts: MapCounts, sample: Sample, prediction: Prediction, anomaly_map: NDArray[np.float32]
 ) -> bool:
     """Count the pixels of an image, unless its ground truth is not known.
 
     Regions are told apart at the size of the mask, where what is thin still hangs together.
-
-    Raises:
-        ImageReadError: A mask cannot be read.
-        DatasetError: A mask is of another size than its image, or not drawn with the value of
-            one kind of defect.
     """
-    truth = sample.read_mask() if sample.is_anomalous else None
+    if not sample.is_anomalous:
+        counts.add(anomaly_map)
+        return True
+    truth, source_px, preprocess = sample.read_mask(), prediction.source_px, prediction.preprocess
     if truth is None:
-        if not sample.is_anomalous:
-            counts.add(anomaly_map)
-        return not sample.is_anomalous
+        return False
     if truth.shape != source_px:
         raise DatasetError(
             f"The mask of {sample.path} is {truth.shape[0]}x{truth.shape[1]} px, but its image "

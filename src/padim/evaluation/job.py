@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from padim.choices import is_same
@@ -21,6 +21,7 @@ from padim.evaluation.record import (
     ImageResult,
     Record,
     Row,
+    record_files,
     record_name,
     write_record,
 )
@@ -48,14 +49,17 @@ _BESIDE_FITTER = (
 )
 
 
-class Watcher(Protocol):
-    """Who is told what happens while a benchmark runs."""
+@dataclass(frozen=True)
+class Watcher:
+    """Who is told what happens while a benchmark runs.
 
-    def say(self, text: str) -> None:
-        """Hear a line."""
+    Attributes:
+        say: Hears a line.
+        begin: Hears that work of a name on so many images begins; gives what hears of each step.
+    """
 
-    def progress(self, description: str, n_images: int) -> Callable[[int], None]:
-        """Hear that work on so many images begins; return what is told of each step."""
+    say: Callable[[str], None]
+    begin: Callable[[str, int], Callable[[int], None]] = lambda name, n_images: lambda n_done: None
 
 
 @dataclass(frozen=True)
@@ -140,19 +144,6 @@ def run_job(
     Raises:
         PadimError: It cannot be done.
     """
-    remove_results(job, out)
-    try:
-        record = _done(job, plan, fitter, out, watcher, scratch)
-        write_record(record, out)
-    except BaseException:
-        remove_results(job, out)
-        raise
-    return record
-
-
-def _done(
-    job: Job, plan: Plan, fitter: Fitter, out: Path, watcher: Watcher, scratch: Path | None
-) -> Record:
     category = job.category
     left_out: list[str] = []
 
@@ -161,43 +152,43 @@ def _done(
         left_out.append(str(error.path))
 
     def begin(phase: str, n_images: int) -> Callable[[int], None]:
-        return watcher.progress(f"{category.name}: {phase}", n_images)
+        return watcher.begin(f"{category.name}: {phase}", n_images)
 
     unreadable = leave_out if plan.skip_unreadable else None
+    remove_results(job, out)
     watcher.say(category.describe())
-    peak = watch_peak()
-    start = time.perf_counter()
-    fitted = fitter.fit(category.train, begin, unreadable)
-    fit_s = time.perf_counter() - start
-    fit_peak = peak()
-    model = from_fitted(fitter, fitted)
-    advance = begin("score", len(category.test))
-    evaluation = evaluate(model, category, advance=advance, unreadable=unreadable, scratch=scratch)
-    if job.seed == 0:
-        advance = begin("draw", len(evaluation.samples))
-        _write_pictures(job, evaluation, fitter.encoder.preprocess, out, plan, advance)
-    model_path = _places(job, out)["model"]
-    model.save(model_path, moments=plan.settings.keep_moments)
-    return record_of(
-        job,
-        evaluation,
-        left_out,
-        fit_s=round(fit_s, 3),
-        fit_peak_bytes=fit_peak,
-        n_train=fitted.state.count,
-        model_bytes=model_path.stat().st_size,
-    )
+    try:
+        peak, start = watch_peak(), time.perf_counter()
+        fitted = fitter.fit(category.train, begin, unreadable)
+        fit_s, fit_peak = time.perf_counter() - start, peak()
+        model = from_fitted(fitter, fitted)
+        advance = begin("score", len(category.test))
+        evaluation = evaluate(
+            model, category, advance=advance, unreadable=unreadable, scratch=scratch
+        )
+        if job.seed == 0:
+            advance = begin("draw", len(evaluation.samples))
+            _write_pictures(job, evaluation, fitter.encoder.preprocess, out, plan, advance)
+        model_path = _places(job, out)["model"]
+        model.save(model_path, moments=plan.settings.keep_moments)
+        record = record_of(
+            job,
+            evaluation,
+            left_out,
+            fit_s=round(fit_s, 3),
+            fit_peak_bytes=fit_peak,
+            n_train=fitted.state.count,
+            model_bytes=model_path.stat().st_size,
+        )
+        write_record(record, out)
+    except BaseException:
+        remove_results(job, out)
+        raise
+    return record
 
 
-def missing_results(job: Job, plan: Plan, out: Path, n_images: int) -> list[str]:
-    """What a finished job must have written, but is not there.
-
-    Args:
-        job: What was done.
-        plan: How it is to be done.
-        out: Folder of the benchmark.
-        n_images: Of how many test images.
-    """
+def find_missing(job: Job, plan: Plan, out: Path, n_images: int) -> list[str]:
+    """What a finished job of so many test images must have written, but is not there."""
     places = _places(job, out)
     maps = places.pop("maps", None)
     if not n_images:
@@ -210,10 +201,8 @@ def missing_results(job: Job, plan: Plan, out: Path, n_images: int) -> list[str]
 
 def remove_results(job: Job, out: Path) -> None:
     """Remove what was written of a job before, or is half written; first what says it is there."""
-    record = out / "records" / f"{job.name}.json"
     places = _places(job, out)
-    beside = record.with_name(f"{record.stem}.npz"), moments_path(places["model"])
-    for path in (record, *beside, *places.values()):
+    for path in (*record_files(out, job.name), moments_path(places["model"]), *places.values()):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -223,7 +212,7 @@ def remove_results(job: Job, out: Path) -> None:
 
 def remove_half_done(job: Job, out: Path) -> None:
     """Remove what a process that died has written of a job; whole results stay."""
-    if not (out / "records" / f"{job.name}.json").exists():
+    if not record_files(out, job.name)[0].exists():
         remove_results(job, out)
 
 
@@ -247,16 +236,9 @@ def record_of(
     fit_peak_bytes: int | None,
     model_bytes: int,
 ) -> Record:
-    """What is kept of a finished category.
+    """What is kept of a finished category, and of the images that were left out.
 
-    Args:
-        job: What was to be done.
-        evaluation: What its model made of its test images.
-        unreadable: Images that were left out.
-        n_train: Images that the model was fitted on.
-        fit_s: Seconds of the fit; None where it was not fitted.
-        fit_peak_bytes: Its peak of memory; None where it cannot be measured.
-        model_bytes: Size of the model's file.
+    What is of the fit is None where it was not fitted, or cannot be measured.
     """
     category, samples = job.category, evaluation.samples
     images = tuple(
@@ -266,12 +248,12 @@ def record_of(
             category.name_of(sample.path),
             "anomalous" if sample.is_anomalous else "normal",
             sample.defect,
-            float(evaluation.image_score[i]),
-            tuple(round(float(value), 4) for value in evaluation.level_scores[i]),
-            evaluation.labels[i],
-            evaluation.p_values[i],
+            prediction.score,
+            tuple(round(value, 4) for value in prediction.level_scores),
+            prediction.label,
+            prediction.p_value,
         )
-        for i, sample in enumerate(samples)
+        for sample, prediction in zip(samples, evaluation.predictions, strict=True)
     )
     curves = {"image": evaluation.image_metrics.roc(_CURVE_POINTS)}
     curves |= evaluation.pixel_metrics.curves(_CURVE_POINTS)
@@ -280,7 +262,7 @@ def record_of(
         resampled=evaluation.resampled(),
         root=str(category.root.absolute()),
         masks=tuple(tuple(map(category.name_of, sample.mask_paths)) for sample in samples),
-        threshold=evaluation.threshold,
+        threshold=evaluation.decision.threshold.score if evaluation.decision else None,
         row=Row(
             category.name,
             n_train,
@@ -312,19 +294,20 @@ def _write_pictures(
     """Write pictures, previews of maps and, when they are to be kept, the maps."""
     places = _places(job, out)
     drawn = pictures(evaluation, preprocess, plan.colormap)
-    for _ in save_pictures(_named(drawn, job.category, places["pictures"])):
+    for _ in save_pictures(_name_pictures(drawn, job.category, places["pictures"])):
         advance(1)
     previews = [preview(anomaly_map) for anomaly_map in evaluation.anomaly_map]
-    with written_whole(places["preview"]) as partial, partial.open("wb") as file:
-        np.save(file, np.array(previews, np.float16), allow_pickle=False)
-    if plan.keep_maps:
-        for i, anomaly_map in enumerate(evaluation.anomaly_map):
-            path = places["maps"] / f"{i:05}.npy"
-            with written_whole(path) as partial, partial.open("wb") as file:
-                np.save(file, np.asarray(anomaly_map), allow_pickle=False)
+    _save_array(places["preview"], np.array(previews, np.float16))
+    for i, anomaly_map in enumerate(evaluation.anomaly_map if plan.keep_maps else ()):
+        _save_array(places["maps"] / f"{i:05}.npy", np.asarray(anomaly_map))
 
 
-def _named(
+def _save_array(path: Path, array: NDArray[np.float16]) -> None:
+    with written_whole(path) as partial, partial.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def _name_pictures(
     drawn: Iterable[tuple[Sample, Image.Image]], category: Category, folder: Path
 ) -> Iterator[tuple[Path, Image.Image]]:
     """Give each picture a file: by its stem, else by its name, else by the way to it."""

@@ -42,8 +42,8 @@ def in_processes(
     work: Callable[[T, Tell], R],
     items: Sequence[T],
     n_workers: int,
-    told: Callable[[T, Any], None],
-    died: Callable[[T], None] = lambda item: None,
+    hear: Callable[[Any], None],
+    clean_up: Callable[[T], None] = lambda item: None,
 ) -> Generator[Ended[T, R], None, None]:
     """Do work in processes, a few at a time.
 
@@ -51,8 +51,8 @@ def in_processes(
         work: A function of a module, given an item and something to tell progress with.
         items: What to do it with; must survive pickling, as must what it gives.
         n_workers: Processes at a time.
-        told: Given the item and what its process told.
-        died: Given the item of a process that could not clean up, once it is gone.
+        hear: Given what a process tells.
+        clean_up: Given the item of a process that could not clean up, once it is gone.
 
     Yields:
         What came of each, in the order in which they end. A failure, as ``failure_of`` says, and
@@ -77,10 +77,10 @@ def in_processes(
                     kind, content = ready.recv()
                 except EOFError:
                     process.join()
-                    died(item)
-                    kind, content = "failed", ("ProcessDied", _death(process.exitcode))
+                    clean_up(item)
+                    kind, content = "failed", ("ProcessDied", _describe_death(process.exitcode))
                 if kind == "told":
-                    told(item, content)
+                    hear(content)
                     continue
                 del running[ready]
                 ready.close()
@@ -96,7 +96,7 @@ def in_processes(
             process.terminate()
         for item, process in running.values():
             process.join()
-            died(item)
+            clean_up(item)
 
 
 def _run(work: Callable[[T, Tell], R], item: T, parent: Connection) -> None:
@@ -112,7 +112,7 @@ def _run(work: Callable[[T, Tell], R], item: T, parent: Connection) -> None:
         return  # the parent was interrupted as well, and says so
     except Exception as error:
         failure = failure_of(error)
-        message = ("raised", _portable(error)) if failure is None else ("failed", failure)
+        message = ("raised", _make_portable(error)) if failure is None else ("failed", failure)
     parent.send(message)
 
 
@@ -124,7 +124,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _portable(error: Exception) -> Exception:
+def _make_portable(error: Exception) -> Exception:
     """An error that reaches the parent, with where it was raised."""
     try:
         pickle.loads(pickle.dumps(error))
@@ -134,7 +134,7 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def _death(exit_code: int | None) -> str:
+def _describe_death(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         advice = "If the memory ran out, use fewer --workers or a --max-memory."
         return f"Its process was ended by signal {-exit_code}. {advice}"

@@ -74,7 +74,7 @@ class Fingerprint:
     layout: str
     colormap: str
 
-    def changed(self, before: "Fingerprint") -> list[str]:
+    def list_changes(self, before: "Fingerprint") -> list[str]:
         """What differs from one of before, in words."""
         ours: Mapping[str, object] = self.settings
         theirs: Mapping[str, object] = before.settings
@@ -172,32 +172,38 @@ def record_name(category: str, seed: int) -> str:
     return name if seed == 0 else f"seed{seed}/{name}"
 
 
+def record_files(out: Path, name: str) -> tuple[Path, Path]:
+    """The files of a record: what says that it is there, and its arrays."""
+    folder = out / "records"
+    return folder / f"{name}.json", folder / f"{name}.npz"
+
+
 def write_record(record: Record, out: Path) -> None:
     """Write a record; the part that says that it is there comes last."""
-    path = out / "records" / f"{record.name}.npz"
-    with written_whole(path) as partial, partial.open("wb") as file:
+    document, arrays = record_files(out, record.name)
+    with written_whole(arrays) as partial, partial.open("wb") as file:
         np.savez(file, allow_pickle=False, **record.resampled)
-    data = {key: plain(value) for key, value in vars(record).items()}
+    data = to_plain(record)
     del data["name"], data["resampled"]
-    text = json.dumps({"schema_version": SCHEMA_VERSION, **data})
-    write_text(out / "records" / f"{record.name}.json", text)
+    write_text(document, json.dumps({"schema_version": SCHEMA_VERSION, **data}))
 
 
 def read_record(out: Path, name: str) -> Record | None:
     """A record of before; None where there is none that can be read."""
+    document, arrays = record_files(out, name)
     try:
-        data = json.loads((out / "records" / f"{name}.json").read_text(encoding="utf-8"))
+        data = json.loads(document.read_text(encoding="utf-8"))
         if data["schema_version"] != SCHEMA_VERSION:
             return None
-        with (out / "records" / f"{name}.npz").open("rb") as file:
+        with arrays.open("rb") as file:
             resampled = dict(np.load(file, allow_pickle=False))
-        record: Record = typed(Record, data | {"name": name, "resampled": resampled})
+        record: Record = restore(Record, data | {"name": name, "resampled": resampled})
     except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile):
         return None
     return record
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """A value as what JSON has.
 
     Args:
@@ -211,17 +217,17 @@ def plain(value: Any) -> Any:
             if "columns" in one.metadata:
                 found |= item
             elif item is not None or one.default is MISSING:
-                found[one.name] = plain(item)
+                found[one.name] = to_plain(item)
         return found
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
+        return [to_plain(item) for item in value]
     return value
 
 
-def typed(kind: Any, data: Any) -> Any:
-    """What ``plain`` wrote, as the type it was; what the type does not know is left out.
+def restore(kind: Any, data: Any) -> Any:
+    """What ``to_plain`` wrote, as the type it was; what the type does not know is left out.
 
     Args:
         kind: A dataclass, a tuple, a dict or what JSON has.
@@ -240,23 +246,23 @@ def typed(kind: Any, data: Any) -> Any:
         for one in fields(kind):
             if "columns" in one.metadata:
                 given[one.name] = {
-                    name: typed(get_args(hints[one.name])[1], data.get(name))
+                    name: restore(get_args(hints[one.name])[1], data.get(name))
                     for name in one.metadata["columns"]
                 }
             elif one.name in data or one.default is MISSING:
-                given[one.name] = typed(hints[one.name], data[one.name])
+                given[one.name] = restore(hints[one.name], data[one.name])
         return kind(**given)
     if hasattr(kind, "_fields"):
         items = zip(get_type_hints(kind).values(), data, strict=True)
-        return kind(*(typed(one, item) for one, item in items))
+        return kind(*(restore(one, item) for one, item in items))
     if origin is tuple and inner[-1] is Ellipsis:
-        return tuple(typed(inner[0], item) for item in data)
+        return tuple(restore(inner[0], item) for item in data)
     if origin is tuple:
-        return tuple(typed(one, item) for one, item in zip(inner, data, strict=True))
+        return tuple(restore(one, item) for one, item in zip(inner, data, strict=True))
     if origin is dict:
-        return {key: typed(inner[1], item) for key, item in data.items()}
+        return {key: restore(inner[1], item) for key, item in data.items()}
     if origin in (UnionType, Union):
-        return None if data is None else typed(inner[0], data)
+        return None if data is None else restore(inner[0], data)
     if is_typeddict(kind):
         if missing := kind.__required_keys__ - data.keys():
             raise LookupError(missing)

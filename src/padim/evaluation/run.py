@@ -1,23 +1,20 @@
-"""Fit and evaluate every category of a dataset, and write down what came out.
-
-Each finished category leaves a record and is not done again while nothing it rests on has changed;
-an unfinished one leaves nothing.
-"""
+"""Fit and evaluate every category of a dataset, and write down what came out."""
 
 import json
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple, cast
+from typing import cast
 
 from padim.datasets import Category
 from padim.errors import DatasetError, UsageError, failure_of
-from padim.evaluation.job import Job, Plan, Watcher, missing_results, remove_half_done, run_job
+from padim.evaluation.job import Job, Plan, Watcher, find_missing, remove_half_done, run_job
 from padim.evaluation.pictures import Curve, png, roc_figure
-from padim.evaluation.processes import Tell, in_processes
+from padim.evaluation.processes import Ended, Tell, in_processes
 from padim.evaluation.record import (
     FileStamp,
     Fingerprint,
@@ -26,6 +23,7 @@ from padim.evaluation.record import (
     Settings,
     read_record,
     record_name,
+    to_plain,
 )
 from padim.evaluation.run_folder import Failure, Results, write_results
 from padim.files import locked, plain_text, same_name, written_whole
@@ -42,6 +40,9 @@ def run(
     n_workers: int = 1,
 ) -> Results:
     """Fit and evaluate categories.
+
+    Each finished category leaves a record and is not done again while nothing it rests on has
+    changed; an unfinished one leaves nothing.
 
     Args:
         categories: What to do.
@@ -102,7 +103,7 @@ def _run(
         fingerprint = fingerprint_of(category, rests_on, plan.colormap)
         for seed in range(plan.n_seeds):
             job = Job(category, seed, fingerprint)
-            if (known := _still_true(job, plan, out, watcher)) is None:
+            if (known := _find_finished(job, plan, out, watcher)) is None:
                 jobs.append(job)
             else:
                 records[job.name] = known
@@ -122,7 +123,7 @@ def _run(
     if jobs:
         write()  # whatever ends this run, the tables name nothing that it has removed
     try:
-        with closing(_done(jobs, plan, out, watcher, fitter, n_workers)) as done:
+        with closing(_do_jobs(jobs, plan, out, watcher, fitter, n_workers)) as done:
             for job, record, failure in done:
                 name = job.category.name
                 if record is not None:
@@ -146,35 +147,31 @@ def _run(
 def settings_of(fitter: Fitter) -> Settings:
     """Everything that decides the numbers, as plain data."""
     settings, encoder = asdict(fitter.recipe), fitter.encoder
-    return json.loads(  # type: ignore[no-any-return]  # what comes back is what went in
-        json.dumps(
-            {
-                "recipe": settings.pop("name"),
-                "backbone": encoder.spec.name,
-                **settings,
-                "taps": encoder.spec.taps,
-                "n_dims": encoder.pyramid.n_dims,
-                "engine": str(encoder.engine),
-                "precision": encoder.precision,
-                "store": fitter.settings.store,
-                "weights_sha256": encoder.weights_sha256,
-                "versions": dict(encoder.versions),
-            }
-        )
-    )
+    found = {
+        "recipe": settings.pop("name"),
+        "backbone": encoder.spec.name,
+        **settings,
+        "taps": encoder.spec.taps,
+        "n_dims": encoder.pyramid.n_dims,
+        "engine": str(encoder.engine),
+        "precision": encoder.precision,
+        "store": fitter.settings.store,
+        "weights_sha256": encoder.weights_sha256,
+        "versions": dict(encoder.versions),
+    }
+    return cast(Settings, to_plain(found))
 
 
-def _still_true(job: Job, plan: Plan, out: Path, watcher: Watcher) -> Record | None:
+def _find_finished(job: Job, plan: Plan, out: Path, watcher: Watcher) -> Record | None:
     """The record of a job that need not be done again."""
     known = read_record(out, job.name)
     if known is None:
         return None
     name = job.category.name
-    reasons = job.fingerprint.changed(known.fingerprint)
+    reasons = job.fingerprint.list_changes(known.fingerprint)
     if known.unreadable and not plan.skip_unreadable:
         reasons.append("images that were left out")
-    missing = missing_results(job, plan, out, len(known.images))
-    reasons += [f"missing {what}" for what in missing]
+    reasons += [f"missing {what}" for what in find_missing(job, plan, out, len(known.images))]
     if not reasons:
         watcher.say(f"{name}: finished before, nothing changed.")
         return known
@@ -182,20 +179,12 @@ def _still_true(job: Job, plan: Plan, out: Path, watcher: Watcher) -> Record | N
     return None
 
 
-class _Done(NamedTuple):
-    """A job with its record, or why it failed."""
-
-    job: Job
-    record: Record | None
-    failure: tuple[str, str] | None
-
-
-def _done(
+def _do_jobs(
     jobs: Sequence[Job], plan: Plan, out: Path, watcher: Watcher, fitter: Fitter, n_workers: int
-) -> Generator[_Done, None, None]:
+) -> Generator[Ended[Job, Record], None, None]:
     """Do jobs, here or in processes."""
     if n_workers > 1:
-        yield from _done_in_processes(jobs, plan, out, watcher, n_workers)
+        yield from _do_in_processes(jobs, plan, out, watcher, n_workers)
         return
     fitters = {0: fitter}
     for job in jobs:
@@ -209,50 +198,25 @@ def _done(
             failure = failure_of(error)
             if failure is None:
                 raise
-        yield _Done(job, record, failure)
+        yield Ended(job, record, failure)
 
 
-def _done_in_processes(
+def _do_in_processes(
     jobs: Sequence[Job], plan: Plan, out: Path, watcher: Watcher, n_workers: int
-) -> Generator[_Done, None, None]:
-    def told(_item: _Item, line: str) -> None:
-        watcher.say(line)
-
-    def died(item: _Item) -> None:
-        remove_half_done(item.job, out)
-
-    advance = watcher.progress("categories", len(jobs))
+) -> Generator[Ended[Job, Record], None, None]:
+    advance = watcher.begin("categories", len(jobs))
     with TemporaryDirectory(prefix=".padim-", ignore_cleanup_errors=True) as scratch:
-        items = [_Item(job, plan, out, Path(scratch)) for job in jobs]
-        with closing(in_processes(_work, items, n_workers, told, died)) as ended:
+        work = partial(_work, plan=plan, out=out, scratch=Path(scratch))
+        remove = partial(remove_half_done, out=out)
+        with closing(in_processes(work, jobs, n_workers, watcher.say, remove)) as ended:
             for one in ended:
                 advance(1)
-                yield _Done(one.item.job, one.result, one.failure)
+                yield one
 
 
-class _Item(NamedTuple):
-    """What a process needs to do a job."""
-
-    job: Job
-    plan: Plan
-    out: Path
-    scratch: Path
-
-
-def _work(item: _Item, tell: Tell) -> Record:
-    """Do a job in a process of its own."""
-    job, plan, out, scratch = item
-    return run_job(job, plan, plan.fitter(job.seed), out, _Teller(tell), scratch)
-
-
-class _Teller:
-    """A watcher in another process: lines go to the one that waits, progress nowhere."""
-
-    def __init__(self, tell: Tell) -> None:
-        self.say = tell
-
-    def progress(self, description: str, n_images: int) -> Callable[[int], None]:
-        return lambda n_done: None
+def _work(job: Job, tell: Tell, *, plan: Plan, out: Path, scratch: Path) -> Record:
+    """Do a job in a process of its own: lines go to the one that waits, progress nowhere."""
+    return run_job(job, plan, plan.fitter(job.seed), out, Watcher(tell), scratch)
 
 
 class _Log:
@@ -307,5 +271,5 @@ def write_roc(records: Sequence[Record], path: Path) -> None:
             auroc = record.row.metrics[f"{kind}_auroc"]
             if auroc is not None:
                 found[kind].setdefault(plain_text(record.row.category), (*axes, auroc))
-    with written_whole(path) as partial:
-        partial.write_bytes(png(roc_figure(found["image"], found["pixel"])))
+    with written_whole(path) as unfinished:
+        unfinished.write_bytes(png(roc_figure(found["image"], found["pixel"])))

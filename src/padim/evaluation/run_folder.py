@@ -18,10 +18,10 @@ from padim.evaluation.record import (
     Resampled,
     Row,
     Settings,
-    plain,
     read_record,
     record_name,
-    typed,
+    restore,
+    to_plain,
 )
 from padim.files import write_text
 from padim.metrics.curves import Floats
@@ -117,7 +117,7 @@ class Results:
 
     def document(self) -> dict[str, object]:
         """All of it as plain data."""
-        return {"schema_version": SCHEMA_VERSION, **plain(self)}
+        return {"schema_version": SCHEMA_VERSION, **to_plain(self)}
 
 
 def write_results(results: Results, records: Sequence[Record], out: Path) -> None:
@@ -125,7 +125,7 @@ def write_results(results: Results, records: Sequence[Record], out: Path) -> Non
     write_text(out / "results.json", json.dumps(results.document(), indent=2) + "\n")
     write_text(out / "results.csv", _csv(results))
     write_text(out / "results.md", markdown(results))
-    lines = [json.dumps(plain(image)) for record in records for image in record.images]
+    lines = [json.dumps(to_plain(image)) for record in records for image in record.images]
     write_text(out / "images.jsonl", "".join(line + "\n" for line in lines))
 
 
@@ -148,7 +148,7 @@ def read_run(out: Path) -> tuple[Results, dict[str, list[Record]]]:
         document = json.loads((out / "results.json").read_text(encoding="utf-8"))
         if document["schema_version"] != SCHEMA_VERSION:
             raise ValueError(document["schema_version"])
-        results: Results = typed(Results, document)
+        results: Results = restore(Results, document)
         n_seeds = results.settings["n_seeds"]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DatasetError(
@@ -215,7 +215,7 @@ def _csv(results: Results) -> str:
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, (*COLUMNS, *ends), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    facts = {row.category: plain(row) for row in results.rows}
+    facts = {row.category: to_plain(row) for row in results.rows}
     for line in results.lines():
         cells = {**(line.metrics if line.group else facts[line.name]), "category": line.name}
         for name, found in line.intervals.items():
