@@ -9,7 +9,7 @@ import numpy as np
 
 from padim.errors import DatasetError, listed
 from padim.evaluation.record import Record, Settings
-from padim.evaluation.run_folder import mean_resampled, read_run
+from padim.evaluation.run_folder import average_resampled, read_run
 from padim.metrics.curves import Floats
 from padim.metrics.resamples import Interval, holm, interval, p_value
 from padim.metrics.table import METRICS
@@ -117,7 +117,10 @@ def compare(first: Path, second: Path) -> Comparison:
     pairs: dict[str, dict[str, Pair]] = {}
     for name in names:
         _require_same_images(name, records[name][0], other_records[name][0])
-        mine, theirs = mean_resampled(records[name]), mean_resampled(other_records[name])
+        mine, theirs = (
+            average_resampled(one.resampled for one in seeds)
+            for seeds in (records[name], other_records[name])
+        )
         pairs[name] = {}
         for metric in metrics:
             one, other = (side[name][metric] for side in values)

@@ -33,13 +33,8 @@ _STROKES = ("-", "--", ":")
 _TITLES = ("image", "ground truth", "anomaly map", "predicted mask", "outline")
 
 
-def roc_figure(image_curves: Mapping[str, Curve], pixel_curves: Mapping[str, Curve]) -> Figure:
-    """Draw the ROC curves of images and of pixels side by side.
-
-    Args:
-        image_curves: One per category that has one.
-        pixel_curves: Likewise.
-    """
+def draw_roc(image_curves: Mapping[str, Curve], pixel_curves: Mapping[str, Curve]) -> Figure:
+    """Draw the ROC curves of images and of pixels, one a category that has one, side by side."""
     figure = Figure(figsize=(15, 7), dpi=_DPI, layout="constrained")
     panels = figure.subplots(1, 2)
     for axes, kind, curves in zip(
@@ -63,74 +58,6 @@ def roc_figure(image_curves: Mapping[str, Curve], pixel_curves: Mapping[str, Cur
     return figure
 
 
-class PictureFrame:
-    """Five panels with a colour bar; drawn once for a category and filled for each image.
-
-    Args:
-        low: Score of the darkest colour.
-        high: Score of the brightest.
-        threshold: Score above which a pixel is predicted defective, or None.
-        threshold_note: Where the threshold comes from.
-        colormap: As ``heatmap.colours_of`` takes it.
-    """
-
-    def __init__(
-        self,
-        low: float,
-        high: float,
-        threshold: float | None,
-        threshold_note: str,
-        colormap: str = DEFAULT_COLORMAP,
-    ) -> None:
-        self.low = low
-        self.high = high
-        self.threshold = threshold
-        self._colours = colours_of(colormap)
-        self._frame, self._boxes = _draw_frame(low, high, threshold_note, self._colours)
-        self._font = ImageFont.load_default(15)
-
-    def fill(
-        self,
-        title: str,
-        image: NDArray[np.uint8],
-        mask: NDArray[np.bool_] | None,
-        anomaly_map: NDArray[np.float32],
-    ) -> Image.Image:
-        """Make the picture of one image.
-
-        Args:
-            title: Written above.
-            image: RGB, shape ``(h, w, 3)``, no larger than a panel.
-            mask: Ground truth, shape ``(h, w)``, or None when unknown.
-            anomaly_map: Shape ``(h, w)``; NaN where nothing was looked at.
-        """
-        if self.threshold is None:
-            predicted = np.zeros(anomaly_map.shape, np.bool_)
-        else:
-            predicted = np.nan_to_num(anomaly_map, nan=-np.inf) > self.threshold
-        outlined = image.copy()
-        outlined[outline(predicted, 2)] = OUTLINE
-        panels = (
-            image,
-            None if mask is None else _grey(mask),
-            heatmap(anomaly_map, self.low, self.high, self._colours),
-            _grey(predicted, np.isnan(anomaly_map)),
-            outlined,
-        )
-        picture = self._frame.copy()
-        draw = ImageDraw.Draw(picture)
-        draw.text((12, 8), title, fill="black", font=self._font)
-        for panel, (left, top, width, height) in zip(panels, self._boxes, strict=True):
-            if panel is None:
-                middle = (left + width / 2, top + height / 2)
-                draw.text(middle, "no mask", fill="gray", font=self._font, anchor="mm")
-                continue
-            rows, columns = panel.shape[:2]
-            place = (left + (width - columns) // 2, top + (height - rows) // 2)
-            picture.paste(Image.fromarray(panel), place)
-        return picture
-
-
 def pictures(
     evaluation: Evaluation, preprocess: Preprocess, colormap: str = DEFAULT_COLORMAP
 ) -> Iterator[tuple[Sample, Image.Image]]:
@@ -144,22 +71,58 @@ def pictures(
     if not evaluation.samples:
         return
     threshold, note = mask_threshold(evaluation)
-    frame = PictureFrame(*map_range(evaluation), threshold, note, colormap)
+    (low, high), colours = map_range(evaluation), colours_of(colormap)
+    frame, boxes = _draw_frame(low, high, note, colours)
     for sample, score, anomaly_map in zip(
         evaluation.samples, evaluation.image_score, evaluation.anomaly_map, strict=True
     ):
-        image = read_image(sample.path)
-        shown_px = panel_px((image.shape[0], image.shape[1]))
-        mask: NDArray[np.bool_] | None = None
-        if (truth := sample.read_mask()) is not None:
-            grey = Image.fromarray(truth.astype(np.uint8) * 255)
-            mask = np.asarray(grey.resize(shown_px[::-1], Image.Resampling.NEAREST)) > 0
-        elif not sample.is_anomalous:
-            mask = np.zeros(shown_px, np.bool_)
-        resized = Image.fromarray(image).resize(shown_px[::-1], Image.Resampling.BILINEAR)
-        title = f"{evaluation.category}   {sample.defect}   {sample.path.name}   score {score:.2f}"
+        image = Image.fromarray(read_image(sample.path))
+        shown_px = _fit_panel((image.height, image.width))
+        shown = np.asarray(image.resize(shown_px[::-1], Image.Resampling.BILINEAR))
         on_panel = preprocess.to_source(anomaly_map.astype(np.float32), shown_px)
-        yield sample, frame.fill(title, np.asarray(resized), mask, on_panel)
+        unseen = np.isnan(on_panel)
+        least = np.inf if threshold is None else threshold
+        predicted = np.where(unseen, -np.inf, on_panel) > least
+        outlined = shown.copy()
+        outlined[outline(predicted, 2)] = OUTLINE
+        panels = (
+            shown,
+            _draw_truth(sample, shown_px),
+            heatmap(on_panel, low, high, colours),
+            _grey(predicted, unseen),
+            outlined,
+        )
+        title = f"{evaluation.category}   {sample.defect}   {sample.path.name}   score {score:.2f}"
+        yield sample, _fill(frame.copy(), boxes, title, panels)
+
+
+def _fill(
+    picture: Image.Image,
+    boxes: Sequence[tuple[int, int, int, int]],
+    title: str,
+    panels: Sequence[NDArray[np.uint8] | None],
+) -> Image.Image:
+    """Put panels, each no larger than its box, into the frame of a picture."""
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(15)
+    draw.text((12, 8), title, fill="black", font=font)
+    for panel, (left, top, width, height) in zip(panels, boxes, strict=True):
+        if panel is None:
+            middle = (left + width / 2, top + height / 2)
+            draw.text(middle, "no mask", fill="gray", font=font, anchor="mm")
+            continue
+        rows, columns = panel.shape[:2]
+        place = (left + (width - columns) // 2, top + (height - rows) // 2)
+        picture.paste(Image.fromarray(panel), place)
+    return picture
+
+
+def _draw_truth(sample: Sample, shown_px: tuple[int, int]) -> NDArray[np.uint8] | None:
+    """The mask of an image at the size of a panel; None when it is not known."""
+    truth = sample.read_mask()
+    if truth is None:
+        return None if sample.is_anomalous else _grey(np.zeros(shown_px, np.bool_))
+    grey = Image.fromarray(_grey(truth))
+    return np.asarray(grey.resize(shown_px[::-1], Image.Resampling.NEAREST))
 
 
 def save_pictures(named: Iterable[tuple[Path, Image.Image]]) -> Iterator[Path]:
@@ -187,8 +150,8 @@ def mask_threshold(evaluation: Evaluation) -> tuple[float | None, str]:
     The model's own pixel threshold; of a model that has none, the best F1 on the test set itself,
     of pixels where there are masks, else of images.
     """
-    own = evaluation.pixel_threshold
-    if own is not None:
+    if evaluation.decision is not None:
+        own = evaluation.decision.pixel_threshold
         return own, f"pixel threshold of the model,\nset by good images alone: {own:.2f}"
     by_kind = {
         "pixel": float(evaluation.pixel_metrics.f1_threshold()),
@@ -210,17 +173,13 @@ def map_range(evaluation: Evaluation) -> tuple[float, float]:
     return float(np.nanmedian(usual)), float(np.nanquantile(thinned, 0.999))
 
 
-def panel_px(source_px: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of an image scaled to fill a panel.
-
-    Args:
-        source_px: (height, width) of the image.
-    """
+def _fit_panel(source_px: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of an image scaled to fill a panel."""
     scale = _PANEL_PX / max(source_px)
     return max(1, round(source_px[0] * scale)), max(1, round(source_px[1] * scale))
 
 
-def png(figure: Figure) -> bytes:
+def encode_png(figure: Figure) -> bytes:
     """A figure as the bytes of a PNG file."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
@@ -259,7 +218,7 @@ def _draw_frame(
                 va="bottom",
             )
         x += _PANEL_PX + gap
-    return Image.open(BytesIO(png(figure))).convert("RGB"), boxes
+    return Image.open(BytesIO(encode_png(figure))).convert("RGB"), boxes
 
 
 def _grey(mask: NDArray[np.bool_], unseen: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:

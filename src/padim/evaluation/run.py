@@ -13,7 +13,7 @@ from typing import cast
 from padim.datasets import Category
 from padim.errors import DatasetError, UsageError, failure_of
 from padim.evaluation.job import Job, Plan, Watcher, find_missing, remove_half_done, run_job
-from padim.evaluation.pictures import Curve, png, roc_figure
+from padim.evaluation.pictures import Curve, draw_roc, encode_png
 from padim.evaluation.processes import Ended, Tell, in_processes
 from padim.evaluation.record import (
     FileStamp,
@@ -272,4 +272,4 @@ def write_roc(records: Sequence[Record], path: Path) -> None:
             if auroc is not None:
                 found[kind].setdefault(plain_text(record.row.category), (*axes, auroc))
     with written_whole(path) as unfinished:
-        unfinished.write_bytes(png(roc_figure(found["image"], found["pixel"])))
+        unfinished.write_bytes(encode_png(draw_roc(found["image"], found["pixel"])))

@@ -102,7 +102,9 @@ class Results:
         for group, members in GROUPS.items():
             chosen = [name for name in rows if members is None or name in members]
             means[group] = mean = _means([rows[name].metrics for name in chosen])
-            drawn = _averaged(mean_resampled(seeds[name]) for name in chosen)
+            drawn = average_resampled(
+                average_resampled(one.resampled for one in seeds[name]) for name in chosen
+            )
             ends[group] = intervals(drawn, mean) if mean is not None else None
         unreadable = tuple(path for record in records for path in record.unreadable)
         return cls(settings, tuple(rows.values()), means, ends, tuple(failed), unreadable)
@@ -123,7 +125,7 @@ class Results:
 def write_results(results: Results, records: Sequence[Record], out: Path) -> None:
     """Write ``results.json``, ``.csv``, ``.md`` and ``images.jsonl``."""
     write_text(out / "results.json", json.dumps(results.document(), indent=2) + "\n")
-    write_text(out / "results.csv", _csv(results))
+    write_text(out / "results.csv", _format_csv(results))
     write_text(out / "results.md", markdown(results))
     lines = [json.dumps(to_plain(image)) for record in records for image in record.images]
     write_text(out / "images.jsonl", "".join(line + "\n" for line in lines))
@@ -199,17 +201,12 @@ def markdown(results: Results, *, is_for_terminal: bool = False) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def measured(results: Results) -> list[str]:
+def list_measured(results: Results) -> list[str]:
     """Names of the metrics that at least one category has."""
     return [name for name in METRICS if any(row.metrics[name] is not None for row in results.rows)]
 
 
-def mean_resampled(seeds: Sequence[Record]) -> Resampled:
-    """The metrics of resamples of a category, the mean over its seeds."""
-    return _averaged(record.resampled for record in seeds)
-
-
-def _csv(results: Results) -> str:
+def _format_csv(results: Results) -> str:
     """A line for each category and each mean; the ends of the intervals come last."""
     ends = [f"{name}_{end}" for name in METRICS for end in ("low", "high")]
     table = io.StringIO(newline="")
@@ -226,7 +223,7 @@ def _csv(results: Results) -> str:
 
 def _every_metric(results: Results, lines: Sequence[Line]) -> str:
     """A table; few categories are its columns."""
-    metrics = measured(results)
+    metrics = list_measured(results)
     cells = [[_cell(line.name), *(_value(line, name) for name in metrics)] for line in lines]
     header = ["category", *(METRICS[name].label for name in metrics)]
     if len(cells) <= _FEW_COLUMNS:
@@ -258,7 +255,7 @@ def _row(seeds: Sequence[Record]) -> CategoryRow:
     }
     row = CategoryRow(
         **vars(replace(first.row, metrics=metrics)),
-        intervals=intervals(mean_resampled(seeds), metrics),
+        intervals=intervals(average_resampled(one.resampled for one in seeds), metrics),
         by_defect=first.by_defect,
     )
     if len(seeds) == 1:
@@ -269,8 +266,8 @@ def _row(seeds: Sequence[Record]) -> CategoryRow:
     return replace(row, spread=spread, per_seed=per_seed)
 
 
-def _averaged(all_resampled: Iterable[Resampled]) -> Resampled:
-    """The mean of each metric over those that have it."""
+def average_resampled(all_resampled: Iterable[Resampled]) -> Resampled:
+    """The mean of the resamples of each metric over those that have it."""
     found: dict[str, list[Floats]] = {}
     for resampled in all_resampled:
         for metric, values in resampled.items():

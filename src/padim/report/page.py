@@ -17,7 +17,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from padim.evaluation.run_folder import Line, Results, measured, read_run
+from padim.evaluation.run_folder import Line, Results, list_measured, read_run
 from padim.files import plain_text, write_text
 from padim.images.heatmap import COLOURS
 from padim.metrics.table import HEADLINES, METRICS, format_metric
@@ -208,7 +208,7 @@ def _tables(results: Results) -> list[dict[str, Any]]:
         else (plain_text(line.name), i if are_several else None)
         for i, line in enumerate(lines, 1)
     ]
-    metrics = [METRICS[name] for name in measured(results)]
+    metrics = [METRICS[name] for name in list_measured(results)]
     if len(lines) <= _FEW_COLUMNS:
         body: list[tuple[Head, list[Cell]]] = [
             ((row.heading, None), [_cell(line, row.name) for line in lines]) for row in metrics
