@@ -1,13 +1,12 @@
 """``padim report``."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from padim.cli.console import progress, result, warn
+from padim.cli.console import phases, result, warn
 from padim.cli.images import require_writable
 from padim.errors import PathMissingError
 from padim.memory import format_bytes
@@ -36,12 +35,10 @@ def report(
         if out.is_dir():
             raise PathMissingError(out)
         require_writable(out.parent)
-    with ExitStack() as stack:
-
-        def began(n_images: int) -> Callable[[int], None]:
-            return stack.enter_context(progress("draw", n_images))
-
-        written = write_report(run, out, full_size=full_size, data=data, began=began)
+    with phases() as begin:
+        written = write_report(
+            run, out, full_size=full_size, data=data, begin=partial(begin, "draw")
+        )
     document = {
         "report": str(written.path),
         "n_images": written.n_images,

@@ -1,14 +1,16 @@
 """One category of a report: each image with its map, its truth and what was said of it."""
 
 import base64
+import hashlib
 import io
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +23,14 @@ from padim.files import plain_text, safe_name
 from padim.images.decode import decode
 from padim.images.heatmap import colour_levels
 from padim.images.preprocess import Preprocess
-from padim.report.charts import outline_path
+from padim.metrics.table import METRICS, format_metric
+from padim.report.charts import histogram, outline_path
 from padim.scoring.engines import n_cores
 
 THUMBNAIL_PX = 256
 _WEBP_PX = 16383  # the longest side that WebP takes
 _FULL_OUTLINE_PX = 512  # finer outlines only cost space
+_BY_DEFECT = ("image_auroc", "image_average_precision", "pixel_auroc", "aupro_30")
 _WRONG = ("missed", "false alarm")
 _VERDICTS: dict[tuple[str, str | None], str] = {
     ("anomalous", "normal"): "missed",
@@ -34,6 +38,15 @@ _VERDICTS: dict[tuple[str, str | None], str] = {
     ("anomalous", "anomalous"): "found",
     ("normal", "normal"): "passed",
 }
+
+
+class Defect(NamedTuple):
+    """A kind of defect: how many images there are, how many were missed, and some metrics."""
+
+    name: str
+    n_images: int
+    missed: str
+    metrics: list[tuple[str, str]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,12 +67,7 @@ class Part:
 
     @classmethod
     def of(cls, run: Path, record: Record, data: Path | None) -> "Part":
-        """Read a category.
-
-        Args:
-            run: Folder of the benchmark.
-            record: Of the category.
-            data: Where the dataset is now; where it was when None.
+        """Read a category; ``data`` says where the dataset is now, if not where it was.
 
         Raises:
             DatasetError: Its maps are not there, or not those of its images.
@@ -89,8 +97,8 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Of the category."""
-        return self.record.row.category
+        """Of the category, as text."""
+        return plain_text(self.record.row.category)
 
     @property
     def images(self) -> tuple[ImageResult, ...]:
@@ -102,12 +110,35 @@ class Part:
         """Of each of the N images."""
         return np.array([image.label == "normal" for image in self.images], np.bool_)
 
-    @property
+    @cached_property
     def verdicts(self) -> list[str]:
         """Of each of the N images: missed, false alarm, found, passed, or not judged."""
         return [
             _VERDICTS.get((image.label, image.predicted), "not judged") for image in self.images
         ]
+
+    @property
+    def histogram(self) -> dict[str, Any] | None:
+        """Of the scores, as ``charts.histogram`` draws it."""
+        scores = np.array([image.score for image in self.images], np.float64)
+        return histogram(scores, ~self.is_normal, self.record.threshold)
+
+    @property
+    def defects(self) -> list[Defect]:
+        """Each kind of defect."""
+        found = []
+        for name, metrics in sorted(self.record.by_defect.items()):
+            predicted = [image.predicted for image in self.images if image.defect == name]
+            missed = "n/a" if None in predicted else str(predicted.count("normal"))
+            values = [(METRICS[key].heading, format_metric(metrics.get(key))) for key in _BY_DEFECT]
+            found.append(Defect(plain_text(name), len(predicted), missed, values))
+        return found
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the names and sizes of its files."""
+        files = [stamp[:2] for stamp in self.record.fingerprint.images]
+        return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
     def _list_files(self) -> list[str]:
         """The images and their masks, by their ways from the category's folder."""
@@ -150,7 +181,7 @@ class Part:
         def card(i: int) -> dict[str, Any]:
             image = self.images[i]
             return {
-                "category": plain_text(self.name),
+                "category": self.name,
                 "name": plain_text(image.path),
                 "defect": plain_text(image.defect),
                 "label": image.label,

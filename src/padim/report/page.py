@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,19 +22,26 @@ from padim.files import plain_text, write_text
 from padim.images.heatmap import COLOURS
 from padim.metrics.table import HEADLINES, METRICS, format_metric
 from padim.report.cards import Part
-from padim.report.charts import curve, histogram
+from padim.report.charts import curve
 
-_PRO_LIMIT = 0.3  # to which AUPRO is commonly reported (Bergmann et al. 2021)
 _FEW_COLUMNS = 4
 _FEW_CATEGORIES = 3  # whose curves are open from the start
 # How opaque a map is at 0, 1/4, ... of its range: what is usual hides nothing.
 _STRENGTH = (0, 0.45, 0.75, 0.9, 1)
 _GROUP_TITLES = {"texture": "All textures", "object": "All objects", "all": "All categories"}
-_BY_DEFECT = ("image_auroc", "image_average_precision", "pixel_auroc", "aupro_30")
 _ON_CARD_ALONE = ("wrong", "order", "map", "image")
 
 Cell = tuple[str, str, str]  # a number, its spread over seeds and its interval, as text
 Head = tuple[str, int | None]  # of a row or a column: its name, and the section it leads to
+
+
+class Table(NamedTuple):
+    """Metrics by category, or categories by metric; ``corner`` is what the rows are."""
+
+    corner: str
+    columns: list[Head]
+    rows: list[tuple[Head, list[Cell]]]
+    is_wide: bool
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ def write_report(
     *,
     full_size: bool = False,
     data: Path | None = None,
-    began: Callable[[int], Callable[[int], None]] = lambda n_images: lambda n_done: None,
+    begin: Callable[[int], Callable[[int], None]] = lambda n_images: lambda n_done: None,
 ) -> Report:
     """Write the report of a benchmark; the same folder and images give the same bytes.
 
@@ -69,7 +76,7 @@ def write_report(
         out: The file; ``report.html`` in that folder when None.
         full_size: Whether images are kept at their size instead of as thumbnails.
         data: Where the dataset is now; where it was when None.
-        began: Told how many images there are; what it returns is told of each that is done.
+        begin: Told how many images there are; what it returns is told of each that is done.
 
     Raises:
         PathMissingError: There is no such folder.
@@ -82,7 +89,7 @@ def write_report(
         part.require_files()
     changed = [plain_text(f"{part.name}: {name}") for part in parts for name in part.find_changed()]
     n_images = sum(len(part.images) for part in parts)
-    advance = began(n_images)
+    advance = begin(n_images)
     cards = [card for part in parts for card in part.cards(full_size, advance)]
     cards.sort(key=lambda card: card["order"])
     text = _page(results, parts, cards, changed)
@@ -105,40 +112,37 @@ def _page(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters |= {
+        "text": plain_text,
+        "setting": _format_setting,
+        "metric": format_metric,
+        "path": curve,
+    }
     files = {name: _file(environment, name) for name in ("report.css", "report.js")}
     digest = base64.b64encode(hashlib.sha256(files["report.js"].encode()).digest()).decode("ascii")
-    counts = Counter(card["verdict"] for card in cards)
-    labels = Counter(card["label"] for card in cards)
-    settings = results.settings
-    shown_settings = {k: _setting(value) for k, value in settings.items() if k != "versions"}
     details = [{k: v for k, v in card.items() if k not in _ON_CARD_ALONE} for card in cards]
     return environment.get_template("report.html.jinja").render(
         css=files["report.css"],
         js=files["report.js"],
         js_sha256=digest,
-        settings=shown_settings,
-        size_px=settings["size_px"],
-        versions=settings["versions"],
-        title=plain_text(parts[0].name) if len(parts) == 1 else f"{len(parts)} categories",
-        tiles=_tiles(results),
+        results=results,
+        settings=results.settings,
+        n_seeds=results.settings["n_seeds"],
+        title=parts[0].name if len(parts) == 1 else f"{len(parts)} categories",
+        tiles=_make_tiles(results),
         is_judged=any(part.record.threshold is not None for part in parts),
-        counts=counts,
-        labels=labels,
-        tables=_tables(results),
-        n_seeds=settings["n_seeds"],
+        counts=Counter(card["verdict"] for card in cards),
+        labels=Counter(card["label"] for card in cards),
+        tables=_make_tables(results),
         n_open=_FEW_CATEGORIES,
-        sections=[_section(part) for part in parts],
+        sections=parts,
         cards=cards,
         defects=Counter(card["defect"] for card in cards),
-        failed=[
-            {key: plain_text(value) for key, value in vars(one).items()} for one in results.failed
-        ],
         changed=changed,
-        unreadable=[plain_text(path) for path in results.unreadable],
-        palette=_palette(),
+        palette=_make_palette(),
+        gradient=_make_gradient(),
         strength=" ".join(f"{value:g}" for value in _STRENGTH),
-        gradient=_gradient(),
-        details=_json(details),
+        details=_to_json(details),
     )
 
 
@@ -147,7 +151,7 @@ def _file(environment: Environment, name: str) -> Markup:
     return Markup(environment.loader.get_source(environment, name)[0])  # our own
 
 
-def _json(data: Any) -> Markup:
+def _to_json(data: Any) -> Markup:
     """JSON that cannot end the element it stands in."""
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=True)
     for character in "<>&":
@@ -155,13 +159,13 @@ def _json(data: Any) -> Markup:
     return Markup(text)  # escaped just above
 
 
-def _palette() -> list[str]:
+def _make_palette() -> list[str]:
     """The colours of maps, as the tables of an SVG filter: red, green, blue."""
     entries = COLOURS[np.linspace(0, 255, 17).astype(int)] / 255
     return [" ".join(f"{value:.3f}" for value in channel) for channel in entries.T]
 
 
-def _gradient() -> str:
+def _make_gradient() -> str:
     """The colours of maps as they lie on an image, from usual to hottest."""
     levels = np.linspace(0, 255, 18).astype(int)
     alphas = np.interp(levels / 255, np.linspace(0, 1, len(_STRENGTH)), _STRENGTH)
@@ -171,7 +175,7 @@ def _gradient() -> str:
     )
 
 
-def _setting(value: Any) -> str:
+def _format_setting(value: Any) -> str:
     return plain_text(value if isinstance(value, str) else json.dumps(value))
 
 
@@ -185,7 +189,7 @@ def _cell(line: Line, metric: str) -> Cell:
     )
 
 
-def _tiles(results: Results) -> list[tuple[str, Cell]]:
+def _make_tiles(results: Results) -> list[tuple[str, Cell]]:
     return [
         (METRICS[metric].heading, _cell(line, metric))
         for line in results.lines()
@@ -194,7 +198,7 @@ def _tiles(results: Results) -> list[tuple[str, Cell]]:
     ]
 
 
-def _tables(results: Results) -> list[dict[str, Any]]:
+def _make_tables(results: Results) -> list[Table]:
     """Every metric of every category, and the means.
 
     A few categories are the columns of one table; more are the rows of two, for a page is not
@@ -213,58 +217,13 @@ def _tables(results: Results) -> list[dict[str, Any]]:
         body: list[tuple[Head, list[Cell]]] = [
             ((row.heading, None), [_cell(line, row.name) for line in lines]) for row in metrics
         ]
-        return [{"corner": "metric", "columns": heads, "rows": body, "is_wide": False}]
+        return [Table("metric", heads, body, is_wide=False)]
     tables = []
     for is_of_pixels in (False, True):
         chosen = [row for row in metrics if row.is_of_pixels == is_of_pixels]
-        columns = [(row.heading, None) for row in chosen]
+        columns: list[Head] = [(row.heading, None) for row in chosen]
         cells = [[_cell(line, row.name) for row in chosen] for line in lines]
         body = list(zip(heads, cells, strict=True))
         if chosen:
-            tables.append({"corner": "category", "columns": columns, "rows": body, "is_wide": True})
+            tables.append(Table("category", columns, body, is_wide=True))
     return tables
-
-
-def _section(part: Part) -> dict[str, Any]:
-    row, curves, threshold = part.record.row, part.record.curves, part.record.threshold
-    scores = np.array([image.score for image in part.images], np.float64)
-    files = part.record.fingerprint.images
-    verdicts = Counter(part.verdicts)
-    digest = hashlib.sha256(json.dumps([entry[:2] for entry in files]).encode()).hexdigest()
-    return {
-        "name": plain_text(part.name),
-        "n_train": row.n_train,
-        "n_test": row.n_test,
-        "n_normal": int(part.is_normal.sum()),
-        "n_anomalous": int((~part.is_normal).sum()),
-        "n_missed": verdicts["missed"],
-        "n_false_alarms": verdicts["false alarm"],
-        "is_judged": threshold is not None,
-        "image_roc": curve(curves.image, 1.0),
-        "pixel_roc": curve(curves.pixel, 1.0),
-        "pro": curve(curves.pro, _PRO_LIMIT),
-        "pro_limit": _PRO_LIMIT,
-        **{name: format_metric(row.metrics[name]) for name in HEADLINES},
-        "histogram": histogram(scores, ~part.is_normal, threshold),
-        "defects": _by_defect(part),
-        "n_files": len(files),
-        "n_bytes": sum(max(stamp.n_bytes, 0) for stamp in files),
-        "sha256": digest,
-    }
-
-
-def _by_defect(part: Part) -> list[dict[str, Any]]:
-    found = []
-    for defect, metrics in sorted(part.record.by_defect.items()):
-        images = [image for image in part.images if image.defect == defect]
-        is_judged = all(image.predicted is not None for image in images)
-        n_missed = sum(image.predicted == "normal" for image in images)
-        found.append(
-            {
-                "name": plain_text(defect),
-                "n": len(images),
-                "missed": str(n_missed) if is_judged else "n/a",
-                "values": [(METRICS[m].heading, format_metric(metrics.get(m))) for m in _BY_DEFECT],
-            }
-        )
-    return found
