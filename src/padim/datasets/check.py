@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,7 +34,6 @@ KINDS: dict[str, str] = {
 SEVERE = frozenset({"unreadable", "leak", "look-alike", "contradiction", "mask-size"})
 
 Value = TypeVar("Value", bound=Hashable)
-_Raw = tuple[str, Path, str, Path | None]  # kind, file, detail, other
 
 _LOOK_PX = 64  # twice a thumbnail's side: rounding to whole levels averages out
 _USUAL = 0.75  # share of images that a size or a mode needs for the others to be odd
@@ -46,17 +45,17 @@ class Finding:
 
     Attributes:
         kind: One of `KINDS`.
-        category: Name of the category.
         path: The file.
         detail: What it is, in words.
         other: The file that it repeats.
+        category: Name of the category.
     """
 
     kind: str
-    category: str
     path: Path
     detail: str
     other: Path | None = None
+    category: str = ""
 
     @property
     def is_severe(self) -> bool:
@@ -107,16 +106,16 @@ def check(
         advance(1)
     readable = [one for one in seen if one.look is not None]
     has_masks = any(one.item.mask_paths and one.item.defect != GOOD for one in seen)
-    raw = [
+    found = [
         *(finding for one in seen for finding in _check_one(one, has_masks)),
-        *(("stray-mask", path, "it is of no image", None) for path in category.unused_masks),
+        *(Finding("stray-mask", path, "it is of no image") for path in category.unused_masks),
         *_find_missing_classes(category),
         *_find_repeated(readable),
         *_find_odd(readable),
     ]
     order = list(KINDS)
-    raw.sort(key=lambda finding: (order.index(finding[0]), finding[1]))
-    return [Finding(kind, category.name, path, detail, other) for kind, path, detail, other in raw]
+    found.sort(key=lambda finding: (order.index(finding.kind), finding.path))
+    return [replace(finding, category=category.name) for finding in found]
 
 
 def n_images(category: Category) -> int:
@@ -124,7 +123,7 @@ def n_images(category: Category) -> int:
     return len(category.train) + len(category.validation) + len(category.test)
 
 
-def _find_missing_classes(category: Category) -> Iterator[_Raw]:
+def _find_missing_classes(category: Category) -> Iterator[Finding]:
     absent = [
         kind
         for kind, count in (("normal", category.n_normal), ("anomalous", category.n_anomalous))
@@ -132,7 +131,7 @@ def _find_missing_classes(category: Category) -> Iterator[_Raw]:
     ]
     if absent:
         detail = f"no {' and no '.join(absent)} test images, so that AUROC cannot be had"
-        yield "one-class", category.root, detail, None
+        yield Finding("one-class", category.root, detail)
 
 
 def _list_items(category: Category) -> Iterator[_Item]:
@@ -167,33 +166,35 @@ def _see(item: _Item) -> _Seen:
     return _Seen(item, digest, mode, look, tuple(masks), tuple(errors))
 
 
-def _check_one(seen: _Seen, has_masks: bool) -> Iterator[_Raw]:
+def _check_one(seen: _Seen, has_masks: bool) -> Iterator[Finding]:
     """What is wrong with one image and its masks."""
     item = seen.item
     for error in seen.errors:
-        yield "unreadable", Path(error.path), error.reason, None
+        yield Finding("unreadable", Path(error.path), error.reason)
     for path, size_px, _ in seen.masks:
         if seen.look is not None and size_px != seen.look.source_px:
             detail = f"{_format_px(size_px)}, but its image has {_format_px(seen.look.source_px)}"
-            yield "mask-size", path, detail, item.path
+            yield Finding("mask-size", path, detail, item.path)
     if item.defect == GOOD:
         for path, _, is_marked in seen.masks:
             if is_marked:
                 detail = f"its image is good, but {path} marks a defect"
-                yield "contradiction", item.path, detail, path
+                yield Finding("contradiction", item.path, detail, path)
         return
     if item.split == "test" and not item.mask_paths and has_masks:
-        yield "no-mask", item.path, f"{item.defect}, without a mask", None
+        yield Finding("no-mask", item.path, f"{item.defect}, without a mask")
     empty = [path for path, _, is_marked in seen.masks if not is_marked]
     if empty and len(empty) == len(item.mask_paths):
         detail = f"it is labelled {item.defect}, but {empty[0]} is empty"
-        yield "contradiction", item.path, detail, empty[0]
+        yield Finding("contradiction", item.path, detail, empty[0])
     else:
         for path in empty:
-            yield "empty-mask", path, f"one of {len(item.mask_paths)} of its image", item.path
+            yield Finding(
+                "empty-mask", path, f"one of {len(item.mask_paths)} of its image", item.path
+            )
 
 
-def _find_repeated(seen: Sequence[_Seen]) -> Iterator[_Raw]:
+def _find_repeated(seen: Sequence[_Seen]) -> Iterator[Finding]:
     """Images that repeat an earlier one, by their bytes or by their look."""
     first: dict[str, int] = {}
     for i, one in enumerate(seen):
@@ -205,33 +206,33 @@ def _find_repeated(seen: Sequence[_Seen]) -> Iterator[_Raw]:
             yield _tell_repetition(seen[i], seen[j], "look-alike", "nearly the same picture")
 
 
-def _tell_repetition(one: _Seen, earlier: _Seen, across: str, how: str) -> _Raw:
+def _tell_repetition(one: _Seen, earlier: _Seen, across: str, how: str) -> Finding:
     item, other = one.item, earlier.item
     detail = f"{item.split}, {item.defect}; {how} as {other.path} ({other.split}, {other.defect})"
     if item.split != other.split:
-        return across, item.path, detail, other.path
+        return Finding(across, item.path, detail, other.path)
     same_file = one.sha256 == earlier.sha256
     if same_file and (item.defect == GOOD) != (other.defect == GOOD):
-        return "contradiction", item.path, detail, other.path
-    return "duplicate", item.path, detail, other.path
+        return Finding("contradiction", item.path, detail, other.path)
+    return Finding("duplicate", item.path, detail, other.path)
 
 
-def _find_odd(seen: Sequence[_Seen]) -> Iterator[_Raw]:
+def _find_odd(seen: Sequence[_Seen]) -> Iterator[Finding]:
     """Images whose size or mode is not that of most."""
     looks = [one.look for one in seen if one.look is not None]
     usual_px = _find_usual([look.source_px for look in looks])
     if usual_px is None:
         for i, words in far_sizes(looks):
-            yield "size", seen[i].item.path, words, None
+            yield Finding("size", seen[i].item.path, words)
     else:
         for one, look in zip(seen, looks, strict=True):
             if look.source_px != usual_px:
                 words = f"{_format_px(look.source_px)}; {_format_px(usual_px)} is usual"
-                yield "size", one.item.path, words, None
+                yield Finding("size", one.item.path, words)
     usual_mode = _find_usual([one.mode for one in seen])
     for one in seen:
         if usual_mode is not None and one.mode != usual_mode:
-            yield "mode", one.item.path, f"mode {one.mode}; {usual_mode} is usual", None
+            yield Finding("mode", one.item.path, f"mode {one.mode}; {usual_mode} is usual")
 
 
 def _find_usual(values: Sequence[Value]) -> Value | None:

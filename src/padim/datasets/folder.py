@@ -39,7 +39,7 @@ def expand(paths: Sequence[Path], *, recursive: bool) -> tuple[Path, ...]:
         PathMissingError: A path does not exist.
         DatasetError: A folder has no images.
     """
-    return once(
+    return drop_repeats(
         file
         for path in paths
         for file in (some_images(path, recursive=recursive) if is_folder(path) else (path,))
@@ -51,7 +51,7 @@ def folder_name(folder: Path) -> str:
     return folder.name if folder.name not in ("", "..") else folder.resolve().name
 
 
-def visible(folder: Path) -> list[Path]:
+def list_visible(folder: Path) -> list[Path]:
     """List what is in a folder and does not begin with a dot, sorted by name.
 
     Raises:
@@ -91,7 +91,7 @@ def some_images(folder: Path, *, recursive: bool = False) -> tuple[Path, ...]:
 
 
 def _files(folder: Path, recursive: bool) -> Iterator[Path]:
-    for path in visible(folder):
+    for path in list_visible(folder):
         if path.is_file():
             yield path
     if recursive:
@@ -102,7 +102,7 @@ def _files(folder: Path, recursive: bool) -> Iterator[Path]:
 
 def folders_in(folder: Path, recursive: bool) -> Iterator[Path]:
     """Go through the folders of a folder, in order; links are not followed further."""
-    for path in visible(folder):
+    for path in list_visible(folder):
         if path.is_dir():
             yield path
             if recursive and not path.is_symlink():
@@ -131,7 +131,7 @@ def _unreadable(path: Path, error: OSError) -> DatasetError:
     )
 
 
-def once(paths: Iterable[Path]) -> tuple[Path, ...]:
+def drop_repeats(paths: Iterable[Path]) -> tuple[Path, ...]:
     """Keep the first of paths that mean one file."""
     first: dict[Path, Path] = {}
     for path in paths:

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from padim.datasets.category import GOOD, Category, Sample
-from padim.datasets.folder import folder_name, list_images, visible
+from padim.datasets.folder import folder_name, list_images, list_visible
 from padim.errors import DatasetError
 from padim.images.decode import read_mask
 
@@ -15,7 +15,7 @@ _STRAY = " (copy)"  # the archive has train/10301 (copy).png and train/10301_GT 
 def is_kolektor(folder: Path) -> bool:
     """Whether a folder has masks named ``train/<id>_GT.*``."""
     train = folder / "train"
-    return train.is_dir() and any(map(_is_mask, visible(train)))
+    return train.is_dir() and any(map(_is_mask, list_visible(train)))
 
 
 def read_kolektor(folder: Path) -> Category:

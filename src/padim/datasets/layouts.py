@@ -6,18 +6,11 @@ from functools import partial
 from pathlib import Path
 
 from padim.datasets.category import Category
-from padim.datasets.folder import folder_name, is_folder, visible
+from padim.datasets.folder import folder_name, is_folder, list_visible
 from padim.datasets.kolektor import is_kolektor, read_kolektor
 from padim.datasets.loco import is_loco, read_loco
 from padim.datasets.manifest import find_manifest, is_manifest, read_manifest
-from padim.datasets.mvtec import (
-    is_btad,
-    is_mvtec,
-    is_mvtec_2,
-    read_btad,
-    read_mvtec,
-    read_mvtec_2,
-)
+from padim.datasets.mvtec import BTAD, MVTEC, MVTEC_2
 from padim.datasets.plain import is_plain, read_plain
 from padim.datasets.real_iad import find_real_iad, is_real_iad, read_real_iad
 from padim.datasets.visa import find_visa, is_visa, read_visa
@@ -57,7 +50,7 @@ class Layout:
             return {}
         return {
             path.name: partial(self.read, path)
-            for path in visible(folder)
+            for path in list_visible(folder)
             if path.is_dir() and self.is_category(path)
         }
 
@@ -66,8 +59,8 @@ LAYOUTS: dict[str, Layout] = {
     "mvtec": Layout(
         "MVTec AD",
         "train/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png",
-        is_mvtec,
-        read_mvtec,
+        MVTEC.fits,
+        MVTEC.read,
     ),
     "mvtec-loco": Layout(
         "MVTec LOCO AD",
@@ -79,14 +72,14 @@ LAYOUTS: dict[str, Layout] = {
     "mvtec-2": Layout(
         "MVTec AD 2",
         "train/good, test_public/<good or bad>",
-        is_mvtec_2,
-        read_mvtec_2,
+        MVTEC_2.fits,
+        MVTEC_2.read,
         refines="mvtec",
     ),
     "visa": Layout(
         "VisA", "split_csv/1cls.csv beside the categories", is_visa, read_visa, find_visa
     ),
-    "btad": Layout("BTAD", "train/ok, test/<ok or ko>", is_btad, read_btad),
+    "btad": Layout("BTAD", "train/ok, test/<ok or ko>", BTAD.fits, BTAD.read),
     "kolektor": Layout(
         "Kolektor SDD2", "train/<id>.png with train/<id>_GT.png", is_kolektor, read_kolektor
     ),
@@ -209,7 +202,7 @@ def _choose_layouts(layout: str | None) -> dict[str, Layout]:
 
 
 def _no_layout(folder: Path, needed: str, layout: str | None) -> DatasetError:
-    inside = listed(path.name for path in visible(folder)) or "nothing"
+    inside = listed(path.name for path in list_visible(folder)) or "nothing"
     known = _choose_layouts(layout)
     shapes = "; ".join(f"{one.title} ({key}): {one.shape}" for key, one in known.items())
     what = "The layout is" if layout else "The known layouts are"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from padim.datasets.category import Category, Saturation
 from padim.datasets.folder import list_images
-from padim.datasets.mvtec import is_mvtec
-from padim.datasets.pairing import folder_names, images_in, read_folders
+from padim.datasets.mvtec import MVTEC
+from padim.datasets.pairing import Folders, folder_names, images_in
 from padim.errors import DatasetError
 
 _CONFIG = "defects_config.json"
@@ -16,7 +16,7 @@ _DEFECTS = {"logical_anomalies", "structural_anomalies"}
 
 def is_loco(folder: Path) -> bool:
     """Whether a folder has ``train/good`` and what only MVTec LOCO AD has."""
-    if not is_mvtec(folder):
+    if not MVTEC.fits(folder):
         return False
     return (folder / _CONFIG).is_file() or bool(_DEFECTS & folder_names(folder / "test"))
 
@@ -39,7 +39,7 @@ def read_loco(folder: Path) -> Category:
     """
     saturations = _read_saturations(folder / _CONFIG)
     truth = folder / "ground_truth"
-    category = read_folders(folder, "MVTec LOCO AD", validation="validation/good")
+    category = Folders("MVTec LOCO AD", validation="validation/good").read(folder)
     samples = []
     used = set()
     for sample in category.test:

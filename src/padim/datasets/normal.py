@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from padim.datasets.folder import folders_in, is_folder, once, some_images
+from padim.datasets.folder import drop_repeats, folders_in, is_folder, some_images
 from padim.datasets.layouts import layout_of
 from padim.datasets.manifest import is_manifest, read_manifest
-from padim.datasets.mvtec import is_mvtec
+from padim.datasets.mvtec import MVTEC
 from padim.errors import DatasetError, listed
 
 
@@ -26,14 +26,14 @@ def normal_images(path: Path | Sequence[Path], *, recursive: bool = False) -> tu
         DatasetError: A folder has no images, or holds several categories.
     """
     paths = [path] if isinstance(path, Path) else path
-    return once(file for one in paths for file in _normal_images(one, recursive))
+    return drop_repeats(file for one in paths for file in _normal_images(one, recursive))
 
 
 def _normal_images(path: Path, recursive: bool) -> tuple[Path, ...]:
     if not is_folder(path):
         return read_manifest(path).train if is_manifest(path) else (path,)
-    if is_mvtec(path):
-        return some_images(path / "train" / "good", recursive=recursive)
+    if MVTEC.fits(path):
+        return some_images(path / MVTEC.train, recursive=recursive)
     if (layout := layout_of(path)) is not None:
         return layout.read(path).train
     categories = [folder for folder in folders_in(path, recursive) if layout_of(folder)]

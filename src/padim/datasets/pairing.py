@@ -1,73 +1,84 @@
 """Test images in a folder per defect, and the masks that their names say are theirs."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from padim.datasets.category import GOOD, Category, Sample
-from padim.datasets.folder import folder_name, list_images, some_images, visible
+from padim.datasets.folder import folder_name, list_images, list_visible, some_images
 from padim.errors import DatasetError, listed
 
 
-def read_folders(
-    folder: Path,
-    layout: str,
-    train: str = "train/good",
-    *,
-    test: str = "test",
-    truth: str = "ground_truth",
-    normal: str = GOOD,
-    validation: str = "",
-) -> Category:
-    """Read a category whose test images lie in a folder for each defect.
+@dataclass(frozen=True)
+class Folders:
+    """A layout whose test images lie in a folder for each defect; all but ``train`` may be missing.
 
-    Args:
-        folder: The folder of the category. Those below are inside, and may be missing.
-        layout: How it is laid out, in words.
-        train: Of the normal images to learn from, of which there must be one.
+    Attributes:
+        title: Its name in words.
+        train: Folder of the normal images to learn from, of which there must be one.
         test: Of ``<defect>/<stem>.*``.
         truth: Of ``<defect>/<stem>_mask.*`` or, if there is none, ``<defect>/<stem>.*``.
         normal: Name of the folder of normal images in ``test``.
         validation: Of normal images that are set aside; none when empty.
-
-    Raises:
-        DatasetError: Masks fit twice, or there are no images to learn from.
+        marks: What else must be there for a category to be laid out so.
     """
-    test_folder, truth_folder = folder / test, folder / truth
-    samples: list[Sample] = []
-    unused: list[Path] = []
-    normal_masks: list[tuple[Path, Path]] = []
-    for defect in sorted(folder_names(test_folder) | folder_names(truth_folder)):
-        if test_folder / defect == truth_folder:
-            continue
-        images, masks = images_in(test_folder / defect), images_in(truth_folder / defect)
-        if defect == normal:
-            # A normal image has no defect to mark, whatever lies beside it.
-            samples.extend(Sample(image, GOOD, None) for image in images)
-            by_stem = {mask.stem: mask for mask in masks}
-            for image in images:
-                mask = by_stem.get(f"{image.stem}_mask") or by_stem.get(image.stem)
-                if mask is not None:
-                    normal_masks.append((image, mask))
-            continue
-        paired = _pair(images, masks)
-        samples.extend(Sample(image, defect, paired.get(image)) for image in images)
-        used = set(paired.values())
-        unused.extend(mask for mask in masks if mask not in used)
-    return Category(
-        folder_name(folder),
-        folder,
-        some_images(folder / train),
-        tuple(samples),
-        tuple(unused),
-        validation=images_in(folder / validation) if validation else (),
-        normal_masks=tuple(normal_masks),
-        layout=layout,
-    )
+
+    title: str
+    train: str = "train/good"
+    test: str = "test"
+    truth: str = "ground_truth"
+    normal: str = GOOD
+    validation: str = ""
+    marks: tuple[str, ...] = ()
+
+    def fits(self, folder: Path) -> bool:
+        """Whether a folder is laid out so."""
+        return all((folder / name).is_dir() for name in (self.train, *self.marks))
+
+    def read(self, folder: Path) -> Category:
+        """Read a category that is laid out so.
+
+        Raises:
+            DatasetError: Masks fit twice, or there are no images to learn from.
+        """
+        test_folder, truth_folder = folder / self.test, folder / self.truth
+        samples: list[Sample] = []
+        unused: list[Path] = []
+        normal_masks: list[tuple[Path, Path]] = []
+        for defect in sorted(folder_names(test_folder) | folder_names(truth_folder)):
+            if test_folder / defect == truth_folder:
+                continue
+            images, masks = images_in(test_folder / defect), images_in(truth_folder / defect)
+            if defect == self.normal:
+                # A normal image has no defect to mark, whatever lies beside it.
+                samples.extend(Sample(image, GOOD, None) for image in images)
+                by_stem = {mask.stem: mask for mask in masks}
+                for image in images:
+                    mask = by_stem.get(f"{image.stem}_mask") or by_stem.get(image.stem)
+                    if mask is not None:
+                        normal_masks.append((image, mask))
+                continue
+            paired = _pair(images, masks)
+            samples.extend(Sample(image, defect, paired.get(image)) for image in images)
+            used = set(paired.values())
+            unused.extend(mask for mask in masks if mask not in used)
+        return Category(
+            folder_name(folder),
+            folder,
+            some_images(folder / self.train),
+            tuple(samples),
+            tuple(unused),
+            validation=images_in(folder / self.validation) if self.validation else (),
+            normal_masks=tuple(normal_masks),
+            layout=self.title,
+        )
 
 
 def folder_names(folder: Path) -> set[str]:
     """Names of the folders in a folder that may be missing."""
-    return {path.name for path in visible(folder) if path.is_dir()} if folder.is_dir() else set()
+    return (
+        {path.name for path in list_visible(folder) if path.is_dir()} if folder.is_dir() else set()
+    )
 
 
 def images_in(folder: Path) -> tuple[Path, ...]:

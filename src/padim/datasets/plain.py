@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from padim.datasets.category import Category
-from padim.datasets.pairing import folder_names, images_in, read_folders
+from padim.datasets.pairing import Folders, folder_names, images_in
 
 _TRAIN = ("train", "good")
 
@@ -16,15 +16,12 @@ def is_plain(folder: Path) -> bool:
 def read_plain(folder: Path) -> Category:
     """Read good images to fit on, and test images in folders by what they show.
 
-    Args:
-        folder: A folder whose ``train`` (or ``good``) holds good images, and whose ``test`` holds
-            folders: ``good``, and whatever else is a kind of defect. Masks are where MVTec AD has
-            them, and may be missing.
+    Masks are where MVTec AD has them, and may be missing.
 
     Raises:
         DatasetError: Masks fit twice, or there are no images to fit on.
     """
-    return read_folders(folder, "plain folders", _find_train(folder) or _TRAIN[0])
+    return Folders("plain folders", train=_find_train(folder) or _TRAIN[0]).read(folder)
 
 
 def _find_train(folder: Path) -> str | None:

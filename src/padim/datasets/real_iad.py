@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from padim.datasets.category import GOOD, Category
-from padim.datasets.folder import folder_name, visible
+from padim.datasets.folder import folder_name, list_visible
 from padim.datasets.table import Row, category_of
 from padim.errors import DatasetError, listed
 
@@ -110,8 +110,8 @@ def _find_list_folders(root: Path) -> list[Path]:
     """The folders with lists, at most two deep."""
     if not root.is_dir():
         return []
-    outer = [path for path in visible(root) if _is_list_folder(path)]
-    inner = [path for folder in outer for path in visible(folder) if _is_list_folder(path)]
+    outer = [path for path in list_visible(root) if _is_list_folder(path)]
+    inner = [path for folder in outer for path in list_visible(folder) if _is_list_folder(path)]
     return [folder for folder in (*outer, *inner) if _lists(folder)]
 
 
@@ -120,7 +120,7 @@ def _is_list_folder(path: Path) -> bool:
 
 
 def _lists(folder: Path) -> list[Path]:
-    return [path for path in visible(folder) if path.suffix == ".json" and path.is_file()]
+    return [path for path in list_visible(folder) if path.suffix == ".json" and path.is_file()]
 
 
 def _choose(folder: Path, lists: list[Path]) -> Path:
@@ -136,7 +136,7 @@ def _choose(folder: Path, lists: list[Path]) -> Path:
 def _resolutions(root: Path) -> list[Path]:
     return [
         path
-        for path in visible(root)
+        for path in list_visible(root)
         if path.name.startswith(_IMAGES) and not path.name.startswith(_LISTS) and path.is_dir()
     ]
 
