@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from trees import make_category, striped
 
 from padim.cli import main
-from padim.cli.images import output_names
+from padim.cli.images import name_outputs
 from padim.errors import PadimError, UsageError
 from padim.evaluation.run_folder import record_name
 from padim.files import (
@@ -72,7 +72,7 @@ def test_no_two_outputs_have_one_name_on_any_system() -> None:
 
 def test_images_are_named_apart_where_letters_have_no_case() -> None:
     chosen = [Path(f"/in/{name}") for name in ("a.png", "A.png", "b.png", "b.jpg", "con.png")]
-    named = {path.name: name for path, name in output_names(chosen, [Path("/in/a.png")]).items()}
+    named = {path.name: name for path, name in name_outputs(chosen, [Path("/in/a.png")]).items()}
     assert named == {
         "a.png": Path("a.png"),
         "A.png": Path("A.png-2"),
@@ -90,7 +90,7 @@ def test_images_on_two_drives_are_named_by_the_whole_way_simulated(
 
     monkeypatch.setattr(os.path, "commonpath", refuse)
     chosen = [Path("/c/in/0.png"), Path("/d/in/0.png")]
-    assert list(output_names(chosen, chosen).values()) == [Path("c/in/0"), Path("d/in/0")]
+    assert list(name_outputs(chosen, chosen).values()) == [Path("c/in/0"), Path("d/in/0")]
 
 
 @pytest.mark.slow

@@ -27,10 +27,8 @@ class Machine:
     """What a machine has.
 
     Attributes:
-        cpu: Its name.
         n_cores: Cores that this process may use.
         instructions: Vector instructions that matter here; None where they cannot be told.
-        memory_bytes: Of the whole machine.
         accelerators: Names of what else could compute.
         engines: Version of each installed engine.
     """
@@ -48,7 +46,6 @@ class Timing:
     """How long an engine takes for one image.
 
     Attributes:
-        engine: Its name.
         precision: What the products with the whitening rows are computed in.
         image_ms: Milliseconds from pixels to map and score, the median.
         trunk_ms: The trunk's alone; None where it is not timed.
@@ -83,9 +80,7 @@ def examine() -> Machine:
 def time_graph(path: Path, n_threads: int | None) -> list[Timing]:
     """Time an exported graph on one image of noise, in each engine that is installed and runs it.
 
-    Args:
-        path: An ``.onnx`` or ``.xml`` file that ``padim export`` wrote.
-        n_threads: Threads of one call; one for each core when None.
+    There is a thread for each core when their number is None.
     """
     timings = []
     for engine in engines_of(path):
@@ -101,10 +96,8 @@ def time_graph(path: Path, n_threads: int | None) -> list[Timing]:
 def time_default(n_threads: int | None) -> list[Timing]:
     """Time the default backbone and recipe on one image of noise, in each engine.
 
-    The whitening rows are those of two images of noise: time does not depend on them.
-
-    Args:
-        n_threads: Threads of one call; one for each core when None.
+    The whitening rows are those of two images of noise: time does not depend on them. There is a
+    thread for each core when their number is None.
 
     Raises:
         MissingExtraError: The extra ``fit`` is not installed.

@@ -31,13 +31,14 @@ class UnknownNameError(UsageError, LookupError):
 class PathMissingError(UsageError):
     """A path that does not exist, or a folder where a file is needed, or the other way round."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, needed: str = "") -> None:
         if path.is_dir():
             super().__init__(f"{path} is a folder, but a file is needed. Name one inside.")
         elif path.exists():
             super().__init__(f"{path} is a file, but a folder is needed. Name one.")
         else:
-            super().__init__(f"{path} does not exist. Check the path.")
+            but = f", but {needed} is needed" if needed else ""
+            super().__init__(f"{path} does not exist{but}. Check the path.")
 
 
 class ShapeError(PadimError, ValueError):
@@ -134,6 +135,11 @@ def listed(names: Iterable[object], limit: int = 5) -> str:
     texts = [str(name) for name in names]
     more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
     return ", ".join(texts[:limit]) + more
+
+
+def format_count(n: int, one: str, several: str = "") -> str:
+    """Say how many there are: ``1 image``, ``12 images``; ``several`` is for what takes no s."""
+    return f"{n} {one}" if n == 1 else f"{n} {several or one + 's'}"
 
 
 def failure_of(error: BaseException) -> tuple[str, str] | None:

@@ -15,7 +15,7 @@ import padim
 from padim.backbones import backbone
 from padim.cli import main
 from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES
-from padim.evaluation.published import difference_words, published
+from padim.evaluation.published import describe_differences, published
 from padim.evaluation.run_folder import COLUMNS, Failure, Results, markdown
 from padim.features.weights import locate
 from padim.metrics.table import METRICS
@@ -429,7 +429,7 @@ def test_published_figures_are_compared_with(
     values = {"image_auroc": 0.99, "pixel_auroc": 0.987}
     settings = make_settings("efficientnet_v2_m", 288)
     results = Results.of(settings, [make_record("carpet", metrics=values)], ())
-    said = difference_words(replace(results, means={}))
+    said = describe_differences(replace(results, means={}))
     assert "| carpet | 0.990 | 1.000 | -0.010 **off** | 0.987 | 0.987 | +0.000 |" in said
     assert "1 of 2 figures are off by more than 0.005." in said
     assert benchmark(root, tmp_path / "out", "--against", "published", "-q") == 0

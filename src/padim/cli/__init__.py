@@ -93,10 +93,7 @@ app.add_typer(weights_command.app, name="weights", rich_help_panel="Look up")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line.
-
-    Args:
-        arguments: What follows the program's name; the process's own when None.
+    """Run a command line, the process's own when None.
 
     Returns:
         The exit status: 0, 1 for a failure, 2 for wrong usage, 130 when interrupted.
@@ -116,11 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_guarded(work: Callable[[], int | None]) -> int:
-    """Do the work of a command line; turn what goes wrong into one sentence and an exit status.
-
-    Args:
-        work: Returns an exit status, or None for 0.
-    """
+    """Do the work of a command line; turn what goes wrong into one sentence and an exit status."""
     # torch's threads would spin while they wait: two processes on one machine, or decoding beside a
     # fit, then crawl. OpenMP reads this when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -14,15 +14,16 @@ from padim.choices import Choice
 from padim.cli import options
 from padim.cli.console import bars, result, say
 from padim.cli.fit_command import prepare_within
-from padim.cli.images import require_apart, require_writable, sizes
+from padim.cli.images import measure_sizes, require_apart, require_writable
 from padim.datasets import Category, describe, read_dataset
-from padim.errors import MissingExtraError, PadimError, UnknownNameError, UsageError
+from padim.errors import MissingExtraError, PadimError, UnknownNameError, UsageError, format_count
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.heatmap import DEFAULT_COLORMAP, colours_of
 from padim.memory import resident_bytes
 from padim.scoring.engines import n_cores
 
 if TYPE_CHECKING:
+    from padim.evaluation.job import Plan
     from padim.evaluation.run_folder import Results
 
 
@@ -72,61 +73,41 @@ def benchmark(
         require_writable(sinks["tensorboard"])
     categories = read_dataset(root, category or (), layout)
     require_apart(out, [root, *(found.root for found in categories)])
-    outcome = run_benchmark(
-        categories,
-        out,
-        settings,
-        n_workers=_require_one(workers, "workers"),
-        n_seeds=_require_one(seeds, "seeds"),
-        skip_unreadable=skip_unreadable,
-        keep_maps=keep_maps,
-        colormap=colormap,
-    )
+    for number, what in ((workers, "workers"), (seeds, "seeds")):
+        if number < 1:
+            raise UsageError(f"The number of {what} is {number}, but needs to be 1 or more. Try 1.")
+    from padim.evaluation.job import Plan
+    from padim.evaluation.tracking import send_to_mlflow, write_tensorboard
+
+    plan = Plan(settings, seeds, skip_unreadable, keep_maps, colormap)
+    outcome = run_benchmark(categories, out, plan, workers)
     steps = [partial(finish, outcome, out, against)]
     if "mlflow" in sinks:
-        from padim.evaluation.tracking import send_to_mlflow
-
         steps.append(partial(send_to_mlflow, outcome, sinks["mlflow"]))
     if "tensorboard" in sinks:
-        from padim.evaluation.tracking import write_tensorboard
-
         steps.append(partial(write_tensorboard, outcome, sinks["tensorboard"]))
     _do_all(steps)
 
 
 def run_benchmark(
-    categories: tuple[Category, ...],
-    out: Path,
-    settings: FitSettings,
-    *,
-    n_workers: int = 1,
-    n_seeds: int = 1,
-    skip_unreadable: bool = False,
-    keep_maps: bool = False,
-    colormap: str = DEFAULT_COLORMAP,
+    categories: tuple[Category, ...], out: Path, plan: "Plan", n_workers: int = 1
 ) -> "Results":
     """Prepare a fit and run it over categories, with progress bars.
 
-    Args:
-        categories: What to do.
-        out: Folder of the results.
-        settings: Of every fit.
-        n_workers: Categories at a time, fewer where memory does not allow them.
-        n_seeds: How often what is random is drawn anew.
-        skip_unreadable: Whether to go on without images that cannot be read.
-        keep_maps: Whether the maps of the test images are kept.
-        colormap: Of the pictures.
+    As many categories are done at a time as there are workers, fewer where memory does not allow
+    them.
     """
-    from padim.evaluation.job import Plan, Watcher
+    from padim.evaluation.job import Watcher
     from padim.evaluation.run import run
 
     require_writable(out)
+    settings = plan.settings
     n_train = max(len(found.train) for found in categories)
-    largest_px, words = sizes(path for found in categories for path in found.images())
+    largest_px, words = measure_sizes(path for found in categories for path in found.images())
     say(f"{describe(categories)}; images {words}.")
     source_px = _find_source_px(categories, settings)
     fitter, forecast = prepare_within(settings, largest_px, n_train, source_px=source_px)
-    n_workers = min(n_workers, len(categories) * n_seeds)
+    n_workers = min(n_workers, len(categories) * plan.n_seeds)
     if settings.max_bytes is not None:
         left = settings.max_bytes - resident_bytes()  # this process waits beside the others
         allowed = max(1, left // forecast.peak_bytes)
@@ -135,7 +116,7 @@ def run_benchmark(
         n_workers = min(n_workers, allowed)
     if n_workers > 1 and settings.n_threads is None:
         settings = replace(settings, n_threads=max(1, n_cores() // n_workers))
-    plan = Plan(settings, n_seeds, skip_unreadable, keep_maps, colormap, source_px)
+    plan = replace(plan, settings=settings, source_px=source_px)
     with bars() as bar:
         watcher = Watcher(say, partial(_begin, bar))
         return run(categories, plan, out, watcher, fitter=fitter, n_workers=n_workers)
@@ -165,7 +146,7 @@ def finish(outcome: "Results", out: Path, against: str | None = None) -> None:
     Raises:
         PadimError: A category failed.
     """
-    from padim.evaluation.published import difference_words
+    from padim.evaluation.published import describe_differences
     from padim.evaluation.run_folder import markdown
 
     places = (
@@ -175,14 +156,14 @@ def finish(outcome: "Results", out: Path, against: str | None = None) -> None:
         f"Models: {out / 'models'}."
     )
     if against is not None:
-        places = f"{difference_words(outcome)}\n\n{places}"
+        places = f"{describe_differences(outcome)}\n\n{places}"
     if outcome.rows or not outcome.failed:
         result(outcome.document(), f"{markdown(outcome, is_for_terminal=True)}\n{places}")
     if not outcome.failed:
         return
     reasons = " ".join(f"{failure.category}: {failure.message}" for failure in outcome.failed)
-    n_categories = len(outcome.failed) + len(outcome.rows)
-    raise PadimError(f"{len(outcome.failed)} of {n_categories} categories failed. {reasons}")
+    count = format_count(len(outcome.failed) + len(outcome.rows), "category", "categories")
+    raise PadimError(f"{len(outcome.failed)} of {count} failed. {reasons}")
 
 
 def _do_all(steps: Iterable[Callable[[], None]]) -> None:
@@ -193,16 +174,8 @@ def _do_all(steps: Iterable[Callable[[], None]]) -> None:
             step()
         except PadimError as error:
             errors.append(error)
-    if len(errors) == 1:
-        raise errors[0]
     if errors:
-        raise PadimError(" ".join(map(str, errors)))
-
-
-def _require_one(number: int, what: str) -> int:
-    if number < 1:
-        raise UsageError(f"The number of {what} is {number}, but needs to be 1 or more. Try 1.")
-    return number
+        raise errors[0] if len(errors) == 1 else PadimError(" ".join(map(str, errors)))
 
 
 def _begin(bar: Progress, name: str, n_images: int) -> Callable[[int], None]:

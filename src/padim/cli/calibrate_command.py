@@ -8,7 +8,7 @@ import typer
 
 from padim.cli import options
 from padim.cli.console import progress, result, say
-from padim.cli.images import Unreadable, threshold_words
+from padim.cli.images import Unreadable, describe_threshold
 from padim.datasets import expand, normal_images
 from padim.errors import PathMissingError, UsageError
 
@@ -66,4 +66,4 @@ def calibrate(
         "threshold": asdict(decision.threshold),
         "pixel_threshold": decision.pixel_threshold,
     }
-    result(document, f"{model}: {threshold_words(decision)}")
+    result(document, f"{model}: {describe_threshold(decision)}")

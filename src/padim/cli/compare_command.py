@@ -46,13 +46,15 @@ def compare(
     n = len(compared)
     n_hold = sum(one.holds for *_, one in compared)
     n_among_all = sum(one.holds_among_all for *_, one in compared)
+    hold, all_hold = ("holds" if one == 1 else "hold" for one in (n_hold, n_among_all))
+    by_chance = f"about {LEVEL * n:.0f} of {n} would by chance alone"
     lines += [
         table(headers, rows),
         "In brackets: 95% of bootstrap samples of the test images, the same for both. A difference "
         "holds when they leave 0 out.",
-        f"{n_hold} of {n} differences hold, each for itself; about {LEVEL * n:.0f} of {n} would by "
-        f"chance alone. {n_among_all} hold among all {n}: by Holm's correction, with a chance of "
-        f"{LEVEL:.0%} that any of these is none.",
+        f"{n_hold} of {n} differences {hold}, each for itself; {by_chance}. {n_among_all} {all_hold} "
+        f"among all {n}: by Holm's correction, with a chance of {LEVEL:.0%} that any of these is "
+        "none.",
     ]
     if found.in_one:
         lines.append(f"Left out, since only one has them: {listed(found.in_one)}.")

@@ -26,19 +26,12 @@ from rich.text import Text
 
 
 class Output:
-    """How this run speaks; the options of a command set it.
+    """How this run speaks; the options of a command set it."""
 
-    Attributes:
-        as_json: One JSON document on stdout instead of text.
-        quiet: Results and errors only.
-        verbose: Details as well.
-        has_result: The result has been given, so that stdout takes no other document.
-    """
-
-    as_json = False
+    as_json = False  # one document on stdout instead of text
     quiet = False
     verbose = False
-    has_result = False
+    has_result = False  # so that stdout takes no other document
 
 
 def say(text: str) -> None:
@@ -56,12 +49,7 @@ def detail(text: str) -> None:
 
 
 def result(document: Any, text: str) -> None:
-    """Give the result of a command.
-
-    Args:
-        document: As JSON would have it.
-        text: For a person.
-    """
+    """Give the result of a command: a document as JSON would have it, or a text for a person."""
     if Output.as_json:
         text = json.dumps(document, indent=2)
     sys.stdout.write(text + "\n")
@@ -88,15 +76,7 @@ def fail(error: BaseException, message: str) -> None:
 
 @contextmanager
 def progress(description: str, n_items: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr.
-
-    Args:
-        description: What is being done.
-        n_items: How many steps there are.
-
-    Yields:
-        What to call with the number of further steps done.
-    """
+    """Show a progress bar on stderr; what it gives is told of further steps done."""
     with phases() as begin:
         yield begin(description, n_items)
 
@@ -106,8 +86,8 @@ def phases() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
     """Show a progress bar on stderr for each phase of some work.
 
     Yields:
-        What to call with the name of a phase that begins and its number of steps; gives what to
-        call with the number of further steps done.
+        What is told of the name of a phase that begins and its number of steps; gives what is told
+        of further steps done.
     """
     with bars() as bar:
 
@@ -141,6 +121,12 @@ class _RateColumn(ProgressColumn):
         rate = task.completed / seconds if seconds else 0.0
         words = f"{rate:.3g}/s" if rate < 100 else f"{rate:.0f}/s"
         return Text(words if rate else "", style="progress.data.speed")
+
+
+def align(lines: dict[str, str]) -> str:
+    """What is said of each thing, below one another."""
+    width = max(map(len, lines))
+    return "\n".join(f"{key.ljust(width)}  {value}" for key, value in lines.items())
 
 
 def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -32,7 +32,9 @@ def demo(
     require_writable(out)
     category = read_category(lay_out_solar_cells(out / "data", kinds[cells]))
     results = out / "results"
-    outcome = run_benchmark((category,), results, FitSettings(recipe=recipe))
+    from padim.evaluation.job import Plan
+
+    outcome = run_benchmark((category,), results, Plan(FitSettings(recipe=recipe)))
     finish(outcome, results)
     say(
         f"{LICENCE}\nTry it on an image: padim predict "

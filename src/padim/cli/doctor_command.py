@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from padim.cli import options
-from padim.cli.console import result, say, table
+from padim.cli.console import align, result, say, table
 from padim.doctor import Machine, Timing, examine, time_default, time_graph
 from padim.errors import PathMissingError, install_command
 from padim.memory import format_bytes
@@ -29,9 +29,9 @@ def doctor(
         graph_engine(graph, "auto")
     machine = examine()
     can_fit = importlib.util.find_spec("timm") is not None and "torch" in machine.engines
-    chosen = _chosen(machine, can_fit)
-    advice = _advice(machine, can_fit)
-    say(_described(machine, chosen))
+    chosen = _choose_engines(machine, can_fit)
+    advice = _advise(machine, can_fit)
+    say(_describe(machine, chosen))
     timings: list[Timing] = []
     if graph is not None:
         say(f"Timing {graph}, one image at a time.")
@@ -47,10 +47,10 @@ def doctor(
         "timings": [asdict(timing) for timing in timings],
         "advice": advice,
     }
-    result(document, "\n".join([*_timed(timings), *advice]))
+    result(document, "\n".join([*_list_timings(timings), *advice]))
 
 
-def _chosen(machine: Machine, can_fit: bool) -> dict[str, str]:
+def _choose_engines(machine: Machine, can_fit: bool) -> dict[str, str]:
     """What ``--engine auto`` takes for each kind of file, and why."""
     chosen = {".safetensors": "none: a model file needs the extra fit"}
     if can_fit:
@@ -71,7 +71,7 @@ def _chosen(machine: Machine, can_fit: bool) -> dict[str, str]:
     return chosen
 
 
-def _advice(machine: Machine, can_fit: bool) -> list[str]:
+def _advise(machine: Machine, can_fit: bool) -> list[str]:
     advice = []
     if "openvino" not in machine.engines:
         advice.append(
@@ -84,7 +84,7 @@ def _advice(machine: Machine, can_fit: bool) -> list[str]:
     return advice
 
 
-def _described(machine: Machine, chosen: dict[str, str]) -> str:
+def _describe(machine: Machine, chosen: dict[str, str]) -> str:
     instructions = "unknown"
     if machine.instructions is not None:
         instructions = ", ".join(machine.instructions) or "none of those that matter"
@@ -98,24 +98,16 @@ def _described(machine: Machine, chosen: dict[str, str]) -> str:
         "engines": engines,
         **{f"auto, {suffix}": engine for suffix, engine in chosen.items()},
     }
-    width = max(map(len, lines))
-    return "\n".join(f"{key.ljust(width)}  {value}" for key, value in lines.items())
+    return align(lines)
 
 
-def _timed(timings: list[Timing]) -> list[str]:
+def _list_timings(timings: list[Timing]) -> list[str]:
     if not timings:
         return []
-    rows = [
-        (
-            timing.engine,
-            timing.precision,
-            f"{timing.image_ms:.1f}",
-            *(
-                (f"{timing.trunk_ms:.1f}", f"{timing.image_ms - timing.trunk_ms:.1f}")
-                if timing.trunk_ms is not None
-                else ("", "")
-            ),
-        )
-        for timing in timings
-    ]
+    rows = []
+    for timing in timings:
+        trunk, head = "", ""
+        if timing.trunk_ms is not None:
+            trunk, head = f"{timing.trunk_ms:.1f}", f"{timing.image_ms - timing.trunk_ms:.1f}"
+        rows.append((timing.engine, timing.precision, f"{timing.image_ms:.1f}", trunk, head))
     return [table(("engine", "products in", "ms an image", "of it trunk", "head"), rows)]

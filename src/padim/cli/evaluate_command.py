@@ -1,15 +1,34 @@
 """``padim evaluate``."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from padim.cli import options
 from padim.cli.console import progress, result, say, table
-from padim.cli.images import Unreadable, sizes, threshold_words
+from padim.cli.images import Unreadable, describe_threshold, measure_sizes
 from padim.datasets import describe
+from padim.metrics.resamples import Intervals
+from padim.scoring.calibration import Threshold
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What ``evaluate --json`` says beside the metrics; what is of a threshold is null without."""
+
+    model: str
+    category: str
+    n_test: int
+    unreadable: list[str]
+    engine: str
+    intervals: Intervals
+    bounds: Intervals
+    threshold: Threshold | None
+    n_false_alarms: int | None
+    n_missed: int | None
+    score_s: float
 
 
 def evaluate(
@@ -28,7 +47,7 @@ def evaluate(
     from padim.model.opening import load
 
     found = read_test_category(data, category, layout)
-    say(f"{describe([found])}.\n{found.describe()}\nImages: {sizes(found.images())[1]}.")
+    say(f"{describe([found])}.\n{found.describe()}\nImages: {measure_sizes(found.images())[1]}.")
     loaded = load(model, **opening).at(false_alarm_rate)
     say(f"Engine: {loaded.engine}.")
     unreadable = Unreadable(skip_unreadable)
@@ -37,38 +56,32 @@ def evaluate(
             loaded, found, advance=advance, unreadable=unreadable.callback
         )
     unreadable.report()
-    decided: dict[str, Any] = {"threshold": None}
     rows = [
-        (
-            METRICS[name].label,
-            f"{format_metric(value)}{format_interval(evaluation.intervals[name])}",
-        )
+        (METRICS[name].label, format_metric(value) + format_interval(evaluation.intervals[name]))
         for name, value in evaluation.metrics.items()
     ]
+    threshold = None
+    n_false_alarms = n_missed = None
     if loaded.decision is not None:
-        say(threshold_words(loaded.decision))
+        say(describe_threshold(loaded.decision))
         threshold = loaded.decision.threshold
-        n_false_alarms, n_missed = evaluation.mistakes(threshold.score)
+        n_false_alarms, n_missed = evaluation.count_mistakes(threshold.score)
         n_anomalous = int(evaluation.is_anomalous.sum())
-        decided = {
-            "threshold": asdict(threshold),
-            "n_false_alarms": n_false_alarms,
-            "n_missed": n_missed,
-        }
         rows += [
             ("false alarms", f"{n_false_alarms} of {len(evaluation.samples) - n_anomalous}"),
             ("missed", f"{n_missed} of {n_anomalous}"),
         ]
-    document = {
-        "model": str(model),
-        "category": found.name,
-        "n_test": len(evaluation.samples),
-        "unreadable": unreadable.paths,
-        "engine": loaded.engine,
-        **evaluation.metrics,
-        "intervals": evaluation.intervals,
-        "bounds": evaluation.pixel_metrics.bounds(),
-        **decided,
-        "score_s": round(evaluation.score_s, 3),
-    }
-    result(document, table(("metric", found.name), rows))
+    measured = Measured(
+        model=str(model),
+        category=found.name,
+        n_test=len(evaluation.samples),
+        unreadable=unreadable.paths,
+        engine=loaded.engine,
+        intervals=evaluation.intervals,
+        bounds=evaluation.pixel_metrics.bounds(),
+        threshold=threshold,
+        n_false_alarms=n_false_alarms,
+        n_missed=n_missed,
+        score_s=round(evaluation.score_s, 3),
+    )
+    result(asdict(measured) | evaluation.metrics, table(("metric", found.name), rows))

@@ -10,7 +10,7 @@ from padim.cli import options
 from padim.cli.console import result
 from padim.cli.images import require_writable
 from padim.datasets import expand
-from padim.errors import UsageError
+from padim.errors import UsageError, format_count
 from padim.memory import format_bytes
 from padim.scoring.engines import graph_parts
 
@@ -63,7 +63,7 @@ def export(
     n_bytes = sum(part.stat().st_size for part in parts)
     result(
         {"file": str(out), "file_bytes": n_bytes, **asdict(parity)},
-        f"{' and '.join(map(str, parts))}: {format_bytes(n_bytes)}. {_said(parity)}",
+        f"{' and '.join(map(str, parts))}: {format_bytes(n_bytes)}. {_describe(parity)}",
     )
 
 
@@ -75,12 +75,13 @@ def verify(
     from padim.model.opening import verify as verify_graph
 
     parity = verify_graph(graph, **running)
-    result({"file": str(graph), **asdict(parity)}, f"{graph}: {_said(parity)}")
+    result({"file": str(graph), **asdict(parity)}, f"{graph}: {_describe(parity)}")
 
 
-def _said(parity: "Parity") -> str:
+def _describe(parity: "Parity") -> str:
+    count = format_count(parity.n_images, "image")
     return (
-        f"On {parity.n_images} images it differs from torch by at most {parity.map_error:.0e} in "
-        f"the map, {parity.score_error:.0e} in the score and {parity.level_error:.0e} in those of "
-        f"levels (relative; {parity.tolerance:g} is allowed)."
+        f"On {count} it differs from torch by at most {parity.map_error:.0e} in the map, "
+        f"{parity.score_error:.0e} in the score and {parity.level_error:.0e} in those of levels "
+        f"(relative; {parity.tolerance:g} is allowed)."
     )

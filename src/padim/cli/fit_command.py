@@ -11,11 +11,11 @@ from padim.cli import options
 from padim.cli.console import detail, phases, result, say
 from padim.cli.images import (
     Unreadable,
-    output_names,
+    describe_threshold,
+    measure_sizes,
+    name_outputs,
     require_apart,
     require_writable,
-    sizes,
-    threshold_words,
 )
 from padim.datasets import describe, layout_of, normal_images, read_dataset
 from padim.errors import UsageError
@@ -66,7 +66,7 @@ def fit(
     if outlier_overlays is not None:
         require_apart(outlier_overlays, [images])
         require_writable(outlier_overlays)
-    largest_px, words = sizes(chosen)
+    largest_px, words = measure_sizes(chosen)
     say(f"{title}: " * bool(title) + f"{len(chosen)} good images in {images}, {words}.")
     from padim.fitting.prepare import first_px, needs_source_px, require_outliers_known
 
@@ -86,7 +86,7 @@ def fit(
     fitted, peak = _fit_to(out, fitter, chosen, unreadable)
     drawn: dict[int, str] = {}
     if outlier_overlays is not None:
-        names = output_names(chosen, [images])
+        names = name_outputs(chosen, [images])
         drawn = _draw_outliers(fitted, {p: outlier_overlays / n for p, n in names.items()})
     unreadable.report()
     document = {
@@ -162,7 +162,7 @@ def _summarise(fitted: "Fitted", out: Path, peak: int | None, settings: FitSetti
     calibration = fitted.state.calibration
     threshold = "No threshold: one image cannot be judged by itself."
     if calibration is not None:
-        threshold = threshold_words(decide(calibration))
+        threshold = describe_threshold(decide(calibration))
     elif not settings.calibrate:
         threshold = "No threshold: --no-calibrate."
     return f"{text}.\n{threshold}"
@@ -217,18 +217,7 @@ def prepare_within(
     source_px: tuple[int, int] | None = None,
     scratch: Path | None = None,
 ) -> "tuple[Fitter, Forecast]":
-    """Load what a fit needs, print its forecast and refuse it when it is too large.
-
-    Args:
-        settings: Every choice of the fit.
-        largest_px: (height, width) of the largest image.
-        n_images: How many there are, at most.
-        source_px: (height, width) of the images, where ``prepare`` has to know it.
-        scratch: Folder of temporary files; the system's when None.
-
-    Raises:
-        PadimError: It cannot be, or would need more memory than it may have.
-    """
+    """Load what a fit needs, print its forecast and refuse it when it is too large."""
     from padim.fitting.prepare import prepare
 
     limit = settings.max_bytes

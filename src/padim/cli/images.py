@@ -7,18 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from padim.cli.console import say
-from padim.errors import ImageReadError, PadimError, UsageError, listed
+from padim.errors import ImageReadError, PadimError, UsageError, format_count, listed
 from padim.files import Names, same_name
 from padim.images.decode import read_size_px
 from padim.scoring.prediction import Decision
 
 
 class Unreadable:
-    """Collects images that cannot be read, when the user wants to go on without them.
-
-    Args:
-        skip: Whether to go on.
-    """
+    """Collects images that cannot be read, when the user wants to go on without them."""
 
     def __init__(self, skip: bool) -> None:
         self.paths: list[str] = []
@@ -31,10 +27,11 @@ class Unreadable:
     def report(self) -> None:
         """Say how many there were."""
         if self.paths:
-            say(f"{len(self.paths)} unreadable images were left out: {listed(self.paths)}.")
+            were = "image was" if len(self.paths) == 1 else "images were"
+            say(f"{len(self.paths)} unreadable {were} left out: {listed(self.paths)}.")
 
 
-def sizes(paths: Iterable[Path]) -> tuple[tuple[int, int], str]:
+def measure_sizes(paths: Iterable[Path]) -> tuple[tuple[int, int], str]:
     """The (height, width) that holds every image, and the sizes in words.
 
     Images that cannot be read are left to whoever reads them.
@@ -53,32 +50,26 @@ def sizes(paths: Iterable[Path]) -> tuple[tuple[int, int], str]:
     return high, words
 
 
-def threshold_words(decision: Decision) -> str:
+def describe_threshold(decision: Decision) -> str:
     """Where normal ends, and whence that comes."""
     calibration, threshold = decision.calibration, decision.threshold
-    stale = ""
-    if calibration.stale:
-        stale = (
-            " STALE: the model has changed since. Renew it with --recalibrate or padim calibrate."
-        )
-    if threshold.basis:
-        return f"Threshold {threshold.score:.4g}: {threshold.basis}.{stale}"
-    words = (
-        f"Threshold {threshold.score:.4g}: a false-alarm rate of {threshold.rate:.3g} by "
-        f"{calibration.source} scores of {calibration.count} good images"
+    basis = threshold.basis or (
+        f"a false-alarm rate of {threshold.rate:.3g} by {calibration.source} scores of "
+        f"{format_count(calibration.count, 'good image')}"
     )
     if threshold.interval is not None:
         low, high = threshold.interval
-        words += f" and a fit of their tail (90% interval {low:.4g} to {high:.4g})"
-    return f"{words}. {threshold.warning}".rstrip() + stale
+        basis += f" and a fit of their tail (90% interval {low:.4g} to {high:.4g})"
+    words = f"Threshold {threshold.score:.4g}: {basis}. {threshold.warning}".rstrip()
+    if calibration.stale:
+        words += (
+            " STALE: the model has changed since. Renew it with --recalibrate or padim calibrate."
+        )
+    return words
 
 
 def require_apart(out: Path, given: Iterable[Path]) -> None:
-    """Make sure that what is written does not end up among the images that are read.
-
-    Raises:
-        UsageError: It would.
-    """
+    """Make sure that what is written does not end up among the images that are read."""
     for folder in given:
         if folder.is_dir() and out.resolve() == folder.resolve():
             raise UsageError(
@@ -88,11 +79,7 @@ def require_apart(out: Path, given: Iterable[Path]) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Make sure, before any work, that a folder can be written to, or made.
-
-    Raises:
-        PadimError: It cannot.
-    """
+    """Make sure, before any work, that a folder can be written to, or made."""
     there = folder
     while not os.path.lexists(there):
         there = there.parent
@@ -102,7 +89,7 @@ def require_writable(folder: Path) -> None:
         raise PadimError(f"{folder} cannot be written to. Choose another place.")
 
 
-def output_names(chosen: Sequence[Path], given: Sequence[Path]) -> dict[Path, Path]:
+def name_outputs(chosen: Sequence[Path], given: Sequence[Path]) -> dict[Path, Path]:
     """Name each image below the folders it was found through, without suffix where that is enough.
 
     Images of the same stem keep their suffixes, so that no two get one name on any system.

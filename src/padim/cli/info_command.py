@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from padim.cli import options
-from padim.cli.console import result
-from padim.cli.images import threshold_words
+from padim.cli.console import align, result
+from padim.cli.images import describe_threshold
 from padim.errors import UsageError
 from padim.images.roi import Roi
 from padim.memory import format_bytes
@@ -39,13 +39,12 @@ def info(
     document["pixel_threshold"] = decision and decision.pixel_threshold
     lines = _describe(file, document)
     if decision is not None:
-        lines["calibration"] = threshold_words(decision)
+        lines["calibration"] = describe_threshold(decision)
         rate = pixel_false_alarm_rate or DEFAULT_PIXEL_RATE
         lines["pixels"] = (
             f"threshold {decision.pixel_threshold:.4g}: a false-alarm rate of {rate:g}"
         )
-    width = max(map(len, lines))
-    result(document, "\n".join(f"{key.ljust(width)}  {value}" for key, value in lines.items()))
+    result(document, align(lines))
 
 
 def _print_config(file: Path) -> None:

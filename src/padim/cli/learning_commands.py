@@ -1,14 +1,15 @@
 """``padim update``, ``padim forget`` and ``padim merge``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from padim.cli import options
 from padim.cli.console import phases, result
-from padim.cli.images import threshold_words
+from padim.cli.images import describe_threshold
 from padim.datasets import expand
+from padim.errors import format_count
 from padim.scoring.prediction import decide
 
 if TYPE_CHECKING:
@@ -34,12 +35,7 @@ def update(
     weights: options.Weights = None,
 ) -> None:
     """Add good images to a model. It is as if it had been fitted on them as well."""
-    chosen, used = _expand(images, recalibrate, recursive)
-    from padim.fitting import update as learning
-
-    with phases() as begin:
-        state = learning.update(model, chosen, used, weights=weights, begin=begin)
-    _say(model, state)
+    _change("update", model, images, recalibrate, recursive, weights)
 
 
 def forget(
@@ -50,12 +46,7 @@ def forget(
     weights: options.Weights = None,
 ) -> None:
     """Take images out of a model. It is as if it had never been fitted on them."""
-    chosen, used = _expand(images, recalibrate, recursive)
-    from padim.fitting import update as learning
-
-    with phases() as begin:
-        state = learning.forget(model, chosen, used, weights=weights, begin=begin)
-    _say(model, state)
+    _change("forget", model, images, recalibrate, recursive, weights)
 
 
 def merge(
@@ -71,23 +62,31 @@ def merge(
 
     with phases() as begin:
         state = learning.merge(first, second, out, weights=weights, begin=begin)
-    _say(out, state)
+    _tell(out, state)
 
 
-def _expand(
-    images: list[Path], recalibrate: list[Path] | None, recursive: bool
-) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    used = expand(recalibrate, recursive=recursive) if recalibrate else ()
-    return tuple(expand(images, recursive=recursive)), tuple(used)
+def _change(
+    way: Literal["update", "forget"],
+    model: Path,
+    images: list[Path],
+    recalibrate: list[Path] | None,
+    recursive: bool,
+    weights: Path | None,
+) -> None:
+    chosen = expand(images, recursive=recursive)
+    used = expand(recalibrate or (), recursive=recursive)
+    from padim.fitting import update as learning
+
+    change = {"update": learning.update, "forget": learning.forget}[way]
+    with phases() as begin:
+        state = change(model, chosen, used, weights=weights, begin=begin)
+    _tell(model, state)
 
 
-def _say(path: Path, state: "ModelState") -> None:
-    text = f"{path}: made of {state.count} images now."
-    if state.calibration is not None:
-        text += f" {threshold_words(decide(state.calibration))}"
-    document = {
-        "model": str(path),
-        "count": state.count,
-        "stale": state.calibration.stale if state.calibration else None,
-    }
-    result(document, text)
+def _tell(path: Path, state: "ModelState") -> None:
+    calibration = state.calibration
+    text = f"{path}: made of {format_count(state.count, 'image')} now."
+    if calibration is not None:
+        text += f" {describe_threshold(decide(calibration))}"
+    stale = calibration.stale if calibration else None
+    result({"model": str(path), "count": state.count, "stale": stale}, text)

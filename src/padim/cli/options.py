@@ -23,14 +23,7 @@ from padim.fitting.settings import CHOICES, KINDS, FitChoices, FitSettings
 
 
 def option_of(name: str, choice: Choice, *, is_flag: bool = False, is_older: bool = False) -> Any:
-    """Make an option of a choice.
-
-    Args:
-        name: Of the choice.
-        choice: What is known of it.
-        is_flag: Whether it can be switched off as well as on.
-        is_older: Whether it is to have the names of version 0.1, which no help page shows.
-    """
+    """Make an option of a choice: one that can be switched off as well, or the names of 0.1."""
     names = [f"--{name.replace('_', '-')}"]
     if is_flag:
         names = [f"{names[0]}/--no{names[0][1:]}"]
@@ -75,11 +68,7 @@ PixelFalseAlarmRate = Annotated[float | None, option_of("pixel_false_alarm_rate"
 
 
 def parse_size(text: str | None, what: str = "size") -> tuple[int, int] | None:
-    """Read ``256`` or ``256x512`` as (height, width).
-
-    Raises:
-        UsageError: It is neither.
-    """
+    """Read ``256`` or ``256x512`` as (height, width)."""
     if text is None:
         return None
     sides = text.lower().split("x")
@@ -134,14 +123,7 @@ class Opening(Running, total=False):
 
 
 def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Make options of a command's groups, and add those that say how it speaks.
-
-    Args:
-        command: Named arguments alone, each an option or an argument of Typer, or a group of them.
-
-    Returns:
-        What Typer makes a command of.
-    """
+    """Make options of a command's groups, and add those that say how it speaks."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())
     groups = {one.name: one.annotation for one in own if is_typeddict(one.annotation)}
     parameters: list[inspect.Parameter] = []

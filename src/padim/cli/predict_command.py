@@ -10,11 +10,11 @@ from padim.cli import options
 from padim.cli.console import Output, progress, result, say, table, warn
 from padim.cli.images import (
     Unreadable,
-    output_names,
+    describe_threshold,
+    measure_sizes,
+    name_outputs,
     require_apart,
     require_writable,
-    sizes,
-    threshold_words,
 )
 from padim.datasets import expand
 from padim.errors import PathMissingError, UsageError
@@ -55,7 +55,7 @@ def predict(
         raise PathMissingError(model)
     require_apart(out, images)
     chosen = expand(images, recursive=recursive)
-    names = output_names(chosen, images)
+    names = name_outputs(chosen, images)
     writer = PredictionWriter(
         out, lambda prediction: names[Path(str(prediction.image))], overlays, maps, min_region_px
     )
@@ -65,9 +65,9 @@ def predict(
     loaded = load(model, **opening).at(false_alarm_rate, pixel_false_alarm_rate)
     if fail_on_anomaly and loaded.decision is None:
         raise UsageError(f"{NOT_CALIBRATED} Until then, leave --fail-on-anomaly out.")
-    say(f"{len(chosen)} images to score, {sizes(chosen)[1]}. Engine: {loaded.engine}.")
+    say(f"{len(chosen)} images to score, {measure_sizes(chosen)[1]}. Engine: {loaded.engine}.")
     if loaded.decision is not None:
-        say(threshold_words(loaded.decision))
+        say(describe_threshold(loaded.decision))
     unreadable = Unreadable(skip_unreadable)
     tally = _Tally(loaded.decision)
     predictions = loaded.stream(

@@ -8,7 +8,7 @@ import typer
 
 from padim.cli.console import phases, result, warn
 from padim.cli.images import require_writable
-from padim.errors import PathMissingError
+from padim.errors import PathMissingError, format_count
 from padim.memory import format_bytes
 
 
@@ -53,4 +53,4 @@ def report(
             "again, or name the folder of the dataset with --data ROOT."
         )
     size = format_bytes(written.n_bytes)
-    result(document, f"Report: {written.path}, {written.n_images} images, {size}.")
+    result(document, f"Report: {written.path}, {format_count(written.n_images, 'image')}, {size}.")

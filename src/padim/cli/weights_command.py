@@ -22,26 +22,21 @@ def list_weights() -> None:
     """Say which weights are here and where the others come from."""
     from padim.features.weights import locate, weights_folder
 
-    found = {spec.name: locate(spec) for spec in BACKBONES.values()}
-    document = [
-        {
-            "name": spec.name,
-            "file": spec.weights_file,
-            "path": str(found[spec.name]) if found[spec.name] else None,
-            "source": spec.package or spec.url,
-            "weights_bytes": spec.weights_bytes,
-            "licence": spec.licence,
-        }
-        for spec in BACKBONES.values()
-    ]
-    rows = [
-        (
-            spec.name,
-            spec.weights_file,
-            str(found[spec.name] or f"to fetch: {spec.package.replace('_', '-') or spec.url}"),
+    document, rows = [], []
+    for spec in BACKBONES.values():
+        path = locate(spec)
+        document.append(
+            {
+                "name": spec.name,
+                "file": spec.weights_file,
+                "path": str(path) if path else None,
+                "source": spec.package or spec.url,
+                "weights_bytes": spec.weights_bytes,
+                "licence": spec.licence,
+            }
         )
-        for spec in BACKBONES.values()
-    ]
+        source = f"to fetch: {spec.package.replace('_', '-') or spec.url}"
+        rows.append((spec.name, spec.weights_file, str(path or source)))
     text = table(("name", "file", "where"), rows)
     result(document, f"{text}\nFiles brought by hand belong into {weights_folder()}.")
 

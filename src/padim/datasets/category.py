@@ -136,15 +136,12 @@ class Category:
     """The files of one category.
 
     Attributes:
-        name: Name of its folder.
-        root: Its folder.
         train: The normal images to learn from, sorted.
         test: The test images, sorted by defect and name; may be empty.
         unused_masks: Ground truth files that belong to no test image.
         validation: Normal images that are set aside, where the layout has them.
         normal_masks: Normal test images that have a mask all the same, and that mask; nothing but
             a check of the data looks at it.
-        layout: How it is laid out, in words.
     """
 
     name: str

@@ -45,10 +45,8 @@ class Finding:
 
     Attributes:
         kind: One of `KINDS`.
-        path: The file.
         detail: What it is, in words.
         other: The file that it repeats.
-        category: Name of the category.
     """
 
     kind: str
@@ -91,11 +89,6 @@ def check(
     """Read every image and mask of a category, and say what is wrong.
 
     Of each image some four kilobytes are kept, until the category is done.
-
-    Args:
-        category: What to look at.
-        n_threads: How many images are read at once.
-        advance: Told how many more images have been read.
 
     Returns:
         Findings, in the order of `KINDS`, then of their files.

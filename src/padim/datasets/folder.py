@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from padim.errors import DatasetError, PathMissingError
+from padim.errors import DatasetError, PathMissingError, format_count
 from padim.images.decode import IMAGE_SUFFIXES
 
 
@@ -58,7 +58,7 @@ def list_visible(folder: Path) -> list[Path]:
         PathMissingError: There is no such folder.
         DatasetError: It is a file, or may not be read.
     """
-    if not is_folder(folder):
+    if not is_folder(folder, "a folder"):
         raise DatasetError(f"{folder} is a file, but needs to be a folder. Give its folder.")
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
@@ -78,15 +78,12 @@ def some_images(folder: Path, *, recursive: bool = False) -> tuple[Path, ...]:
         return images
     n_others = sum(1 for _ in _files(folder, recursive))
     deeper = () if recursive else list_images(folder, recursive=True)
-    advice = (
-        f"Use --recursive to take the {_count(len(deeper), 'image')} of the folders inside it."
-        if deeper
-        else "Check the path."
-    )
-    others = f" but {_count(n_others, 'other file')}" if n_others else ""
+    inside = format_count(len(deeper), "image")
+    advice = f"Use --recursive to take the {inside} of the folders inside it."
+    others = f" but {format_count(n_others, 'other file')}" if n_others else ""
     raise DatasetError(
         f"{folder} has no images{others}; it needs files that end in "
-        f"{', '.join(sorted(IMAGE_SUFFIXES))}. {advice}"
+        f"{', '.join(sorted(IMAGE_SUFFIXES))}. {advice if deeper else 'Check the path.'}"
     )
 
 
@@ -109,8 +106,8 @@ def folders_in(folder: Path, recursive: bool) -> Iterator[Path]:
                 yield from folders_in(path, recursive)
 
 
-def is_folder(path: Path) -> bool:
-    """Whether a path that must exist is a folder.
+def is_folder(path: Path, needed: str = "an image or a folder of images") -> bool:
+    """Whether a path that must exist, and that something is needed of, is a folder.
 
     Raises:
         PathMissingError: It does not exist.
@@ -118,7 +115,7 @@ def is_folder(path: Path) -> bool:
     """
     try:
         if not path.exists():
-            raise PathMissingError(path)
+            raise PathMissingError(path, needed)
         return path.is_dir()
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -137,7 +134,3 @@ def drop_repeats(paths: Iterable[Path]) -> tuple[Path, ...]:
     for path in paths:
         first.setdefault(path.absolute(), path)
     return tuple(first.values())
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}"

@@ -14,7 +14,7 @@ from padim.datasets.mvtec import BTAD, MVTEC, MVTEC_2
 from padim.datasets.plain import is_plain, read_plain
 from padim.datasets.real_iad import find_real_iad, is_real_iad, read_real_iad
 from padim.datasets.visa import find_visa, is_visa, read_visa
-from padim.errors import DatasetError, UnknownNameError, listed
+from padim.errors import DatasetError, UnknownNameError, format_count, listed
 
 Found = dict[str, Callable[[], Category]]
 
@@ -24,10 +24,8 @@ class Layout:
     """One way in which datasets are laid out.
 
     Attributes:
-        title: Its name in words.
         shape: What it looks like, in a few words.
-        is_category: Whether a path is a category laid out so.
-        read: Reads such a path.
+        is_category: Whether a path is a category laid out so, which ``read`` reads.
         search: Finds the categories of a dataset that is more than a folder of categories; None
             where it is not.
         refines: The layout that such categories have as well.
@@ -128,7 +126,7 @@ def read_dataset(
         ('MVTec AD', 6, 6)
     """
     folder, known = Path(folder), _choose_layouts(layout)
-    is_folder(folder)  # or there is nothing, which it says
+    is_folder(folder, "a dataset")  # or there is nothing, which it says
     found = _find_all(folder, known)
     if not found:
         raise _no_layout(folder, "to be a category or to hold some", layout)
@@ -146,21 +144,14 @@ def read_dataset(
 
 
 def read_category(folder: Path, layout: str | None = None) -> Category:
-    """Read one category, whose layout is recognised.
-
-    Args:
-        folder: Its folder, or a manifest of one category.
-        layout: A name in `LAYOUTS`, to take the folder for that.
-
-    Returns:
-        The category, named as its folder.
+    """Read one category, whose layout is recognised, or named as in `LAYOUTS`.
 
     Raises:
         PathMissingError: There is no such folder.
         UnknownNameError: There is no such layout.
         DatasetError: It is no category, or not as it must be.
     """
-    is_folder(folder)  # or there is nothing, which it says
+    is_folder(folder, "a category")  # or there is nothing, which it says
     if (one := layout_of(folder, _choose_layouts(layout))) is not None:
         return one.read(folder)
     raise _no_layout(folder, "to be a category", layout)
@@ -168,18 +159,12 @@ def read_category(folder: Path, layout: str | None = None) -> Category:
 
 def describe(categories: Sequence[Category]) -> str:
     """Say which layout was recognised, and how much it holds."""
-    n = len(categories)
-    names = listed((found.name for found in categories), 20)
-    return f"{categories[0].layout}: {n} {'category' if n == 1 else 'categories'} ({names})"
+    count = format_count(len(categories), "category", "categories")
+    return f"{categories[0].layout}: {count} ({listed((one.name for one in categories), 20)})"
 
 
 def layout_of(folder: Path, known: Mapping[str, Layout] | None = None) -> Layout | None:
-    """Find the layout of which a path is a category, if it is one.
-
-    Args:
-        folder: What may be a category.
-        known: The layouts to choose from; all if None.
-    """
+    """Find the layout, of all or of those known, of which a path is a category, if it is one."""
     layouts = sorted((known or LAYOUTS).values(), key=lambda one: one.refines is None)
     return next((one for one in layouts if one.is_category(folder)), None)
 

@@ -23,10 +23,7 @@ def is_manifest(path: Path) -> bool:
 
 
 def read_manifest(path: Path) -> Category:
-    """Read a manifest of one category.
-
-    Args:
-        path: The file, or a folder with ``manifest.csv`` or ``manifest.parquet``.
+    """Read a manifest of one category, as ``find_manifest`` takes it.
 
     Raises:
         DatasetError: It names several categories, lacks a column or has a row that is not as it

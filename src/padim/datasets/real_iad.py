@@ -22,10 +22,7 @@ def is_real_iad(folder: Path) -> bool:
 
 
 def read_real_iad(folder: Path) -> Category:
-    """Read one category of Real-IAD, from within the dataset's folder.
-
-    Args:
-        folder: The folder of the category, in that of a resolution.
+    """Read one category of Real-IAD, a folder in that of a resolution.
 
     Raises:
         DatasetError: Its list is not as it must be.

@@ -19,12 +19,8 @@ def lay_out_solar_cells(root: Path, cells: Literal["mono", "poly"]) -> Path:
     Cells of defect probability 0 are normal: sorted by name, every third is for testing. Cells of
     probability 1 are anomalous and all for testing. Those in between are left out.
 
-    Args:
-        root: Where the category's folder goes.
-        cells: Monocrystalline or polycrystalline.
-
     Returns:
-        The category's folder; one that is there already is left as it is.
+        The category's folder, inside the root; one that is there already is left as it is.
 
     Raises:
         MissingExtraError: The photographs are not installed.

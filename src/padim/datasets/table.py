@@ -20,10 +20,8 @@ class Row:
     """An image that a list names.
 
     Attributes:
-        path: The image.
         split: ``train``, ``validation`` or ``test``.
         defect: Its kind of defect; ``good`` is normal.
-        mask_path: Its mask, if it has one.
         place: Where the list names it, in words.
     """
 
@@ -35,12 +33,7 @@ class Row:
 
 
 def read_csv(file: Path, needed: Collection[str], advice: str) -> list[dict[str, Any]]:
-    """Read the lines of a CSV file; what a short line lacks is empty.
-
-    Args:
-        file: The file, in UTF-8.
-        needed: Columns that it must have.
-        advice: What to do where one is missing.
+    """Read the lines of a CSV file in UTF-8; what a short line lacks is empty.
 
     Raises:
         DatasetError: It is no such file, or a column is missing.
@@ -77,7 +70,7 @@ def rows_of(
             such ``mask``, ``category`` and ``defect``.
         file: The table.
         root: The folder that paths begin at.
-        category: The category of a line that names none.
+        category: That of a line that names none.
 
     Raises:
         DatasetError: A line is not as it must be.
@@ -96,13 +89,6 @@ def category_of(
     """Make a category of rows.
 
     Anomalous images outside ``test`` are left out: nothing here learns from them.
-
-    Args:
-        rows: Its images.
-        name: Its name.
-        root: A folder that holds its images.
-        layout: How it is laid out, in words.
-        unused_masks: Masks that no row names.
 
     Raises:
         DatasetError: Its name or that of a defect cannot name a folder, or a file that is not left

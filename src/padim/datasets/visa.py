@@ -21,9 +21,6 @@ def is_visa(folder: Path) -> bool:
 def read_visa(folder: Path) -> Category:
     """Read one category of VisA, from within the dataset's folder.
 
-    Args:
-        folder: The folder of the category.
-
     Raises:
         DatasetError: The CSV file is not as it must be, or does not name the category.
     """

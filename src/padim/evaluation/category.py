@@ -34,7 +34,6 @@ class Evaluation:
     """Scores and maps of a category's test images, at network size.
 
     Attributes:
-        category: Name of the category.
         samples: The N test images that could be read.
         predictions: What the model says of each, N of them, without the maps.
         decision: Where normal ends; None when the model is not calibrated.
@@ -136,12 +135,7 @@ class Evaluation:
 def read_test_category(
     data: str | Path, category: str | None = None, layout: str | None = None
 ) -> Category:
-    """Read one category that has images to test on.
-
-    Args:
-        data: A category in any known layout, or a dataset.
-        category: Which one of a dataset.
-        layout: A name of ``padim.datasets.LAYOUTS``; recognised when None.
+    """Read one category that has images to test on; the arguments are those of ``evaluate``.
 
     Raises:
         PathMissingError: There is no such folder.

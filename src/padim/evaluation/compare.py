@@ -94,10 +94,6 @@ def compare(first: Path, second: Path) -> Comparison:
     Metrics of pixels are left out where the two look at other pixels: at another size, or with
     another crop.
 
-    Args:
-        first: Folder of a benchmark.
-        second: Of another, of the same test images.
-
     Raises:
         PathMissingError: There is no such folder.
         DatasetError: One is no benchmark, or they have no category or not the same images.

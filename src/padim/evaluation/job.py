@@ -67,7 +67,6 @@ class Plan:
     """How every category is done; plain enough to be sent to another process.
 
     Attributes:
-        settings: Of every fit.
         n_seeds: How often what is random is drawn anew.
         skip_unreadable: Whether images that cannot be read are left out and listed; else their
             category fails.
@@ -104,17 +103,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Job:
-    """One category to be done once.
-
-    Attributes:
-        category: The category.
-        seed: Of what is random.
-        fingerprint: What the result rests on.
-    """
+    """One category to be done once."""
 
     category: Category
-    seed: int
-    fingerprint: Fingerprint
+    seed: int  # of what is random
+    fingerprint: Fingerprint  # what the result rests on
 
     @property
     def name(self) -> str:
@@ -132,14 +125,8 @@ def run_job(
 ) -> Record:
     """Fit and evaluate a category, and write its model, its pictures and, last, its record.
 
-    Args:
-        job: What is to be done.
-        plan: How.
-        fitter: Of its seed.
-        out: Folder of the benchmark. What is there of the job goes first; nothing half done is
-            left.
-        watcher: Told of what happens.
-        scratch: Folder of temporary files; the system's when None.
+    What is there of the job goes first, and nothing half done is left. Temporary files are in the
+    folder ``scratch``, the system's when None.
 
     Raises:
         PadimError: It cannot be done.

@@ -61,13 +61,7 @@ def draw_roc(image_curves: Mapping[str, Curve], pixel_curves: Mapping[str, Curve
 def pictures(
     evaluation: Evaluation, preprocess: Preprocess, colormap: str = DEFAULT_COLORMAP
 ) -> Iterator[tuple[Sample, Image.Image]]:
-    """Draw each test image of a category: image, truth, map, predicted mask and outline.
-
-    Args:
-        evaluation: What a model made of them.
-        preprocess: The way from a source image to its map.
-        colormap: Of the maps, as ``heatmap.colours_of`` takes it.
-    """
+    """Draw each test image of a category: image, truth, map, predicted mask and outline."""
     if not evaluation.samples:
         return
     threshold, note = mask_threshold(evaluation)
@@ -126,14 +120,7 @@ def _draw_truth(sample: Sample, shown_px: tuple[int, int]) -> NDArray[np.uint8] 
 
 
 def save_pictures(named: Iterable[tuple[Path, Image.Image]]) -> Iterator[Path]:
-    """Write pictures as PNG, several at a time, each whole or not at all.
-
-    Args:
-        named: A file and its picture; the next is taken as one is written.
-
-    Yields:
-        Each file that was written.
-    """
+    """Write pictures as PNG, several at a time, each whole or not at all; yield their files."""
 
     def save(one: tuple[Path, Image.Image]) -> Path:
         path, picture = one

@@ -38,13 +38,7 @@ MEANS = {
 
 
 def published(backbone: str, n_dims: int, category: str) -> tuple[float, float] | None:
-    """Image- and pixel-level ROC AUC as published; None where there are none.
-
-    Args:
-        backbone: Short name of the backbone.
-        n_dims: Dimensions that are used.
-        category: Of MVTec AD, or ``texture``, ``object`` or ``all`` for a mean.
-    """
+    """Image- and pixel-level ROC AUC of a category, or of a group's mean; None without one."""
     figures = _FIGURES.get(category) or MEANS.get(category)
     for i, (name, drawn) in enumerate(_COLUMNS):
         if figures is not None and name == backbone and drawn in (None, n_dims):
@@ -53,7 +47,7 @@ def published(backbone: str, n_dims: int, category: str) -> tuple[float, float] 
     return None
 
 
-def difference_words(results: Results) -> str:
+def describe_differences(results: Results) -> str:
     """A table of what a benchmark gives, what was published, and where they are apart."""
     settings = results.settings
     lines = [

@@ -145,12 +145,10 @@ class Record:
 
     Attributes:
         name: Of its files, as ``record_name`` gives it.
-        resampled: As the type says.
         root: Folder of the category.
         masks: Of each image, their ways from there.
         threshold: Of the model; None when it has none.
         by_defect: Every metric of each kind of defect against all normal images.
-        unreadable: Images that were left out.
     """
 
     name: str
@@ -204,11 +202,10 @@ def read_record(out: Path, name: str) -> Record | None:
 
 
 def to_plain(value: Any) -> Any:
-    """A value as what JSON has.
+    """A value of any of the types of this module, or plain data, as what JSON has.
 
-    Args:
-        value: Any of the types of this module, or plain data. Of a dataclass, a field whose
-            metadata names columns is spread out, and one that is None by default is left out.
+    Of a dataclass, a field whose metadata names columns is spread out, and one that is None by
+    default is left out.
     """
     if is_dataclass(value):
         found: dict[str, Json] = {}
@@ -228,10 +225,6 @@ def to_plain(value: Any) -> Any:
 
 def restore(kind: Any, data: Any) -> Any:
     """What ``to_plain`` wrote, as the type it was; what the type does not know is left out.
-
-    Args:
-        kind: A dataclass, a tuple, a dict or what JSON has.
-        data: As JSON gives it.
 
     Raises:
         ValueError: A tuple has another length, or a name is none of those that there are.

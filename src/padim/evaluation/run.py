@@ -45,15 +45,12 @@ def run(
     changed; an unfinished one leaves nothing.
 
     Args:
-        categories: What to do.
+        categories: What to do; one that fails does not stop the others.
         plan: How to do it.
         out: Folder for the results.
         watcher: Told of what happens.
         fitter: That of the first seed, when it is prepared already.
         n_workers: Processes at a time; with one, all is done in this process.
-
-    Returns:
-        What came out; a category that fails does not stop the others.
 
     Raises:
         UsageError: Nothing is random, and there are several seeds.

@@ -55,7 +55,6 @@ class CategoryRow(Row):
     """A category in numbers, means over its seeds where there are several.
 
     Attributes:
-        intervals: Of its metrics.
         by_defect: Every metric of each kind of defect, of its first seed.
         spread: Standard deviation of each metric over the seeds; None of one seed.
         per_seed: Each metric of each seed; likewise.
@@ -132,13 +131,7 @@ def write_results(results: Results, records: Sequence[Record], out: Path) -> Non
 
 
 def read_run(out: Path) -> tuple[Results, dict[str, list[Record]]]:
-    """Read what a benchmark wrote.
-
-    Args:
-        out: Its folder.
-
-    Returns:
-        The contents of ``results.json``, and the records of each category, one for each seed.
+    """Read ``results.json`` of a benchmark, and the records of each category, one for each seed.
 
     Raises:
         PathMissingError: There is no such folder.
@@ -170,9 +163,7 @@ def read_run(out: Path) -> tuple[Results, dict[str, list[Record]]]:
 def markdown(results: Results, *, is_for_terminal: bool = False) -> str:
     """AUROC of images and pixels with the means of groups, every metric, and what is missing.
 
-    Args:
-        results: Of a benchmark.
-        is_for_terminal: Whether every metric is left out where its table would be too wide.
+    On a terminal every metric is left out where its table would be too wide.
     """
     settings, lines = results.settings, list(results.lines())
     column = f"{settings['backbone']} ({settings['recipe']})"

@@ -15,11 +15,7 @@ _FORBIDDEN = re.compile(r"[^\w.\- ]")  # by MLflow in names, on any of its serve
 
 
 def metrics_of(results: Results) -> Iterator[tuple[str, str, float]]:
-    """Every metric that there is of each category, and of their means.
-
-    Yields:
-        Category, metric and value.
-    """
+    """Category, metric and value of every metric that there is, and of their means."""
     for line in results.lines():
         for metric in METRICS:
             value = line.metrics[metric]
@@ -29,10 +25,6 @@ def metrics_of(results: Results) -> Iterator[tuple[str, str, float]]:
 
 def send_to_mlflow(results: Results, uri: str) -> None:
     """Log a benchmark as one run of MLflow: settings as parameters, metrics by category.
-
-    Args:
-        results: Of a benchmark.
-        uri: Of the tracking server, or of a folder.
 
     Raises:
         PadimError: It does not take them.
@@ -65,10 +57,6 @@ def send_to_mlflow(results: Results, uri: str) -> None:
 
 def write_tensorboard(results: Results, folder: Path) -> None:
     """Write a benchmark's metrics as scalars for TensorBoard.
-
-    Args:
-        results: Of a benchmark.
-        folder: Where TensorBoard looks.
 
     Raises:
         PadimError: It cannot be written.

@@ -54,7 +54,6 @@ class Part:
     """A category of the report.
 
     Attributes:
-        record: Of its first seed.
         root: Where its images are.
         previews: Their maps, shape ``(N, h, w)``, NaN where the model does not look.
         preprocess: Which part of an image a map shows.

@@ -58,11 +58,9 @@ def _loop(corners: Sequence[tuple[int, int]]) -> str:
 
 
 def curve(axes: Sequence[Sequence[float]], limit: float) -> str:
-    """A curve up to a rate as the path of a chart; empty where there is none.
+    """A curve, of ascending rates and what rises with them, as the path of a chart up to a rate.
 
-    Args:
-        axes: Rates, ascending, and what rises with them.
-        limit: Where the chart ends.
+    It is empty where there is none.
     """
     if len(axes[0]) < 2:
         return ""

@@ -46,19 +46,12 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What was written.
-
-    Attributes:
-        path: The file.
-        n_images: How many images it shows.
-        n_bytes: Its size.
-        changed: Images and masks that are of another size than when they were benchmarked.
-    """
+    """What was written."""
 
     path: Path
     n_images: int
     n_bytes: int
-    changed: tuple[str, ...]
+    changed: tuple[str, ...]  # images and masks of another size than when they were benchmarked
 
 
 def write_report(
