@@ -15,6 +15,7 @@ from padim.cli import options
 from padim.cli.console import bars, result, say
 from padim.cli.fit_command import prepare_within
 from padim.cli.images import measure_sizes, require_apart, require_writable
+from padim.cli.options import option
 from padim.datasets import Category, describe, read_dataset
 from padim.errors import MissingExtraError, PadimError, UnknownNameError, UsageError, format_count
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
@@ -38,27 +39,20 @@ def benchmark(
     root: Annotated[
         Path, typer.Argument(help="Folder of categories in any known layout, or a manifest.")
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of the results.")],
+    out: Annotated[Path, option("Folder of the results.", "DIR", "-o", "--out")],
     choices: FitChoices,
     sinks: Sinks,
     category: options.Categories = None,
     layout: options.Layout = None,
     skip_unreadable: options.SkipUnreadable = False,
-    workers: Annotated[
-        int, typer.Option("--workers", metavar="N", help="Categories at a time, as memory allows.")
-    ] = 1,
-    seeds: Annotated[
-        int, typer.Option("--seeds", metavar="K", help="Draw what is random (--dims) K times.")
-    ] = 1,
+    workers: Annotated[int, option("Categories at a time, as memory allows.", "N")] = 1,
+    seeds: Annotated[int, option("Draw what is random (--dims) K times.", "K")] = 1,
     keep_maps: Annotated[
-        bool, typer.Option("--keep-maps", help="Keep the maps of the test images, as float16.")
+        bool, option("Keep the maps of the test images, as float16.", None, "--keep-maps")
     ] = False,
-    colormap: Annotated[
-        str, typer.Option("--colormap", metavar="NAME", help="Of the pictures: inferno or jet.")
-    ] = DEFAULT_COLORMAP,
+    colormap: Annotated[str, option("Of the pictures: inferno or jet.", "NAME")] = DEFAULT_COLORMAP,
     against: Annotated[
-        str | None,
-        typer.Option("--against", metavar="published", help="Compare with the published figures."),
+        str | None, option("Compare with the published figures.", "published")
     ] = None,
 ) -> None:
     """Fit and evaluate every category: tables, curves and pictures."""

@@ -9,6 +9,7 @@ import typer
 from padim.cli import options
 from padim.cli.console import progress, result, say
 from padim.cli.images import Unreadable, describe_threshold
+from padim.cli.options import option
 from padim.datasets import expand, normal_images
 from padim.errors import PathMissingError, UsageError
 
@@ -17,16 +18,9 @@ def calibrate(
     model: options.Model,
     good: Annotated[Path, typer.Argument(help="Folder of good images that were not fitted on.")],
     opening: options.Opening,
-    anomalous: Annotated[
-        Path | None,
-        typer.Option("--anomalous", metavar="DIR", help="Images of known defects: least cost."),
-    ] = None,
-    miss_cost: Annotated[
-        float | None, typer.Option("--miss-cost", metavar="X", help="Of a defect missed: 1.")
-    ] = None,
-    false_alarm_cost: Annotated[
-        float | None, typer.Option("--false-alarm-cost", metavar="X", help="Of a false alarm: 1.")
-    ] = None,
+    anomalous: Annotated[Path | None, option("Images of known defects: least cost.", "DIR")] = None,
+    miss_cost: Annotated[float | None, option("Of a defect missed: 1.", "X")] = None,
+    false_alarm_cost: Annotated[float | None, option("Of a false alarm: 1.", "X")] = None,
     recursive: options.Recursive = False,
     skip_unreadable: options.SkipUnreadable = False,
 ) -> None:

@@ -52,9 +52,9 @@ def compare(
         table(headers, rows),
         "In brackets: 95% of bootstrap samples of the test images, the same for both. A difference "
         "holds when they leave 0 out.",
-        f"{n_hold} of {n} differences {hold}, each for itself; {by_chance}. {n_among_all} {all_hold} "
-        f"among all {n}: by Holm's correction, with a chance of {LEVEL:.0%} that any of these is "
-        "none.",
+        f"{n_hold} of {n} differences {hold}, each for itself; {by_chance}. "
+        f"{n_among_all} {all_hold} among all {n}: by Holm's correction, with a chance of "
+        f"{LEVEL:.0%} that any of these is none.",
     ]
     if found.in_one:
         lines.append(f"Left out, since only one has them: {listed(found.in_one)}.")

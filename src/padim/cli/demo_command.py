@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
 from padim.cli import options
 from padim.cli.benchmark_command import finish, run_benchmark
 from padim.cli.console import say
 from padim.cli.images import require_writable
+from padim.cli.options import option
 from padim.datasets import read_category
 from padim.datasets.solar_cells import LICENCE, lay_out_solar_cells
 from padim.errors import UnknownNameError
@@ -17,12 +16,10 @@ from padim.recipes import DEFAULT_RECIPE
 
 
 def demo(
-    out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for data and results.")
-    ] = Path("demo"),
-    cells: Annotated[
-        str, typer.Option("--cells", metavar="mono|poly", help="Which solar cells.")
-    ] = "mono",
+    out: Annotated[Path, option("Folder for data and results.", "DIR", "-o", "--out")] = Path(
+        "demo"
+    ),
+    cells: Annotated[str, option("Which solar cells.", "mono|poly")] = "mono",
     recipe: options.Recipe = DEFAULT_RECIPE,
 ) -> None:
     """Find defects in photographs of solar cells, from nothing."""

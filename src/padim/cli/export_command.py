@@ -9,6 +9,7 @@ import typer
 from padim.cli import options
 from padim.cli.console import result
 from padim.cli.images import require_writable
+from padim.cli.options import option
 from padim.datasets import expand
 from padim.errors import UsageError, format_count
 from padim.memory import format_bytes
@@ -20,25 +21,15 @@ if TYPE_CHECKING:
 
 def export(
     model: Annotated[Path, typer.Argument(help="A model file.")],
-    out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="FILE", help="The .onnx or .xml file to write.")
-    ],
-    to: Annotated[str, typer.Option("--to", metavar="NAME", help="onnx or openvino.")] = "onnx",
+    out: Annotated[Path, option("The .onnx or .xml file to write.", "FILE", "-o", "--out")],
+    to: Annotated[str, option("onnx or openvino.", "NAME")] = "onnx",
     camera: Annotated[
-        str | None,
-        typer.Option(
-            "--camera", metavar="HxW", help="It takes images of this size and resizes them itself."
-        ),
+        str | None, option("It takes images of this size and resizes them itself.", "HxW")
     ] = None,
-    batch: Annotated[
-        str, typer.Option("--batch", metavar="N", help="Images at a time, or dynamic.")
-    ] = "dynamic",
+    batch: Annotated[str, option("Images at a time, or dynamic.", "N")] = "dynamic",
     store: options.Store = "float16",
     verify: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--verify", metavar="IMAGES", help="Compare on these, not on the model's samples."
-        ),
+        list[Path] | None, option("Compare on these, not on the model's samples.", "IMAGES")
     ] = None,
     weights: options.Weights = None,
 ) -> None:

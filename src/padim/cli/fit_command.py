@@ -17,6 +17,7 @@ from padim.cli.images import (
     require_apart,
     require_writable,
 )
+from padim.cli.options import option
 from padim.datasets import describe, layout_of, normal_images, read_dataset
 from padim.errors import UsageError
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
@@ -43,7 +44,7 @@ _HEADINGS = {
 
 def fit(
     images: Annotated[Path, typer.Argument(help="Folder of good images, or a category.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The model file.")],
+    out: Annotated[Path, option("The model file.", "FILE", "-o", "--out")],
     choices: FitChoices,
     category: options.OneCategory = None,
     layout: options.Layout = None,

@@ -4,11 +4,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from padim.cli import options
 from padim.cli.console import align, result
 from padim.cli.images import describe_threshold
+from padim.cli.options import option
 from padim.errors import UsageError
 from padim.images.roi import Roi
 from padim.memory import format_bytes
@@ -23,8 +22,7 @@ def info(
     false_alarm_rate: options.FalseAlarmRate = None,
     pixel_false_alarm_rate: options.PixelFalseAlarmRate = None,
     config: Annotated[
-        bool,
-        typer.Option("--config", help="Print the .toml alone that fits such a model again."),
+        bool, option("Print the .toml alone that fits such a model again.", None, "--config")
     ] = False,
 ) -> None:
     """Print what a model says of itself. A model file's tensors are checked as well."""

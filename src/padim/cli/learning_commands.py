@@ -8,6 +8,7 @@ import typer
 from padim.cli import options
 from padim.cli.console import phases, result
 from padim.cli.images import describe_threshold
+from padim.cli.options import option
 from padim.datasets import expand
 from padim.errors import format_count
 from padim.scoring.prediction import decide
@@ -19,10 +20,10 @@ Model = Annotated[Path, typer.Argument(help="A model file, fitted with --keep-mo
 Images = Annotated[list[Path], typer.Argument(help="Images and folders of images.")]
 Recalibrate = Annotated[
     list[Path] | None,
-    typer.Option(
+    option(
+        "Images of the model to set its threshold by, each left out in turn.",
+        "GOOD",
         "--recalibrate",
-        metavar="GOOD",
-        help="Images of the model to set its threshold by, each left out in turn.",
     ),
 ]
 
@@ -52,9 +53,7 @@ def forget(
 def merge(
     first: Model,
     second: Annotated[Path, typer.Argument(help="Another, fitted alike.")],
-    out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="FILE", help="The model file to write.")
-    ],
+    out: Annotated[Path, option("The model file to write.", "FILE", "-o", "--out")],
     weights: options.Weights = None,
 ) -> None:
     """Join two models into one, fitted on the images of both."""

@@ -37,6 +37,11 @@ def option_of(name: str, choice: Choice, *, is_flag: bool = False, is_older: boo
     )
 
 
+def option(help: str, metavar: str | None = None, *names: str) -> Any:
+    """Make an option that only one command has; named as its parameter, where no name is given."""
+    return typer.Option(*names, metavar=metavar, help=help)
+
+
 Model = Annotated[
     Path, typer.Argument(help="A model file, or a graph (.onnx, .xml) that padim export wrote.")
 ]

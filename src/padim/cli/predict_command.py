@@ -16,6 +16,7 @@ from padim.cli.images import (
     require_apart,
     require_writable,
 )
+from padim.cli.options import option
 from padim.datasets import expand
 from padim.errors import PathMissingError, UsageError
 from padim.scoring.prediction import NOT_CALIBRATED, Decision, PredictionRecord
@@ -29,24 +30,18 @@ KEPT_PX = 1_000_000  # of a source image that is drawn from memory; larger ones 
 def predict(
     model: options.Model,
     images: Annotated[list[Path], typer.Argument(help="Images and folders of images.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of the results.")],
+    out: Annotated[Path, option("Folder of the results.", "DIR", "-o", "--out")],
     opening: options.Opening,
     recursive: options.Recursive = False,
     maps: Annotated[
-        str | None,
-        typer.Option("--maps", metavar="npy|tiff", help="Write float32 maps at source size too."),
+        str | None, option("Write float32 maps at source size too.", "npy|tiff")
     ] = None,
-    overlays: Annotated[
-        bool, typer.Option("--overlays/--no-overlays", help="Draw each image with its map.")
-    ] = True,
+    overlays: Annotated[bool, option("Draw each image with its map.")] = True,
     false_alarm_rate: options.FalseAlarmRate = None,
     pixel_false_alarm_rate: options.PixelFalseAlarmRate = None,
-    min_region_px: Annotated[
-        int, typer.Option("--min-region-px", metavar="N", help="Smallest region, in source pixels.")
-    ] = 1,
+    min_region_px: Annotated[int, option("Smallest region, in source pixels.", "N")] = 1,
     fail_on_anomaly: Annotated[
-        bool,
-        typer.Option("--fail-on-anomaly", help="Exit with 1 when an image is labelled anomalous."),
+        bool, option("Exit with 1 when an image is labelled anomalous.", None, "--fail-on-anomaly")
     ] = False,
     skip_unreadable: options.SkipUnreadable = False,
 ) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from padim.cli.console import phases, result, warn
 from padim.cli.images import require_writable
+from padim.cli.options import option
 from padim.errors import PathMissingError, format_count
 from padim.memory import format_bytes
 
@@ -15,16 +16,12 @@ from padim.memory import format_bytes
 def report(
     run: Annotated[Path, typer.Argument(help="Folder that padim benchmark wrote.")],
     out: Annotated[
-        Path | None,
-        typer.Option("-o", "--out", metavar="FILE", help="The HTML file; else RUN/report.html."),
+        Path | None, option("The HTML file; else RUN/report.html.", "FILE", "-o", "--out")
     ] = None,
     full_size: Annotated[
-        bool, typer.Option("--full-size", help="Keep images at their size, not as thumbnails.")
+        bool, option("Keep images at their size, not as thumbnails.", None, "--full-size")
     ] = False,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", metavar="ROOT", help="Where the dataset is, if it has moved."),
-    ] = None,
+    data: Annotated[Path | None, option("Where the dataset is, if it has moved.", "ROOT")] = None,
 ) -> None:
     """Write a benchmark as one HTML file: metrics, curves, images."""
     from padim.report.page import write_report

@@ -10,6 +10,7 @@ from padim.cli import options
 from padim.cli.console import result, table
 from padim.cli.help import Command, Group
 from padim.cli.images import require_writable
+from padim.cli.options import option
 from padim.errors import WeightsError
 
 app = typer.Typer(cls=Group, help="List, fetch and verify pretrained weights.")
@@ -46,8 +47,7 @@ def list_weights() -> None:
 def fetch_weights(
     names: Names = None,
     to: Annotated[
-        Path | None,
-        typer.Option("--to", metavar="DIR", help="Folder to carry to a machine without network."),
+        Path | None, option("Folder to carry to a machine without network.", "DIR")
     ] = None,
 ) -> None:
     """Bring weights here, or into a folder to carry elsewhere."""
