@@ -308,7 +308,9 @@ def find_photographs(folder: Path, phase: str, quick: bool) -> Iterator[Photogra
     tiles = Path(os.environ["PADIM_DATA"]) / "magnetic_tile"
     samples = read_category(tiles).test
     defects = {
-        f"tiles, {defect}": [(s.path, s.mask_path) for s in samples if s.defect == defect][few]
+        f"tiles, {defect}": [
+            (s.path, next(iter(s.masks), None)) for s in samples if s.defect == defect
+        ][few]
         for defect in tile_defects
     }
     yield Photographs.of("tiles", good_images(tiles)[few], defects, with_small=phase != "report")

@@ -226,10 +226,10 @@ def test_a_category_is_read(bottle: Path) -> None:
         root=bottle,
         train=(bottle / "train/good/000.png", bottle / "train/good/001.png"),
         test=(
-            Sample(test / "crack/000.png", "crack", truth / "crack/000_mask.png"),
-            Sample(test / "crack/001.png", "crack", None),
-            Sample(test / "good/000.png", "good", None),
-            Sample(test / "hole/000.png", "hole", truth / "hole/000_mask.png"),
+            Sample(test / "crack/000.png", "crack", (truth / "crack/000_mask.png",)),
+            Sample(test / "crack/001.png", "crack"),
+            Sample(test / "good/000.png", "good"),
+            Sample(test / "hole/000.png", "hole", (truth / "hole/000_mask.png",)),
         ),
     )
     assert [sample.is_anomalous for sample in category.test] == [True, True, False, True]
@@ -260,9 +260,9 @@ def test_masks_pair_by_name_not_by_position(bottle: Path) -> None:
     touch(bottle, *(f"ground_truth/rust/{name}_mask.png" for name in images[:-1]))
     touch(bottle, "ground_truth/rust/anomaly-10_b.tif")
     pairs = {
-        sample.path.stem: sample.mask_path.name
+        sample.path.stem: sample.masks[0].name
         for sample in read_category(bottle).test
-        if sample.defect == "rust" and sample.mask_path
+        if sample.defect == "rust" and sample.masks
     }
     assert pairs == {
         "anomaly-1": "anomaly-1_mask.png",
@@ -276,7 +276,7 @@ def test_masks_pair_by_name_not_by_position(bottle: Path) -> None:
 def test_a_name_with_mask_wins_over_the_plain_name(bottle: Path) -> None:
     touch(bottle, "ground_truth/hole/000.png")
     category = read_category(bottle)
-    assert category.test[-1].mask_path == bottle / "ground_truth/hole/000_mask.png"
+    assert category.test[-1].masks == (bottle / "ground_truth/hole/000_mask.png",)
     assert category.unused_masks == (bottle / "ground_truth/hole/000.png",)
 
 
@@ -293,7 +293,7 @@ def test_masks_of_no_test_image_are_unused(bottle: Path) -> None:
         "crack/007_mask.png",
         "dent/000_mask.png",
     ]
-    assert all(sample.mask_path is None for sample in category.test if not sample.is_anomalous)
+    assert all(not sample.masks for sample in category.test if not sample.is_anomalous)
 
 
 @pytest.mark.parametrize("stem", ["001_mask", "001"])

@@ -196,7 +196,7 @@ def held(category: Category) -> list[str]:
     return [
         " ".join([sample.defect, category.name_of(sample.path), *map(category.name_of, masks)])
         for sample in category.test
-        for masks in [sample.mask_paths]
+        for masks in [sample.masks]
     ]
 
 
@@ -234,7 +234,7 @@ def test_each_test_image_is_known_once_and_its_mask_is_read(key: str, root: Path
             truth = sample.read_mask()
             assert (truth is not None) == sample.is_anomalous
             assert truth is None or (truth.shape == (8, 8) and truth.any())
-            assert all(not path.is_absolute() or path.is_file() for path in sample.mask_paths)
+            assert all(not path.is_absolute() or path.is_file() for path in sample.masks)
 
 
 def test_the_shapes_of_an_unknown_folder_are_listed(root: Path) -> None:
@@ -267,7 +267,6 @@ def test_mvtec_loco_has_several_masks_and_saturations(root: Path) -> None:
     assert len(category.validation) == 1
     assert "; 1 more for validation." in category.describe()
     logical, structural = category.test[1:]
-    assert logical.mask_path == logical.masks[0]
     assert logical.read_mask().sum() == 10
     regions = [(int(r.mask.sum()), r.saturation_px) for r in logical.read_regions()]
     assert regions == [(4, 3), (10, 5)]

@@ -58,7 +58,7 @@ def evaluation_of(
 ) -> Evaluation:
     """What ``evaluate`` gives, of images that are nowhere."""
     samples = tuple(
-        Sample(Path(f"/data/{category}/{i}.png"), defect, None) for i, defect in enumerate(defects)
+        Sample(Path(f"/data/{category}/{i}.png"), defect) for i, defect in enumerate(defects)
     )
     counted = [i for i in range(len(samples)) if i not in without_mask]
     counts = MapCounts()

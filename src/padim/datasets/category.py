@@ -59,15 +59,12 @@ class Sample:
     Attributes:
         path: The image.
         defect: Its kind of defect; ``good`` is normal.
-        mask_path: Its ground truth mask, the first of several, if there is one; a normal image has
-            none.
-        masks: Its masks where the layout has one for each defect of an image, else empty.
+        masks: Its ground truth, one for all or one for each defect; a normal image has none.
         saturations: The kinds of defect that these masks are drawn with.
     """
 
     path: Path
     defect: str
-    mask_path: Path | None
     masks: tuple[Path, ...] = ()
     saturations: tuple[Saturation, ...] = ()
 
@@ -75,11 +72,6 @@ class Sample:
     def is_anomalous(self) -> bool:
         """Whether the image shows a defect."""
         return self.defect != GOOD
-
-    @property
-    def mask_paths(self) -> tuple[Path, ...]:
-        """The files of its ground truth."""
-        return self.masks or (() if self.mask_path is None else (self.mask_path,))
 
     def read_mask(self) -> NDArray[np.bool_] | None:
         """Read its ground truth, true on any defect, shape ``(H, W)``; None if there is none.
@@ -89,11 +81,11 @@ class Sample:
             ShapeError: Its masks are of several sizes.
         """
         union: NDArray[np.bool_] | None = None
-        for path in self.mask_paths:
+        for path in self.masks:
             mask = read_mask(path)
             if union is not None and mask.shape != union.shape:
                 raise ShapeError(
-                    f"{path} has {mask.shape[0]}x{mask.shape[1]} px, but {self.mask_paths[0]} has "
+                    f"{path} has {mask.shape[0]}x{mask.shape[1]} px, but {self.masks[0]} has "
                     f"{union.shape[0]}x{union.shape[1]}; masks of one image need one size."
                 )
             union = mask if union is None else union | mask
@@ -111,7 +103,7 @@ class Sample:
         """
         kinds = {kind.pixel_value: kind for kind in self.saturations}
         regions = []
-        for path in self.mask_paths:
+        for path in self.masks:
             levels = read_levels(path)
             mask = levels > 0
             values = np.unique(levels[mask]).tolist()
@@ -167,7 +159,7 @@ class Category:
     def missing_masks(self) -> tuple[Path, ...]:
         """The anomalous test images that have no mask."""
         return tuple(
-            sample.path for sample in self.test if sample.is_anomalous and sample.mask_path is None
+            sample.path for sample in self.test if sample.is_anomalous and not sample.masks
         )
 
     def images(self) -> tuple[Path, ...]:

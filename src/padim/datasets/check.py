@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from padim.datasets import Category
+from padim.datasets import Category, Sample
 from padim.datasets.category import GOOD
 from padim.errors import ImageReadError
 from padim.files import sha256
@@ -62,18 +62,11 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class _Item:
-    split: str
-    path: Path
-    defect: str
-    mask_paths: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True)
 class _Seen:
     """An image and its masks, as far as they could be read."""
 
-    item: _Item
+    split: str
+    item: Sample
     sha256: str
     mode: str
     look: Look | None
@@ -94,11 +87,11 @@ def check(
         Findings, in the order of `KINDS`, then of their files.
     """
     seen = []
-    for one in map_ahead(_see, _list_items(category), n_threads, 4 * n_threads):
+    for one in map_ahead(_see, _list_samples(category), n_threads, 4 * n_threads):
         seen.append(one)
         advance(1)
     readable = [one for one in seen if one.look is not None]
-    has_masks = any(one.item.mask_paths and one.item.defect != GOOD for one in seen)
+    has_masks = any(one.item.masks and one.item.is_anomalous for one in seen)
     found = [
         *(finding for one in seen for finding in _check_one(one, has_masks)),
         *(Finding("stray-mask", path, "it is of no image") for path in category.unused_masks),
@@ -127,19 +120,19 @@ def _find_missing_classes(category: Category) -> Iterator[Finding]:
         yield Finding("one-class", category.root, detail)
 
 
-def _list_items(category: Category) -> Iterator[_Item]:
+def _list_samples(category: Category) -> Iterator[tuple[str, Sample]]:
+    """Every image with its split, also the masks of normal ones."""
     normal_masks = dict(category.normal_masks)
     for split, paths in (("train", category.train), ("validation", category.validation)):
         for path in paths:
-            yield _Item(split, path, GOOD)
+            yield split, Sample(path, GOOD)
     for sample in category.test:
-        masks = sample.mask_paths
-        if sample.path in normal_masks:
-            masks = (normal_masks[sample.path],)
-        yield _Item("test", sample.path, sample.defect, masks)
+        mask = normal_masks.get(sample.path)
+        yield "test", sample if mask is None else replace(sample, masks=(mask,))
 
 
-def _see(item: _Item) -> _Seen:
+def _see(one: tuple[str, Sample]) -> _Seen:
+    split, item = one
     errors: list[ImageReadError] = []
     digest, mode, look = "", "", None
     try:
@@ -150,13 +143,13 @@ def _see(item: _Item) -> _Seen:
     except ImageReadError as error:
         errors.append(error)
     masks = []
-    for path in item.mask_paths:
+    for path in item.masks:
         try:
             mask = read_mask(path)
             masks.append((path, (mask.shape[0], mask.shape[1]), bool(mask.any())))
         except ImageReadError as error:
             errors.append(error)
-    return _Seen(item, digest, mode, look, tuple(masks), tuple(errors))
+    return _Seen(split, item, digest, mode, look, tuple(masks), tuple(errors))
 
 
 def _check_one(seen: _Seen, has_masks: bool) -> Iterator[Finding]:
@@ -168,23 +161,21 @@ def _check_one(seen: _Seen, has_masks: bool) -> Iterator[Finding]:
         if seen.look is not None and size_px != seen.look.source_px:
             detail = f"{_format_px(size_px)}, but its image has {_format_px(seen.look.source_px)}"
             yield Finding("mask-size", path, detail, item.path)
-    if item.defect == GOOD:
+    if not item.is_anomalous:
         for path, _, is_marked in seen.masks:
             if is_marked:
                 detail = f"its image is good, but {path} marks a defect"
                 yield Finding("contradiction", item.path, detail, path)
         return
-    if item.split == "test" and not item.mask_paths and has_masks:
+    if seen.split == "test" and not item.masks and has_masks:
         yield Finding("no-mask", item.path, f"{item.defect}, without a mask")
     empty = [path for path, _, is_marked in seen.masks if not is_marked]
-    if empty and len(empty) == len(item.mask_paths):
+    if empty and len(empty) == len(item.masks):
         detail = f"it is labelled {item.defect}, but {empty[0]} is empty"
         yield Finding("contradiction", item.path, detail, empty[0])
     else:
         for path in empty:
-            yield Finding(
-                "empty-mask", path, f"one of {len(item.mask_paths)} of its image", item.path
-            )
+            yield Finding("empty-mask", path, f"one of {len(item.masks)} of its image", item.path)
 
 
 def _find_repeated(seen: Sequence[_Seen]) -> Iterator[Finding]:
@@ -201,11 +192,11 @@ def _find_repeated(seen: Sequence[_Seen]) -> Iterator[Finding]:
 
 def _tell_repetition(one: _Seen, earlier: _Seen, across: str, how: str) -> Finding:
     item, other = one.item, earlier.item
-    detail = f"{item.split}, {item.defect}; {how} as {other.path} ({other.split}, {other.defect})"
-    if item.split != other.split:
+    there = f"{other.path} ({earlier.split}, {other.defect})"
+    detail = f"{one.split}, {item.defect}; {how} as {there}"
+    if one.split != earlier.split:
         return Finding(across, item.path, detail, other.path)
-    same_file = one.sha256 == earlier.sha256
-    if same_file and (item.defect == GOOD) != (other.defect == GOOD):
+    if one.sha256 == earlier.sha256 and item.is_anomalous != other.is_anomalous:
         return Finding("contradiction", item.path, detail, other.path)
     return Finding("duplicate", item.path, detail, other.path)
 

@@ -41,7 +41,7 @@ def read_kolektor(folder: Path) -> Category:
         )
     test = _read(folder / "test") if (folder / "test").is_dir() else []
     samples = [
-        Sample(path, "defective", mask) if is_defective else Sample(path, GOOD, None)
+        Sample(path, "defective", (mask,)) if is_defective else Sample(path, GOOD)
         for path, mask, is_defective in test
     ]
     known = {mask for _, mask, _ in test}

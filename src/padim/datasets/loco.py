@@ -48,10 +48,8 @@ def read_loco(folder: Path) -> Category:
             continue
         place = truth / sample.defect / sample.path.stem
         used.add(place)
-        masks = images_in(place)
-        if masks:
-            sample = replace(sample, mask_path=masks[0], masks=masks)
-        samples.append(replace(sample, saturations=saturations if sample.mask_path else ()))
+        masks = images_in(place) or sample.masks
+        samples.append(replace(sample, masks=masks, saturations=saturations if masks else ()))
     unused = list(category.unused_masks)
     for defect in sorted(folder_names(truth)):
         for name in sorted(folder_names(truth / defect)):

@@ -51,7 +51,7 @@ class Folders:
             images, masks = images_in(test_folder / defect), images_in(truth_folder / defect)
             if defect == self.normal:
                 # A normal image has no defect to mark, whatever lies beside it.
-                samples.extend(Sample(image, GOOD, None) for image in images)
+                samples.extend(Sample(image, GOOD) for image in images)
                 by_stem = {mask.stem: mask for mask in masks}
                 for image in images:
                     mask = by_stem.get(f"{image.stem}_mask") or by_stem.get(image.stem)
@@ -59,8 +59,8 @@ class Folders:
                         normal_masks.append((image, mask))
                 continue
             paired = _pair(images, masks)
-            samples.extend(Sample(image, defect, paired.get(image)) for image in images)
-            used = set(paired.values())
+            samples.extend(Sample(image, defect, paired.get(image, ())) for image in images)
+            used = set().union(*paired.values())
             unused.extend(mask for mask in masks if mask not in used)
         return Category(
             folder_name(folder),
@@ -86,11 +86,11 @@ def images_in(folder: Path) -> tuple[Path, ...]:
     return list_images(folder) if folder.is_dir() else ()
 
 
-def _pair(images: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
+def _pair(images: Sequence[Path], masks: Sequence[Path]) -> dict[Path, tuple[Path, ...]]:
     by_stem: dict[str, list[Path]] = {}
     for mask in masks:
         by_stem.setdefault(mask.stem, []).append(mask)
-    paired: dict[Path, Path] = {}
+    paired: dict[Path, tuple[Path, ...]] = {}
     owners: dict[Path, Path] = {}
     for image in images:
         candidates = by_stem.get(f"{image.stem}_mask") or by_stem.get(image.stem) or []
@@ -105,6 +105,6 @@ def _pair(images: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
                     f"{mask} is the mask of both {owners[mask]} and {image}, but needs to be of "
                     "one. Rename the images and their masks."
                 )
-            paired[image] = mask
+            paired[image] = (mask,)
             owners[mask] = image
     return paired

@@ -113,9 +113,9 @@ def category_of(
         if row.split != "test":
             split[row.split].append(row.path)
             continue
-        samples.append(Sample(row.path, row.defect, None if is_good else row.mask_path))
-        if is_good and row.mask_path is not None:
-            normal_masks.append((row.path, row.mask_path))
+        masks = () if row.mask_path is None else (row.mask_path,)
+        samples.append(Sample(row.path, row.defect, () if is_good else masks))
+        normal_masks += [(row.path, mask) for mask in masks if is_good]
     return Category(
         name,
         root,

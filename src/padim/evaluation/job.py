@@ -248,7 +248,7 @@ def record_of(
         name=job.name,
         resampled=evaluation.resampled(),
         root=str(category.root.absolute()),
-        masks=tuple(tuple(map(category.name_of, sample.mask_paths)) for sample in samples),
+        masks=tuple(tuple(map(category.name_of, sample.masks)) for sample in samples),
         threshold=evaluation.decision.threshold.score if evaluation.decision else None,
         row=Row(
             category.name,

@@ -232,7 +232,7 @@ class _Log:
 def fingerprint_of(category: Category, settings: Settings, colormap: str) -> Fingerprint:
     """Everything a result rests on: files, and what each of them is."""
     files = [*category.train, *(sample.path for sample in category.test)]
-    files += [path for sample in category.test for path in sample.mask_paths]
+    files += [path for sample in category.test for path in sample.masks]
     saturations = list(dict.fromkeys(sample.saturations for sample in category.test))
     return Fingerprint(
         settings,
@@ -241,7 +241,7 @@ def fingerprint_of(category: Category, settings: Settings, colormap: str) -> Fin
             SampleStamp(
                 category.name_of(sample.path),
                 sample.defect,
-                tuple(category.name_of(path) for path in sample.mask_paths),
+                tuple(category.name_of(path) for path in sample.masks),
                 saturations.index(sample.saturations),
             )
             for sample in category.test

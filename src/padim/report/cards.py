@@ -209,7 +209,7 @@ class Part:
         top, left, height, width = self.preprocess.window(source)
         picture.thumbnail((_WEBP_PX if full_size else THUMBNAIL_PX,) * 2)
         paths = tuple(self.root / name for name in masks)
-        truth = Sample(path, image.defect, None, paths).read_mask()
+        truth = Sample(path, image.defect, paths).read_mask()
         outline = ""
         drawn = Image.new("L", picture.size)
         drawn.thumbnail((_FULL_OUTLINE_PX,) * 2)
