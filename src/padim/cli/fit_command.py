@@ -19,7 +19,7 @@ from padim.cli.images import (
 )
 from padim.cli.options import option
 from padim.datasets import describe, layout_of, normal_images, read_dataset
-from padim.errors import UsageError
+from padim.errors import UsageError, format_count
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.decode import decode
 from padim.images.heatmap import overlay, save_picture
@@ -34,11 +34,17 @@ if TYPE_CHECKING:
     from padim.fitting.looks import Fitted
 
 _SHOWN = 10
-_HEADINGS = {
-    "outlier": "score as if they did not belong",
-    "duplicate": "repeat another, and so make the model surer than it should be",
-    "size": "are of another size than the rest",
-    "brightness": "are of another brightness than the rest",
+_HEADINGS = {  # of one image, and of several
+    "outlier": ("scores as if it did not belong", "score as if they did not belong"),
+    "duplicate": (
+        "repeats another, and so makes the model surer than it should be",
+        "repeat another, and so make the model surer than it should be",
+    ),
+    "size": ("is of another size than the rest", "are of another size than the rest"),
+    "brightness": (
+        "is of another brightness than the rest",
+        "are of another brightness than the rest",
+    ),
 }
 
 
@@ -68,7 +74,8 @@ def fit(
         require_apart(outlier_overlays, [images])
         require_writable(outlier_overlays)
     largest_px, words = measure_sizes(chosen)
-    say(f"{title}: " * bool(title) + f"{len(chosen)} good images in {images}, {words}.")
+    count = format_count(len(chosen), "good image")
+    say(f"{title}: " * bool(title) + f"{count} in {images}, {words}.")
     from padim.fitting.prepare import first_px, needs_source_px, require_outliers_known
 
     require_outliers_known(settings, outlier_overlays is not None)
@@ -157,7 +164,8 @@ def _fit_to(
 
 def _summarise(fitted: "Fitted", out: Path, peak: int | None, settings: FitSettings) -> str:
     """What was fitted, and where normal ends."""
-    text = f"{out}: fitted on {fitted.state.count} images, {format_bytes(out.stat().st_size)}"
+    count = format_count(fitted.state.count, "image")
+    text = f"{out}: fitted on {count}, {format_bytes(out.stat().st_size)}"
     if peak is not None:
         text += f", peak memory {format_bytes(peak)}"
     calibration = fitted.state.calibration
@@ -190,13 +198,14 @@ def _draw_outliers(fitted: "Fitted", places: dict[Path, Path]) -> dict[int, str]
 def _list_suspects(fitted: "Fitted") -> str:
     """The images that do not look as the rest does, in words."""
     text = ""
-    for reason, heading in _HEADINGS.items():
+    for reason, headings in _HEADINGS.items():
         found = [suspect for suspect in fitted.suspects if suspect.reason == reason]
         if not found:
             continue
+        text += f"\n{len(found)} {headings[len(found) > 1]}"
         if reason == "outlier" and not fitted.dropped:
-            heading += " (--drop-outliers leaves them out)"
-        text += f"\n{len(found)} {heading}:"
+            text += f" (--drop-outliers leaves {'them' if len(found) > 1 else 'it'} out)"
+        text += ":"
         for suspect in found[:_SHOWN]:
             text += f"\n  {fitted.paths[suspect.index]}: {suspect.detail}"
             if suspect.p_value is not None:
@@ -206,7 +215,8 @@ def _list_suspects(fitted: "Fitted") -> str:
         if len(found) > _SHOWN:
             text += f"\n  and {len(found) - _SHOWN} more (--json lists all)"
     if fitted.dropped:
-        text += f"\nThe {len(fitted.dropped)} outliers were left out of the model."
+        outliers = "outlier was" if len(fitted.dropped) == 1 else "outliers were"
+        text += f"\nThe {len(fitted.dropped)} {outliers} left out of the model."
     return text
 
 

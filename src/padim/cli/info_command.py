@@ -8,7 +8,7 @@ from padim.cli import options
 from padim.cli.console import align, result
 from padim.cli.images import describe_threshold
 from padim.cli.options import option
-from padim.errors import UsageError
+from padim.errors import UsageError, format_count
 from padim.images.roi import Roi
 from padim.memory import format_bytes
 from padim.scoring.calibration import DEFAULT_PIXEL_RATE, Calibration
@@ -92,31 +92,25 @@ def _read_graph(file: Path, engine: str) -> tuple[dict[str, Any], Calibration | 
 
 
 def _describe(file: Path, document: dict[str, Any]) -> dict[str, str]:
+    """What a model or a graph says of itself, in words."""
     backbone, recipe, levels = document["backbone"], document["recipe"], document["levels"]
-    preprocess = document["preprocess"]
-    is_graph = "graph_version" in document
-    crop = preprocess["crop_fraction"]
     fraction = recipe["score_fraction"]
-    if is_graph or document["backbone_bytes"]:
-        inside = "inside" if is_graph else f"inside, {format_bytes(document['backbone_bytes'])}"
+    if "graph_version" in document:
+        kind = f"graph {document['graph_version']}, runs on {document['runs_on']}"
+        inside = "inside"
+        more = {
+            "exported from": f"sha256 {document['model_sha256']}",
+            "compared on": format_count(len(document["compared_sha256"]), "image"),
+        }
     else:
-        inside = "not inside"
-    image = f"{_format_px(preprocess['size_px'])}, {preprocess['resample']}"
-    if crop < 1:
-        image += f", centre crop {crop:g}"
-    if document.get("n_tiles", 1) > 1:
-        image += f", {document['n_tiles']} tiles of {_format_px(document['window_px'])}"
-    if is_graph and document["camera_px"]:
-        image = f"{_format_px(document['camera_px'])} of a camera, in the graph to {image}"
+        kind, more = f"format {document['format_version']}", {}
+        n_bytes = document["backbone_bytes"]
+        inside = f"inside, {format_bytes(n_bytes)}" if n_bytes else "not inside"
     of = " of as many pixels as a tile has" if document.get("n_tiles", 1) > 1 else ""
-    lines = {
-        "file": f"{file}, {format_bytes(document['file_bytes'])}, "
-        + (
-            f"graph {document['graph_version']}, runs on {document['runs_on']}"
-            if is_graph
-            else f"format {document['format_version']}"
-        ),
-        "fitted on": f"{document['count']} images, by {document['engine']}",
+    samples = format_count(document["n_samples"], "image with its map", "images with their maps")
+    return {
+        "file": f"{file}, {format_bytes(document['file_bytes'])}, {kind}",
+        "fitted on": f"{format_count(document['count'], 'image')}, by {document['engine']}",
         "backbone": f"{backbone['name']}, taps {', '.join(map(str, backbone['taps']))}, {inside}",
         "weights": f"sha256 {document['weights_sha256']}",
         "licence": backbone["licence"],
@@ -125,36 +119,44 @@ def _describe(file: Path, document: dict[str, Any]) -> dict[str, str]:
             for level in levels
         ),
         "recipe": recipe["name"],
-        "image": image,
-        "region": _describe_region(preprocess, document, levels[0]["grid"]),
+        "image": _describe_image(document),
+        "region": _describe_region(document),
         "eps": ", ".join(f"{eps:.4g}" for eps in document["eps"])
         + f" ({recipe['eps_rule']} {recipe['eps']:g})",
         "blur": f"sigma {recipe['sigma_px']:g} px",
         "image score": f"mean of the hottest {fraction:.2%}{of}" if fraction else "maximum",
         "precision": f"{document['precision']}, stored as {document['store']}",
-        "samples": f"{document['n_samples'] or 'no'} images with their maps inside",
+        "samples": f"{samples if document['n_samples'] else 'no images with their maps'} inside",
         "calibration": "none: scores carry no label",
+        **more,
+        "made with": ", ".join(
+            f"{name} {version}" for name, version in document["versions"].items()
+        ),
     }
-    if is_graph:
-        lines["exported from"] = f"sha256 {document['model_sha256']}"
-        lines["compared on"] = f"{len(document['compared_sha256'])} images"
-    versions = document["versions"].items()
-    return lines | {"made with": ", ".join(f"{name} {version}" for name, version in versions)}
 
 
-def _describe_region(
-    preprocess: dict[str, Any], document: dict[str, Any], grid: tuple[int, int]
-) -> str:
-    roi = preprocess.get("roi")
+def _describe_image(document: dict[str, Any]) -> str:
+    preprocess = document["preprocess"]
+    image = f"{_format_px(preprocess['size_px'])}, {preprocess['resample']}"
+    if preprocess["crop_fraction"] < 1:
+        image += f", centre crop {preprocess['crop_fraction']:g}"
+    if document.get("n_tiles", 1) > 1:
+        image += f", {document['n_tiles']} tiles of {_format_px(document['window_px'])}"
+    if document.get("camera_px"):
+        image = f"{_format_px(document['camera_px'])} of a camera, in the graph to {image}"
+    return image
+
+
+def _describe_region(document: dict[str, Any]) -> str:
+    roi = document["preprocess"].get("roi")
     if roi is None:
         return "the whole image"
-    mask = Roi.from_json(roi).mask
-    n_cells = grid[0] * grid[1]
-    coarse_cells = document["coarse_cells"]
-    n_modelled = n_cells if coarse_cells is None else len(coarse_cells)
+    height, width = document["levels"][0]["grid"]
+    cells = document["coarse_cells"]
+    n_modelled = height * width if cells is None else len(cells)
     return (
-        f"{mask.mean():.0%} of images of {_format_px(roi['source_px'])}, "
-        f"{n_modelled} of {n_cells} coarse cells"
+        f"{Roi.from_json(roi).mask.mean():.0%} of images of {_format_px(roi['source_px'])}, "
+        f"{n_modelled} of {height * width} coarse cells"
     )
 
 

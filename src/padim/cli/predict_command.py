@@ -18,7 +18,7 @@ from padim.cli.images import (
 )
 from padim.cli.options import option
 from padim.datasets import expand
-from padim.errors import PathMissingError, UsageError
+from padim.errors import PadimError, PathMissingError, UsageError, format_count
 from padim.scoring.prediction import NOT_CALIBRATED, Decision, PredictionRecord
 from padim.scoring.writer import PredictionWriter
 
@@ -60,7 +60,8 @@ def predict(
     loaded = load(model, **opening).at(false_alarm_rate, pixel_false_alarm_rate)
     if fail_on_anomaly and loaded.decision is None:
         raise UsageError(f"{NOT_CALIBRATED} Until then, leave --fail-on-anomaly out.")
-    say(f"{len(chosen)} images to score, {measure_sizes(chosen)[1]}. Engine: {loaded.engine}.")
+    count = format_count(len(chosen), "image")
+    say(f"{count} to score, {measure_sizes(chosen)[1]}. Engine: {loaded.engine}.")
     if loaded.decision is not None:
         say(describe_threshold(loaded.decision))
     unreadable = Unreadable(skip_unreadable)
@@ -92,6 +93,8 @@ def predict(
             f"All {tally.n_images} images are as unlike the good ones as can be. If they are not "
             "all defective, this is a model of another part, or the camera or its light changed."
         )
+    if not tally.n_images:
+        raise PadimError(f"None of {count} could be read, so nothing was judged. Check the files.")
     if fail_on_anomaly and tally.n_anomalous:
         raise typer.Exit(1)
 
@@ -135,11 +138,12 @@ class _Tally:
             )
             for record in self._hottest()
         ]
-        counted = f"{self.n_images} images"
+        count = format_count(self.n_images, "image")
         if self.decision is not None:
-            counted = f"{self.n_anomalous} of {counted} are anomalous"
+            verb = "is" if self.n_anomalous == 1 else "are"
+            count = f"{self.n_anomalous} of {count} {verb} anomalous"
         most = ". The most anomalous" if self.n_images > _SHOWN else ""
-        return f"{counted}{most}:\n{table(('path', 'score', 'peak x,y', 'label'), cells)}"
+        return f"{count}{most}:\n{table(('path', 'score', 'peak x,y', 'label'), cells)}"
 
     def _hottest(self) -> list[PredictionRecord]:
         return sorted(self.records, key=lambda record: -record.score)[:_SHOWN]

@@ -59,7 +59,7 @@ class Folders:
                         normal_masks.append((image, mask))
                 continue
             paired = _pair(images, masks)
-            samples.extend(Sample(image, defect, paired.get(image, ())) for image in images)
+            samples.extend(Sample(image, defect, paired[image]) for image in images)
             used = set().union(*paired.values())
             unused.extend(mask for mask in masks if mask not in used)
         return Category(
@@ -93,18 +93,17 @@ def _pair(images: Sequence[Path], masks: Sequence[Path]) -> dict[Path, tuple[Pat
     paired: dict[Path, tuple[Path, ...]] = {}
     owners: dict[Path, Path] = {}
     for image in images:
-        candidates = by_stem.get(f"{image.stem}_mask") or by_stem.get(image.stem) or []
+        candidates = by_stem.get(f"{image.stem}_mask") or by_stem.get(image.stem, [])
         if len(candidates) > 1:
             raise DatasetError(
                 f"{image} has {len(candidates)} masks ({listed(candidates)}), but needs one. "
                 "Remove or rename the others."
             )
         for mask in candidates:
-            if mask in owners:
+            if (owner := owners.setdefault(mask, image)) != image:
                 raise DatasetError(
-                    f"{mask} is the mask of both {owners[mask]} and {image}, but needs to be of "
-                    "one. Rename the images and their masks."
+                    f"{mask} is the mask of both {owner} and {image}, but needs to be of one. "
+                    "Rename the images and their masks."
                 )
-            paired[image] = (mask,)
-            owners[mask] = image
+        paired[image] = tuple(candidates)
     return paired
