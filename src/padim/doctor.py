@@ -24,37 +24,25 @@ _TIMED_S = 0.5  # each row
 
 @dataclass(frozen=True)
 class Machine:
-    """What a machine has.
-
-    Attributes:
-        n_cores: Cores that this process may use.
-        instructions: Vector instructions that matter here; None where they cannot be told.
-        accelerators: Names of what else could compute.
-        engines: Version of each installed engine.
-    """
+    """What a machine has."""
 
     cpu: str
-    n_cores: int
+    n_cores: int  # cores that this process may use
+    # Those of vectors that matter here; None where they cannot be told.
     instructions: tuple[str, ...] | None
     memory_bytes: int
-    accelerators: tuple[str, ...]
-    engines: dict[str, str]
+    accelerators: tuple[str, ...]  # names of what else could compute
+    engines: dict[str, str]  # version of each installed engine
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long an engine takes for one image.
-
-    Attributes:
-        precision: What the products with the whitening rows are computed in.
-        image_ms: Milliseconds from pixels to map and score, the median.
-        trunk_ms: The trunk's alone; None where it is not timed.
-    """
+    """How long an engine takes for one image."""
 
     engine: str
-    precision: str
-    image_ms: float
-    trunk_ms: float | None = None
+    precision: str  # what the products with the whitening rows are computed in
+    image_ms: float  # milliseconds from pixels to map and score, the median
+    trunk_ms: float | None = None  # the trunk's alone; None where it is not timed
 
 
 def examine() -> Machine:

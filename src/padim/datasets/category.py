@@ -15,19 +15,12 @@ GOOD = "good"
 
 @dataclass(frozen=True)
 class Saturation:
-    """How much of a kind of defect needs to be found for it to count as found whole.
+    """How much of a kind of defect needs to be found for it to count as found whole."""
 
-    Attributes:
-        defect: Kind of defect.
-        pixel_value: What its masks are drawn with.
-        threshold: Pixels, or a share of the defect's pixels.
-        is_relative: Whether it is a share.
-    """
-
-    defect: str
-    pixel_value: int
-    threshold: float
-    is_relative: bool
+    defect: str  # kind of defect
+    pixel_value: int  # what its masks are drawn with
+    threshold: float  # pixels, or a share of the defect's pixels
+    is_relative: bool  # whether it is a share
 
     def area_px(self, defect_px: int) -> int:
         """Pixels that are enough, of a defect of so many; never more than it has.
@@ -41,15 +34,10 @@ class Saturation:
 
 @dataclass(frozen=True, eq=False)
 class DefectRegion:
-    """One annotated defect of an image.
+    """One annotated defect of an image."""
 
-    Attributes:
-        mask: Its pixels, shape ``(H, W)``.
-        saturation_px: How many of them need to be found for it to count as found whole.
-    """
-
-    mask: NDArray[np.bool_]
-    saturation_px: int
+    mask: NDArray[np.bool_]  # its pixels, shape ``(H, W)``
+    saturation_px: int  # how many of them need to be found for it to count as found whole
 
 
 @dataclass(frozen=True)

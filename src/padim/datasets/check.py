@@ -41,18 +41,12 @@ _USUAL = 0.75  # share of images that a size or a mode needs for the others to b
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong or odd.
+    """Something that is wrong or odd."""
 
-    Attributes:
-        kind: One of `KINDS`.
-        detail: What it is, in words.
-        other: The file that it repeats.
-    """
-
-    kind: str
+    kind: str  # one of `KINDS`
     path: Path
-    detail: str
-    other: Path | None = None
+    detail: str  # what it is, in words
+    other: Path | None = None  # the file that it repeats
     category: str = ""
 
     @property

@@ -21,22 +21,15 @@ Found = dict[str, Callable[[], Category]]
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which datasets are laid out.
-
-    Attributes:
-        shape: What it looks like, in a few words.
-        is_category: Whether a path is a category laid out so, which ``read`` reads.
-        search: Finds the categories of a dataset that is more than a folder of categories; None
-            where it is not.
-        refines: The layout that such categories have as well.
-    """
+    """One way in which datasets are laid out."""
 
     title: str
-    shape: str
-    is_category: Callable[[Path], bool]
+    shape: str  # what it looks like, in a few words
+    is_category: Callable[[Path], bool]  # whether a path is one, which ``read`` reads
     read: Callable[[Path], Category]
+    # Finds the categories of a dataset that is more than a folder of such.
     search: Callable[[Path], Found] | None = None
-    refines: str | None = None
+    refines: str | None = None  # the layout that such categories have as well
 
     def find(self, folder: Path) -> Found:
         """Find the categories laid out so: the folder itself, or those inside; maybe none."""

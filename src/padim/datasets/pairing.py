@@ -11,25 +11,16 @@ from padim.errors import DatasetError, listed
 
 @dataclass(frozen=True)
 class Folders:
-    """A layout whose test images lie in a folder for each defect; all but ``train`` may be missing.
-
-    Attributes:
-        title: Its name in words.
-        train: Folder of the normal images to learn from, of which there must be one.
-        test: Of ``<defect>/<stem>.*``.
-        truth: Of ``<defect>/<stem>_mask.*`` or, if there is none, ``<defect>/<stem>.*``.
-        normal: Name of the folder of normal images in ``test``.
-        validation: Of normal images that are set aside; none when empty.
-        marks: What else must be there for a category to be laid out so.
-    """
+    """A layout with a folder for each defect in ``test``; all but ``train`` may be missing."""
 
     title: str
-    train: str = "train/good"
-    test: str = "test"
+    train: str = "train/good"  # of the normal images to learn from
+    test: str = "test"  # of ``<defect>/<stem>.*``
+    # Of ``<defect>/<stem>_mask.*`` or, if there is none, ``<defect>/<stem>.*``.
     truth: str = "ground_truth"
-    normal: str = GOOD
-    validation: str = ""
-    marks: tuple[str, ...] = ()
+    normal: str = GOOD  # name of the folder of normal images in ``test``
+    validation: str = ""  # of normal images that are set aside; none when empty
+    marks: tuple[str, ...] = ()  # what else must be there for a category to be laid out so
 
     def fits(self, folder: Path) -> bool:
         """Whether a folder is laid out so."""

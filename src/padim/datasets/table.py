@@ -17,19 +17,13 @@ _ONLY_ANOMALOUS = frozenset({"1", "1.0", "true"})  # say that it is, not what
 
 @dataclass(frozen=True)
 class Row:
-    """An image that a list names.
-
-    Attributes:
-        split: ``train``, ``validation`` or ``test``.
-        defect: Its kind of defect; ``good`` is normal.
-        place: Where the list names it, in words.
-    """
+    """An image that a list names."""
 
     path: Path
-    split: str
-    defect: str
+    split: str  # ``train``, ``validation`` or ``test``
+    defect: str  # its kind of defect; ``good`` is normal
     mask_path: Path | None
-    place: str
+    place: str  # where the list names it, in words
 
 
 def read_csv(file: Path, needed: Collection[str], advice: str) -> list[dict[str, Any]]:

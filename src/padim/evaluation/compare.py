@@ -28,27 +28,16 @@ class Pair(NamedTuple):
 
 @dataclass
 class Difference:
-    """By how much a metric of one benchmark is above that of another.
+    """By how much a metric of one benchmark is above that of another."""
 
-    Attributes:
-        first: Its value in one.
-        second: In the other.
-        difference: First less second.
-        interval: 95% of the paired resamples of the difference.
-        holds: Whether these leave 0 out, on the side of the difference.
-        p_value: Chance of so large a difference where there is none.
-        adjusted_p_value: The same among all that were compared, by Holm's correction.
-        holds_among_all: Whether it holds by that, too.
-    """
-
-    first: float
-    second: float
-    difference: float
-    interval: Interval
-    holds: bool
-    p_value: float
-    adjusted_p_value: float
-    holds_among_all: bool
+    first: float  # its value in one
+    second: float  # in the other
+    difference: float  # first less second
+    interval: Interval  # 95% of the paired resamples of the difference
+    holds: bool  # whether these leave 0 out, on the side of the difference
+    p_value: float  # chance of so large a difference where there is none
+    adjusted_p_value: float  # the same among all that were compared, by Holm's correction
+    holds_among_all: bool  # whether it holds by that, too
 
     @classmethod
     def of(cls, pair: Pair) -> "Difference":
@@ -62,21 +51,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two benchmarks, given by their folders, compared.
-
-    Attributes:
-        same_pixels: Whether both look at the same; else no metric of pixels is compared.
-        in_one: Categories that only one of them has.
-        categories: Each metric of each category that both have.
-        all: Each metric in the mean over these; that of a single category is its own.
-    """
+    """Two benchmarks, given by their folders, compared."""
 
     first: str
     second: str
     settings: dict[str, Settings]
-    same_pixels: bool
-    in_one: tuple[str, ...]
-    categories: dict[str, dict[str, Difference]]
+    same_pixels: bool  # whether both look at the same; else no metric of pixels is compared
+    in_one: tuple[str, ...]  # categories that only one of them has
+    categories: dict[str, dict[str, Difference]]  # each metric of each category that both have
+    # Each metric in the mean over these; that of a single category is its own.
     all: dict[str, Difference]
 
     def lines(self) -> list[tuple[str, str, Difference]]:

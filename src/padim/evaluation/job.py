@@ -51,35 +51,23 @@ _BESIDE_FITTER = (
 
 @dataclass(frozen=True)
 class Watcher:
-    """Who is told what happens while a benchmark runs.
+    """Who is told what happens while a benchmark runs."""
 
-    Attributes:
-        say: Hears a line.
-        begin: Hears that work of a name on so many images begins; gives what hears of each step.
-    """
-
-    say: Callable[[str], None]
+    say: Callable[[str], None]  # hears a line
+    # Hears that work of a name on so many images begins; gives what hears of each step.
     begin: Callable[[str, int], Callable[[int], None]] = lambda name, n_images: lambda n_done: None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How every category is done; plain enough to be sent to another process.
-
-    Attributes:
-        n_seeds: How often what is random is drawn anew.
-        skip_unreadable: Whether images that cannot be read are left out and listed; else their
-            category fails.
-        keep_maps: Whether the maps of the test images are kept, as float16.
-        colormap: Of the pictures, as ``heatmap.colours_of`` takes it.
-        source_px: (height, width) of the images, where ``prepare`` has to know it.
-    """
+    """How every category is done; plain enough to be sent to another process."""
 
     settings: FitSettings
-    n_seeds: int = 1
-    skip_unreadable: bool = False
-    keep_maps: bool = False
-    colormap: str = DEFAULT_COLORMAP
+    n_seeds: int = 1  # how often what is random is drawn anew
+    skip_unreadable: bool = False  # images are left out and listed; else their category fails
+    keep_maps: bool = False  # whether the maps of the test images are kept, as float16
+    colormap: str = DEFAULT_COLORMAP  # of the pictures, as ``heatmap.colours_of`` takes it
+    # (height, width) of the images, where ``prepare`` has to know it.
     source_px: tuple[int, int] | None = None
 
     def departures(self) -> dict[str, str | float]:

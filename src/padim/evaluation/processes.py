@@ -25,17 +25,11 @@ _SPAWN = multiprocessing.get_context("spawn")  # a fork would share threads and 
 
 
 class Ended(NamedTuple, Generic[T, R]):
-    """What came of a piece of work.
+    """What came of a piece of work."""
 
-    Attributes:
-        item: What it was done with.
-        result: What it gave; None when it failed.
-        failure: The name of the error's class and what it said; None when it did not fail.
-    """
-
-    item: T
-    result: R | None
-    failure: tuple[str, str] | None
+    item: T  # what it was done with
+    result: R | None  # what it gave; None when it failed
+    failure: tuple[str, str] | None  # the error's class and what it said; None without one
 
 
 def in_processes(

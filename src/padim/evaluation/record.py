@@ -141,23 +141,15 @@ class Curves:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Record:
-    """What is kept of a category that was done once.
+    """What is kept of a category that was done once."""
 
-    Attributes:
-        name: Of its files, as ``record_name`` gives it.
-        root: Folder of the category.
-        masks: Of each image, their ways from there.
-        threshold: Of the model; None when it has none.
-        by_defect: Every metric of each kind of defect against all normal images.
-    """
-
-    name: str
+    name: str  # of its files, as ``record_name`` gives it
     resampled: Resampled
-    root: str
-    masks: tuple[tuple[str, ...], ...]
-    threshold: float | None
+    root: str  # folder of the category
+    masks: tuple[tuple[str, ...], ...]  # of each image, their ways from there
+    threshold: float | None  # of the model; None when it has none
     row: Row
-    by_defect: dict[str, Values]
+    by_defect: dict[str, Values]  # every metric of each kind of defect against all normal images
     images: tuple[ImageResult, ...]
     curves: Curves
     unreadable: tuple[str, ...]

@@ -52,16 +52,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class CategoryRow(Row):
-    """A category in numbers, means over its seeds where there are several.
-
-    Attributes:
-        by_defect: Every metric of each kind of defect, of its first seed.
-        spread: Standard deviation of each metric over the seeds; None of one seed.
-        per_seed: Each metric of each seed; likewise.
-    """
+    """A category in numbers, means over its seeds where there are several."""
 
     intervals: Intervals
-    by_defect: dict[str, Values]
+    by_defect: dict[str, Values]  # every metric of each kind of defect, of its first seed
+    # Of several seeds: the standard deviation of each metric, and each metric of each.
     spread: Values | None = None
     per_seed: dict[str, tuple[float | None, ...]] | None = None
 

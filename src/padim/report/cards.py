@@ -51,18 +51,12 @@ class Defect(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A category of the report.
-
-    Attributes:
-        root: Where its images are.
-        previews: Their maps, shape ``(N, h, w)``, NaN where the model does not look.
-        preprocess: Which part of an image a map shows.
-    """
+    """A category of the report."""
 
     record: Record
-    root: Path
-    previews: NDArray[np.float32]
-    preprocess: Preprocess
+    root: Path  # where its images are
+    previews: NDArray[np.float32]  # maps, ``(N, h, w)``; NaN where the model does not look
+    preprocess: Preprocess  # which part of an image a map shows
 
     @classmethod
     def of(cls, run: Path, record: Record, data: Path | None) -> "Part":
