@@ -15,7 +15,7 @@ import padim
 from padim.backbones import backbone
 from padim.cli import main
 from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES
-from padim.evaluation.published import describe_differences, published
+from padim.evaluation.published import describe_differences, find_published
 from padim.evaluation.run_folder import COLUMNS, Failure, Results, markdown
 from padim.features.weights import locate
 from padim.metrics.table import METRICS
@@ -416,7 +416,7 @@ def test_the_page_of_the_published_table_has_the_published_figures() -> None:
             "all",
         ]
         for name, *figures in rows:
-            assert tuple(map(float, figures)) == published(words["backbone"], n_dims, name)
+            assert tuple(map(float, figures)) == find_published(words["backbone"], n_dims, name)
         assert (words["recipe"], words["against"]) == ("reference", "published")
 
 

@@ -56,39 +56,28 @@ def _root(
         sys.stdout.write(context.get_help() + "\n")
 
 
-_COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
-    "Fit and improve": {
-        "fit": fit_command.fit,
-        "calibrate": calibrate_command.calibrate,
-        "update": learning_commands.update,
-        "forget": learning_commands.forget,
-        "merge": learning_commands.merge,
-    },
-    "Inspect": {
-        "predict": predict_command.predict,
-        "info": info_command.info,
-        "check": check_command.check,
-    },
-    "Measure": {
-        "evaluate": evaluate_command.evaluate,
-        "benchmark": benchmark_command.benchmark,
-        "compare": compare_command.compare,
-        "report": report_command.report,
-    },
-    "Ship": {
-        "export": export_command.export,
-        "verify": export_command.verify,
-        "doctor": doctor_command.doctor,
-    },
-    "Look up": {
-        "backbones": backbones_command.backbones,
-        "demo": demo_command.demo,
-    },
+_COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Fit and improve": (
+        fit_command.fit,
+        calibrate_command.calibrate,
+        learning_commands.update,
+        learning_commands.forget,
+        learning_commands.merge,
+    ),
+    "Inspect": (predict_command.predict, info_command.info, check_command.check),
+    "Measure": (
+        evaluate_command.evaluate,
+        benchmark_command.benchmark,
+        compare_command.compare,
+        report_command.report,
+    ),
+    "Ship": (export_command.export, export_command.verify, doctor_command.doctor),
+    "Look up": (backbones_command.backbones, demo_command.demo),
 }
 for _heading, _commands in _COMMANDS.items():
-    for _name, _command in _commands.items():
-        _added = app.command(_name, cls=Command, rich_help_panel=_heading)
-        _added(with_shared_options(_command))
+    for _command in _commands:
+        _add = app.command(_command.__name__, cls=Command, rich_help_panel=_heading)
+        _add(with_shared_options(_command))
 app.add_typer(weights_command.app, name="weights", rich_help_panel="Look up")
 
 

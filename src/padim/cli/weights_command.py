@@ -1,5 +1,6 @@
 """``padim weights list|fetch|verify``."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -81,16 +82,7 @@ def verify_weights(
                 f"padim weights fetch {spec.name}"
             )
         if path is not None:
-            found = verify(spec, path)
-            document.append(
-                {
-                    "name": spec.name,
-                    "path": str(path),
-                    "sha256": found.sha256,
-                    "matched": found.matched,
-                    "n_tensors": found.n_tensors,
-                }
-            )
+            document.append({"name": spec.name, **asdict(verify(spec, path)), "path": str(path)})
     text = "\n".join(
         f"{row['name']}: right, {row['n_tensors']} tensors, sha256 {row['sha256']} checked against "
         f"{row['matched']}"

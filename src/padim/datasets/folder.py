@@ -91,10 +91,8 @@ def _files(folder: Path, recursive: bool) -> Iterator[Path]:
     for path in list_visible(folder):
         if path.is_file():
             yield path
-    if recursive:
-        for inner in folders_in(folder, recursive=False):
-            if not inner.is_symlink():
-                yield from _files(inner, recursive)
+        elif recursive and path.is_dir() and not path.is_symlink():
+            yield from _files(path, recursive)
 
 
 def folders_in(folder: Path, recursive: bool) -> Iterator[Path]:

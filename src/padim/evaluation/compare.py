@@ -89,17 +89,16 @@ def compare(first: Path, second: Path) -> Comparison:
             "is in both. Name two benchmarks of the same dataset."
         )
     settings = {"first": results.settings, "second": other_results.settings}
-    seen = [(side["size_px"], side["crop_fraction"]) for side in settings.values()]
-    same_pixels = seen[0] == seen[1]
+    seen, other_seen = ((one["size_px"], one["crop_fraction"]) for one in settings.values())
+    same_pixels = seen == other_seen
     values = [{row.category: row.metrics for row in run.rows} for run in (results, other_results)]
     metrics = [name for name, row in METRICS.items() if same_pixels or not row.is_of_pixels]
     pairs: dict[str, dict[str, Pair]] = {}
     for name in names:
-        _require_same_images(name, records[name][0], other_records[name][0])
-        mine, theirs = (
-            average_resampled(one.resampled for one in seeds)
-            for seeds in (records[name], other_records[name])
-        )
+        seeds, other_seeds = records[name], other_records[name]
+        _require_same_images(name, seeds[0], other_seeds[0])
+        mine = average_resampled(record.resampled for record in seeds)
+        theirs = average_resampled(record.resampled for record in other_seeds)
         pairs[name] = {}
         for metric in metrics:
             one, other = (side[name][metric] for side in values)

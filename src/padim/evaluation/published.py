@@ -1,6 +1,6 @@
 """The figures that the original script published on MVTec AD, and how far a benchmark is off."""
 
-from padim.evaluation.run_folder import Results
+from padim.evaluation.run_folder import Results, format_table
 from padim.metrics.table import format_metric
 
 TOLERANCE = 0.005
@@ -49,34 +49,25 @@ def published(backbone: str, n_dims: int, category: str) -> tuple[float, float] 
 
 def describe_differences(results: Results) -> str:
     """A table of what a benchmark gives, what was published, and where they are apart."""
-    settings = results.settings
-    lines = [
-        "### Against the published figures",
-        "",
-        "| category | image | published | difference | pixel | published | difference |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    n_off = n_known = 0
+    settings, rows, n_off, n_known = results.settings, [], 0, 0
     for line in results.lines():
         name = line.group or line.name
-        known = published(settings["backbone"], settings["n_dims"], name)
-        cells = []
-        for i, kind in enumerate(("image", "pixel")):
-            value = line.metrics[f"{kind}_auroc"]
-            if known is None or value is None:
-                cells += [format_metric(value), format_metric(known and known[i]), "n/a"]
-                continue
-            difference = value - known[i]
-            n_known += 1
-            n_off += abs(difference) > TOLERANCE
-            flag = " **off**" if abs(difference) > TOLERANCE else ""
-            cells += [format_metric(value), format_metric(known[i]), f"{difference:+.3f}{flag}"]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        known = find_published(settings["backbone"], settings["n_dims"], name) or (None, None)
+        cells = [name]
+        for kind, figure in zip(("image", "pixel"), known, strict=True):
+            value, words = line.metrics[f"{kind}_auroc"], "n/a"
+            if figure is not None and value is not None:
+                is_off = abs(value - figure) > TOLERANCE
+                n_known, n_off = n_known + 1, n_off + is_off
+                words = f"{value - figure:+.3f}" + " **off**" * is_off
+            cells += [format_metric(value), format_metric(figure), words]
+        rows.append(cells)
+    header = ("category", "image", "published", "difference", "pixel", "published", "difference")
     if n_known:
-        lines += ["", f"{n_off} of {n_known} figures are off by more than {TOLERANCE}."]
+        summary = f"{n_off} of {n_known} figures are off by more than {TOLERANCE}."
     else:
         columns = ", ".join(
             name if drawn is None else f"{name} with --dims {drawn}" for name, drawn in _COLUMNS
         )
-        lines += ["", f"Nothing was published for these settings; there is {columns}."]
-    return "\n".join(lines)
+        summary = f"Nothing was published for these settings; there is {columns}."
+    return f"### Against the published figures\n\n{format_table(header, rows)}\n\n{summary}"

@@ -166,9 +166,9 @@ def markdown(results: Results, *, is_for_terminal: bool = False) -> str:
     for kind in ("image", "pixel"):
         metric = f"{kind}_auroc"
         if kind == "image" or any(row.metrics[metric] is not None for row in results.rows):
-            table = [f"| {_cell(line.name)} | {_value(line, metric)} |" for line in lines]
-            head = [f"### {kind.capitalize()}-level ROC AUC", "", f"| category | {column} |"]
-            parts.append("\n".join([*head, "|---|---|", *table]))
+            rows = [(_cell(line.name), _value(line, metric)) for line in lines]
+            title = f"### {kind.capitalize()}-level ROC AUC"
+            parts.append(f"{title}\n\n{format_table(('category', column), rows)}")
     if not is_for_terminal or len(lines) <= _FEW_COLUMNS:
         parts.append(_every_metric(results, lines))
     notes = (
@@ -215,8 +215,13 @@ def _every_metric(results: Results, lines: Sequence[Line]) -> str:
     if len(cells) <= _FEW_COLUMNS:
         header, *cells = map(list, zip(header, *cells, strict=True))
         header[0] = "metric"
-    first, *rest = (f"| {' | '.join(line)} |" for line in (header, *cells))
-    return "\n".join(["### Every metric", "", first, "|---" * len(header) + "|", *rest])
+    return f"### Every metric\n\n{format_table(header, cells)}"
+
+
+def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    first, *rest = (f"| {' | '.join(cells)} |" for cells in (header, *rows))
+    return "\n".join([first, "|---" * len(header) + "|", *rest])
 
 
 def _cell(name: str) -> str:
