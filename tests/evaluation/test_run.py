@@ -423,9 +423,9 @@ def test_the_page_of_the_published_table_has_the_published_figures() -> None:
 def test_published_figures_are_compared_with(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert published("resnet18", 100, "screw") == (0.745, 0.972)
-    assert published("resnet18", 448, "screw") is None
-    assert published("efficientnet_b7_ns", 432, "all") == (0.977, 0.967)
+    assert find_published("resnet18", 100, "screw") == (0.745, 0.972)
+    assert find_published("resnet18", 448, "screw") is None
+    assert find_published("efficientnet_b7_ns", 432, "all") == (0.977, 0.967)
     values = {"image_auroc": 0.99, "pixel_auroc": 0.987}
     settings = make_settings("efficientnet_v2_m", 288)
     results = Results.of(settings, [make_record("carpet", metrics=values)], ())

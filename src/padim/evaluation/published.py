@@ -37,7 +37,7 @@ MEANS = {
 }
 
 
-def published(backbone: str, n_dims: int, category: str) -> tuple[float, float] | None:
+def find_published(backbone: str, n_dims: int, category: str) -> tuple[float, float] | None:
     """Image- and pixel-level ROC AUC of a category, or of a group's mean; None without one."""
     figures = _FIGURES.get(category) or MEANS.get(category)
     for i, (name, drawn) in enumerate(_COLUMNS):

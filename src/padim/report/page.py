@@ -105,6 +105,7 @@ def _page(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.filters |= {
         "text": plain_text,
         "setting": _format_setting,
@@ -135,21 +136,13 @@ def _page(
         palette=_make_palette(),
         gradient=_make_gradient(),
         strength=" ".join(f"{value:g}" for value in _STRENGTH),
-        details=_to_json(details),
+        details=details,
     )
 
 
 def _file(environment: Environment, name: str) -> Markup:
     assert environment.loader is not None
     return Markup(environment.loader.get_source(environment, name)[0])  # our own
-
-
-def _to_json(data: Any) -> Markup:
-    """JSON that cannot end the element it stands in."""
-    text = json.dumps(data, separators=(",", ":"), ensure_ascii=True)
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)  # escaped just above
 
 
 def _make_palette() -> list[str]:
