@@ -145,7 +145,12 @@ def settings_page() -> str:
     panels = dict.fromkeys(choice.panel for choice in CHOICES.values())
     for panel in panels:
         rows = [
-            (f"`{name}`", _escape(choice.help), _value(getattr(defaults, name)), _limits(choice))
+            (
+                f"`{name}`",
+                _escape(choice.help),
+                _value(getattr(defaults, name)),
+                _limits(choice, getattr(defaults, name)),
+            )
             for name, choice in CHOICES.items()
             if choice.panel == panel
         ]
@@ -160,7 +165,7 @@ def _value(value: object) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def _limits(choice: Choice) -> str:
+def _limits(choice: Choice, default: object) -> str:
     if len(choice.names) > _MANY:
         return "[these](backbones.md)"
     if choice.names:
@@ -170,8 +175,10 @@ def _limits(choice: Choice) -> str:
         return ""
     if within.high == float("inf"):
         return f"above {within.low:g}" if within.is_open else f"{within.low:g} or more"
-    between = f"{within.low:g} to {within.high:g}"
-    return f"{between}, the ends left out" if within.is_open else between
+    if not within.is_open:
+        return f"{within.low:g} to {within.high:g}"
+    from_on = f"{within.low:g} or more" if default == within.low else f"above {within.low:g}"
+    return f"{from_on}, below {within.high:g}"
 
 
 def _commands(

@@ -85,7 +85,8 @@ class FitSettings:
         Choice("Large images: the network sees parts of NxN px in turn.", "network", "N"),
     ] = None
     tile_overlap_px: Annotated[
-        int | None, Choice("By how much tiles overlap: 128.", "network", "N")
+        int | None,
+        Choice("By how much tiles overlap, such as 64; else the recipe says.", "network", "N"),
     ] = None
     weights: Annotated[
         str | Path | None, Choice("Local weights of the backbone.", "network", "FILE")
@@ -128,7 +129,8 @@ class FitSettings:
     drop_outliers: Annotated[
         float,
         Choice(
-            "Leave images out whose p-value by the bulk of the scores is at most this: 0.005.",
+            "Leave images out whose p-value by the bulk of the scores is at most this, such as "
+            "0.005; 0 for none.",
             "threshold",
             "RATE",
             words="The rate of outliers",
