@@ -335,6 +335,21 @@ def test_evaluate_measures_one_category(
     assert document["n_test"] == 6
     assert document["image_auroc"] == 1.0
     assert document["pixel_auroc"] > 0.9
+    assert document["n_false_alarms"] + document["n_missed"] <= 6
+    assert document["threshold"]["score"] > 0
+    assert document["intervals"]["image_auroc"] == [1.0, 1.0]
+    assert set(document["bounds"]) <= set(document)
+
+
+def test_evaluate_without_a_threshold_counts_no_mistakes(
+    model: Path, category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = tmp_path / "m.safetensors"
+    save_state(replace(load_state(model), calibration=None), plain)
+    assert main(["evaluate", str(plain), str(category), "--json", "-q"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    found = [document[key] for key in ("threshold", "n_false_alarms", "n_missed")]
+    assert found == [None, None, None]
 
 
 def test_evaluate_says_the_layout_and_joins_the_masks_of_an_image(

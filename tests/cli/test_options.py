@@ -20,6 +20,11 @@ def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
+def test_no_help_reads_as_if_its_example_were_the_default() -> None:
+    assert [name for name, choice in CHOICES.items() if re.search(r": \d\S*\.$", choice.help)] == []
+    assert "such as 0.005; 0 for none" in CHOICES["drop_outliers"].help
+
+
 @pytest.mark.parametrize("command", ["fit", "benchmark"])
 def test_every_choice_is_an_option_under_its_heading(
     command: str, capsys: pytest.CaptureFixture[str]

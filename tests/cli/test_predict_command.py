@@ -53,6 +53,43 @@ def test_a_model_of_another_part_is_warned_of(
         (folder / "one_less.png").rename(folder / "other/00.png")
 
 
+def test_one_image_is_one(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(folder, "stripes/test/spot/0.png", tmp_path) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("1 image to score, 72x72 px.")
+    assert "1 of 1 image is anomalous:\npath" in said
+
+
+@pytest.mark.parametrize("more", [[], ["--fail-on-anomaly"]])
+def test_it_fails_where_no_image_could_be_read(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for name in ("a.png", "b.png"):
+        (broken / name).write_bytes(b"no image")
+    words = ["predict", str(folder / "m.safetensors"), str(broken), "-o", str(tmp_path / "out")]
+    assert main([*words, "--skip-unreadable", "-q", *more]) == 1
+    said = "error: Nothing was judged: of 2 images none could be read. Check the files.\n"
+    assert capsys.readouterr().err == said
+    assert main([*words, "--skip-unreadable", "--json", *more]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["n_images"] == 0
+    assert document["unreadable"] == [str(broken / "a.png"), str(broken / "b.png")]
+
+
+def test_what_is_missing_says_what_was_looked_for(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(folder, "missing/", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert "missing does not exist, but an image or a folder of images is needed." in said
+    (tmp_path / "empty").mkdir()
+    assert predict(folder, str(tmp_path / "empty"), tmp_path / "out") == 1
+    said = capsys.readouterr().err
+    assert "empty has no images; it needs files that end in .bmp, .jpeg, .jpg, .png" in said
+
+
 def test_each_row_says_what_it_came_of(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

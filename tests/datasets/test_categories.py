@@ -149,7 +149,9 @@ def test_normal_images_of_several_paths_are_joined(bottle: Path) -> None:
     ],
 )
 def test_missing_paths_are_named(tmp_path: Path, read: Callable[[Path], object]) -> None:
-    with pytest.raises(PathMissingError, match=r"nowhere does not exist\. Check the path"):
+    with pytest.raises(
+        PathMissingError, match=r"nowhere does not exist, but an? .* is needed\. Check the path"
+    ):
         read(tmp_path / "nowhere")
 
 

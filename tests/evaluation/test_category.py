@@ -61,18 +61,17 @@ def evaluation_of(
         Sample(Path(f"/data/{category}/{i}.png"), defect) for i, defect in enumerate(defects)
     )
     counted = [i for i in range(len(samples)) if i not in without_mask]
-    counts = MapCounts()
+    counts, nothing = MapCounts(), np.empty((0, 0), np.float32)
     for i in counted:
         counts.add(case.maps[i], case.masks[i] if samples[i].is_anomalous else None)
     return Evaluation(
         category=category,
         samples=samples,
-        image_score=image_score,
-        level_scores=image_score[:, None].astype(np.float32),
-        labels=(None,) * len(samples),
-        p_values=(None,) * len(samples),
-        threshold=None,
-        pixel_threshold=None,
+        predictions=tuple(
+            Prediction(sample.path, float(score), nothing, (float(score),), (32, 48), WHOLE)
+            for sample, score in zip(samples, image_score, strict=True)
+        ),
+        decision=None,
         anomaly_map=np.array(case.maps, np.float16),
         counts=counts,
         counted=np.array(counted, np.int64),

@@ -14,7 +14,7 @@ from padim.evaluation.processes import Tell, in_processes
 from padim.files import written_whole
 
 
-def _squared(number: int, tell: Tell) -> int:
+def _square(number: int, tell: Tell) -> int:
     tell(f"squaring {number}")
     if number == 13:
         raise DatasetError("13 is not liked.")
@@ -36,7 +36,7 @@ class _StaysAtHomeError(Exception):
         super().__init__(f"neither {one} nor {other}")
 
 
-def _sleeping(path: Path, tell: Tell) -> None:
+def _sleep(path: Path, tell: Tell) -> None:
     with written_whole(path) as partial:
         partial.write_text(str(os.getpid()))
     tell("asleep")
@@ -44,16 +44,14 @@ def _sleeping(path: Path, tell: Tell) -> None:
 
 
 def test_work_is_done_a_few_at_a_time() -> None:
-    told: list[tuple[int, str]] = []
-    ended = list(in_processes(_squared, [1, 2, 3], 2, lambda *said: told.append(said)))
+    told: list[str] = []
+    ended = list(in_processes(_square, [1, 2, 3], 2, told.append))
     assert sorted((one.item, one.result) for one in ended) == [(1, 1), (2, 4), (3, 9)]
-    assert sorted(told) == [(i, f"squaring {i}") for i in (1, 2, 3)]
+    assert sorted(told) == [f"squaring {i}" for i in (1, 2, 3)]
 
 
 def test_a_failure_or_a_death_stops_nothing_else() -> None:
-    ended = {
-        one.item: one for one in in_processes(_squared, [13, 666, 2], 3, lambda item, content: None)
-    }
+    ended = {one.item: one for one in in_processes(_square, [13, 666, 2], 3, lambda content: None)}
     assert ended[2].result == 4
     assert ended[13].failure == ("DatasetError", "13 is not liked.")
     assert ended[666].failure is not None
@@ -63,7 +61,7 @@ def test_a_failure_or_a_death_stops_nothing_else() -> None:
 
 
 def test_a_full_disk_or_memory_stops_nothing_else() -> None:
-    ended = {one.item: one for one in in_processes(_squared, [28, 40, 2], 1, lambda *said: None)}
+    ended = {one.item: one for one in in_processes(_square, [28, 40, 2], 1, lambda content: None)}
     assert ended[2].result == 4
     assert ended[28].failure == (
         "OSError",
@@ -76,26 +74,26 @@ def test_a_full_disk_or_memory_stops_nothing_else() -> None:
 
 def test_a_mistake_in_the_work_is_raised_with_its_place() -> None:
     with pytest.raises(ZeroDivisionError) as caught:
-        list(in_processes(_squared, [99], 1, lambda item, content: None))
-    assert "in _squared" in caught.value.__notes__[0]
+        list(in_processes(_square, [99], 1, lambda content: None))
+    assert "in _square" in caught.value.__notes__[0]
 
 
 def test_a_mistake_that_cannot_travel_is_raised_in_words() -> None:
     with pytest.raises(RuntimeError, match="_StaysAtHomeError: neither here nor there") as caught:
-        list(in_processes(_squared, [77], 1, lambda item, content: None))
-    assert "in _squared" in caught.value.__notes__[0]
+        list(in_processes(_square, [77], 1, lambda content: None))
+    assert "in _square" in caught.value.__notes__[0]
 
 
 def test_what_a_process_leaves_can_be_removed_when_it_is_gone(tmp_path: Path) -> None:
     gone: list[object] = []
-    list(in_processes(_squared, [13, 666, 2], 1, lambda *said: None, gone.append))
+    list(in_processes(_square, [13, 666, 2], 1, lambda content: None, gone.append))
     assert gone == [666]
 
-    def interrupted(item: Path, content: str) -> None:
+    def interrupted(content: str) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(in_processes(_sleeping, [tmp_path / "a"], 1, interrupted, gone.append))
+        list(in_processes(_sleep, [tmp_path / "a"], 1, interrupted, gone.append))
     assert gone == [666, tmp_path / "a"]
 
 
@@ -104,8 +102,8 @@ def test_no_process_outlives_its_parent(tmp_path: Path) -> None:
     program = (
         "from pathlib import Path\n"
         "from padim.evaluation.processes import in_processes\n"
-        "from test_processes import _sleeping\n"
-        f"list(in_processes(_sleeping, [Path({str(path)!r})], 1, lambda *said: None))\n"
+        "from test_processes import _sleep\n"
+        f"list(in_processes(_sleep, [Path({str(path)!r})], 1, lambda content: None))\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "-c", program], env=environment) as parent:
@@ -135,11 +133,11 @@ def _is_running(number: int) -> bool:
 def test_no_process_is_left_behind(tmp_path: Path) -> None:
     paths = [tmp_path / "a", tmp_path / "b"]
 
-    def interrupted(item: Path, content: str) -> None:
+    def interrupted(content: str) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(in_processes(_sleeping, paths, 2, interrupted))
+        list(in_processes(_sleep, paths, 2, interrupted))
     for path in paths:
         if path.exists():
             with pytest.raises(ProcessLookupError):

@@ -257,13 +257,13 @@ def test_what_a_dead_process_left_is_removed(
         return evaluate(predictor, category, **rest)
 
     def first_dies(
-        work: Callable[[Any, Any], Any], items: Sequence[Any], n: int, told: Any, died: Any
+        work: Any, jobs: Sequence[Job], n: int, hear: Any, clean_up: Callable[[Job], None]
     ) -> Iterator[Ended[Any, Any]]:
-        dead, alive = items
+        dead, alive = jobs
         (out / "models").mkdir()
-        (out / "models" / f".{dead.job.name}-abcd1234.safetensors").touch()
-        (dead.scratch / "maps").touch()
-        died(dead)
+        (out / "models" / f".{dead.name}-abcd1234.safetensors").touch()
+        (work.keywords["scratch"] / "maps").touch()
+        clean_up(dead)
         yield Ended(dead, None, ("ProcessDied", "Its process was ended by signal 9."))
         yield Ended(alive, work(alive, lambda content: None), None)
 

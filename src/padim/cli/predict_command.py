@@ -94,7 +94,7 @@ def predict(
             "all defective, this is a model of another part, or the camera or its light changed."
         )
     if not tally.n_images:
-        raise PadimError(f"None of {count} could be read, so nothing was judged. Check the files.")
+        raise PadimError(f"Nothing was judged: of {count} none could be read. Check the files.")
     if fail_on_anomaly and tally.n_anomalous:
         raise typer.Exit(1)
 

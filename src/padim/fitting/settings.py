@@ -139,7 +139,7 @@ class FitSettings:
     ] = 0.0
     max_memory: Annotated[
         int | str | None,
-        Choice("Refuse a fit that needs more: 2GiB.", "memory", "BYTES", within=Range(1)),
+        Choice("Refuse a fit that needs more, such as 2GiB.", "memory", "BYTES", within=Range(1)),
     ] = None
     n_batch: Annotated[
         int | None,
