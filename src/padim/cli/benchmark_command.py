@@ -112,8 +112,7 @@ def run_benchmark(
         settings = replace(settings, n_threads=max(1, n_cores() // n_workers))
     plan = replace(plan, settings=settings, source_px=source_px)
     with bars() as bar:
-        watcher = Watcher(say, partial(_begin, bar))
-        return run(categories, plan, out, watcher, fitter=fitter, n_workers=n_workers)
+        return run(categories, plan, out, Watcher(say, partial(_begin, bar)), fitter, n_workers)
 
 
 def _find_source_px(

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -45,25 +46,22 @@ def check(
         "n_images": n_all,
         "is_sound": is_sound,
         "counts": {kind: counts[kind] for kind in KINDS},
-        "findings": [_document(finding) for finding in findings],
+        "findings": [
+            asdict(one)
+            | {
+                "is_severe": one.is_severe,
+                "path": str(one.path),
+                "other": one.other and str(one.other),
+            }
+            for one in findings
+        ],
     }
-    result(document, _text(findings, counts, n_all))
+    result(document, _format(findings, counts, n_all))
     if not is_sound:
         raise typer.Exit(1)
 
 
-def _document(finding: Finding) -> dict[str, Any]:
-    return {
-        "kind": finding.kind,
-        "is_severe": finding.is_severe,
-        "category": finding.category,
-        "path": str(finding.path),
-        "detail": finding.detail,
-        "other": None if finding.other is None else str(finding.other),
-    }
-
-
-def _text(findings: Sequence[Finding], counts: Counter[str], n_all: int) -> str:
+def _format(findings: Sequence[Finding], counts: Counter[str], n_all: int) -> str:
     if not findings:
         return f"Nothing was found in {format_count(n_all, 'image')} and their masks."
     lines = []

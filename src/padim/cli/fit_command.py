@@ -163,7 +163,6 @@ def _fit_to(
 
 
 def _summarise(fitted: "Fitted", out: Path, peak: int | None, settings: FitSettings) -> str:
-    """What was fitted, and where normal ends."""
     count = format_count(fitted.state.count, "image")
     text = f"{out}: fitted on {count}, {format_bytes(out.stat().st_size)}"
     if peak is not None:
@@ -196,7 +195,6 @@ def _draw_outliers(fitted: "Fitted", places: dict[Path, Path]) -> dict[int, str]
 
 
 def _list_suspects(fitted: "Fitted") -> str:
-    """The images that do not look as the rest does, in words."""
     text = ""
     for reason, headings in _HEADINGS.items():
         found = [suspect for suspect in fitted.suspects if suspect.reason == reason]

@@ -46,7 +46,6 @@ def info(
 
 
 def _print_config(file: Path) -> None:
-    """Print the choices of the fit that a model came from."""
     from padim.fitting.config import choices_of, format_choices
     from padim.model.file import load_state
 
@@ -92,7 +91,6 @@ def _read_graph(file: Path, engine: str) -> tuple[dict[str, Any], Calibration | 
 
 
 def _describe(file: Path, document: dict[str, Any]) -> dict[str, str]:
-    """What a model or a graph says of itself, in words."""
     backbone, recipe, levels = document["backbone"], document["recipe"], document["levels"]
     fraction = recipe["score_fraction"]
     if "graph_version" in document:

@@ -10,9 +10,7 @@ from padim.images.decode import IMAGE_SUFFIXES
 def list_images(folder: Path, *, recursive: bool = False) -> tuple[Path, ...]:
     """List the images of a folder, by suffix, in an order that no machine changes.
 
-    Args:
-        folder: An existing folder. What begins with a dot in it is skipped.
-        recursive: Look into the folders inside as well; links to folders are not followed.
+    What begins with a dot is skipped, and links to folders inside are not followed.
 
     Returns:
         Files, sorted by their POSIX path relative to ``folder``, code point by code point.
@@ -26,14 +24,7 @@ def list_images(folder: Path, *, recursive: bool = False) -> tuple[Path, ...]:
 
 
 def expand(paths: Sequence[Path], *, recursive: bool) -> tuple[Path, ...]:
-    """Replace every folder by its images.
-
-    Args:
-        paths: Files, kept as they are whatever their suffix, and folders.
-        recursive: Look into the folders inside the folders as well.
-
-    Returns:
-        Files in the order given, each once.
+    """Replace every folder by its images; files are kept in their order, whatever their suffix.
 
     Raises:
         PathMissingError: A path does not exist.

@@ -11,15 +11,12 @@ from padim.errors import DatasetError, listed
 
 
 def normal_images(path: Path | Sequence[Path], *, recursive: bool = False) -> tuple[Path, ...]:
-    """List the normal images to learn from.
+    """List the normal images to learn from, each once.
 
     Args:
         path: A category of any layout, of which only what is to be fitted on is taken; any other
             folder, whose own images are taken; an image; or several of these.
         recursive: Look into the folders inside as well.
-
-    Returns:
-        Files, each once.
 
     Raises:
         PathMissingError: A path does not exist.

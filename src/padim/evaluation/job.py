@@ -266,7 +266,6 @@ def _write_pictures(
     plan: Plan,
     advance: Callable[[int], None],
 ) -> None:
-    """Write pictures, previews of maps and, when they are to be kept, the maps."""
     places = _places(job, out)
     drawn = pictures(evaluation, preprocess, plan.colormap)
     for _ in save_pictures(_name_pictures(drawn, job.category, places["pictures"])):

@@ -35,8 +35,7 @@ def run(
     plan: Plan,
     out: Path,
     watcher: Watcher,
-    *,
-    fitter: Fitter | None = None,
+    fitter: Fitter,
     n_workers: int = 1,
 ) -> Results:
     """Fit and evaluate categories.
@@ -49,7 +48,7 @@ def run(
         plan: How to do it.
         out: Folder for the results.
         watcher: Told of what happens.
-        fitter: That of the first seed, when it is prepared already.
+        fitter: That of the first seed.
         n_workers: Processes at a time; with one, all is done in this process.
 
     Raises:
@@ -57,7 +56,6 @@ def run(
         PadimError: Another process writes into the folder.
         DatasetError: The results of two categories would have one name.
     """
-    fitter = fitter or plan.fitter(0)
     if plan.n_seeds > 1 and fitter.encoder.pyramid.n_dims == fitter.encoder.spec.n_dims:
         raise UsageError(
             "Nothing is random with all dimensions, so every seed would give the same. Draw some "
@@ -179,7 +177,6 @@ def _find_finished(job: Job, plan: Plan, out: Path, watcher: Watcher) -> Record 
 def _do_jobs(
     jobs: Sequence[Job], plan: Plan, out: Path, watcher: Watcher, fitter: Fitter, n_workers: int
 ) -> Generator[Ended[Job, Record], None, None]:
-    """Do jobs, here or in processes."""
     if n_workers > 1:
         yield from _do_in_processes(jobs, plan, out, watcher, n_workers)
         return

@@ -133,31 +133,25 @@ class Part:
         files = [stamp[:2] for stamp in self.record.fingerprint.images]
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
-    def _list_files(self) -> list[str]:
-        """The images and their masks, by their ways from the category's folder."""
-        pairs = zip(self.images, self.record.masks, strict=True)
-        return [name for image, masks in pairs for name in (image.path, *masks)]
-
-    def require_files(self) -> None:
-        """Make sure that everything is there before any work.
+    def find_changed(self) -> list[str]:
+        """Names of the images and masks of another size than when they were benchmarked.
 
         Raises:
-            DatasetError: A file is missing.
+            DatasetError: One is not there any more.
         """
-        for name in self._list_files():
-            if not (self.root / name).is_file():
-                raise DatasetError(
-                    f"{self.root / name} was part of the benchmark, but is not there. Name the "
-                    "folder of the dataset with --data ROOT."
-                )
-
-    def find_changed(self) -> list[str]:
-        """Names of the files that have another size than when they were benchmarked."""
         before = {stamp.name: stamp.n_bytes for stamp in self.record.fingerprint.images}
-        # Copying a dataset changes the times of its files, but not their sizes.
-        return [
-            name for name in self._list_files() if (self.root / name).stat().st_size != before[name]
-        ]
+        changed = []
+        for image, masks in zip(self.images, self.record.masks, strict=True):
+            for name in (image.path, *masks):
+                if not (self.root / name).is_file():
+                    raise DatasetError(
+                        f"{self.root / name} was part of the benchmark, but is not there. Name the "
+                        "folder of the dataset with --data ROOT."
+                    )
+                # Copying a dataset changes the times of its files, but not their sizes.
+                if (self.root / name).stat().st_size != before[name]:
+                    changed.append(name)
+        return changed
 
     def cards(self, full_size: bool, advance: Callable[[int], None]) -> Iterator[dict[str, Any]]:
         """All there is to say of each image."""

@@ -78,8 +78,6 @@ def write_report(
     """
     results, by_category = read_run(run)
     parts = [Part.of(run, seeds[0], data) for seeds in by_category.values()]
-    for part in parts:
-        part.require_files()
     changed = [plain_text(f"{part.name}: {name}") for part in parts for name in part.find_changed()]
     n_images = sum(len(part.images) for part in parts)
     advance = begin(n_images)
