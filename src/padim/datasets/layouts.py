@@ -10,8 +10,7 @@ from padim.datasets.folder import folder_name, is_folder, list_visible
 from padim.datasets.kolektor import is_kolektor, read_kolektor
 from padim.datasets.loco import is_loco, read_loco
 from padim.datasets.manifest import find_manifest, is_manifest, read_manifest
-from padim.datasets.mvtec import BTAD, MVTEC, MVTEC_2
-from padim.datasets.plain import is_plain, read_plain
+from padim.datasets.mvtec import BTAD, MVTEC, MVTEC_2, is_plain, read_plain
 from padim.datasets.real_iad import find_real_iad, is_real_iad, read_real_iad
 from padim.datasets.visa import find_visa, is_visa, read_visa
 from padim.errors import DatasetError, UnknownNameError, format_count, listed

@@ -1,6 +1,9 @@
-"""MVTec AD, MVTec AD 2 and BTAD: a folder per category, a folder per defect, masks by name."""
+"""MVTec AD, MVTec AD 2, BTAD and plain folders: a folder per defect, masks by name."""
 
-from padim.datasets.pairing import Folders
+from pathlib import Path
+
+from padim.datasets.category import Category
+from padim.datasets.pairing import Folders, folder_names, images_in
 
 # Bergmann et al. 2019, "MVTec AD: a comprehensive real-world dataset", table 1.
 MVTEC_TEXTURES: tuple[str, ...] = ("carpet", "grid", "leather", "tile", "wood")
@@ -29,3 +32,25 @@ MVTEC_2 = Folders(
 )
 # Mishra et al. 2021 (VT-ADL), whose archive has the categories 01, 02 and 03.
 BTAD = Folders("BTAD", train="train/ok", normal="ok")
+
+_PLAIN_TRAIN = ("train", "good")
+
+
+def is_plain(folder: Path) -> bool:
+    """Whether a folder has images in ``train`` or ``good``, and folders in ``test``."""
+    return bool(folder_names(folder / "test")) and _find_train(folder) is not None
+
+
+def read_plain(folder: Path) -> Category:
+    """Read good images to fit on, and test images in folders by what they show.
+
+    Masks are where MVTec AD has them, and may be missing.
+
+    Raises:
+        DatasetError: Masks fit twice, or there are no images to fit on.
+    """
+    return Folders("plain folders", train=_find_train(folder) or _PLAIN_TRAIN[0]).read(folder)
+
+
+def _find_train(folder: Path) -> str | None:
+    return next((name for name in _PLAIN_TRAIN if images_in(folder / name)), None)

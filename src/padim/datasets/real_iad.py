@@ -107,13 +107,13 @@ def _find_list_folders(root: Path) -> list[Path]:
     """The folders with lists, at most two deep."""
     if not root.is_dir():
         return []
-    outer = [path for path in list_visible(root) if _is_list_folder(path)]
-    inner = [path for folder in outer for path in list_visible(folder) if _is_list_folder(path)]
+    outer = _folders(root, _LISTS)
+    inner = [path for folder in outer for path in _folders(folder, _LISTS)]
     return [folder for folder in (*outer, *inner) if _lists(folder)]
 
 
-def _is_list_folder(path: Path) -> bool:
-    return path.name.startswith(_LISTS) and path.is_dir()
+def _folders(root: Path, start: str) -> list[Path]:
+    return [path for path in list_visible(root) if path.name.startswith(start) and path.is_dir()]
 
 
 def _lists(folder: Path) -> list[Path]:
@@ -131,11 +131,7 @@ def _choose(folder: Path, lists: list[Path]) -> Path:
 
 
 def _resolutions(root: Path) -> list[Path]:
-    return [
-        path
-        for path in list_visible(root)
-        if path.name.startswith(_IMAGES) and not path.name.startswith(_LISTS) and path.is_dir()
-    ]
+    return [path for path in _folders(root, _IMAGES) if not path.name.startswith(_LISTS)]
 
 
 def _choose_resolution(folder: Path, root: Path) -> Path:

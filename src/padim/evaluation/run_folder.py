@@ -90,15 +90,17 @@ class Results:
         seeds: dict[str, list[Record]] = {}
         for record in records:
             seeds.setdefault(record.row.category, []).append(record)
-        rows = {name: _row(of_one) for name, of_one in seeds.items()}
+        resampled = {
+            name: average_resampled(one.resampled for one in of_one)
+            for name, of_one in seeds.items()
+        }
+        rows = {name: _join(of_one, resampled[name]) for name, of_one in seeds.items()}
         means: dict[str, Values | None] = {}
         ends: dict[str, Intervals | None] = {}
         for group, members in GROUPS.items():
             chosen = [name for name in rows if members is None or name in members]
             means[group] = mean = _means([rows[name].metrics for name in chosen])
-            drawn = average_resampled(
-                average_resampled(one.resampled for one in seeds[name]) for name in chosen
-            )
+            drawn = average_resampled(resampled[name] for name in chosen)
             ends[group] = intervals(drawn, mean) if mean is not None else None
         unreadable = tuple(path for record in records for path in record.unreadable)
         return cls(settings, tuple(rows.values()), means, ends, tuple(failed), unreadable)
@@ -236,7 +238,7 @@ def _value(line: Line, metric: str) -> str:
     return text if spread is None else f"{text} ± {spread:.3f}"
 
 
-def _row(seeds: Sequence[Record]) -> CategoryRow:
+def _join(seeds: Sequence[Record], resampled: Resampled) -> CategoryRow:
     """One category: the mean over the seeds, and their spread where there are several."""
     first = seeds[0]
     per_seed = {name: tuple(one.row.metrics[name] for one in seeds) for name in METRICS}
@@ -246,7 +248,7 @@ def _row(seeds: Sequence[Record]) -> CategoryRow:
     }
     row = CategoryRow(
         **vars(replace(first.row, metrics=metrics)),
-        intervals=intervals(average_resampled(one.resampled for one in seeds), metrics),
+        intervals=intervals(resampled, metrics),
         by_defect=first.by_defect,
     )
     if len(seeds) == 1:

@@ -79,13 +79,8 @@ class Part:
                 "again."
             )
         height, width = settings["size_px"]
-        preprocess = Preprocess(
-            size_px=(height, width),
-            crop_fraction=settings["crop_fraction"],
-            resample=settings["resample"],
-            mean=(0, 0, 0),
-            std=(1, 1, 1),
-        )
+        crop, resample = settings["crop_fraction"], settings["resample"]
+        preprocess = Preprocess((height, width), crop, resample, mean=(0, 0, 0), std=(1, 1, 1))
         return cls(record, _find_root(record, data), previews, preprocess)
 
     @property
