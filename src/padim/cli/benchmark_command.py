@@ -86,11 +86,7 @@ def benchmark(
 def run_benchmark(
     categories: tuple[Category, ...], out: Path, plan: "Plan", n_workers: int = 1
 ) -> "Results":
-    """Prepare a fit and run it over categories, with progress bars.
-
-    As many categories are done at a time as there are workers, fewer where memory does not allow
-    them.
-    """
+    """Prepare a fit and run it over categories, with as many workers as memory allows."""
     from padim.evaluation.job import Watcher
     from padim.evaluation.run import run
 

@@ -1,7 +1,7 @@
 """``padim demo``."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from padim.cli import options
 from padim.cli.benchmark_command import finish, run_benchmark
@@ -10,7 +10,6 @@ from padim.cli.images import require_writable
 from padim.cli.options import option
 from padim.datasets import read_category
 from padim.datasets.solar_cells import LICENCE, lay_out_solar_cells
-from padim.errors import UnknownNameError
 from padim.fitting.settings import FitSettings
 from padim.recipes import DEFAULT_RECIPE
 
@@ -23,11 +22,8 @@ def demo(
     recipe: options.Recipe = DEFAULT_RECIPE,
 ) -> None:
     """Find defects in photographs of solar cells, from nothing."""
-    kinds: dict[str, Literal["mono", "poly"]] = {"mono": "mono", "poly": "poly"}
-    if cells not in kinds:
-        raise UnknownNameError("kind of solar cells", cells, tuple(kinds))
     require_writable(out)
-    category = read_category(lay_out_solar_cells(out / "data", kinds[cells]))
+    category = read_category(lay_out_solar_cells(out / "data", cells))
     results = out / "results"
     from padim.evaluation.job import Plan
 

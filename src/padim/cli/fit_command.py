@@ -177,10 +177,7 @@ def _summarise(fitted: "Fitted", out: Path, peak: int | None, settings: FitSetti
 
 
 def _draw_outliers(fitted: "Fitted", places: dict[Path, Path]) -> dict[int, str]:
-    """Draw outliers with the regions above the model's pixel threshold.
-
-    ``places`` says where to, by image, without suffix. The files come by the images' places.
-    """
+    """Draw outliers with the regions above the pixel threshold; give the files by their index."""
     drawn: dict[int, str] = {}
     for i, anomaly_map in fitted.outlier_maps.items():
         path, calibration = fitted.paths[i], fitted.state.calibration

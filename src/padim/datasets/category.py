@@ -42,19 +42,12 @@ class DefectRegion:
 
 @dataclass(frozen=True)
 class Sample:
-    """One test image.
-
-    Attributes:
-        path: The image.
-        defect: Its kind of defect; ``good`` is normal.
-        masks: Its ground truth, one for all or one for each defect; a normal image has none.
-        saturations: The kinds of defect that these masks are drawn with.
-    """
+    """One test image."""
 
     path: Path
-    defect: str
-    masks: tuple[Path, ...] = ()
-    saturations: tuple[Saturation, ...] = ()
+    defect: str  # its kind of defect; ``good`` is normal
+    masks: tuple[Path, ...] = ()  # one for all its defects or for each; none of a normal image
+    saturations: tuple[Saturation, ...] = ()  # the kinds of defect that these masks are drawn with
 
     @property
     def is_anomalous(self) -> bool:
@@ -113,23 +106,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Category:
-    """The files of one category.
-
-    Attributes:
-        train: The normal images to learn from, sorted.
-        test: The test images, sorted by defect and name; may be empty.
-        unused_masks: Ground truth files that belong to no test image.
-        validation: Normal images that are set aside, where the layout has them.
-        normal_masks: Normal test images that have a mask all the same, and that mask; nothing but
-            a check of the data looks at it.
-    """
+    """The files of one category."""
 
     name: str
     root: Path
-    train: tuple[Path, ...]
-    test: tuple[Sample, ...]
-    unused_masks: tuple[Path, ...] = ()
-    validation: tuple[Path, ...] = ()
+    train: tuple[Path, ...]  # the normal images to learn from, sorted
+    test: tuple[Sample, ...]  # the test images, sorted by defect and name; may be empty
+    unused_masks: tuple[Path, ...] = ()  # ground truth files that belong to no test image
+    validation: tuple[Path, ...] = ()  # normal images that are set aside, where the layout has them
+    # Normal test images that have a mask all the same, and it: a check of the data looks at it.
     normal_masks: tuple[tuple[Path, Path], ...] = ()
     layout: str = "MVTec AD"
 

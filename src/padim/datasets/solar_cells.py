@@ -4,16 +4,15 @@ import csv
 import importlib.util
 import shutil
 from pathlib import Path
-from typing import Literal
 
-from padim.errors import MissingExtraError
+from padim.errors import MissingExtraError, UnknownNameError
 
 LICENCE = (
     "Photographs: elpv-dataset (Deitsch et al. 2019, Buerhop-Lutz et al. 2018), CC BY-NC-SA 4.0."
 )
 
 
-def lay_out_solar_cells(root: Path, cells: Literal["mono", "poly"]) -> Path:
+def lay_out_solar_cells(root: Path, cells: str) -> Path:
     """Copy the photographs of one cell type into the layout of MVTec AD.
 
     Cells of defect probability 0 are normal: sorted by name, every third is for testing. Cells of
@@ -23,8 +22,11 @@ def lay_out_solar_cells(root: Path, cells: Literal["mono", "poly"]) -> Path:
         The category's folder, inside the root; one that is there already is left as it is.
 
     Raises:
+        UnknownNameError: The cells are neither mono nor poly.
         MissingExtraError: The photographs are not installed.
     """
+    if cells not in ("mono", "poly"):
+        raise UnknownNameError("kind of solar cells", cells, ("mono", "poly"))
     found = importlib.util.find_spec("elpv_dataset")
     if found is None or found.origin is None:
         raise MissingExtraError("elpv-dataset", "demo")

@@ -104,11 +104,8 @@ class Evaluation:
         The draws depend on nothing but the category's name and how many images there are, so that
         evaluations of the same images are paired.
 
-        Args:
-            n_resamples: How many, B.
-
         Returns:
-            By name, shape ``(B,)``; NaN where one cannot be had.
+            By name, shape ``(n_resamples,)``; NaN where one cannot be had.
         """
         seed = zlib.crc32(self.category.encode("utf-8", "surrogateescape"))
         return self._resampled(bootstrap_weights(self.is_anomalous, n_resamples, seed))

@@ -38,18 +38,11 @@ def run(
     fitter: Fitter,
     n_workers: int = 1,
 ) -> Results:
-    """Fit and evaluate categories.
+    """Fit and evaluate categories, with one worker in this process, else each in its own.
 
     Each finished category leaves a record and is not done again while nothing it rests on has
-    changed; an unfinished one leaves nothing.
-
-    Args:
-        categories: What to do; one that fails does not stop the others.
-        plan: How to do it.
-        out: Folder for the results.
-        watcher: Told of what happens.
-        fitter: That of the first seed.
-        n_workers: Processes at a time; with one, all is done in this process.
+    changed; an unfinished one leaves nothing, and one that fails does not stop the others. The
+    fitter is that of the first seed.
 
     Raises:
         UsageError: Nothing is random, and there are several seeds.
@@ -118,7 +111,8 @@ def _run(
     if jobs:
         write()  # whatever ends this run, the tables name nothing that it has removed
     try:
-        with closing(_do_jobs(jobs, plan, out, watcher, fitter, n_workers)) as done:
+        work = partial(_do_in_processes, n_workers) if n_workers > 1 else partial(_do_here, fitter)
+        with closing(work(jobs, plan, out, watcher)) as done:
             for job, record, failure in done:
                 name = job.category.name
                 if record is not None:
@@ -174,12 +168,9 @@ def _find_finished(job: Job, plan: Plan, out: Path, watcher: Watcher) -> Record 
     return None
 
 
-def _do_jobs(
-    jobs: Sequence[Job], plan: Plan, out: Path, watcher: Watcher, fitter: Fitter, n_workers: int
+def _do_here(
+    fitter: Fitter, jobs: Sequence[Job], plan: Plan, out: Path, watcher: Watcher
 ) -> Generator[Ended[Job, Record], None, None]:
-    if n_workers > 1:
-        yield from _do_in_processes(jobs, plan, out, watcher, n_workers)
-        return
     fitters = {0: fitter}
     for job in jobs:
         record: Record | None = None
@@ -196,7 +187,7 @@ def _do_jobs(
 
 
 def _do_in_processes(
-    jobs: Sequence[Job], plan: Plan, out: Path, watcher: Watcher, n_workers: int
+    n_workers: int, jobs: Sequence[Job], plan: Plan, out: Path, watcher: Watcher
 ) -> Generator[Ended[Job, Record], None, None]:
     advance = watcher.begin("categories", len(jobs))
     with TemporaryDirectory(prefix=".padim-", ignore_cleanup_errors=True) as scratch:

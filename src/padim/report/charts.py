@@ -81,13 +81,7 @@ def histogram(
 ) -> dict[str, Any] | None:
     """Scores of normal images upwards, of anomalous ones downwards, over one axis.
 
-    Args:
-        scores: Shape ``(N,)``.
-        is_anomalous: Of each, shape ``(N,)``.
-        threshold: Where normal ends, if that is known.
-
-    Returns:
-        Paths, ticks and counts; None when there is no score.
+    Scores and kinds have shape ``(N,)``. Gives paths, ticks and counts; None without a score.
     """
     if not len(scores):
         return None
