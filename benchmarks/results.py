@@ -134,7 +134,7 @@ def run_category(
         if recipe == "standard":
             measure.say(f"{category.name}, {backbone}, {PEER}")
             evaluations[PEER] = evaluate_peer(category, backbone, fitter.encoder.preprocess)
-    resampled = {method: found.resampled() for method, found in evaluations.items()}
+    resampled = {method: found.resample() for method, found in evaluations.items()}
     measured = {method: found.metrics for method, found in evaluations.items()}
     rows = []
     for method, metrics in measured.items():

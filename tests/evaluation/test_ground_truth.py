@@ -89,7 +89,7 @@ def test_recall_is_resampled_over_anomalous_images_alone(tmp_path: Path) -> None
     for name in scores:
         write(tmp_path, f"{'good' if name[0] == 'n' else 'crack'}/{name[:-4]}", side=8)
     found = evaluated(tmp_path, Given(dict.fromkeys(scores, flat), scores=scores))
-    metrics, drawn = found.metrics, found.resampled(4000)
+    metrics, drawn = found.metrics, found.resample(4000)
     assert metrics["image_recall_at_0"] == 0.5  # 5.5, 6.5 and 7.5 are above 5
     # Of six drawn, each is found with probability one half.
     assert drawn["image_recall_at_0"].mean() == pytest.approx(0.5, abs=0.02)

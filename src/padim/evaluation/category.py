@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padim.datasets import Category, Sample, read_category, read_dataset
-from padim.errors import DatasetError, ImageReadError
+from padim.errors import DatasetError, ImageReadError, format_count
 from padim.files import TemporaryFolder
 from padim.images.regions import label_regions
 from padim.metrics.counts import MapCounts
@@ -78,7 +78,8 @@ class Evaluation:
     def __repr__(self) -> str:
         """What there is to say of it in one line."""
         words = (f"{name} {format_metric(self.metrics[name])}" for name in HEADLINES)
-        return f"<Evaluation of {self.category}: {len(self.samples)} images, {', '.join(words)}>"
+        count = format_count(len(self.samples), "image")
+        return f"<Evaluation of {self.category}: {count}, {', '.join(words)}>"
 
     def count_mistakes(self, threshold: float) -> tuple[int, int]:
         """Normal images that score above a threshold, and anomalous ones that do not."""
@@ -91,14 +92,14 @@ class Evaluation:
 
         Those of pixels need masks. An oracle chooses its threshold by the test images' labels.
         """
-        return _numbers({name: float(value) for name, value in self._resampled(None).items()})
+        return _to_values(self._measure(None))
 
     @cached_property
     def intervals(self) -> Intervals:
         """The 95% interval of every metric by name; None where one cannot be had."""
-        return intervals(self.resampled(), self.metrics)
+        return intervals(self.resample(), self.metrics)
 
-    def resampled(self, n_resamples: int = N_RESAMPLES) -> dict[str, Floats]:
+    def resample(self, n_resamples: int = N_RESAMPLES) -> dict[str, Floats]:
         """Every metric of bootstrap samples of the test images.
 
         The draws depend on nothing but the category's name and how many images there are, so that
@@ -108,7 +109,7 @@ class Evaluation:
             By name, shape ``(n_resamples,)``; NaN where one cannot be had.
         """
         seed = zlib.crc32(self.category.encode("utf-8", "surrogateescape"))
-        return self._resampled(bootstrap_weights(self.is_anomalous, n_resamples, seed))
+        return self._measure(bootstrap_weights(self.is_anomalous, n_resamples, seed))
 
     def by_defect(self) -> dict[str, Values]:
         """Every metric of each kind of defect against all normal images."""
@@ -117,13 +118,13 @@ class Evaluation:
         weights = np.array([~self.is_anomalous | (defects == kind) for kind in kinds], np.float64)
         if not kinds:
             return {}
-        values = self._resampled(weights)
+        values = self._measure(weights)
         return {
-            kind: _numbers({name: float(value[i]) for name, value in values.items()})
+            kind: _to_values({name: value[i] for name, value in values.items()})
             for i, kind in enumerate(kinds)
         }
 
-    def _resampled(self, weights: Floats | None) -> dict[str, Floats]:
+    def _measure(self, weights: Floats | None) -> dict[str, Floats]:
         of_counted = None if weights is None else weights[:, self.counted]
         values = self.image_metrics.resampled(weights) | self.pixel_metrics.resampled(of_counted)
         return {name: values[name] for name in METRICS if name in values}
@@ -266,5 +267,5 @@ def _count(
     return True
 
 
-def _numbers(values: Mapping[str, float]) -> Values:
-    return {name: None if np.isnan(value) else value for name, value in values.items()}
+def _to_values(found: Mapping[str, Floats]) -> Values:
+    return {name: None if np.isnan(value) else float(value) for name, value in found.items()}

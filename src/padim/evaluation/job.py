@@ -234,7 +234,7 @@ def record_of(
     curves |= evaluation.pixel_metrics.curves(_CURVE_POINTS)
     return Record(
         name=job.name,
-        resampled=evaluation.resampled(),
+        resampled=evaluation.resample(),
         root=str(category.root.absolute()),
         masks=tuple(tuple(map(category.name_of, sample.masks)) for sample in samples),
         threshold=evaluation.decision.threshold.score if evaluation.decision else None,
