@@ -59,12 +59,8 @@ def rows_of(
 ) -> dict[str, list[Row]]:
     """Make rows of the lines of a table, by category.
 
-    Args:
-        lines: The cells of each by column: ``path``, ``split`` and ``label``, and where there are
-            such ``mask``, ``category`` and ``defect``.
-        file: The table.
-        root: The folder that paths begin at.
-        category: That of a line that names none.
+    The columns are ``path``, from the root, ``split`` and ``label``, and where there are such
+    ``mask``, ``defect`` and ``category``, else the one that is given.
 
     Raises:
         DatasetError: A line is not as it must be.

@@ -13,13 +13,9 @@ _X0, _X1, _Y0, _Y1 = 40, 308, 12, 200  # edges of a chart's plot
 
 
 def outline_path(mask: NDArray[np.bool_]) -> str:
-    """The rim of a mask as the path of an SVG, in pixels of the mask.
+    """The rim of a mask, shape ``(H, W)``, as the path of an SVG, in pixels of the mask.
 
-    Args:
-        mask: Shape ``(H, W)``.
-
-    Returns:
-        Closed loops along the edges of pixels; empty for an empty mask.
+    It is closed loops along the edges of pixels; empty for an empty mask.
     """
     padded = np.pad(mask, 1)
     inside = padded[1:-1, 1:-1]

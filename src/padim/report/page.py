@@ -64,12 +64,8 @@ def write_report(
 ) -> Report:
     """Write the report of a benchmark; the same folder and images give the same bytes.
 
-    Args:
-        run: Folder that ``padim benchmark`` wrote.
-        out: The file; ``report.html`` in that folder when None.
-        full_size: Whether images are kept at their size instead of as thumbnails.
-        data: Where the dataset is now; where it was when None.
-        begin: Told how many images there are; what it returns is told of each that is done.
+    The file is ``report.html`` in that folder when None, and the dataset where it was. Images are
+    kept at their full size, or else as thumbnails.
 
     Raises:
         PathMissingError: There is no such folder.
