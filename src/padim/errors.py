@@ -136,6 +136,11 @@ def listed(names: Iterable[object], limit: int = 5) -> str:
     return ", ".join(texts[:limit]) + more
 
 
+def say_number(n: int, noun: str) -> str:
+    """How many there are, in words: ``1 image``, ``2 images``."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
 def failure_of(error: BaseException) -> tuple[str, str] | None:
     """What to say of an error that ends a piece of work, and no other.
 

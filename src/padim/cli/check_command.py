@@ -13,6 +13,7 @@ from padim.cli.console import progress, result, say, table
 from padim.datasets import describe, read_dataset
 from padim.datasets.check import KINDS, SEVERE, Finding, n_images
 from padim.datasets.check import check as check_category
+from padim.errors import say_number
 from padim.scoring.engines import choose_threads
 
 _SHOWN = 10  # findings of a kind
@@ -66,7 +67,7 @@ def _document(finding: Finding) -> dict[str, Any]:
 
 def _text(findings: Sequence[Finding], counts: Counter[str], n_all: int) -> str:
     if not findings:
-        return f"Nothing was found in {n_all} images and their masks."
+        return f"Nothing was found in {say_number(n_all, 'image')} and masks."
     lines = []
     for kind, group in groupby(findings, key=lambda finding: finding.kind):
         of_kind = list(group)

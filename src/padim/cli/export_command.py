@@ -10,7 +10,7 @@ from padim.cli import options
 from padim.cli.console import result
 from padim.cli.images import require_writable
 from padim.datasets import expand
-from padim.errors import UsageError
+from padim.errors import UsageError, say_number
 from padim.memory import format_bytes
 from padim.scoring.engines import graph_parts
 
@@ -80,7 +80,7 @@ def verify(
 
 def _said(parity: "Parity") -> str:
     return (
-        f"On {parity.n_images} images it differs from torch by at most {parity.map_error:.0e} in "
-        f"the map, {parity.score_error:.0e} in the score and {parity.level_error:.0e} in those of "
-        f"levels (relative; {parity.tolerance:g} is allowed)."
+        f"On {say_number(parity.n_images, 'image')} it differs from torch by at most "
+        f"{parity.map_error:.0e} in the map, {parity.score_error:.0e} in the score and "
+        f"{parity.level_error:.0e} in those of levels (relative; {parity.tolerance:g} is allowed)."
     )

@@ -18,7 +18,7 @@ from padim.cli.images import (
     threshold_words,
 )
 from padim.datasets import describe, layout_of, normal_images, read_dataset
-from padim.errors import UsageError
+from padim.errors import UsageError, say_number
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.decode import decode
 from padim.images.heatmap import overlay, save_picture
@@ -34,10 +34,16 @@ if TYPE_CHECKING:
 
 _SHOWN = 10
 _HEADINGS = {
-    "outlier": "score as if they did not belong",
-    "duplicate": "repeat another, and so make the model surer than it should be",
-    "size": "are of another size than the rest",
-    "brightness": "are of another brightness than the rest",
+    "outlier": ("scores as if it did not belong", "score as if they did not belong"),
+    "duplicate": (
+        "repeats another, and so makes the model surer than it should be",
+        "repeat another, and so make the model surer than it should be",
+    ),
+    "size": ("is of another size than the rest", "are of another size than the rest"),
+    "brightness": (
+        "is of another brightness than the rest",
+        "are of another brightness than the rest",
+    ),
 }
 
 
@@ -67,7 +73,8 @@ def fit(
         require_apart(outlier_overlays, [images])
         require_writable(outlier_overlays)
     largest_px, words = sizes(chosen)
-    say(f"{title}: " * bool(title) + f"{len(chosen)} good images in {images}, {words}.")
+    n_images = say_number(len(chosen), "good image")
+    say(f"{title}: " * bool(title) + f"{n_images} in {images}, {words}.")
     from padim.fitting.prepare import first_px, needs_source_px, require_outliers_known
 
     require_outliers_known(settings, outlier_overlays is not None)
@@ -156,7 +163,8 @@ def _fit_to(
 
 def _summarise(fitted: "Fitted", out: Path, peak: int | None, settings: FitSettings) -> str:
     """What was fitted, and where normal ends."""
-    text = f"{out}: fitted on {fitted.state.count} images, {format_bytes(out.stat().st_size)}"
+    n_images = say_number(fitted.state.count, "image")
+    text = f"{out}: fitted on {n_images}, {format_bytes(out.stat().st_size)}"
     if peak is not None:
         text += f", peak memory {format_bytes(peak)}"
     calibration = fitted.state.calibration
@@ -189,12 +197,13 @@ def _draw_outliers(fitted: "Fitted", places: dict[Path, Path]) -> dict[int, str]
 def _list_suspects(fitted: "Fitted") -> str:
     """The images that do not look as the rest does, in words."""
     text = ""
-    for reason, heading in _HEADINGS.items():
+    for reason, (of_one, of_several) in _HEADINGS.items():
         found = [suspect for suspect in fitted.suspects if suspect.reason == reason]
         if not found:
             continue
+        heading = of_one if len(found) == 1 else of_several
         if reason == "outlier" and not fitted.dropped:
-            heading += " (--drop-outliers leaves them out)"
+            heading += " (left out with --drop-outliers)"
         text += f"\n{len(found)} {heading}:"
         for suspect in found[:_SHOWN]:
             text += f"\n  {fitted.paths[suspect.index]}: {suspect.detail}"
@@ -205,7 +214,7 @@ def _list_suspects(fitted: "Fitted") -> str:
         if len(found) > _SHOWN:
             text += f"\n  and {len(found) - _SHOWN} more (--json lists all)"
     if fitted.dropped:
-        text += f"\nThe {len(fitted.dropped)} outliers were left out of the model."
+        text += f"\nLeft out of the model: {say_number(len(fitted.dropped), 'outlier')}."
     return text
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from padim.cli.console import say
-from padim.errors import ImageReadError, PadimError, UsageError, listed
+from padim.errors import ImageReadError, PadimError, UsageError, listed, say_number
 from padim.files import Names, same_name
 from padim.images.decode import read_size_px
 from padim.scoring.prediction import Decision
@@ -31,7 +31,7 @@ class Unreadable:
     def report(self) -> None:
         """Say how many there were."""
         if self.paths:
-            say(f"{len(self.paths)} unreadable images were left out: {listed(self.paths)}.")
+            say(f"Left out as unreadable: {listed(self.paths)}.")
 
 
 def sizes(paths: Iterable[Path]) -> tuple[tuple[int, int], str]:
@@ -65,7 +65,7 @@ def threshold_words(decision: Decision) -> str:
         return f"Threshold {threshold.score:.4g}: {threshold.basis}.{stale}"
     words = (
         f"Threshold {threshold.score:.4g}: a false-alarm rate of {threshold.rate:.3g} by "
-        f"{calibration.source} scores of {calibration.count} good images"
+        f"{calibration.source} scores of {say_number(calibration.count, 'good image')}"
     )
     if threshold.interval is not None:
         low, high = threshold.interval

@@ -9,7 +9,7 @@ import typer
 from padim.cli import options
 from padim.cli.console import result
 from padim.cli.images import threshold_words
-from padim.errors import UsageError
+from padim.errors import UsageError, say_number
 from padim.images.roi import Roi
 from padim.memory import format_bytes
 from padim.scoring.calibration import DEFAULT_PIXEL_RATE, Calibration
@@ -119,7 +119,7 @@ def _describe(file: Path, document: dict[str, Any]) -> dict[str, str]:
             if is_graph
             else f"format {document['format_version']}"
         ),
-        "fitted on": f"{document['count']} images, by {document['engine']}",
+        "fitted on": f"{say_number(document['count'], 'image')}, by {document['engine']}",
         "backbone": f"{backbone['name']}, taps {', '.join(map(str, backbone['taps']))}, {inside}",
         "weights": f"sha256 {document['weights_sha256']}",
         "licence": backbone["licence"],
@@ -135,12 +135,12 @@ def _describe(file: Path, document: dict[str, Any]) -> dict[str, str]:
         "blur": f"sigma {recipe['sigma_px']:g} px",
         "image score": f"mean of the hottest {fraction:.2%}{of}" if fraction else "maximum",
         "precision": f"{document['precision']}, stored as {document['store']}",
-        "samples": f"{document['n_samples'] or 'no'} images with their maps inside",
+        "samples": f"{say_number(document['n_samples'], 'image')} with maps inside",
         "calibration": "none: scores carry no label",
     }
     if is_graph:
         lines["exported from"] = f"sha256 {document['model_sha256']}"
-        lines["compared on"] = f"{len(document['compared_sha256'])} images"
+        lines["compared on"] = say_number(len(document["compared_sha256"]), "image")
     versions = document["versions"].items()
     return lines | {"made with": ", ".join(f"{name} {version}" for name, version in versions)}
 

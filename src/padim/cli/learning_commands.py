@@ -9,6 +9,7 @@ from padim.cli import options
 from padim.cli.console import phases, result
 from padim.cli.images import threshold_words
 from padim.datasets import expand
+from padim.errors import say_number
 from padim.scoring.prediction import decide
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _expand(
 
 
 def _say(path: Path, state: "ModelState") -> None:
-    text = f"{path}: made of {state.count} images now."
+    text = f"{path}: made of {say_number(state.count, 'image')} now."
     if state.calibration is not None:
         text += f" {threshold_words(decide(state.calibration))}"
     document = {

@@ -17,7 +17,7 @@ from padim.cli.images import (
     threshold_words,
 )
 from padim.datasets import expand
-from padim.errors import PathMissingError, UsageError
+from padim.errors import PathMissingError, UsageError, say_number
 from padim.scoring.prediction import NOT_CALIBRATED, Decision, PredictionRecord
 from padim.scoring.writer import PredictionWriter
 
@@ -65,7 +65,8 @@ def predict(
     loaded = load(model, **opening).at(false_alarm_rate, pixel_false_alarm_rate)
     if fail_on_anomaly and loaded.decision is None:
         raise UsageError(f"{NOT_CALIBRATED} Until then, leave --fail-on-anomaly out.")
-    say(f"{len(chosen)} images to score, {sizes(chosen)[1]}. Engine: {loaded.engine}.")
+    n_images = say_number(len(chosen), "image")
+    say(f"{n_images} to score, {sizes(chosen)[1]}. Engine: {loaded.engine}.")
     if loaded.decision is not None:
         say(threshold_words(loaded.decision))
     unreadable = Unreadable(skip_unreadable)
@@ -140,9 +141,10 @@ class _Tally:
             )
             for record in self._hottest()
         ]
-        counted = f"{self.n_images} images"
+        counted = say_number(self.n_images, "image")
         if self.decision is not None:
-            counted = f"{self.n_anomalous} of {counted} are anomalous"
+            verb = "is" if self.n_anomalous == 1 else "are"
+            counted = f"{self.n_anomalous} of {counted} {verb} anomalous"
         most = ". The most anomalous" if self.n_images > _SHOWN else ""
         return f"{counted}{most}:\n{table(('path', 'score', 'peak x,y', 'label'), cells)}"
 

@@ -9,7 +9,7 @@ import typer
 
 from padim.cli.console import progress, result, warn
 from padim.cli.images import require_writable
-from padim.errors import PathMissingError
+from padim.errors import PathMissingError, say_number
 from padim.memory import format_bytes
 
 
@@ -56,4 +56,4 @@ def report(
             "again, or name the folder of the dataset with --data ROOT."
         )
     size = format_bytes(written.n_bytes)
-    result(document, f"Report: {written.path}, {written.n_images} images, {size}.")
+    result(document, f"Report: {written.path}, {say_number(written.n_images, 'image')}, {size}.")

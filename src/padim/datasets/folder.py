@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from padim.errors import DatasetError, PathMissingError
+from padim.errors import DatasetError, PathMissingError, say_number
 from padim.images.decode import IMAGE_SUFFIXES
 
 
@@ -79,11 +79,11 @@ def some_images(folder: Path, *, recursive: bool = False) -> tuple[Path, ...]:
     n_others = sum(1 for _ in _files(folder, recursive))
     deeper = () if recursive else list_images(folder, recursive=True)
     advice = (
-        f"Use --recursive to take the {_count(len(deeper), 'image')} of the folders inside it."
+        f"Use --recursive to take the {say_number(len(deeper), 'image')} of the folders inside it."
         if deeper
         else "Check the path."
     )
-    others = f" but {_count(n_others, 'other file')}" if n_others else ""
+    others = f" but {say_number(n_others, 'other file')}" if n_others else ""
     raise DatasetError(
         f"{folder} has no images{others}; it needs files that end in "
         f"{', '.join(sorted(IMAGE_SUFFIXES))}. {advice}"
@@ -137,7 +137,3 @@ def once(paths: Iterable[Path]) -> tuple[Path, ...]:
     for path in paths:
         first.setdefault(path.absolute(), path)
     return tuple(first.values())
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padim.datasets import Category, Sample, read_category, read_dataset
-from padim.errors import DatasetError, ImageReadError
+from padim.errors import DatasetError, ImageReadError, say_number
 from padim.files import TemporaryFolder
 from padim.images.preprocess import Preprocess
 from padim.images.regions import label_regions
@@ -82,8 +82,9 @@ class Evaluation:
 
     def __repr__(self) -> str:
         """What there is to say of it in one line."""
-        words = (f"{name} {format_metric(self.metrics[name])}" for name in HEADLINES)
-        return f"<Evaluation of {self.category}: {len(self.samples)} images, {', '.join(words)}>"
+        words = [f"{name} {format_metric(self.metrics[name])}" for name in HEADLINES]
+        words.insert(0, say_number(len(self.samples), "image"))
+        return f"<Evaluation of {self.category}: {', '.join(words)}>"
 
     def mistakes(self, threshold: float) -> tuple[int, int]:
         """Normal images that score above a threshold, and anomalous ones that do not."""

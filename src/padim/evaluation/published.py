@@ -1,5 +1,6 @@
 """The figures that the original script published on MVTec AD, and how far a benchmark is off."""
 
+from padim.errors import say_number
 from padim.evaluation.run_folder import Results
 from padim.metrics.table import format_metric
 
@@ -79,7 +80,7 @@ def difference_words(results: Results) -> str:
             cells += [format_metric(value), format_metric(known[i]), f"{difference:+.3f}{flag}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     if n_known:
-        lines += ["", f"{n_off} of {n_known} figures are off by more than {TOLERANCE}."]
+        lines += ["", f"Off by more than {TOLERANCE}: {n_off} of {say_number(n_known, 'figure')}."]
     else:
         columns = ", ".join(
             name if drawn is None else f"{name} with --dims {drawn}" for name, drawn in _COLUMNS

@@ -101,8 +101,8 @@ def _check_unseen(
     hashes = [_hash(image) for image in normal]
     if known := [image for image, digest in zip(normal, hashes, strict=True) if digest in fitted]:
         raise DatasetError(
-            f"The model was fitted on {len(known)} of the {len(normal)} images, and scores those "
-            f"too low for a threshold: {_named(known)}. Name others, or fit it anew without "
+            f"The model was fitted on {len(known)} of these {len(normal)}, and scores what it has "
+            f"seen too low for a threshold: {_named(known)}. Name others, or fit it anew without "
             "--no-calibrate, which leaves each out in turn."
         )
     good = fitted.union(hashes)

@@ -194,9 +194,19 @@ def rgb_pixels(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         raise ShapeError(
             f"The image has shape {image.shape} and type {image.dtype}, but needs (height, width), "
             "(height, width, 3) or, with alpha, (height, width, 4), a pixel at least, and uint8. "
-            "Convert it to 8 bits."
+            f"{_advise(image)}"
         )
     return np.repeat(grey, 3, axis=2) if grey.shape[2] == 1 else grey[..., :3]
+
+
+def _advise(image: NDArray[Any]) -> str:
+    """What to do with an array that is not taken for an image."""
+    is_stack = image.ndim == 3 and image.shape[2] > 4
+    if is_stack and image.shape[0] in (1, 3, 4):
+        return "Its channels come first: put them last with image.transpose(1, 2, 0)."
+    if is_stack or image.ndim == 4:
+        return "Several images go to stream, or into a list."
+    return "Convert it to 8 bits." if image.dtype != np.uint8 else "Give one of that shape."
 
 
 def _read(file: Path | bytes, convert: Callable[[Image.Image], _Read]) -> _Read:
@@ -233,11 +243,11 @@ def own_errors(name: Path | str) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     match error:
         case FileNotFoundError():
-            return "it does not exist"
+            return "it does not exist; check the path"
         case PermissionError():
             return "permission is denied"
         case IsADirectoryError():
-            return "it is a folder"
+            return "it is a folder; name the image files in it"
         case UnidentifiedImageError():
             known = ", ".join(_FORMATS)
             return f"it is not an image of a known format ({known}), or its start is damaged"

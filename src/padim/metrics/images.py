@@ -46,10 +46,10 @@ class ImageMetrics:
                 f"The labels have shape {labels.shape} and the scores {scores.shape}, but both "
                 "need (N,). Give one label per score."
             )
-        if n_others := int(((labels != 0) & (labels != 1)).sum()):
+        if ((labels != 0) & (labels != 1)).any():
             raise UsageError(
-                f"The labels have {n_others} values that are neither 0 nor 1, but need to be 0 "
-                "where normal and 1 where anomalous. Compare or threshold them first."
+                "The labels have values that are neither 0 nor 1, but need to be 0 where normal "
+                "and 1 where anomalous. Compare or threshold them first."
             )
         if np.isnan(scores).any():
             raise UsageError(
