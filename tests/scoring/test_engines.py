@@ -217,7 +217,7 @@ def test_threads_are_one_for_each_core_by_default() -> None:
     assert choose_threads(None) == len(os.sched_getaffinity(0))
     assert choose_threads(3) == 3
     assert choose_threads(1024) == 1024
-    with pytest.raises(UsageError, match="is 1025, but needs to be 1024 or less"):
+    with pytest.raises(UsageError, match="is 1025, but needs to be between 1 and 1024"):
         choose_threads(1025)
 
 
