@@ -62,7 +62,7 @@ class Preprocess:
         """
         matrices = []
         for n_in, n_resized, n_out in zip(
-            source_px, self._resized_px(source_px), self.size_px, strict=True
+            source_px, self._scale_px(source_px), self.size_px, strict=True
         ):
             start = _crop_start(n_resized, n_out)
             matrix = _resize_matrix(n_resized, n_in, self.resample)
@@ -136,7 +136,7 @@ class Preprocess:
         """The top, left, height and width of what the network sees, in whole source pixels."""
         if self.crop_fraction == 1:
             return 0, 0, *source_px
-        resized = self._resized_px(source_px)
+        resized = self._scale_px(source_px)
         edges = []
         for crop, whole, source in zip(self.size_px, resized, source_px, strict=True):
             start = _crop_start(whole, crop)
@@ -168,7 +168,7 @@ class Preprocess:
                 "fit anew with a region for these."
             )
 
-    def _resized_px(self, source_px: tuple[int, int]) -> tuple[int, int]:
+    def _scale_px(self, source_px: tuple[int, int]) -> tuple[int, int]:
         if self.crop_fraction == 1:
             return self.size_px
         short = round(self.size_px[0] / self.crop_fraction)
@@ -179,7 +179,7 @@ class Preprocess:
         return int(short * height / width), short
 
     def _resize_and_crop(self, picture: Image.Image, resample: Image.Resampling) -> Image.Image:
-        height, width = self._resized_px((picture.height, picture.width))
+        height, width = self._scale_px((picture.height, picture.width))
         if picture.size != (width, height):
             picture = picture.resize((width, height), resample)
         if (height, width) != self.size_px:

@@ -51,7 +51,7 @@ class Roi:
         """True where it looks, shape ``(H, W)`` at network size."""
         return np.array(Image.open(io.BytesIO(base64.b64decode(self.png)), formats=["PNG"]))
 
-    def touched(self, grid: tuple[int, int]) -> NDArray[np.bool_]:
+    def find_cells(self, grid: tuple[int, int]) -> NDArray[np.bool_]:
         """Whether each cell of a grid over the whole picture has a pixel of it."""
         height, width = self.mask.shape
         blocks = self.mask.reshape(grid[0], height // grid[0], grid[1], width // grid[1])

@@ -215,7 +215,7 @@ class Prediction:
             ImageReadError: The image is a file that cannot be read any more.
         """
         shown = self.outlined()[1] if outlined is None else outlined
-        return overlay(self._opened(), self.anomaly_map, shown, self._window)
+        return overlay(self._open(), self.anomaly_map, shown, self._window)
 
     def save(self, path: str | Path) -> None:
         """Write what ``draw`` gives.
@@ -240,7 +240,7 @@ class Prediction:
         """The image, its map and the verdict, in one piece."""
         words = html.escape(f"{self.path.name if self.path else 'image'}: {self._verdict()}")
         try:
-            pictures = "".join(_img(picture) for picture in (self._opened(), self.draw()))
+            pictures = "".join(_img(picture) for picture in (self._open(), self.draw()))
         except ImageReadError as error:
             pictures = html.escape(str(error))
         return f"<figure>{pictures}<figcaption>{words}</figcaption></figure>"
@@ -255,7 +255,7 @@ class Prediction:
             f"p {self.p_value:.2g}"
         )
 
-    def _opened(self) -> Image.Image:
+    def _open(self) -> Image.Image:
         opened = self.picture or open_image(self.image)
         return opened if isinstance(opened, Image.Image) else Image.fromarray(opened)
 
