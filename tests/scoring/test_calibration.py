@@ -35,8 +35,8 @@ def test_few_images_give_the_nearest_rate_with_a_warning() -> None:
     assert threshold.rate == pytest.approx(1 / 21)
     assert threshold.score == 19
     assert threshold.warning == (
-        "A false-alarm rate of 0.01 needs 50 good images, and there are 20. So the threshold is for a "
-        "rate of 0.048. Calibrate on more good images."
+        "A false-alarm rate of 0.01 needs 50 good images, and there are 20. So the threshold is "
+        "for a rate of 0.048. Calibrate on more good images."
     )
 
 

@@ -191,7 +191,7 @@ def test_a_batch_and_channels_first_score_as_the_message_says(predictor: Predict
 
 @pytest.mark.parametrize("rates", [(5, None), (None, 5), ("x", None), (None, "x")])
 def test_a_rate_that_is_none_is_refused(predictor: Predictor, rates: tuple[Any, Any]) -> None:
-    with pytest.raises(UsageError, match="alarm rate is (5|'x'), but is a fraction"):
+    with pytest.raises(UsageError, match=r"alarm rate is (5|'x'), but is a fraction"):
         predictor.at(*rates)
 
 

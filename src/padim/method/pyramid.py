@@ -128,7 +128,7 @@ class Pyramid:
     def on_grid(self, values: Tensor, place: Tensor | None = None) -> Tensor:
         """Lay nested values ``(cells, N)`` of the finest cells out on their grid ``(N, h, w)``.
 
-        It is 0 where a cell is not modelled. ``place`` is the attribute as a tensor, if there is one.
+        It is 0 where a cell is not modelled. ``place`` is the attribute as a tensor, where at hand.
         """
         if place is None:
             place = torch.as_tensor(self.place, device=values.device)

@@ -162,7 +162,8 @@ class Prediction:
         """
         if self.decision is None:
             raise UsageError(NOT_CALIBRATED)
-        if not isinstance(min_region_px, Real) or not min_region_px >= 0:
+        is_number = isinstance(min_region_px, Real)
+        if not is_number or not min_region_px >= 0:
             raise UsageError(
                 f"min_region_px is {min_region_px!r}, but needs to be a number of pixels, 0 or "
                 "more. Try 1."

@@ -187,7 +187,8 @@ class Predictor:
             )
         n_batch, n_decoded = self.n_batch, DECODE_AHEAD
         if n_ahead is not None:
-            if not isinstance(n_ahead, Integral) or n_ahead < 0:
+            is_whole = isinstance(n_ahead, Integral)
+            if not is_whole or n_ahead < 0:
                 raise UsageError(
                     f"n_ahead is {n_ahead!r}, but needs to be a whole number, 0 or more. Try 0."
                 )
