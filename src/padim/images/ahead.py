@@ -101,13 +101,8 @@ def load_ahead(
 ) -> Iterator[Loaded]:
     """Do ``load_image`` in order, with the next images in threads while the caller works on these.
 
-    Args:
-        images: What to read.
-        bring: As for ``load_image``, like ``hashed`` and ``kept_px``.
-        unreadable: Told of an image that cannot be read, which is then left out; raised when None.
-        hashed: As there.
-        kept_px: As there.
-        n_ahead: Images taken and not yet given, at most.
+    At most ``n_ahead`` are taken and not yet given. ``unreadable`` is told of an image that cannot
+    be read, which is then left out; it is raised when None.
     """
 
     def load(image: ImageInput) -> Loaded | ImageReadError:

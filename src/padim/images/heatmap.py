@@ -49,7 +49,7 @@ def heatmap(
 
 
 def colour_levels(anomaly_map: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
-    """The entry of the colour table for each pixel, first for ``low``; NaN becomes 0."""
+    """The entry of the colour table for each pixel, 0 at ``low`` and 255 at ``high``; NaN is 0."""
     scaled = (anomaly_map - np.float32(low)) * np.float32(255 / max(high - low, 1e-12))
     levels: NDArray[np.uint8] = np.nan_to_num(scaled, nan=0).clip(0, 255).astype(np.uint8)
     return levels
