@@ -102,14 +102,14 @@ def _check_unseen(
     if known := [image for image, digest in zip(normal, hashes, strict=True) if digest in fitted]:
         raise DatasetError(
             f"The model was fitted on {len(known)} of the {say_number(len(normal), 'image')}, and "
-            f"scores what it has seen too low for a threshold: {_list_names(known)}. Name others, or fit it anew without "
-            "--no-calibrate, which leaves each out in turn."
+            f"scores what it has seen too low for a threshold: {_list_names(known)}. Name others, "
+            "or fit it anew without --no-calibrate, which leaves each out in turn."
         )
     good = fitted.union(hashes)
     if both := [image for image in defects if _hash(image) in good]:
         raise DatasetError(
-            f"{_list_names(both)}: images of known defects cannot be good ones as well, of this folder "
-            "or of the fit. Name a folder of defects only with --anomalous."
+            f"{_list_names(both)}: images of known defects cannot be good ones as well, of this "
+            "folder or of the fit. Name a folder of defects only with --anomalous."
         )
 
 
