@@ -70,11 +70,7 @@ _EXTRAS = {
 
 @contextmanager
 def naming_extras() -> Iterator[None]:
-    """Say which extra is missing where an import fails for it.
-
-    Raises:
-        MissingExtraError: It does.
-    """
+    """Say which extra is missing where an import fails for it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -143,14 +139,9 @@ def format_count(n: int, one: str, several: str = "") -> str:
 
 
 def failure_of(error: BaseException) -> tuple[str, str] | None:
-    """What to say of an error that ends a piece of work, and no other.
+    """The class and a sentence of an error that ends a piece of work, and no other.
 
-    Args:
-        error: What was raised.
-
-    Returns:
-        The name of its class and a sentence. None when it is a mistake in the code, or when nobody
-        wants the result any more.
+    None when it is a mistake in the code, or when nobody wants the result any more.
     """
     kind = type(error).__name__
     if isinstance(error, PadimError):

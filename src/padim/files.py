@@ -31,14 +31,8 @@ _WAITS_S = (0.1, 0.2, 0.4, 0.8, 1.6)
 def written_whole(path: Path) -> Iterator[Path]:
     """Let a file be written under another name; it takes its own once it is whole and on disk.
 
-    Args:
-        path: The file to be; its folder is made when missing.
-
-    Yields:
-        Where to write. Nothing is left of it, or of a folder made for it, when the block fails.
-
-    Raises:
-        UsageError: It is a folder or a device, which must not be replaced.
+    Nothing is left of it, or of a folder made for it, when the block fails. A folder or a device is
+    not replaced.
     """
     _require_replaceable(path)
     is_new = not path.parent.exists()
@@ -62,17 +56,9 @@ def written_whole(path: Path) -> Iterator[Path]:
 def written_together(path: Path, *, same: bool = False) -> Iterator[Path]:
     """Let a file and what it refers to be written elsewhere; they move once all are on disk.
 
-    Args:
-        path: The file to be; its folder is made when missing.
-        same: Whether a file of before says the same, and so may stay until it is replaced.
-
-    Yields:
-        Where to write it; whatever else is written into that folder moves beside it, and first. A
-        file of before goes before that, so that one that is there fits what it refers to. Nothing
-        changes when the block fails.
-
-    Raises:
-        UsageError: It is a folder or a device, which must not be replaced.
+    Whatever else is written into the folder that is given moves beside it, and first. A file of
+    before goes before that, so that one that is there fits what it refers to, unless it says the
+    ``same``. Nothing changes when the block fails.
     """
     _require_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,11 +76,7 @@ def written_together(path: Path, *, same: bool = False) -> Iterator[Path]:
 
 
 def _require_replaceable(path: Path) -> None:
-    """Make sure that a file takes no place but a file's; root could replace /dev/null.
-
-    Raises:
-        UsageError: It would.
-    """
+    """Make sure that a file takes no place but a file's; root could replace /dev/null."""
     if path.exists() and not path.is_file():
         kind = "folder" if path.is_dir() else "device"
         raise UsageError(f"{path} is a {kind}, but a file is to be written. Name another.")
@@ -105,11 +87,7 @@ def _replace(partial: Path, path: Path) -> None:
 
 
 def _when_free(path: Path, change: Callable[[], object]) -> None:
-    """Change a file, which Windows refuses while another program holds it open.
-
-    Raises:
-        PadimError: It is held for longer than a virus scanner or an index takes.
-    """
+    """Change a file, which Windows refuses while a virus scanner or another program has it open."""
     for wait_s in (*_WAITS_S, None):
         try:
             change()
@@ -148,11 +126,7 @@ def write_text(path: Path, text: str) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes out of a folder; the system lets them in when this one ends.
 
-    Args:
-        folder: It is made when missing; an empty ``.lock`` may stay in it.
-
-    Raises:
-        PadimError: Another process keeps it.
+    It is made when missing, and an empty ``.lock`` may stay in it.
     """
     import filelock
 
@@ -173,11 +147,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def safe_name(name: str) -> str:
-    """A name for a file of ours that Windows, macOS and Linux take.
-
-    Args:
-        name: Any text. It stays as it is where they all take it, with room for a suffix.
-    """
+    """A name for a file of ours that Windows, macOS and Linux take, with room for a suffix."""
     safe = _FORBIDDEN.sub("_", name)
     if safe.endswith((" ", ".")):  # Windows drops them
         safe = safe[:-1] + "_"
@@ -205,9 +175,8 @@ class Names:
     def take(self, *wanted: str) -> Path:
         """Take a name that nobody has taken, on no system.
 
-        Args:
-            wanted: Names, the best first, with ``/`` between folders; without suffix. The last is
-                numbered when all are taken.
+        The best wanted comes first, with ``/`` between folders and without suffix. The last is
+        numbered when all are taken.
         """
         safe = ["/".join(map(safe_name, name.split("/"))) for name in wanted]
         numbered = (f"{safe[-1]}-{n}" for n in count(2))
@@ -226,9 +195,7 @@ def plain_text(name: str) -> str:
 class TemporaryFolder:
     """A folder that goes, with all that is in it, when nobody holds it any more.
 
-    Args:
-        parent: Where; the system's folder for such when None. It is made when missing, and goes as
-            well when it is empty then.
+    So does its parent, if it was missing and is empty then.
     """
 
     def __init__(self, parent: Path | None = None) -> None:

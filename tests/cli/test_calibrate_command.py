@@ -100,7 +100,10 @@ def test_costs_weigh_mistakes() -> None:
     assert least_cost(normal, anomalous, 10, 1).score == 4  # one false alarm
     assert least_cost(normal[:3], anomalous, 1, 1).score == 4
     assert least_cost(normal, np.array([0.5], np.float32), 1, 1).score == 6  # call nothing
-    assert "1 of which it misses" in least_cost(normal, anomalous, 1, 10).basis
+    basis = least_cost(normal, anomalous, 1, 10).basis
+    assert "on 4 good images, 0 of which it calls anomalous, and 3 anomalous ones, 1 of" in basis
+    basis = least_cost(normal[:1], anomalous[:1], 1, 1).basis
+    assert "on 1 good image, 0 of which it calls anomalous, and 1 anomalous one, 0 of" in basis
 
 
 @pytest.mark.parametrize("cost", ["inf", "nan", "0", "-1"])

@@ -197,7 +197,10 @@ def test_predict_writes_what_it_promises(
         assert row["label"] == ("anomalous" if anomalous else "normal") or "wide" in row["path"]
         if anomalous:
             assert float(row["p_value"]) == pytest.approx(1 / 7)
-    assert "allow no false-alarm rate below 0.14" in document["threshold"]["warning"]
+    assert document["threshold"]["warning"] == (
+        "A false-alarm rate of 0.01 needs 50 good images, and there are 6. So the threshold is for "
+        "a rate of 0.14. Calibrate on more good images."
+    )
     assert document["n_anomalous"] in (3, 4)
     spotted = next(row for row in document["predictions"] if row["path"].endswith("spot/0.png"))
     hottest = spotted["regions"][0]
@@ -303,7 +306,10 @@ def test_an_anomaly_fails_a_script(
         assert main([*map(str, arguments), "--fail-on-anomaly"]) == status
         assert len(list((tmp_path / part / "overlays").iterdir())) == 3
     said, _ = failure(["predict", *arguments[1:], "--false-alarm-rate", "2"], capsys, 2)
-    assert "The false-alarm rate is 2, but needs to be above 0 and below 1" in said
+    assert (
+        "The false-alarm rate is 2, but is a fraction: it needs to be above 0 and below 1" in said
+    )
+    assert "Did you mean 0.02?" in said
 
 
 @pytest.mark.parametrize(

@@ -431,7 +431,7 @@ def test_published_figures_are_compared_with(
     results = Results.of(settings, [make_record("carpet", metrics=values)], ())
     said = describe_differences(replace(results, means={}))
     assert "| carpet | 0.990 | 1.000 | -0.010 **off** | 0.987 | 0.987 | +0.000 |" in said
-    assert "1 of 2 figures are off by more than 0.005." in said
+    assert "Off by more than 0.005: 1 of 2 figures." in said
     assert benchmark(root, tmp_path / "out", "--against", "published", "-q") == 0
     assert "Nothing was published for these settings" in capsys.readouterr().out
     assert benchmark(root, tmp_path / "out", "--against", "mine", "-q") == 2

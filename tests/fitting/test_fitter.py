@@ -23,7 +23,8 @@ def test_the_calibration_of_a_fit_is_that_of_refits(n: int) -> None:
         other = fitter.fit(images[:i] + images[i + 1 :]).state
         scorer = model_scorer.scorer_of(other, fitter.features)
         with torch.inference_mode():
-            refits.append(float(scorer(torch.from_numpy(image[None])).image_score))
+            _, score, _ = scorer(torch.from_numpy(image[None]))
+        refits.append(float(score))
     np.testing.assert_allclose(state.calibration.image_score, sorted(refits), rtol=1e-4)
     assert state.calibration.pixel_count.sum() == n * 64 * 64
 

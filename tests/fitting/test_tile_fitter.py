@@ -66,7 +66,7 @@ def test_each_cell_is_answered_for_once(
         tile_px=side * 16,
         tile_overlap_px=overlap * 16,
     )
-    tiling = plan_tiles(pyramid, settings, None if roi is None else roi.touched)
+    tiling = plan_tiles(pyramid, settings, None if roi is None else roi.find_cells)
     found = []
     for tile in tiling.tiles:
         height, width = tiling.window_px

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from padim.errors import ImageReadError
-from padim.images.decode import IMAGE_SUFFIXES, read_image, read_mask, upright_8_bit
+from padim.images.decode import IMAGE_SUFFIXES, read_image, read_mask, turn_to_8_bit
 
 MODES = {
     "PNG": ("RGB", "L", "P", "RGBA", "I;16"),
@@ -39,7 +39,7 @@ def written(folder: Path, image: Image.Image, name: str, **options: object) -> P
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
-    return np.asarray(upright_8_bit(image).convert("RGB"))
+    return np.asarray(turn_to_8_bit(image).convert("RGB"))
 
 
 def refuses(path: Path, reason: str) -> None:

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from padim.errors import ShapeError, UsageError
+from padim.errors import ShapeError
 from padim.images.regions import Region, label_regions, peak_region
 
 MASKS = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=14))
@@ -152,22 +152,6 @@ def test_peak_region_leaves_its_map_alone() -> None:
     before = anomaly_map.copy()
     peak_region(anomaly_map)
     np.testing.assert_array_equal(anomaly_map, before)
-
-
-def test_map_of_only_nan_is_refused() -> None:
-    with pytest.raises(ShapeError, match="no pixel but NaN, but needs one that was looked at"):
-        peak_region(np.full((2, 2), np.nan, dtype=np.float32))
-
-
-def test_map_without_two_axes_is_refused() -> None:
-    with pytest.raises(ShapeError, match=r"anomaly map has shape \(4,\), but needs two axes"):
-        peak_region(np.zeros(4, dtype=np.float32))
-
-
-@pytest.mark.parametrize("fraction", [0, -0.1, 1.1, np.nan])
-def test_fraction_out_of_range_is_refused(fraction: float) -> None:
-    with pytest.raises(UsageError, match=r"hot fraction is .* above 0 and at most 1"):
-        peak_region(np.zeros((2, 2), dtype=np.float32), fraction)
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ def test_nan_scores_are_refused(label: int) -> None:
 
 @pytest.mark.parametrize("label", [2, -1, 0.5, np.nan, 255])
 def test_labels_other_than_zero_and_one_are_refused(label: float) -> None:
-    with pytest.raises(UsageError, match="labels have 1 values that are neither 0 nor 1"):
+    with pytest.raises(UsageError, match="labels have values that are neither 0 nor 1"):
         ImageMetrics.of([0, 1, label], [1.0, 2.0, 3.0])
 
 

@@ -34,7 +34,10 @@ def test_few_images_give_the_nearest_rate_with_a_warning() -> None:
     threshold = calibrated(np.arange(20.0)).threshold(0.01)
     assert threshold.rate == pytest.approx(1 / 21)
     assert threshold.score == 19
-    assert "20 good images allow no false-alarm rate below 0.048" in threshold.warning
+    assert threshold.warning == (
+        "A false-alarm rate of 0.01 needs 50 good images, and there are 20. So the threshold is "
+        "for a rate of 0.048. Calibrate on more good images."
+    )
 
 
 def test_a_tail_serves_rates_below_one_in_n() -> None:
@@ -50,7 +53,27 @@ def test_a_tail_serves_rates_below_one_in_n() -> None:
     assert np.median(found) == pytest.approx(-np.log(0.001), rel=0.2)
     far = calibrated(rng.exponential(size=200)).threshold(1e-6)
     assert far.rate == pytest.approx(0.1 / 200)
-    assert "allow no false-alarm rate below" in far.warning
+    assert "needs 100000 good images, and there are 200" in far.warning
+
+
+@pytest.mark.parametrize(
+    ("scores", "rate", "n_needed"),
+    [
+        (np.arange(5.0), 0.1, 9),  # a rank among 1 / rate - 1 scores
+        (np.arange(5.0), 0.02, 49),
+        (np.arange(5.0), 0.01, 50),  # a tail, which 50 scores have
+        (np.arange(60.0), 0.001, 100),
+        (np.ones(60), 0.01, 99),  # equal scores have none
+    ],
+)
+def test_a_warning_says_how_many_images_a_rate_needs(
+    scores: NDArray[np.float64], rate: float, n_needed: int
+) -> None:
+    assert f"needs {n_needed} good images" in calibrated(scores).threshold(rate).warning
+    enough = np.arange(n_needed) if np.ptp(scores) else np.ones(n_needed)
+    assert calibrated(enough.astype(np.float64)).threshold(rate).warning == ""
+    fewer = enough[1:].astype(np.float64)
+    assert calibrated(fewer).threshold(rate).warning != ""
 
 
 @pytest.mark.parametrize("shape", [-0.3, 0.0, 0.3])
@@ -92,6 +115,21 @@ def test_impossible_rates_are_refused(rate: float) -> None:
     for threshold in (calibration.threshold, calibration.pixel_threshold):
         with pytest.raises(UsageError, match="needs to be above 0 and below 1"):
             threshold(rate)
+
+
+@pytest.mark.parametrize(
+    ("rate", "message"),
+    [
+        (5, r"The false-alarm rate is 5, but is a fraction: .*Did you mean 0\.05\?"),
+        (np.float32(1), r"is 1, .*Did you mean 0\.01\?"),
+        (500, r"is 500, .*Try 0\.01\."),
+        ("x", r"is 'x', .*Try 0\.01\."),
+        ([0.1], r"is \[0\.1\], .*Try 0\.01\."),
+    ],
+)
+def test_a_rate_is_a_fraction_and_no_percentage(rate: float, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        calibrated(np.arange(20.0)).threshold(rate)
 
 
 def test_a_tail_claims_no_p_value_below_a_tenth_of_one_image() -> None:

@@ -27,7 +27,7 @@ def test_a_description_is_read_as_it_was_written(predictor: Predictor) -> None:
     assert found.calibration.to_json() == facts["calibration"]
     without = Description.read(json.dumps(facts | {"calibration": None}), Path("a.onnx"))
     assert without.calibration is None
-    again = without.calibrated(found.calibration)
+    again = without.calibrate(found.calibration)
     assert again.facts["calibration"] == facts["calibration"]
 
 

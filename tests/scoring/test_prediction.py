@@ -3,6 +3,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,13 @@ def spotted() -> np.ndarray:
     pixels = np.full((32, 48), 250, np.uint8)
     pixels[8:16, 30:42] = 20
     return pixels
+
+
+@pytest.mark.parametrize("wrong", ["x", None, float("nan"), -1])
+def test_a_smallest_region_is_a_number(prediction: Prediction, wrong: Any) -> None:
+    with pytest.raises(UsageError, match=r"min_region_px is .*needs to be a number of pixels"):
+        prediction.defects(wrong)
+    assert len(prediction.defects(np.float32(4))[0]) == 1
 
 
 @pytest.fixture

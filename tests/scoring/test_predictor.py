@@ -59,8 +59,10 @@ def test_a_camera_is_asked_for_one_image_at_a_time(predictor: Predictor) -> None
     for n_pulled in (1, 2, 3):
         next(answers)
         assert line.n_pulled == n_pulled
-    with pytest.raises(UsageError, match="n_ahead is -1, but needs to be 0 or more"):
-        next(predictor.stream(line, n_ahead=-1))
+    for wrong, said in ((-1, "-1"), (2.5, "2.5"), ("2", "'2'")):
+        message = f"n_ahead is {said}, but needs to be a whole number, 0 or more"
+        with pytest.raises(UsageError, match=message):
+            next(predictor.stream(line, n_ahead=wrong))  # type: ignore[arg-type]  # what users do
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,10 @@ def test_several_images_give_a_list(predictor: Predictor, tmp_path: Path) -> Non
         (np.zeros((8, 8, 3)), ShapeError, "type float64, but needs .* and uint8"),
         (np.zeros((8, 8), np.uint16), ShapeError, "type uint16"),
         (np.zeros((8, 8, 2), np.uint8), ShapeError, r"shape \(8, 8, 2\)"),
-        (np.zeros((2, 8, 8, 3), np.uint8), ShapeError, r"shape \(2, 8, 8, 3\)"),
+        (np.zeros((2, 8, 8, 3), np.uint8), ShapeError, "Several images go to stream, or into a l"),
+        (np.zeros((9, 8, 8), np.uint8), ShapeError, "Several images go to stream"),
+        (np.zeros((3, 8, 8), np.uint8), ShapeError, r"channels come first: .*transpose\(1, 2, 0\)"),
+        (np.zeros((3, 8, 8), np.float32), ShapeError, "type float32, .*channels come first"),
         (np.zeros(8, np.uint8), ShapeError, r"shape \(8,\)"),
         (3, UsageError, "cannot be of type int. Give a path, the bytes"),
         (None, UsageError, "cannot be of type NoneType"),
@@ -143,8 +148,12 @@ def test_several_images_give_a_list(predictor: Predictor, tmp_path: Path) -> Non
         (encoded("PNG")[:90], ImageReadError, "cut short"),
         (Image.open(io.BytesIO(encoded("PNG")[:90])), ImageReadError, "cut short"),
         (Image.fromarray(np.zeros((8, 8), np.float32)), ImageReadError, "pixels are floats"),
-        ("nowhere.png", ImageReadError, "nowhere.png cannot be read .* does not exist"),
-        (".", ImageReadError, "it is a folder"),
+        (
+            "nowhere.png",
+            ImageReadError,
+            "nowhere.png cannot be read .* it does not exist; check the path",
+        ),
+        (".", ImageReadError, "it is a folder; name the image files in it"),
     ],
 )
 def test_what_is_no_image_is_refused_in_a_sentence(
@@ -170,6 +179,20 @@ def test_a_score_is_a_finite_number_or_an_error(
     other = Predictor(broken, predictor.description, 4, "onnxruntime")
     with pytest.raises(ModelFileError, match="a score needs to be a finite number"):
         other.predict([RGB, RGB])
+
+
+def test_a_batch_and_channels_first_score_as_the_message_says(predictor: Predictor) -> None:
+    expected = predictor.predict(RGB).score
+    assert predictor.predict(RGB.transpose(2, 0, 1).transpose(1, 2, 0)).score == expected
+    batch = np.stack([RGB, RGB])
+    for found in (list(predictor.stream(batch)), predictor.predict(list(batch))):
+        assert [prediction.score for prediction in found] == [expected] * 2
+
+
+@pytest.mark.parametrize("rates", [(5, None), (None, 5), ("x", None), (None, "x")])
+def test_a_rate_that_is_none_is_refused(predictor: Predictor, rates: tuple[Any, Any]) -> None:
+    with pytest.raises(UsageError, match=r"alarm rate is (5|'x'), but is a fraction"):
+        predictor.at(*rates)
 
 
 def test_thresholds_change_without_the_model(predictor: Predictor) -> None:

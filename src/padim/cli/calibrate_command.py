@@ -36,7 +36,7 @@ def calibrate(
     from padim.model.opening import load
 
     predictor = load(model, **opening)
-    say(f"{len(normal)} good and {len(defects)} anomalous images. Engine: {predictor.engine}.")
+    say(f"Good images: {len(normal)}. Anomalous: {len(defects)}. Engine: {predictor.engine}.")
     unreadable = Unreadable(skip_unreadable)
     with progress("calibrate", len(normal) + len(defects)) as advance:
         calibrated = set_thresholds(

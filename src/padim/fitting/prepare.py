@@ -160,7 +160,7 @@ def _plan_tiling(
         )
     if settings.tile_overlap_px is not None and settings.tile_px is None and region is None:
         raise UsageError("An overlap needs tiles. Use --tile-px, or leave --tile-overlap-px out.")
-    tiling = plan_tiles(pyramid, recipe, None if region is None else region.touched)
+    tiling = plan_tiles(pyramid, recipe, None if region is None else region.find_cells)
     if len(tiling.tiles) > 1 and (settings.keep_moments or settings.drop_outliers):
         raise UsageError(
             "A model of tiles keeps no moments, which are several times its size, and can drop no "

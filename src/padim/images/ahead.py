@@ -15,7 +15,7 @@ from PIL import Image
 
 from padim.errors import ImageReadError, ShapeError
 from padim.files import sha256
-from padim.images.decode import decode, own_errors, rgb_pixels
+from padim.images.decode import decode, raise_own_errors, rgb_pixels
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,21 +32,13 @@ DECODE_AHEAD = 16  # images decoded and not yet taken, at most
 
 @dataclass(frozen=True)
 class Loaded:
-    """An image of the size that a model takes.
+    """An image of the size that a model takes."""
 
-    Attributes:
-        image: As it was given.
-        pixels: RGB, shape ``(H, W, 3)``, uint8.
-        source_px: (height, width) of the source image.
-        sha256: Of its content, as ``content_sha256`` says; empty when not asked for.
-        picture: The source image of a file, when it was to be kept.
-    """
-
-    image: ImageInput
-    pixels: NDArray[np.uint8]
+    image: ImageInput  # as it was given
+    pixels: NDArray[np.uint8]  # RGB, (H, W, 3)
     source_px: tuple[int, int]
-    sha256: str
-    picture: Image.Image | None = None
+    sha256: str  # as content_sha256 says; empty when not asked for
+    picture: Image.Image | None = None  # the source image of a file, when it was to be kept
 
     @property
     def path(self) -> Path | None:
@@ -55,20 +47,7 @@ class Loaded:
 
 
 def open_image(image: ImageInput) -> Image.Image | NDArray[np.uint8]:
-    """Read one image.
-
-    Args:
-        image: A path, the bytes of an image file, a Pillow image of any mode, or an array as for
-            ``rgb_pixels``.
-
-    Returns:
-        What is in a file, of mode ``L`` or ``RGB``; of an image in memory its RGB pixels.
-
-    Raises:
-        ImageReadError: It cannot be read.
-        ShapeError: It is an array, but not of 8 bits, or has no pixel.
-        UsageError: It is no image.
-    """
+    """Read one image: a file, or its bytes, as `decode` does, one in memory as `rgb_pixels`."""
     if isinstance(image, str | Path):
         return decode(Path(image))
     if isinstance(image, bytes | bytearray | memoryview):
@@ -77,13 +56,9 @@ def open_image(image: ImageInput) -> Image.Image | NDArray[np.uint8]:
 
 
 def content_sha256(image: ImageInput) -> str:
-    """The sha256 of an image: of a file's bytes, or of the RGB pixels of an image in memory.
-
-    Raises:
-        ImageReadError: It cannot be read.
-    """
+    """The sha256 of an image: of a file's bytes, or of the RGB pixels of an image in memory."""
     if isinstance(image, str | Path):
-        with own_errors(image):
+        with raise_own_errors(image):
             return sha256(Path(image))
     if isinstance(image, bytes | bytearray | memoryview):
         return hashlib.sha256(image).hexdigest()
@@ -94,15 +69,10 @@ def load_image(image: ImageInput, bring: Bring, hashed: bool = False, kept_px: i
     """Read one image and bring it to the size that a model takes.
 
     Args:
-        image: A path, the bytes of an image file, a Pillow image or an array.
+        image: What ``open_image`` takes.
         bring: The way to that size, by custom a ``Preprocess``.
         hashed: Whether its content is to be hashed.
         kept_px: Pixels of a file's picture that is kept, at most.
-
-    Raises:
-        ImageReadError: It cannot be read.
-        ShapeError: It is an array, but not of 8 bits, or not of the size that ``bring`` wants.
-        UsageError: It is no image.
     """
     opened = open_image(image)
     kept = None
@@ -129,23 +99,10 @@ def load_ahead(
     kept_px: int = 0,
     n_ahead: int = DECODE_AHEAD,
 ) -> Iterator[Loaded]:
-    """Read images in order, the next ones in threads while the caller works on these.
+    """Do ``load_image`` in order, with the next images in threads while the caller works on these.
 
-    Args:
-        images: What to read.
-        bring: The way to the size that a model takes.
-        unreadable: Told of an image that cannot be read, which is then left out; raised when None.
-        hashed: Whether their content is to be hashed.
-        kept_px: Pixels of a file's picture that is kept, at most.
-        n_ahead: Images taken and not yet given, at most.
-
-    Yields:
-        The images, in the order given.
-
-    Raises:
-        ImageReadError: An image cannot be read and nobody is told.
-        ShapeError: An image is not of 8 bits or of the size that ``bring`` wants.
-        UsageError: It is no image.
+    At most ``n_ahead`` are taken and not yet given. ``unreadable`` is told of an image that cannot
+    be read, which is then left out; it is raised when None.
     """
 
     def load(image: ImageInput) -> Loaded | ImageReadError:
@@ -168,14 +125,8 @@ def map_ahead(
 ) -> Iterator[R]:
     """Do something with each item in threads, in order, while the caller works on what is done.
 
-    Args:
-        work: What to do.
-        items: With what; taken in the caller's thread.
-        n_threads: Threads.
-        n_ahead: Items taken whose results are not, at most.
-
-    Yields:
-        What it gave, in the order of the items. What it raises is raised in its place.
+    Items are taken in the caller's thread, at most ``n_ahead`` of them whose results are not taken.
+    What the work raises is raised in its place.
     """
     rest = iter(items)
     with ThreadPoolExecutor(n_threads, thread_name_prefix="padim") as pool:

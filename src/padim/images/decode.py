@@ -61,92 +61,56 @@ _muted_pillow = _MutedPillow()
 
 
 def decode(file: Path | bytes) -> Image.Image:
-    """Read an image file as an upright picture of 8 bits.
-
-    Args:
-        file: A file of any suffix, or what is in one; that counts. Of several frames, the first.
-
-    Returns:
-        A picture of mode ``L`` where the file is grey, ``RGB`` otherwise.
+    """Read an image file, whatever its suffix, as `turn_to_8_bit` has it; of frames, the first.
 
     Raises:
         ImageReadError: Whatever is wrong: missing, empty, not an image, damaged, cut short, too
-            large (``PIL.Image.MAX_IMAGE_PIXELS``), or of a kind that `upright_8_bit` refuses.
+            large (``PIL.Image.MAX_IMAGE_PIXELS``), or of a kind that `turn_to_8_bit` refuses.
     """
-    return _read(file, lambda image: upright_8_bit(image, _name(file)))
+    return _read(file, lambda image: turn_to_8_bit(image, _name(file)))
 
 
 def decode_with_mode(path: Path) -> tuple[Image.Image, str]:
     """Read an image file as `decode` does, and the Pillow mode that the file has."""
-    return _read(path, lambda image: (upright_8_bit(image, path), image.mode))
+    return _read(path, lambda image: (turn_to_8_bit(image, path), image.mode))
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image file as `decode` does.
-
-    Returns:
-        RGB pixels, shape ``(H, W, 3)``, 0 to 255, contiguous and writable.
-
-    Raises:
-        ImageReadError: The file cannot be read as an image.
-    """
+    """Read an image file as `decode` does: RGB ``(H, W, 3)``, contiguous and writable."""
     return np.array(decode(path).convert("RGB"))
 
 
 def read_size_px(path: Path) -> tuple[int, int]:
-    """Read the size of an image from its header.
-
-    Returns:
-        (height, width) of the file's pixels, before any EXIF rotation.
-
-    Raises:
-        ImageReadError: The file cannot be read as an image.
-    """
+    """Read the (height, width) of an image from its header, before any EXIF rotation."""
     return _read(path, lambda image: (image.height, image.width))
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
-    """Read a ground truth mask: a pixel is defect where any colour channel is above 0.
+    """Read a ground truth mask ``(H, W)``: true where any colour channel is above 0.
 
-    Args:
-        path: A file of any suffix. Palettes are looked up, alpha is ignored, and the EXIF
-            orientation is obeyed as it is for images.
-
-    Returns:
-        Mask, shape ``(H, W)``, true on the defect.
-
-    Raises:
-        ImageReadError: The file cannot be read as an image; one of floats can.
+    Palettes are looked up, alpha is ignored, and the EXIF orientation is obeyed.
     """
     return np.asarray(read_levels(path) > 0)
 
 
 def read_levels(path: Path) -> NDArray[Any]:
-    """Read the values that a mask is drawn with: of each pixel, the highest colour channel.
+    """Read the values that a mask ``(H, W)`` is drawn with, of any depth or floats.
 
-    Returns:
-        Values, shape ``(H, W)``, of the file's depth.
-
-    Raises:
-        ImageReadError: The file cannot be read as an image; one of floats can.
+    They are those of the highest colour channel.
     """
     return _read(path, _take_levels)
 
 
-def upright_8_bit(image: Image.Image, name: Path | str = "The Pillow image") -> Image.Image:
+def turn_to_8_bit(image: Image.Image, name: Path | str = "The Pillow image") -> Image.Image:
     """Turn a Pillow image of any mode into an upright one of mode ``L`` or ``RGB``.
 
     Grey of 16 bits is scaled over its full range (65535 becomes 255, rounded). Transparent pixels
     keep the colour they are stored with. The EXIF orientation is obeyed.
 
-    Args:
-        image: An image; of several frames, the current one.
-        name: What it is called when it cannot be read.
-
     Raises:
         ImageReadError: The pixels are floats, or integers outside 0 to 65535, or damaged.
     """
-    with own_errors(name):
+    with raise_own_errors(name):
         image = _turn_upright(image)
     if image.mode == "F":
         raise ImageReadError(
@@ -178,12 +142,12 @@ def rgb_pixels(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         Pixels, shape ``(H, W, 3)``; a view where nothing is to be done.
 
     Raises:
-        ImageReadError: Its pixels are floats, integers outside 0 to 65535, or damaged.
+        ImageReadError: As `turn_to_8_bit`.
         ShapeError: An array of another shape or type, or an image without a pixel.
         UsageError: It is no image at all.
     """
     if isinstance(image, Image.Image):
-        image = np.asarray(upright_8_bit(image).convert("RGB"))
+        image = np.asarray(turn_to_8_bit(image).convert("RGB"))
     if not isinstance(image, np.ndarray):
         raise UsageError(
             f"An image cannot be of type {type(image).__name__}. Give a path, the bytes of an "
@@ -194,14 +158,24 @@ def rgb_pixels(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         raise ShapeError(
             f"The image has shape {image.shape} and type {image.dtype}, but needs (height, width), "
             "(height, width, 3) or, with alpha, (height, width, 4), a pixel at least, and uint8. "
-            "Convert it to 8 bits."
+            f"{_advise(image)}"
         )
     return np.repeat(grey, 3, axis=2) if grey.shape[2] == 1 else grey[..., :3]
 
 
+def _advise(image: NDArray[Any]) -> str:
+    """What to do with an array that is not taken for an image."""
+    is_stack = image.ndim == 3 and image.shape[2] > 4
+    if is_stack and image.shape[0] in (1, 3, 4):
+        return "Its channels come first: put them last with image.transpose(1, 2, 0)."
+    if is_stack or image.ndim == 4:
+        return "Several images go to stream, or into a list."
+    return "Convert it to 8 bits." if image.dtype != np.uint8 else "Give one of that shape."
+
+
 def _read(file: Path | bytes, convert: Callable[[Image.Image], _Read]) -> _Read:
     with (
-        own_errors(_name(file)),
+        raise_own_errors(_name(file)),
         io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream,
     ):
         if not stream.read(1):
@@ -219,7 +193,7 @@ def _name(file: Path | bytes) -> Path | str:
 
 
 @contextmanager
-def own_errors(name: Path | str) -> Iterator[None]:
+def raise_own_errors(name: Path | str) -> Iterator[None]:
     """Make one error of all that reading an image can raise."""
     try:
         with _muted_pillow:
@@ -233,11 +207,11 @@ def own_errors(name: Path | str) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     match error:
         case FileNotFoundError():
-            return "it does not exist"
+            return "it does not exist; check the path"
         case PermissionError():
             return "permission is denied"
         case IsADirectoryError():
-            return "it is a folder"
+            return "it is a folder; name the image files in it"
         case UnidentifiedImageError():
             known = ", ".join(_FORMATS)
             return f"it is not an image of a known format ({known}), or its start is damaged"

@@ -11,8 +11,7 @@ from padim.files import written_whole
 from padim.images.decode import IMAGE_SUFFIXES
 
 OUTLINE = (0, 255, 255)
-UNSEEN = (128, 128, 128)  # where the network does not look
-BORDER = (128, 128, 128)  # of a region of interest
+UNSEEN = (128, 128, 128)  # where the network does not look, and the border of where it does
 DEFAULT_COLORMAP = "inferno"
 # Nine even steps, red, green, blue. Those of matplotlib's inferno grow lighter all the way, which
 # colour-blind eyes and print keep. Those of the classic jet do not; published pictures have it.
@@ -23,17 +22,7 @@ _STEPS = {
 
 
 def colours_of(colormap: str) -> NDArray[np.uint8]:
-    """The colours of a map from its lowest to its highest score.
-
-    Args:
-        colormap: ``inferno`` or ``jet``.
-
-    Returns:
-        RGB, shape ``(256, 3)``.
-
-    Raises:
-        UnknownNameError: There is no such colormap.
-    """
+    """The colours of a map from its lowest to its highest score: RGB, shape ``(256, 3)``."""
     if colormap not in _STEPS:
         raise UnknownNameError("colormap", colormap, tuple(_STEPS))
     channels = np.frombuffer(bytes.fromhex(_STEPS[colormap]), np.uint8).reshape(-1, 3).T
@@ -53,42 +42,21 @@ def heatmap(
     high: float,
     colours: NDArray[np.uint8] = COLOURS,
 ) -> NDArray[np.uint8]:
-    """Colour a map.
-
-    Args:
-        anomaly_map: Shape ``(H, W)``; NaN becomes grey.
-        low: Score of the darkest colour.
-        high: Score of the brightest.
-        colours: As ``colours_of`` gives them.
-
-    Returns:
-        RGB, shape ``(H, W, 3)``.
-    """
+    """Colour a map from its darkest score to its brightest: RGB ``(H, W, 3)``, grey where NaN."""
     coloured = colours[colour_levels(anomaly_map, low, high)]
     coloured[np.isnan(anomaly_map)] = UNSEEN
     return coloured
 
 
 def colour_levels(anomaly_map: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
-    """The entry of the colour table for each pixel, shape ``(H, W)``.
-
-    Args:
-        anomaly_map: Shape ``(H, W)``; NaN becomes 0.
-        low: Score of the first entry.
-        high: Score of the last.
-    """
+    """The entry of the colour table for each pixel, 0 at ``low`` and 255 at ``high``; NaN is 0."""
     scaled = (anomaly_map - np.float32(low)) * np.float32(255 / max(high - low, 1e-12))
     levels: NDArray[np.uint8] = np.nan_to_num(scaled, nan=0).clip(0, 255).astype(np.uint8)
     return levels
 
 
 def outline(mask: NDArray[np.bool_], width_px: int = 1) -> NDArray[np.bool_]:
-    """The rim of a mask, on its inside.
-
-    Args:
-        mask: Shape ``(H, W)``.
-        width_px: Thickness of the rim.
-    """
+    """The rim of a mask, on its inside."""
     inner = np.pad(mask, 1, constant_values=False)
     for _ in range(width_px):
         core = inner[1:-1, 1:-1].copy()
@@ -129,7 +97,7 @@ def overlay(
     picture = image.convert("RGB")
     if values.size < anomaly_map.size:
         looked = Image.fromarray(~np.isnan(anomaly_map)).resize(size, Image.Resampling.NEAREST)
-        picture.paste(BORDER, box, Image.fromarray(outline(np.asarray(looked))))
+        picture.paste(UNSEEN, box, Image.fromarray(outline(np.asarray(looked))))
     picture.paste(level.convert("RGB"), box, alpha)
     picture.paste(OUTLINE, box, Image.fromarray(rim))
     return picture

@@ -37,17 +37,10 @@ class Preprocess:
     roi: Roi | None = None
 
     def __call__(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Bring an image to network size.
+        """Bring an array, or a Pillow image of mode ``L`` or ``RGB``, to network size.
 
-        Args:
-            image: An array as for ``rgb_pixels``, or a Pillow image of mode ``L`` or ``RGB``.
-
-        Returns:
-            RGB, shape ``(H, W, 3)``, not yet normalised.
-
-        Raises:
-            ShapeError: It is an array of another shape or type, or the image is not of the size
-                that the region of interest fits.
+        It becomes RGB, shape ``(H, W, 3)``, not yet normalised. One of another size than the region
+        of interest fits is a `ShapeError`.
         """
         if isinstance(image, Image.Image):
             self._require_fitting((image.height, image.width))
@@ -62,9 +55,6 @@ class Preprocess:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
         """The way from images of one size to the network as two matrices.
 
-        Args:
-            source_px: (height, width) of the images.
-
         Returns:
             Rows ``(H, H0)``, columns ``(W, W0)``, and whether rows come first: then
             ``round(round(rows @ image) @ columns.T)`` of each channel, halves up and within 0 to
@@ -72,7 +62,7 @@ class Preprocess:
         """
         matrices = []
         for n_in, n_resized, n_out in zip(
-            source_px, self._resized_px(source_px), self.size_px, strict=True
+            source_px, self._scale_px(source_px), self.size_px, strict=True
         ):
             start = _crop_start(n_resized, n_out)
             matrix = _resize_matrix(n_resized, n_in, self.resample)
@@ -87,28 +77,15 @@ class Preprocess:
         return rows, columns, bool(differing[0] < differing[1])
 
     def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Bring a ground-truth mask to network size by nearest neighbour.
-
-        Args:
-            mask: Shape ``(H0, W0)``, True where defective.
-
-        Returns:
-            Shape ``(H, W)``.
-        """
+        """Bring a ground-truth mask ``(H0, W0)`` to network size by nearest neighbour."""
         grey = Image.fromarray(mask.astype(np.uint8) * 255)
         return np.asarray(self._resize_and_crop(grey, Image.Resampling.NEAREST)) > 0
 
     def labels(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
         """Bring numbered regions of a ground truth to network size by nearest neighbour.
 
-        What is so small or thin that no neighbour is of it keeps the middle one of the pixels it
-        touches and no other region has.
-
-        Args:
-            labels: Shape ``(H0, W0)``, 0 outside and from 1 inside.
-
-        Returns:
-            Shape ``(H, W)``.
+        They are 0 outside and from 1 inside. What is so small or thin that no neighbour is of it
+        keeps the middle one of the pixels it touches and no other region has.
         """
         brought = np.array(self._resize_and_crop(Image.fromarray(labels), Image.Resampling.NEAREST))
         is_lost = np.bincount(brought.ravel(), minlength=int(labels.max()) + 1) == 0
@@ -128,11 +105,7 @@ class Preprocess:
         return brought
 
     def blank_outside(self, anomaly_map: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Set maps to NaN outside the region of interest.
-
-        Args:
-            anomaly_map: Shape ``(N, H, W)``.
-        """
+        """Set maps ``(N, H, W)`` to NaN outside the region of interest."""
         if self.roi is None:
             return anomaly_map
         return np.where(self.roi.mask, anomaly_map, np.float32(np.nan))
@@ -140,15 +113,9 @@ class Preprocess:
     def to_source(
         self, anomaly_map: NDArray[np.float32], source_px: tuple[int, int]
     ) -> NDArray[np.float32]:
-        """Bring a map to the pixels of its source image.
+        """Bring a map to the pixels of its source image, shape ``source_px``.
 
-        Args:
-            anomaly_map: Shape ``(H, W)``.
-            source_px: (height, width) of the source image.
-
-        Returns:
-            Shape ``source_px``; NaN where the network did not look, outside a centre crop or the
-            region of interest.
+        It is NaN where the network did not look, outside a centre crop or the region of interest.
         """
         top, left, height, width = self.window(source_px)
         known = ~np.isnan(anomaly_map)
@@ -166,17 +133,10 @@ class Preprocess:
         return full
 
     def window(self, source_px: tuple[int, int]) -> tuple[int, int, int, int]:
-        """The rectangle of a source image that the network sees.
-
-        Args:
-            source_px: (height, width) of the source image.
-
-        Returns:
-            Top, left, height and width in whole source pixels.
-        """
+        """The top, left, height and width of what the network sees, in whole source pixels."""
         if self.crop_fraction == 1:
             return 0, 0, *source_px
-        resized = self._resized_px(source_px)
+        resized = self._scale_px(source_px)
         edges = []
         for crop, whole, source in zip(self.size_px, resized, source_px, strict=True):
             start = _crop_start(whole, crop)
@@ -208,7 +168,7 @@ class Preprocess:
                 "fit anew with a region for these."
             )
 
-    def _resized_px(self, source_px: tuple[int, int]) -> tuple[int, int]:
+    def _scale_px(self, source_px: tuple[int, int]) -> tuple[int, int]:
         if self.crop_fraction == 1:
             return self.size_px
         short = round(self.size_px[0] / self.crop_fraction)
@@ -219,7 +179,7 @@ class Preprocess:
         return int(short * height / width), short
 
     def _resize_and_crop(self, picture: Image.Image, resample: Image.Resampling) -> Image.Image:
-        height, width = self._resized_px((picture.height, picture.width))
+        height, width = self._scale_px((picture.height, picture.width))
         if picture.size != (width, height):
             picture = picture.resize((width, height), resample)
         if (height, width) != self.size_px:
@@ -231,15 +191,7 @@ class Preprocess:
 def _resize_matrix(
     n_out: int, n_in: int, resample: Literal["bilinear", "lanczos"]
 ) -> NDArray[np.float64]:
-    """Resize along one axis, antialiased, as a matrix.
-
-    Args:
-        n_out: Pixels afterwards.
-        n_in: Pixels before.
-        resample: Filter.
-
-    Returns:
-        Shape ``(n_out, n_in)``, in whole 2^-22, as Pillow computes; rows sum to 1 about.
+    """Resize along one axis, antialiased, as a matrix ``(n_out, n_in)`` in whole 2^-22.
 
     Source:
         Pillow, ``src/libImaging/Resample.c``, for pixels of 8 bits.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from padim.errors import ShapeError, UsageError
+from padim.errors import ShapeError
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,11 @@ class Region:
 
 
 def label_regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
-    """Number the parts of a mask that hang together over edges or corners.
-
-    Args:
-        mask: True on what is to be labelled, shape ``(H, W)``.
+    """Number the parts of a mask ``(H, W)`` that hang together over edges or corners.
 
     Returns:
-        Labels, shape ``(H, W)``, 0 outside and 1 to n inside, in the order in which reading line
-        by line meets the parts; and n.
-
-    Raises:
-        ShapeError: The mask has not two axes.
+        Labels, 0 outside and 1 to n inside, in the order in which reading line by line meets the
+        parts; and n.
 
     Source:
         Runs joined as in He et al. 2008; minimum label hooking with pointer jumping as in
@@ -124,30 +118,11 @@ def peak_region(
     pixels that are not NaN; equal values may make them more than k. Where the map is constant,
     everything is hot.
 
-    Args:
-        anomaly_map: Anomaly map, shape ``(H, W)``; NaN where it was not looked at.
-        fraction: Share of the pixels that is hot, above 0, at most 1.
-
     Returns:
         The part that hangs together over edges or corners, and its pixels, shape ``(H, W)``. Its
         peak is the first of the highest pixels, line by line.
-
-    Raises:
-        ShapeError: The map has not two axes, or no pixel but NaN.
-        UsageError: The fraction is out of range.
     """
-    require_two_axes("anomaly map", anomaly_map)
-    if not 0 < fraction <= 1:
-        raise UsageError(
-            f"The hot fraction is {fraction}, but needs to be above 0 and at most 1. "
-            "Give a share of the pixels, such as 0.01."
-        )
     values = anomaly_map[~np.isnan(anomaly_map)]
-    if not values.size:
-        raise ShapeError(
-            f"The anomaly map of shape {anomaly_map.shape} has no pixel but NaN, but needs one "
-            "that was looked at. Check the region of interest."
-        )
     n_hot = max(1, round(fraction * values.size))
     values.partition(values.size - n_hot)
     hot = anomaly_map >= values[values.size - n_hot]
@@ -160,21 +135,12 @@ def peak_region(
 def regions_above(
     anomaly_map: NDArray[np.float32], threshold: float, least_px: float = 1
 ) -> tuple[list[Region], NDArray[np.bool_]]:
-    """Box the parts of a map that lie above a threshold.
-
-    Args:
-        anomaly_map: Anomaly map, shape ``(H, W)``; NaN where it was not looked at.
-        threshold: Score that their pixels exceed.
-        least_px: Pixels of a part; smaller ones are left out.
+    """Box the parts of a map that lie above a threshold; those below ``least_px`` are left out.
 
     Returns:
         The parts that hang together over edges or corners, the highest peak first, and their
         pixels, shape ``(H, W)``.
-
-    Raises:
-        ShapeError: The map has not two axes.
     """
-    require_two_axes("anomaly map", anomaly_map)
     labels, n_parts = label_regions(anomaly_map > threshold)
     rows, columns = np.nonzero(labels)
     label = labels[rows, columns]
@@ -209,11 +175,7 @@ def _region(
 
 
 def require_two_axes(name: str, array: NDArray[Any]) -> None:
-    """Make sure that a map or a mask is one.
-
-    Raises:
-        ShapeError: It has not two axes.
-    """
+    """Raise a `ShapeError` if a map or a mask has not two axes."""
     if array.ndim != 2:
         raise ShapeError(
             f"The {name} has shape {array.shape}, but needs two axes, (H, W). Give one at a time."

@@ -21,25 +21,16 @@ _EXAMPLE = "[[10, 10], [90, 10], [50, 80]]"
 
 @dataclass(frozen=True)
 class Roi:
-    """Where a model looks.
+    """Where a model looks."""
 
-    Attributes:
-        source_px: (height, width) of the only images that it fits.
-        png: The mask at network size, as a PNG in base64; the same bytes for the same mask.
-    """
-
-    source_px: tuple[int, int]
-    png: str
+    source_px: tuple[int, int]  # (height, width) of the only images that it fits
+    png: str  # the mask at network size, in base64; the same bytes for the same mask
 
     @classmethod
     def of(
         cls, mask: NDArray[np.bool_], bring: Callable[[NDArray[np.bool_]], NDArray[np.bool_]]
     ) -> "Roi":
-        """Take a region to network size.
-
-        Args:
-            mask: True where to look, shape ``(H0, W0)`` of the source images.
-            bring: The way of a mask to network size, by custom ``Preprocess.mask``.
+        """Take a region of the source images to network size, as ``bring`` does with masks.
 
         Raises:
             UsageError: Nothing of it is left there.
@@ -60,15 +51,8 @@ class Roi:
         """True where it looks, shape ``(H, W)`` at network size."""
         return np.array(Image.open(io.BytesIO(base64.b64decode(self.png)), formats=["PNG"]))
 
-    def touched(self, grid: tuple[int, int]) -> NDArray[np.bool_]:
-        """Whether a cell has a pixel of it.
-
-        Args:
-            grid: (h, w) cells that the network's picture divides into.
-
-        Returns:
-            Shape ``grid``.
-        """
+    def find_cells(self, grid: tuple[int, int]) -> NDArray[np.bool_]:
+        """Whether each cell of a grid over the whole picture has a pixel of it."""
         height, width = self.mask.shape
         blocks = self.mask.reshape(grid[0], height // grid[0], grid[1], width // grid[1])
         return np.asarray(blocks.any(axis=(1, 3)))
@@ -95,8 +79,7 @@ def read_roi(path: Path, source_px: tuple[int, int]) -> NDArray[np.bool_]:
         True where to look, shape ``source_px``.
 
     Raises:
-        PathMissingError: There is no such file.
-        UsageError: It is neither, of another size than the images, or covers none of them.
+        UsageError: It is not there, or neither, of another size than the images, or covers none.
         ImageReadError: The mask cannot be read.
     """
     if not path.is_file():

@@ -15,26 +15,15 @@ _BLOCK = 1024  # thumbnails compared at once
 
 @dataclass(frozen=True)
 class Look:
-    """What is kept of an image to compare it with the rest.
-
-    Attributes:
-        source_px: (height, width) of the source image.
-        brightness: Mean grey level, 0 to 255.
-        thumbnail: Shape ``(32, 32)``, grey levels.
-    """
+    """What is kept of an image to compare it with the rest."""
 
     source_px: tuple[int, int]
-    brightness: float
-    thumbnail: NDArray[np.float32]
+    brightness: float  # mean grey level, 0 to 255
+    thumbnail: NDArray[np.float32]  # grey levels, (32, 32)
 
     @classmethod
     def of(cls, pixels: NDArray[np.uint8], source_px: tuple[int, int]) -> "Look":
-        """Look at an image.
-
-        Args:
-            pixels: RGB, for instance at network size, shape ``(H, W, 3)``, at least 32x32.
-            source_px: (height, width) of the source image.
-        """
+        """Look at RGB pixels ``(H, W, 3)``, for instance at network size, at least 32x32."""
         grey = pixels.mean(axis=2, dtype=np.float32)
         edges = [np.arange(_THUMBNAIL_PX) * side // _THUMBNAIL_PX for side in grey.shape]
         sums = np.add.reduceat(np.add.reduceat(grey, edges[0], axis=0), edges[1], axis=1)
@@ -45,9 +34,6 @@ class Look:
 
 def near_duplicates(looks: Sequence[Look]) -> Iterator[tuple[int, int]]:
     """Find images that look as an earlier one does.
-
-    Args:
-        looks: The n images.
 
     Yields:
         The index of such an image, ascending, and that of the first that it looks like.
@@ -68,9 +54,6 @@ def near_duplicates(looks: Sequence[Look]) -> Iterator[tuple[int, int]]:
 
 def far_sizes(looks: Sequence[Look]) -> Iterator[tuple[int, str]]:
     """Find images whose height or width is less than half or more than twice the median.
-
-    Args:
-        looks: The n images.
 
     Yields:
         The index of such an image, ascending, and its size and the usual one in words.

@@ -15,15 +15,7 @@ BLOCK_BYTES = 32 << 20  # working memory of one block of cells, about
 
 
 def relative_eps(moments: Moments, eps: float) -> list[float]:
-    """Scale eps by the mean variance of each level over all its cells and dimensions.
-
-    Args:
-        moments: Moments of the good images.
-        eps: Fraction of the mean variance.
-
-    Returns:
-        One eps per level, never below 1e-4.
-    """
+    """Scale eps by the mean variance of each level over all its cells and dimensions."""
     dof = max(moments.count - 1, 1)
     traces = [rows[-1].diagonal(dim1=1, dim2=2) for rows in moments.scatter]
     return level_eps([float(trace.mean()) / dof for trace in traces], eps)
@@ -48,10 +40,10 @@ def factor(
     once, at its own cell.
 
     Args:
-        moments: Moments of the good images.
+        moments: Of the good images.
         eps: Added to the diagonal, one per level.
         dof: Degrees of freedom the scatter is divided by.
-        dtype: Type of the result; the computation is in float64.
+        dtype: Type of the result.
         advance: Told how many more coarse cells are done.
 
     Returns:
@@ -95,15 +87,12 @@ def factor(
 
 
 def _whiten(blocks: list[Tensor], parent: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Compute the whitening rows of the cells of one level.
+    """Compute the whitening rows of one level: the ancestors' columns, and its own.
 
     Args:
         blocks: Covariances with each ancestor level and with itself, shape ``(cells, d, d_k)``.
         parent: Whitening of the parents, shape ``(parents, D, D)``.
         eps: Added to the diagonal of the level's own covariance.
-
-    Returns:
-        Columns of the ancestors ``(cells, d, D)`` and the level's own ``(cells, d, d)``.
     """
     *above, covariance = blocks
     cells, dims, _ = covariance.shape
@@ -129,14 +118,11 @@ def _whiten(blocks: list[Tensor], parent: Tensor, eps: float) -> tuple[Tensor, T
 
 
 def squared_distances(rows: Sequence[Tensor], centred: Sequence[Tensor]) -> list[Tensor]:
-    """What each level adds to the squared distances, given the coarser ones.
+    """What each level adds to the squared distances, given the coarser ones, ``(cells, N)``.
 
     Args:
         rows: As ``factor`` returns them.
         centred: Features less their mean, one per level, coarse to fine, shape ``(cells, d, N)``.
-
-    Returns:
-        One per level, coarse to fine, shape ``(cells, N)``.
     """
     levels = []
     for level, own_rows in enumerate(rows):

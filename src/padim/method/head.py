@@ -68,18 +68,11 @@ class Head(nn.Module):
         self.register_buffer("place", torch.from_numpy(pyramid.place))
 
     def forward(self, embeddings: Sequence[Tensor]) -> Tensor:
-        """Compute the distances of a batch.
-
-        Args:
-            embeddings: One per level, coarse to fine, shape ``(cells, N, d)``.
-
-        Returns:
-            Mahalanobis distances, not squared, shape ``(N, h, w)``.
-        """
+        """Compute the distances of a batch, not squared, shape ``(N, h, w)``."""
         return self.join(self.levels(embeddings))
 
     def join(self, levels: Sequence[Tensor]) -> Tensor:
-        """Make of what ``levels`` gave the distances, not squared, shape ``(N, h, w)``."""
+        """Make of what ``levels`` gave the distances."""
         return self.pyramid.on_grid(self.pyramid.add_up(levels), self.place).sqrt()
 
     def levels(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
@@ -109,11 +102,7 @@ class Head(nn.Module):
         return levels
 
     def _products(self, k: int, embedding: Tensor) -> Tensor:
-        """Multiply the centred features of a level with all rows that want them.
-
-        Returns:
-            Shape ``(cells, rows, N)``.
-        """
+        """Multiply a level's centred features with all rows that want them."""
         delta = embedding - self.get_buffer(f"mean_{k}")
         rows = self.get_buffer(f"rows_{k}")
         if not self.grouped:

@@ -39,14 +39,9 @@ class LeaveOneOut:
         self.rows = factor(moments, eps, self.dof, advance=advance)
 
     def __call__(self, embeddings: Sequence[Tensor]) -> Tensor:
-        """Compute the distances of a batch.
+        """Compute the distances of a batch, not squared, shape ``(N, h, w)``, float64.
 
-        Args:
-            embeddings: Bit for bit what entered the moments: one per level, coarse to fine, shape
-                ``(cells, N, d)``.
-
-        Returns:
-            Mahalanobis distances, not squared, shape ``(N, h, w)``, float64.
+        Its embeddings ``(cells, N, d)`` are bit for bit what entered the moments.
         """
         return self.pyramid.on_grid(self.distances(embeddings))
 

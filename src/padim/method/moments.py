@@ -38,21 +38,13 @@ class Moments:
         return accumulator.moments()
 
     def merge(self, other: "Moments") -> "Moments":
-        """Moments of the images of both.
-
-        Raises:
-            ShapeError: The two are not of the same pyramid.
-        """
+        """Moments of the images of both; those of another pyramid are a `ShapeError`."""
         return self._combine(other, other.count)
 
     def without(self, other: "Moments") -> "Moments":
         """Moments of the images that are left when those of ``other`` are taken away.
 
-        Args:
-            other: Moments of some of the images, bit for bit the same features, and not of all.
-
-        Raises:
-            ShapeError: The two are not of the same pyramid.
+        Those are of some of the images, bit for bit the same features, and not of all.
         """
         return self._combine(other, -other.count)
 
@@ -91,11 +83,7 @@ class Accumulator:
         self._waiting: list[Tensor] = []
 
     def add(self, embeddings: Sequence[Tensor]) -> None:
-        """Add a batch.
-
-        Args:
-            embeddings: One per level, coarse to fine, shape ``(cells, N, d)``, cells nested.
-        """
+        """Add a batch, one tensor ``(cells, N, d)`` per level, coarse to fine, cells nested."""
         if not self._pilot:
             self._start(embeddings)
         images = [embedding.transpose(0, 1).flatten(1) for embedding in embeddings]

@@ -45,14 +45,7 @@ class Postprocess(nn.Module):
         self.register_buffer("gain", gain)
 
     def forward(self, distance: Tensor) -> tuple[Tensor, Tensor]:
-        """Finish a batch.
-
-        Args:
-            distance: Shape ``(N, h, w)``, float32.
-
-        Returns:
-            Anomaly maps, shape ``(N, H, W)``, and image scores, shape ``(N,)``.
-        """
+        """From distances ``(N, h, w)`` to anomaly maps ``(N, H, W)`` and N image scores."""
         anomaly_map = self.get_buffer("rows") @ distance @ self.get_buffer("columns").t()
         if self.gain is not None:
             anomaly_map = anomaly_map * self.gain
@@ -60,15 +53,9 @@ class Postprocess(nn.Module):
 
 
 def resize_blur_matrix(n_out: int, n_in: int, sigma_px: float) -> NDArray[np.float64]:
-    """Bilinear upsampling and then a Gaussian blur along one axis, as one matrix.
+    """Upsample ``n_in`` cells bilinearly and then blur along one axis, as a matrix.
 
-    Args:
-        n_out: Pixels.
-        n_in: Cells.
-        sigma_px: Standard deviation of the blur; 0 for none.
-
-    Returns:
-        Shape ``(n_out, n_in)``; rows sum to 1.
+    Its shape is ``(n_out, n_in)``; rows sum to 1.
 
     Source:
         ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`` and then
@@ -95,15 +82,10 @@ def resize_blur_matrix(n_out: int, n_in: int, sigma_px: float) -> NDArray[np.flo
 
 
 def image_score(anomaly_map: Tensor, fraction: float, n_counted: int | None = None) -> Tensor:
-    """Mean of the hottest pixels of each map.
+    """Mean of the hottest pixels of each map ``(N, H, W)``.
 
-    Args:
-        anomaly_map: Shape ``(N, H, W)``.
-        fraction: How many of the pixels, in [0, 1]; one pixel at least, so 0 is the maximum.
-        n_counted: Of how many pixels; all when None.
-
-    Returns:
-        Shape ``(N,)``.
+    Those are a fraction of ``n_counted`` pixels, or of all; one at least, so that of 0 is the
+    maximum.
     """
     pixels = anomaly_map.flatten(1)
     k = max(1, round(fraction * (n_counted or pixels.shape[1])))

@@ -20,17 +20,11 @@ RANDOM_DIMS_SEED = 1024  # the seed of the published PaDiM figures
 
 @dataclass(frozen=True)
 class Level:
-    """The taps that share one grid.
+    """The taps that share one grid."""
 
-    Attributes:
-        grid: (h, w) cells.
-        taps: Positions of its feature maps among those that the trunk returns.
-        channels: For each of them, the channels that are used, ascending.
-    """
-
-    grid: tuple[int, int]
-    taps: tuple[int, ...]
-    channels: tuple[tuple[int, ...], ...]
+    grid: tuple[int, int]  # (h, w) cells
+    taps: tuple[int, ...]  # positions of its feature maps among those that the trunk returns
+    channels: tuple[tuple[int, ...], ...]  # for each of them, those that are used, ascending
 
     @property
     def n_cells(self) -> int:
@@ -116,10 +110,7 @@ class Pyramid:
 
     @cached_property
     def place(self) -> NDArray[np.int64]:
-        """The place in the nested order of each cell of the finest grid, row by row.
-
-        One past the last where a cell is not modelled.
-        """
+        """Where in the nested order each finest cell is; past the last if it is not modelled."""
         order = self.order[-1]
         place = np.full(self.levels[-1].n_cells, len(order))
         place[order] = np.arange(len(order))
@@ -127,14 +118,7 @@ class Pyramid:
 
     @staticmethod
     def add_up(levels: Sequence[Tensor]) -> Tensor:
-        """Add what levels say of their cells up at the finest.
-
-        Args:
-            levels: One per level, coarse to fine, shape ``(cells, N)``.
-
-        Returns:
-            In nested order, shape ``(cells, N)`` of the finest.
-        """
+        """Add what levels say of their cells, ``(cells, N)`` each, up at the finest, nested."""
         total = levels[0]
         for own in levels[1:]:
             siblings = own.view(total.shape[0], -1, own.shape[1])
@@ -142,14 +126,9 @@ class Pyramid:
         return total
 
     def on_grid(self, values: Tensor, place: Tensor | None = None) -> Tensor:
-        """Lay values of the finest cells out on their grid.
+        """Lay nested values ``(cells, N)`` of the finest cells out on their grid ``(N, h, w)``.
 
-        Args:
-            values: In nested order, shape ``(cells, N)``.
-            place: The attribute as a tensor, where there is one.
-
-        Returns:
-            Shape ``(N, h, w)``; 0 where a cell is not modelled.
+        It is 0 where a cell is not modelled. ``place`` is the attribute as a tensor, where at hand.
         """
         if place is None:
             place = torch.as_tensor(self.place, device=values.device)
@@ -158,11 +137,7 @@ class Pyramid:
         return values[place].t().reshape(-1, *self.levels[-1].grid)
 
     def keep_modelled(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
-        """Keep the modelled cells.
-
-        Args:
-            embeddings: Of all cells row by row and nested, one per level, ``(cells, N, d)``.
-        """
+        """Keep the modelled ones of all cells, row by row and nested, ``(cells, N, d)``."""
         if self.coarse_cells is None:
             return list(embeddings)
         kept = torch.as_tensor(self.coarse_cells, device=embeddings[0].device)
@@ -172,13 +147,9 @@ class Pyramid:
         ]
 
     def split(self, feature_maps: Sequence[Tensor]) -> list[Tensor]:
-        """Take the used channels of each level, cells in nested order.
+        """Take the used channels of feature maps, one ``(N, C, h, w)`` per tap.
 
-        Args:
-            feature_maps: One per tap, shape ``(N, C, h, w)``.
-
-        Returns:
-            One per level, shape ``(cells, N, d)``; in memory image by image.
+        They come one per level, cells in nested order, ``(cells, N, d)``; in memory image by image.
         """
         embeddings = []
         for level, order in zip(self.levels, self.order, strict=True):
@@ -265,11 +236,7 @@ def build_pyramid(
 
 
 def nest(levels: Sequence[Level]) -> Pyramid:
-    """Make a pyramid of levels, coarse to fine.
-
-    Raises:
-        UsageError: A grid is no whole multiple of the one before.
-    """
+    """Make a pyramid of levels, coarse to fine, each grid a whole multiple of the one before."""
     for above, level in pairwise(levels):
         if any(fine % coarse for fine, coarse in zip(level.grid, above.grid, strict=True)):
             raise UsageError(

@@ -17,32 +17,20 @@ Span = tuple[slice, slice]  # what a part sees along one axis, and what of it it
 
 @dataclass(frozen=True)
 class Tile:
-    """A part of a picture.
-
-    Attributes:
-        top: First row, in pixels at network size.
-        left: First column.
-        pyramid: The cells of its own grids that it answers for.
-    """
+    """A part of a picture, in pixels at network size."""
 
     top: int
     left: int
-    pyramid: Pyramid
+    pyramid: Pyramid  # the cells of its own grids that it answers for
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """Parts of one size that together answer for every modelled cell once.
+    """Parts of one size that together answer for every modelled cell once."""
 
-    Attributes:
-        window_px: (height, width) of each part.
-        tiles: The parts, row by row.
-        pyramid: The modelled cells of the whole picture, part by part.
-    """
-
-    window_px: tuple[int, int]
-    tiles: tuple[Tile, ...]
-    pyramid: Pyramid
+    window_px: tuple[int, int]  # (height, width) of each part
+    tiles: tuple[Tile, ...]  # row by row
+    pyramid: Pyramid  # the modelled cells of the whole picture, part by part
 
     @classmethod
     def whole(cls, pyramid: Pyramid, size_px: tuple[int, int]) -> "Tiling":
@@ -78,26 +66,21 @@ class Tiling:
 def plan_tiles(
     pyramid: Pyramid,
     recipe: Recipe,
-    touched: Callable[[tuple[int, int]], NDArray[np.bool_]] | None,
+    find_cells: Callable[[tuple[int, int]], NDArray[np.bool_]] | None,
 ) -> Tiling:
     """Cut a picture into the parts that the network is to see.
 
     Neighbours overlap, and each cell is answered for by the part that sees most around it. Without
     tiles there is one part: the whole, or what a region of interest needs.
 
-    Args:
-        pyramid: Of the picture.
-        recipe: Its size, and the tiles'.
-        touched: The cells of a grid that are to be looked at, shape ``(h, w)``; all when None.
-
-    Raises:
-        UsageError: A tile, or its overlap, is impossible.
+    ``find_cells`` says which cells of a grid are to be looked at; all are when it is None. A tile
+    or an overlap that cannot be is a `UsageError`.
     """
     pyramid = replace(pyramid, coarse_cells=None)
     grid = pyramid.levels[0].grid
     stride = recipe.size_px[0] // grid[0]
-    wanted = np.ones(grid, np.bool_) if touched is None else touched(grid)
-    if touched is None and recipe.tile_px is None:
+    wanted = np.ones(grid, np.bool_) if find_cells is None else find_cells(grid)
+    if find_cells is None and recipe.tile_px is None:
         return Tiling.whole(pyramid, recipe.size_px)
     overlap = _in_cells(recipe.tile_overlap_px, stride, "overlap of tiles", least=0)
     if recipe.tile_px is None:

@@ -23,14 +23,11 @@ def bins_of(scores: NDArray[np.float32], levels: NDArray[np.float32] | None) -> 
 
     Args:
         scores: Any shape.
-        levels: The scores that may occur, ascending; None for those of float16, to which others
-            are rounded.
+        levels: The scores that may occur, ascending, or it is a `UsageError`; None for those of
+            float16, to which others are rounded.
 
     Returns:
         Shape of the scores: uint16, or uint32 where levels are given. Bins ascend with scores.
-
-    Raises:
-        UsageError: A score is not one of the levels.
     """
     if levels is None:
         pattern = scores.clip(-_HIGHEST, _HIGHEST).astype(np.float16).view(np.uint16)
@@ -60,16 +57,11 @@ def scores_of(bins: Bins, levels: NDArray[np.float32] | None) -> NDArray[np.floa
 
 
 class Rows:
-    """Sparse rows of counts, 6 bytes for each bin in use.
-
-    Attributes:
-        bins: Of each row, the bins in use, ascending.
-        counts: Of each row, how many pixels each has, uint32.
-    """
+    """Sparse rows of counts, 6 bytes for each bin in use."""
 
     def __init__(self, bins: Sequence[Bins] = (), counts: Sequence[NDArray[Any]] = ()) -> None:
-        self.bins = list(bins)
-        self.counts = list(counts)
+        self.bins = list(bins)  # of each row, those in use, ascending
+        self.counts = list(counts)  # of each row, how many pixels each has, uint32
 
     def __len__(self) -> int:
         return len(self.bins)

@@ -125,26 +125,29 @@ class MapCounts:
                 )
         if mask is None and defects:
             mask = np.logical_or.reduce([part for part, _ in defects])
-        labels = None if mask is None else _label(mask)
+        if mask is None:
+            labels = np.zeros(anomaly_map.shape, np.int32)
+        elif mask.dtype == np.bool_:
+            labels, _ = label_regions(mask.view(np.bool_))
+        else:
+            labels = mask.view(np.int32)
         bins, seen = bins_of(anomaly_map, self.levels), ~np.isnan(anomaly_map)
         image = self.count
-        self.normal.add(bins[seen if labels is None else seen & (labels == 0)], self.n_levels)
-        if labels is not None:
-            inside = seen & (labels != 0)
-            of_region, bins_inside = labels[inside], bins[inside]
-            order = np.argsort(of_region, kind="stable")
-            ends = np.flatnonzero(np.diff(of_region[order])) + 1
-            for chosen in np.split(order, ends) if order.size else ():
-                self.regions.add(bins_inside[chosen], self.n_levels)
-                self.region_image.append(image)
+        self.normal.add(bins[seen & (labels == 0)], self.n_levels)
+        inside = seen & (labels != 0)
+        of_region, bins_inside = labels[inside], bins[inside]
+        order = np.argsort(of_region, kind="stable")
+        ends = np.flatnonzero(np.diff(of_region[order])) + 1
+        for chosen in np.split(order, ends) if order.size else ():
+            self.regions.add(bins_inside[chosen], self.n_levels)
+            self.region_image.append(image)
         for part, saturation_px in defects:
             found = bins[seen & part]
             if found.size:
                 self.defects.add(found, self.n_levels)
                 self.defect_image.append(image)
                 self.saturation_px.append(float(min(saturation_px, found.size)))
-        says = labels is not None and bool(labels.any())
-        self.is_anomalous.append(says if is_anomalous is None else is_anomalous)
+        self.is_anomalous.append(bool(labels.any()) if is_anomalous is None else is_anomalous)
 
     def merge(self, other: "MapCounts") -> "MapCounts":
         """These images and then those of another.
@@ -216,13 +219,6 @@ class MapCounts:
                 f"{path} is not a file of counts that this version can read. Count the maps again."
             ) from error
         return counts
-
-
-def _label(mask: Mask | NDArray[np.int32]) -> NDArray[np.int32]:
-    """Labels of the regions of a mask, which may be that already."""
-    if mask.dtype == np.bool_:
-        return label_regions(mask.view(np.bool_))[0]
-    return mask.view(np.int32)
 
 
 def _check(anomaly_map: Map, mask: NDArray[Any] | None) -> None:

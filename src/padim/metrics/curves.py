@@ -29,15 +29,11 @@ def worth(
     curve over the same rates.
 
     Args:
-        fpr: False positive rate at each threshold, 0 to 1, shape ``(..., K)``.
+        fpr: False positive rate at each threshold, 0 to 1, shape ``(..., K)``, as the worths.
         limits: Lowest and highest rate; the area is divided by their distance.
         log: Whether rates are laid out by their logarithm, for which the lowest has to be above 0.
             Out of a rate of 0 a curve jumps: it keeps its height there up to the next rate.
         order: Of what is tied.
-
-    Returns:
-        Shape ``(..., K)``, 0 to 1. Best and worst differ by what the rate, or its logarithm, grows
-        from the threshold before, inside the limits and divided by their distance.
 
     Source:
         Fawcett 2006, An introduction to ROC analysis: trapezoids, those of one score together. Up
@@ -65,26 +61,14 @@ def worth(
 
 
 def area(rise: Floats, worth: Floats) -> Floats:
-    """Area under a curve, divided by the distance of its limits.
-
-    Args:
-        rise: Of the curve at each threshold, shape ``(..., K)``.
-        worth: What a rise adds there, shape ``(..., K)``.
-
-    Returns:
-        Shape ``(...)``, 0 to 1.
-    """
+    """Area under a curve that rises so at each threshold, divided by the distance of its limits."""
     # Sums of rises that should end at 1 end beside it by the last bits.
     whole: Floats = np.einsum("...k,...k->...", rise, worth)
     return np.clip(whole, 0, 1)
 
 
 def roc_area(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
-    """Area under the ROC curve.
-
-    Returns:
-        Shape ``(...)``; NaN where a class is missing. Best and worst lie half the chance to either
-        side that an anomalous and a normal one are tied.
+    """Area under the ROC curve, NaN where a class is missing.
 
     Source:
         Fawcett 2006, An introduction to ROC analysis. It is the chance that an anomalous score is
@@ -95,13 +79,10 @@ def roc_area(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
 
 
 def average_precision(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
-    """Sum over the thresholds of precision times gain in recall, without interpolation.
+    """Sum over the thresholds of precision times gain in recall; NaN where a class is missing.
 
     The best has the precision of a threshold without the normal ones that are tied there, the worst
     that with them but without the anomalous ones.
-
-    Returns:
-        Shape ``(...)``; NaN where a class is missing.
 
     Source:
         ``sklearn.metrics.average_precision_score``. The trapezoids that others lay under the curve
@@ -119,17 +100,13 @@ def average_precision(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
 
 
 def f1(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
-    """Harmonic mean of precision and recall at each threshold.
+    """Harmonic mean of precision and recall at each threshold; NaN where a class is missing.
 
     The worst is the tied one: thresholds between tied scores add to the choice and take nothing
     from it. The best leaves out the normal ones tied there.
 
-    Returns:
-        Shape ``(..., K)``; NaN where a class is missing.
-
     Source:
-        van Rijsbergen 1979, Information Retrieval, chapter 7: 1 - E, precision and recall weighted
-        alike.
+        van Rijsbergen 1979, Information Retrieval, chapter 7: 1 - E, precision and recall alike.
     """
     n_anomalous = _count_where_both(tp, fp)[..., None]
     if order == "best":
@@ -143,10 +120,7 @@ def f1_max(tp: Floats, fp: Floats, order: Order = "tied") -> Floats:
 
 
 def recall(tp: Floats, fp: Floats, n_false_alarms: float) -> Floats:
-    """Highest share of the anomalous ones that is found with at most so many normal ones.
-
-    Returns:
-        Shape ``(...)``; NaN where a class is missing.
+    """Highest share of the anomalous ones that is found with at most so many normal ones, or NaN.
 
     Source:
         Fawcett 2006, An introduction to ROC analysis: the true positive rate, here of thresholds

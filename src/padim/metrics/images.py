@@ -14,19 +14,12 @@ from padim.metrics.table import OF_IMAGES, ImageMetric
 
 @dataclass(frozen=True, eq=False)
 class ImageMetrics:
-    """Metrics of images whose scores are known, without any error of rounding.
+    """Metrics of N images whose scores are known, without any error of rounding."""
 
-    Attributes:
-        scores: Shape ``(N,)``, the highest first.
-        is_anomalous: Of the images in that order, shape ``(N,)``.
-        rows: Where each of them stood, shape ``(N,)``.
-        starts: Where each of the K scores starts among those, shape ``(K,)``.
-    """
-
-    scores: Floats
-    is_anomalous: NDArray[np.bool_]
-    rows: NDArray[np.intp]
-    starts: NDArray[np.intp]
+    scores: Floats  # the highest first
+    is_anomalous: NDArray[np.bool_]  # of the images in that order
+    rows: NDArray[np.intp]  # where each of them stood
+    starts: NDArray[np.intp]  # where each of the K different scores starts among those
 
     @classmethod
     def of(cls, labels: ArrayLike, scores: ArrayLike) -> "ImageMetrics":
@@ -46,10 +39,10 @@ class ImageMetrics:
                 f"The labels have shape {labels.shape} and the scores {scores.shape}, but both "
                 "need (N,). Give one label per score."
             )
-        if n_others := int(((labels != 0) & (labels != 1)).sum()):
+        if ((labels != 0) & (labels != 1)).any():
             raise UsageError(
-                f"The labels have {n_others} values that are neither 0 nor 1, but need to be 0 "
-                "where normal and 1 where anomalous. Compare or threshold them first."
+                "The labels have values that are neither 0 nor 1, but need to be 0 where normal "
+                "and 1 where anomalous. Compare or threshold them first."
             )
         if np.isnan(scores).any():
             raise UsageError(
@@ -63,14 +56,9 @@ class ImageMetrics:
         return cls(ordered, labels.astype(np.bool_)[rows], rows, np.flatnonzero(is_first))
 
     def resampled(self, weights: ArrayLike | None) -> dict[str, Floats]:
-        """Every metric by name.
+        """Every metric by name, with weights and of a shape as those of `PixelMetrics`.
 
-        Args:
-            weights: How often each image is there, shape ``(N,)`` or ``(B, N)``; None for once.
-                A metric that keeps the normal images takes those of the anomalous ones alone.
-
-        Returns:
-            Shape ``()``, or ``(B,)`` where the weights have two axes; NaN where a class is missing.
+        A metric that keeps the normal images takes the weights of the anomalous ones alone.
         """
         values = self._each(weights, [row for row in OF_IMAGES if not row.keeps_normal])
         if weights is not None:
@@ -84,16 +72,10 @@ class ImageMetrics:
         return np.nan if np.isnan(best).any() else float(self.scores[self.starts[best.argmax()]])
 
     def roc(self, n_points: int = 2000) -> tuple[Floats, Floats]:
-        """Points of the ROC curve, to be drawn.
+        """Points of the ROC curve, to be drawn, false positive rates and true ones.
 
-        Args:
-            n_points: How many points there may be, at least 3. If the curve has more vertices,
-                those are taken that are spread evenly over the ranks of either class. Every point
-                lies exactly on the curve.
-
-        Returns:
-            False positive rate and true positive rate, each of shape ``(n,)``, both rising from
-            0 to 1; both empty when a class is missing.
+        If the curve has more vertices than there may be points, those are taken that are spread
+        evenly over the ranks of either class. Both are empty when a class is missing.
 
         Source:
             Fawcett 2006, An introduction to ROC analysis: those of one score together.

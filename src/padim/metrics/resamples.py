@@ -17,17 +17,10 @@ _CHUNK_BYTES = 1 << 26
 
 
 def bootstrap_weights(labels: ArrayLike, n: int = 1000, seed: int = 0) -> Floats:
-    """How often each image is drawn when as many are drawn with replacement.
+    """How often each image is drawn when as many are drawn with replacement, shape ``(n, N)``.
 
-    Normal and anomalous images are drawn apart, so that there are as many of each as there were.
-
-    Args:
-        labels: True or 1 where anomalous, shape ``(N,)``.
-        n: Resamples B.
-        seed: Of the draws.
-
-    Returns:
-        Multiplicities, shape ``(B, N)``.
+    Normal and anomalous images, as labels ``(N,)`` say, are drawn apart, so that there are as many
+    of each as there were.
 
     Source:
         Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 8: two samples.
@@ -47,12 +40,7 @@ def bootstrap_weights(labels: ArrayLike, n: int = 1000, seed: int = 0) -> Floats
 def interval(values: Floats, level: float = 0.95) -> Interval:
     """Where the middle of the resamples lies: the percentile interval.
 
-    Args:
-        values: A metric of each resample, shape ``(B,)``; NaN where it could not be had.
-        level: Share of the resamples inside.
-
-    Returns:
-        Its ends; NaN both where the metric could never be had.
+    Resamples whose metric is NaN are left out; where all are, so are both ends.
     """
     known = values[~np.isnan(values)]
     if not known.size:
@@ -66,10 +54,6 @@ def intervals(resampled: Mapping[str, Floats], values: Mapping[str, float | None
 
     An interval always holds its metric. That of a handful of images may lie outside the middle of
     its resamples: an image that is drawn twice is a tie, which average precision rewards.
-
-    Args:
-        resampled: Each metric of resamples, shape ``(B,)``.
-        values: Each metric of the images themselves.
     """
     found: Intervals = {}
     for name, drawn in resampled.items():
@@ -85,10 +69,6 @@ def p_value(difference: float, drawn: Floats) -> float:
 
     Twice the share of the resamples on the other side of 0, or what a normal distribution of their
     spread says, whichever is larger: 1000 resamples alone cannot tell one in a thousand from less.
-
-    Args:
-        difference: Of the images themselves.
-        drawn: Of paired resamples, shape ``(B,)``; NaN where it could not be had.
 
     Source:
         Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapters 13 and 15.
@@ -126,16 +106,10 @@ def in_chunks(
     """Take metrics of resamples, as many at a time as memory should hold.
 
     Args:
-        weights: Shape ``(N,)`` or ``(B, N)``; None for each image once.
+        weights: Shape ``(N,)`` or ``(B, N)``, or it is a `ShapeError`; None for each image once.
         n_images: N.
         n_columns: K, of the tables that a metric makes of ``(B, K)``.
         measure: Takes weights of shape ``(some, N)`` and gives metrics of shape ``(some, ...)``.
-
-    Returns:
-        By name, shape ``(...)`` or ``(B, ...)`` as that of the weights.
-
-    Raises:
-        ShapeError: There is not one weight per image.
     """
     weights = np.ones(n_images) if weights is None else np.asarray(weights, np.float64)
     if weights.ndim not in (1, 2) or weights.shape[-1] != n_images:

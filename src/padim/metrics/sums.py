@@ -12,17 +12,8 @@ from padim.metrics.curves import Floats, Order, area, over, worth
 class Layout:
     """Where the bins in use stand in a table of thresholds, and what does not depend on weights.
 
-    Args:
-        counts: Of N images.
-
-    Attributes:
-        bins: Those in use, descending, shape ``(K,)``; K is at least 1 where tables are made.
-        column: Where each bin stands.
-        normal_px: Normal pixels of each image, shape ``(N,)``.
-        region_px: Pixels of each region, shape ``(R,)``.
-        region_image: The image of each, shape ``(R,)``.
-        image_px: Anomalous pixels of each image, shape ``(N,)``.
-        is_normal: Whether the false positive rate of an image counts for AUPIMO, shape ``(N,)``.
+    The arrays are of the K bins in use, descending (``bins``), the N images (``normal_px``,
+    ``image_px``, ``is_normal``) or the R regions (``region_px``, ``region_image``).
     """
 
     def __init__(self, counts: MapCounts) -> None:
@@ -39,18 +30,13 @@ class Layout:
         self.region_px = counts.regions.n_px()
         self.region_image = np.array(counts.region_image, np.intp)
         self.image_px = np.bincount(self.region_image, self.region_px, minlength=counts.count)
+        # Whether the false positive rate of an image counts for AUPIMO.
         self.is_normal = ~np.array(counts.is_anomalous, np.bool_) & (self.normal_px > 0)
 
     def sum(self, rows: Rows, weights: Floats, saturation_px: Floats | None = None) -> Floats:
-        """Rows times their weights, at each threshold.
+        """Rows times their weights ``(B, rows)``, at each threshold, shape ``(B, K)``.
 
-        Args:
-            rows: Of counts.
-            weights: Of the rows, shape ``(B, rows)``.
-            saturation_px: If given, each row is first cut off there, from the highest score down.
-
-        Returns:
-            Shape ``(B, K)``.
+        If saturations are given, each row is first cut off there, from the highest score down.
         """
         total = np.zeros((len(weights), self.n_columns))
         for chosen, columns, block in rows.blocks(self.column, self.n_columns):
@@ -63,12 +49,7 @@ class Layout:
 
 
 class Sums:
-    """The counts of B resamples, and the metrics of pixels that follow, of shape ``(B,)``.
-
-    Args:
-        layout: Of the counts.
-        weights: How often each image is in each resample, shape ``(B, N)``.
-    """
+    """The counts of B resamples with weights ``(B, N)``, and the metrics of pixels that follow."""
 
     def __init__(self, layout: Layout, weights: Floats) -> None:
         self.layout = layout
@@ -153,10 +134,6 @@ class Sums:
 
         Worst and best are apart by the sum over the bins of what the share rises there times what
         the logarithm of the rate grows there between the limits, divided by that of their ratio.
-
-        Args:
-            limits: Of the shared rate.
-            order: Of what is tied.
 
         Returns:
             Shape ``(B, N)``; NaN for an image without anomalous pixels.

@@ -20,20 +20,13 @@ _SPRO = "Bergmann et al. 2022, Beyond Dents and Scratches (MVTec LOCO AD), secti
 
 @dataclass(frozen=True)
 class Metric:
-    """What is known of any metric.
+    """What is known of any metric."""
 
-    Attributes:
-        name: In files and on the command line.
-        title: For people.
-        source: Who defined it.
-        is_oracle: Whether the test labels choose its threshold: an upper bound and no promise.
-        is_of_pixels: Whether it is one of maps, else of image scores.
-    """
-
-    is_of_pixels: ClassVar[bool]
-    name: str
-    title: str
-    source: str
+    is_of_pixels: ClassVar[bool]  # whether it is one of maps, else of image scores
+    name: str  # in files and on the command line
+    title: str  # for people
+    source: str  # who defined it
+    # Whether the test labels choose its threshold: an upper bound and no promise.
     is_oracle: bool = field(default=False, kw_only=True)
 
     @property
@@ -49,35 +42,23 @@ class Metric:
 
 @dataclass(frozen=True)
 class ImageMetric(Metric):
-    """A metric of image scores.
-
-    Attributes:
-        measure: Takes how many anomalous and how many normal images score at or above each
-            threshold, both of shape ``(B, K)``, and gives shape ``(B,)``; NaN where a class is
-            missing.
-        keeps_normal: Whether resampling draws the anomalous images alone. It does where all hangs
-            on single normal images, which resampling can only take away.
-    """
+    """A metric of image scores."""
 
     is_of_pixels = False
+    # From how many anomalous and normal images score at or above each threshold, (B, K), to (B,).
     measure: Callable[[Floats, Floats], Floats]
+    # Whether resampling draws the anomalous images alone. It does where all hangs on single normal
+    # images, which resampling can only take away.
     keeps_normal: bool = False
 
 
 @dataclass(frozen=True)
 class PixelMetric(Metric):
-    """A metric of maps.
-
-    Attributes:
-        measure: Takes the counts of B resamples and the order of what is tied, and gives shape
-            ``(B,)``; NaN where it cannot be had.
-        needs_saturation: Whether it is of defects that come with a saturation. It is left out
-            where none does.
-    """
+    """A metric of maps."""
 
     is_of_pixels = True
-    measure: Callable[[Sums, Order], Floats]
-    needs_saturation: bool = False
+    measure: Callable[[Sums, Order], Floats]  # of B resamples, to (B,)
+    needs_saturation: bool = False  # it is left out where no defect comes with one
 
 
 def _of_all(curve: Callable[[Floats, Floats, Order], Floats]) -> Callable[[Sums, Order], Floats]:

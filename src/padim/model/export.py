@@ -35,7 +35,7 @@ from padim.scoring.engines import (
     is_graph,
     require_engine,
 )
-from padim.scoring.parity import TOLERANCE, Parity, Samples, compare, resized
+from padim.scoring.parity import TOLERANCE, Parity, Samples, compare, resize
 from padim.scoring.predictor import Camera, Outputs
 
 
@@ -93,7 +93,7 @@ def export(
         )
     expected, hashes = [], []
     for pixels in reference.batches():
-        expected.append(replace(reference.scored(pixels), image=pixels[:0]))
+        expected.append(replace(reference.score(pixels), image=pixels[:0]))
         hashes += [hashlib.sha256(image.data).hexdigest() for image in pixels]
     description = {
         **state.metadata(),
@@ -146,12 +146,12 @@ class _Reference:
     def batches(self) -> Iterator[NDArray[np.uint8]]:
         """What is compared on, few at a time; read again rather than kept."""
         if not self.images and self.samples is not None:
-            yield resized(self.samples.image, self.input_px)
+            yield resize(self.samples.image, self.input_px)
         bring = self.preprocess if self.camera_px is None else Camera(self.camera_px)
         for batch in batched(load_ahead(self.images, bring), N_BATCH):
             yield np.stack([image.pixels for image in batch])
 
-    def scored(self, images: NDArray[np.uint8]) -> Samples:
+    def score(self, images: NDArray[np.uint8]) -> Samples:
         """What torch says of images, which Pillow brings to network size where they differ."""
         at_network = [
             image if image.shape[:2] == self.preprocess.size_px else self.preprocess(image)
@@ -163,7 +163,7 @@ class _Reference:
         """The samples as the graph keeps them, with what torch says of them at a camera's size."""
         if self.samples is None:
             return []
-        scored = self.scored(resized(self.samples.image, self.input_px))
+        scored = self.score(resize(self.samples.image, self.input_px))
         return replace(scored, image=self.samples.image).to_json()
 
 

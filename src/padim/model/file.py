@@ -78,11 +78,11 @@ def load_state(path: Path) -> ModelState:
     n_levels = len(pyramid.levels)
     recipe = Recipe(**_tuples(data["recipe"]))
     preprocess = Preprocess.from_json(data["preprocess"])
-    touched = None if preprocess.roi is None else preprocess.roi.touched
+    find_cells = None if preprocess.roi is None else preprocess.roi.find_cells
     return ModelState(
         encoder=Encoder(
             spec=BackboneSpec(**_tuples(data["backbone"])),
-            tiling=plan_tiles(pyramid, recipe, touched),
+            tiling=plan_tiles(pyramid, recipe, find_cells),
             preprocess=preprocess,
             engine=Engine.parse(data.get("engine", "torch")),
             precision=data["precision"],

@@ -7,7 +7,7 @@ from padim.errors import ModelFileError, UsageError, naming_extras
 from padim.scoring.description import Description, no_model
 from padim.scoring.engines import N_BATCH, graph_engine, is_graph
 from padim.scoring.graph import Graph
-from padim.scoring.parity import TOLERANCE, Parity, Samples, compare, resized
+from padim.scoring.parity import TOLERANCE, Parity, Samples, compare, resize
 from padim.scoring.predictor import Outputs, Predictor
 
 
@@ -114,7 +114,7 @@ def verify(
             f"{path} brings samples that cannot be read. Copy it or export it again."
         ) from error
     camera_px = predictor.camera_px or predictor.preprocess.size_px
-    expected = replace(samples, image=resized(samples.image, camera_px))
+    expected = replace(samples, image=resize(samples.image, camera_px))
     parity = compare(predictor.score, expected, TOLERANCE[precision])
     parity.check(
         f"{path} differs from torch",

@@ -1,7 +1,6 @@
 """The whole way from uint8 images to map and score, as one module."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,20 +11,7 @@ from padim.method.head import Head
 from padim.method.postprocess import Postprocess, image_score
 from padim.model.state import ModelState
 
-
-class Scores(NamedTuple):
-    """What the graph says of a batch.
-
-    Attributes:
-        anomaly_map: Standard deviations of normal patches, shape ``(N, H, W)``.
-        image_score: Mean of the hottest pixels of the map, shape ``(N,)``.
-        level_scores: The same of what each level adds, coarse to fine, given the coarser ones, over
-            its own cells and without blur, shape ``(N, levels)``: which of them was surprised.
-    """
-
-    anomaly_map: Tensor
-    image_score: Tensor
-    level_scores: Tensor
+Scores = tuple[Tensor, Tensor, Tensor]  # as scoring.predictor.Outputs names them
 
 
 class Scorer(nn.Module):
@@ -111,7 +97,7 @@ def score_levels(postprocess: Postprocess, distance: Tensor, levels: Sequence[Te
     """
     anomaly_map, score = postprocess(distance)
     own = [image_score(level.t().sqrt(), postprocess.score_fraction) for level in levels]
-    return Scores(anomaly_map, score, torch.stack(own, dim=1))
+    return anomaly_map, score, torch.stack(own, dim=1)
 
 
 def scorer_of(

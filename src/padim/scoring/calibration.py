@@ -1,15 +1,18 @@
 """From scores of good images to thresholds at a false-alarm rate; without torch."""
 
 import heapq
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from numbers import Real
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from padim.errors import UsageError
+from padim.errors import UsageError, say_number
 
 DEFAULT_RATE = 0.01
 DEFAULT_PIXEL_RATE = 0.001
@@ -50,28 +53,17 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Tail:
-    """A generalised Pareto distribution of what exceeds a score.
-
-    Attributes:
-        start: The score.
-        part: Fraction of the scores above it.
-        count: How many those are.
-        shape: 0 for an exponential tail; below, it ends.
-        scale: Its scale.
-    """
+    """A generalised Pareto distribution of what exceeds a score, ``start``."""
 
     start: float
-    part: float
-    count: int
-    shape: float
+    part: float  # fraction of the scores above the start
+    count: int  # how many those are
+    shape: float  # 0 for an exponential tail; below, it ends
     scale: float
 
     @classmethod
     def of(cls, scores: NDArray[np.float64]) -> "Tail":
-        """Fit the highest tenth of the scores, and 20 at least.
-
-        Args:
-            scores: Ascending.
+        """Fit the highest tenth of ascending scores, and 20 at least.
 
         Source:
             Hosking & Wallis 1987, probability-weighted moments.
@@ -164,14 +156,11 @@ class Calibration:
         """The score that a good image exceeds at a rate.
 
         Args:
-            rate: False alarms per good image, above 0 and below 1.
+            rate: False alarms per good image, above 0 and below 1; else it is a `UsageError`.
 
         Returns:
             A rank where the rate is at least 1 / (n + 1); a tail fit where n is at least 50 and the
             rate at least 0.1 / n; otherwise that of the nearest rate that n allows, with a warning.
-
-        Raises:
-            UsageError: The rate is out of range.
         """
         check_rate(rate, "false-alarm rate")
         n = self.count
@@ -181,9 +170,12 @@ class Calibration:
         least = 1 / (n + 1) if self.tail is None else TAIL_REACH / n
         warning = ""
         if rate < least:
+            n_needed = math.ceil(1 / rate - 1 - 1e-9)
+            if self.tail is not None or n < TAIL_COUNT:
+                n_needed = min(n_needed, max(TAIL_COUNT, math.ceil(TAIL_REACH / rate - 1e-9)))
             warning = (
-                f"{n} good images allow no false-alarm rate below {least:.2g}, so that is the "
-                f"threshold's, not {rate:g}. Calibrate on more."
+                f"A false-alarm rate of {rate:g} needs {n_needed} good images, and there are {n}. "
+                f"So the threshold is for a rate of {least:.2g}. Calibrate on more good images."
             )
         used = max(rate, least)
         highest = float(self.image_score[-1])
@@ -195,37 +187,27 @@ class Calibration:
         return Threshold(used, score, "tail", (min(low, score), max(high, score)), warning)
 
     def pixel_threshold(self, rate: float) -> float:
-        """The score that a pixel of a good image exceeds at a rate.
+        """The score, to a two-thousandth, that a pixel of a good image exceeds at a rate.
 
         Args:
-            rate: False alarms per pixel, above 0 and below 1.
-
-        Returns:
-            It, to a two-thousandth.
-
-        Raises:
-            UsageError: The rate is out of range.
+            rate: False alarms per pixel, above 0 and below 1; else it is a `UsageError`.
         """
         check_rate(rate, "pixel false-alarm rate", DEFAULT_PIXEL_RATE)
         above = self.pixel_count[::-1].cumsum()[::-1] - self.pixel_count
         first = int(np.argmax(above <= rate * self.pixel_count.sum()))
         return float(self.pixel_score[first]) * (1 + _BIN_ERROR)
 
-    def to_json(self) -> dict[str, Any]:
-        """The calibration as plain data."""
-        arrays = {name: getattr(self, name).tolist() for name in ARRAYS}
-        return self.without_arrays() | arrays
-
-    def without_arrays(self) -> dict[str, Any]:
+    def without_arrays(self) -> dict[str, object]:
         """What remains where ``ARRAYS`` are kept as tensors."""
-        return {
-            "source": self.source,
-            "chosen": self.chosen and asdict(self.chosen),
-            "stale": self.stale,
-        }
+        chosen = self.chosen and asdict(self.chosen)
+        return {"source": self.source, "chosen": chosen, "stale": self.stale}
+
+    def to_json(self) -> dict[str, object]:
+        """The calibration as plain data."""
+        return self.without_arrays() | {name: getattr(self, name).tolist() for name in ARRAYS}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Calibration":
+    def from_json(cls, data: Mapping[str, Any]) -> "Calibration":
         """The calibration from plain data, or arrays in their places."""
         return cls(
             data["source"],
@@ -240,9 +222,8 @@ class Calibration:
 class Collector:
     """Gathers the scores of good images, and how many of their pixels have which value.
 
-    Args:
-        n_maps: Maps that are kept, those of the highest image scores.
-        start: Place of the first image among all, when these are a part.
+    It keeps the maps of the ``n_maps`` highest scores. ``start`` is the place of its first image
+    among all, when these are a part.
     """
 
     def __init__(self, n_maps: int = 0, start: int = 0) -> None:
@@ -255,12 +236,7 @@ class Collector:
     def add(
         self, anomaly_map: NDArray[np.float32], image_score: NDArray[np.float32] | float
     ) -> None:
-        """Add images.
-
-        Args:
-            anomaly_map: Shape ``(N, H, W)``; NaN where it was not looked at.
-            image_score: Shape ``(N,)``, or the one of a single image.
-        """
+        """Add maps ``(N, H, W)``, NaN where not looked at, and their N scores, or a single one."""
         scores = np.atleast_1d(np.asarray(image_score, np.float32))
         if self.n_maps:
             first = self.start + self.count
@@ -288,7 +264,7 @@ class Collector:
         return sum(map(len, self._scores))
 
     def image_scores(self) -> NDArray[np.float32]:
-        """The scores in the order in which they came, shape ``(n,)``."""
+        """The scores in the order in which they came."""
         return np.concatenate(self._scores)
 
     def maps(self) -> dict[int, NDArray[np.float32]]:
@@ -310,11 +286,7 @@ def least_cost(
 ) -> Threshold:
     """The threshold that costs least on images of both kinds; of equal ones, the widest gap's.
 
-    Args:
-        normal: Scores of good images, ascending, one at least.
-        anomalous: Scores of anomalous images, one at least.
-        miss_cost: Of an anomalous image that is called normal.
-        false_alarm_cost: Of a good image that is called anomalous.
+    The scores of the normal ones ascend, and there is one at least of either kind.
     """
     anomalous = np.sort(anomalous)
     both = np.unique(np.concatenate((normal, anomalous)).astype(np.float64))
@@ -330,21 +302,22 @@ def least_cost(
         rate=float(n_alarms[chosen] / len(normal)),
         score=float(candidates[chosen]),
         kind="cost",
-        basis=f"the least cost on {len(normal)} good images, {n_alarms[chosen]} of which it calls "
-        f"anomalous, and {len(anomalous)} anomalous ones, {n_missed[chosen]} of which it misses (a "
-        f"miss costs {miss_cost:g}, a false alarm {false_alarm_cost:g})",
+        basis=f"the least cost on {say_number(len(normal), 'good image')}, {n_alarms[chosen]} of "
+        f"which it calls anomalous, and {say_number(len(anomalous), 'anomalous one')}, "
+        f"{n_missed[chosen]} of which it misses (a miss costs {miss_cost:g}, a false alarm "
+        f"{false_alarm_cost:g})",
     )
 
 
 def check_rate(rate: float, what: str, usual: float = DEFAULT_RATE) -> None:
-    """Make sure that a rate is one.
-
-    Raises:
-        UsageError: It is not above 0 and below 1.
-    """
-    if not 0 < rate < 1:
+    """Make sure that a rate is above 0 and below 1, or raise a `UsageError`."""
+    is_number = isinstance(rate, Real)
+    if not is_number or not 0 < rate < 1:
+        found = f"{rate:g}" if is_number else repr(rate)
+        is_percent = is_number and 1 <= rate < 100
         raise UsageError(
-            f"The {what} is {rate:g}, but needs to be above 0 and below 1. Try {usual}."
+            f"The {what} is {found}, but is a fraction: it needs to be above 0 and below 1. "
+            + (f"Did you mean {rate / 100:g}?" if is_percent else f"Try {usual}.")
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from padim.errors import ModelFileError, ModelFileVersionError
+from padim.errors import ModelFileError, ModelFileVersionError, say_number
 from padim.files import written_whole
 from padim.images.preprocess import Preprocess
 from padim.scoring.calibration import Calibration
@@ -17,27 +17,16 @@ GRAPH_VERSION = 1
 
 @dataclass(frozen=True)
 class Description:
-    """What a model says of itself.
-
-    Attributes:
-        preprocess: The way from an image to the network.
-        calibration: How good images score, if that is known.
-        camera_px: (height, width) of the only images it takes, when its graph resizes them itself.
-        facts: All of it as plain data, as ``docs/format.md`` lists it.
-    """
+    """What a model says of itself."""
 
     preprocess: Preprocess
     calibration: Calibration | None
-    camera_px: tuple[int, int] | None
-    facts: Mapping[str, Any]
+    camera_px: tuple[int, int] | None  # of the only images it takes, if its graph resizes them
+    facts: Mapping[str, Any]  # all of it as plain data, as docs/format.md lists it
 
     @classmethod
     def read(cls, text: str, path: Path) -> "Description":
-        """Read what a graph says.
-
-        Args:
-            text: What it says.
-            path: Its file, for messages.
+        """Read what the graph of a file says.
 
         Raises:
             ModelFileError: It cannot be understood.
@@ -63,7 +52,7 @@ class Description:
             f"{GRAPH_VERSION}. Install the release that wrote it, or a newer one."
         )
 
-    def calibrated(self, calibration: Calibration) -> "Description":
+    def calibrate(self, calibration: Calibration) -> "Description":
         """The same with another calibration."""
         facts = {**self.facts, "calibration": calibration.to_json()}
         return replace(self, calibration=calibration, facts=facts)
@@ -73,19 +62,14 @@ class Description:
         height, width = self.preprocess.size_px
         return (
             f"{self.facts['backbone']['name']}, {self.facts['recipe']['name']} recipe, "
-            f"{height}x{width} px, fitted on {self.facts['count']} images"
+            f"{height}x{width} px, fitted on {say_number(self.facts['count'], 'image')}"
         )
 
 
 def write_description(path: Path, text: str) -> None:
-    """Replace what a graph says under the key ``padim``, whole or not at all.
+    """Replace what a graph that ``padim export`` wrote says, whole or not at all.
 
-    Args:
-        path: A file that ``padim export`` wrote; files beside it stay.
-        text: What it is to say.
-
-    Raises:
-        ModelFileError: It says nothing so far.
+    Files beside it stay. One that says nothing so far is a `ModelFileError`.
     """
     content = ENGINES[engines_of(path)[0]].load().with_description(path, text)
     if content is None:

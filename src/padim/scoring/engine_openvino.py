@@ -19,11 +19,6 @@ class OpenVino:
     """A graph in OpenVINO, on a CPU.
 
     It is compiled for each size of batch at first use: a batch of unknown size costs a third more.
-
-    Args:
-        path: An ``.onnx`` or ``.xml`` file.
-        n_threads: Threads of one call.
-        precision: What it multiplies with whitening rows in.
     """
 
     any_batch = False

@@ -23,19 +23,12 @@ Arrays = tuple[NDArray[np.float32], ...]
 
 
 class Runtime(Protocol):
-    """A graph loaded by an engine; threads may share it.
+    """A graph loaded by an engine; threads may share it."""
 
-    Attributes:
-        names: Of the outputs, in order.
-        shape: Of the input; None where any number goes.
-        description: What the graph says of itself under the key ``padim``, or None.
-        any_batch: Whether a batch of any size runs at full speed.
-    """
-
-    names: tuple[str, ...]
-    shape: tuple[int | None, ...]
-    description: str | None
-    any_batch: bool
+    names: tuple[str, ...]  # of the outputs, in order
+    shape: tuple[int | None, ...]  # of the input; None where any number goes
+    description: str | None  # what the graph says of itself under the key ``padim``
+    any_batch: bool  # whether a batch of any size runs at full speed
 
     def run(self, images: NDArray[np.uint8]) -> Arrays:
         """Run the graph on a batch."""
@@ -45,11 +38,7 @@ class EngineModule(Protocol):
     """What the file of an engine defines; the last two only where it has a format of its own."""
 
     def open_graph(self, path: Path, n_threads: int, precision: str) -> Runtime:
-        """Load a graph for so many threads of one call.
-
-        Raises:
-            ModelFileError: It cannot be read.
-        """
+        """Load a graph for so many threads of one call, or raise a `ModelFileError`."""
 
     def convert(self, onnx: Path, target: Path, description: str) -> None:
         """Write an ONNX graph in the engine's format."""
@@ -60,27 +49,16 @@ class EngineModule(Protocol):
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """An engine, as a row of `ENGINES`.
+    """An engine, as a row of `ENGINES`."""
 
-    Attributes:
-        title: Its name in words.
-        module: Its file here, an `EngineModule`; empty for torch, which runs no graph.
-        package: What it needs installed.
-        extra: What installs that.
-        suffixes: How the graphs end that it runs.
-        written: Which of them is its own format; empty when it has none.
-        to: What ``padim export --to`` calls that.
-        precisions: What it multiplies with whitening rows in.
-    """
-
-    title: str
-    module: str
-    package: str
-    extra: str
-    suffixes: tuple[str, ...] = ()
-    written: str = ""
-    to: str = ""
-    precisions: tuple[str, ...] = ("float32",)
+    title: str  # its name in words
+    module: str  # its file here, an EngineModule; empty for torch, which runs no graph
+    package: str  # what it needs installed
+    extra: str  # what installs that
+    suffixes: tuple[str, ...] = ()  # how the graphs end that it runs
+    written: str = ""  # which of them is its own format, if it has one
+    to: str = ""  # what ``padim export --to`` calls that
+    precisions: tuple[str, ...] = ("float32",)  # of the products with whitening rows
 
     def load(self) -> EngineModule:
         """Import its file."""
@@ -132,11 +110,7 @@ def is_graph(path: Path) -> bool:
 
 
 def graph_engine(path: Path, engine: str) -> str:
-    """Who runs a graph.
-
-    Args:
-        path: The file.
-        engine: Name of an engine, or ``auto``: the one the file was written for and compared with.
+    """Who runs a graph: an engine by its name, or by ``auto`` the one it was written for.
 
     Raises:
         UnknownNameError: There is no such engine.
@@ -161,12 +135,7 @@ def graph_engine(path: Path, engine: str) -> str:
 
 
 def check_precision(engine: str, precision: str) -> None:
-    """Make sure that an engine computes a graph in a precision.
-
-    Raises:
-        UnknownNameError: There is no such precision.
-        UsageError: It does not.
-    """
+    """Raise a `UsageError` if an engine does not compute a graph in a precision."""
     if precision not in PRECISIONS:
         raise UnknownNameError("precision", precision, PRECISIONS)
     if precision not in ENGINES[engine].precisions:
@@ -184,31 +153,21 @@ def graph_parts(path: Path) -> list[Path]:
 
 
 def require_engine(engine: str) -> None:
-    """Make sure, before any work, that an engine is installed.
-
-    Raises:
-        MissingExtraError: It is not.
-    """
+    """Raise, before any work, a `MissingExtraError` if an engine is not installed."""
     row = ENGINES[engine]
     if importlib.util.find_spec(row.package) is None:
         raise MissingExtraError(row.package, row.extra)
 
 
 def choose_threads(n_threads: int | None) -> int:
-    """Threads of one call; one for each core that this process may use when None.
-
-    Raises:
-        UsageError: Fewer than one, or more than any machine has.
-    """
+    """Threads of one call; one for each core that this process may use when None."""
     if n_threads is None:
         return n_cores()
-    if n_threads > _MOST_THREADS:
+    if not 1 <= n_threads <= _MOST_THREADS:
         raise UsageError(
-            f"The number of threads is {n_threads}, but needs to be {_MOST_THREADS} or less. "
+            f"The number of threads is {n_threads}, but needs to be between 1 and {_MOST_THREADS}. "
             f"Try {n_cores()}."
         )
-    if n_threads < 1:
-        raise UsageError(f"The number of threads is {n_threads}, but needs to be 1 or more. Try 1.")
     return n_threads
 
 

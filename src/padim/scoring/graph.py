@@ -22,17 +22,10 @@ class Graph:
 
     Args:
         path: An ``.onnx`` file, or an OpenVINO ``.xml`` with its ``.bin`` beside it.
-        engine: Who runs it; when ``auto``, the one it was written for.
-        n_threads: Threads of one call; one for each core when None.
+        engine: As for `graph_engine`.
+        n_threads: As for `choose_threads`.
         precision: ``float32``, or ``bfloat16`` for the products with the whitening rows: half the
             bytes to read. The trunk stays in float32: what it loses, whitening would magnify.
-
-    Raises:
-        PathMissingError: There is no such file.
-        UnknownNameError: There is no such engine or precision.
-        UsageError: The engine does not run such a file, or not in this precision.
-        ModelFileError: The engine cannot read it.
-        MissingExtraError: The engine is not installed.
     """
 
     def __init__(
@@ -58,14 +51,7 @@ class Graph:
         self.size_px = height, width
 
     def __call__(self, images: NDArray[np.uint8]) -> Arrays:
-        """Run a batch of one image or more.
-
-        Args:
-            images: RGB, shape ``(N, H, W, 3)``.
-
-        Returns:
-            The graph's outputs, the first axis N long.
-        """
+        """Run a batch of one image or more: RGB ``(N, H, W, 3)`` to outputs of N."""
         step = self.n_batch or N_BATCH
         parts = [self._run(images[i : i + step]) for i in range(0, len(images), step)]
         if len(parts) == 1:
@@ -74,12 +60,9 @@ class Graph:
 
     def _run(self, images: NDArray[np.uint8]) -> Arrays:
         n_images = len(images)
-        if self.n_batch is not None:
-            n_run = self.n_batch
-        elif self.runtime.any_batch or n_images == 1:
+        n_run = self.n_batch or N_BATCH
+        if self.n_batch is None and (self.runtime.any_batch or n_images == 1):
             n_run = n_images
-        else:
-            n_run = N_BATCH
         if n_run == n_images:
             return self.runtime.run(np.ascontiguousarray(images))
         rest = np.repeat(images[-1:], n_run - n_images, axis=0)

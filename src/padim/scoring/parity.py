@@ -19,31 +19,22 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-2}  # relative
 
 @dataclass(frozen=True)
 class Samples:
-    """Images at network size and what a model says of them.
+    """Images at network size and what a model says of them."""
 
-    Attributes:
-        image: RGB, shape ``(n, H, W, 3)``, uint8.
-        anomaly_map: Every fourth row and column of the maps, shape ``(n, H / 4, W / 4)``, float32.
-        image_score: Shape ``(n,)``, float32.
-        level_scores: Shape ``(n, levels)``, float32.
-    """
-
-    image: NDArray[np.uint8]
-    anomaly_map: NDArray[np.float32]
-    image_score: NDArray[np.float32]
-    level_scores: NDArray[np.float32]
+    image: NDArray[np.uint8]  # RGB, (n, H, W, 3)
+    anomaly_map: NDArray[np.float32]  # every fourth row and column of the maps, (n, H / 4, W / 4)
+    image_score: NDArray[np.float32]  # (n,)
+    level_scores: NDArray[np.float32]  # (n, levels)
 
     @classmethod
     def of(
         cls,
         image: NDArray[np.uint8],
         anomaly_map: NDArray[np.float32],
-        image_score: NDArray[np.float32],
-        level_scores: NDArray[np.float32],
+        *scores: NDArray[np.float32],
     ) -> "Samples":
         """Keep what a model says of images: maps ``(n, H, W)``, scores and level scores."""
-        few = np.ascontiguousarray(anomaly_map[:, ::STEP_PX, ::STEP_PX])
-        return cls(image, few, image_score, level_scores)
+        return cls(image, np.ascontiguousarray(anomaly_map[:, ::STEP_PX, ::STEP_PX]), *scores)
 
     def to_json(self) -> list[dict[str, Any]]:
         """The samples as plain data: images as PNG, maps as little-endian float32, in base64."""
@@ -115,14 +106,9 @@ class Parity:
         )
 
     def check(self, what: str, advice: str) -> None:
-        """Make sure that the two say the same.
+        """Raise a `ParityError` if they differ by more than the tolerance.
 
-        Args:
-            what: What differs from what, as a sentence begins.
-            advice: What to do, as a sentence.
-
-        Raises:
-            ParityError: They differ by more than the tolerance.
+        ``what`` differs from what is how its sentence begins, ``advice`` is another one.
         """
         if max(self.map_error, self.score_error, self.level_error) > self.tolerance:
             raise ParityError(
@@ -132,13 +118,8 @@ class Parity:
             )
 
 
-def resized(images: NDArray[np.uint8], size_px: tuple[int, int]) -> NDArray[np.uint8]:
-    """Bring samples to the size that a camera gives, alike on every machine: by nearest pixel.
-
-    Args:
-        images: RGB, shape ``(n, H, W, 3)``.
-        size_px: (height, width) to be.
-    """
+def resize(images: NDArray[np.uint8], size_px: tuple[int, int]) -> NDArray[np.uint8]:
+    """Bring samples to the size that a camera gives, alike on every machine: by nearest pixel."""
     rows, columns = (
         np.arange(n_out) * n_in // n_out
         for n_in, n_out in zip(images.shape[1:3], size_px, strict=True)
@@ -151,19 +132,13 @@ def compare(
     expected: Samples,
     tolerance: float,
 ) -> Parity:
-    """Score samples and compare.
-
-    Args:
-        score: From images ``(n, H, W, 3)`` to maps ``(n, H, W)``, scores and level scores.
-        expected: The samples, with what another engine says of them.
-        tolerance: What the relative differences may be.
-    """
-    anomaly_map, image_score, level_scores = score(expected.image)
+    """Score samples, and compare with what another engine says of them."""
+    found = Samples.of(expected.image, *score(expected.image))
     return Parity(
         n_images=len(expected.image),
-        map_error=_error(anomaly_map[:, ::STEP_PX, ::STEP_PX], expected.anomaly_map),
-        score_error=_error(image_score, expected.image_score),
-        level_error=_error(level_scores, expected.level_scores),
+        map_error=_error(found.anomaly_map, expected.anomaly_map),
+        score_error=_error(found.image_score, expected.image_score),
+        level_error=_error(found.level_scores, expected.level_scores),
         tolerance=tolerance,
     )
 

@@ -5,6 +5,7 @@ import html
 import io
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -42,42 +43,27 @@ class Decision:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a prediction came of, so that it can be traced.
+    """What a prediction came of, so that it can be traced."""
 
-    Attributes:
-        image_sha256: Of the image, as ``content_sha256`` has it.
-        model_sha256: Of the file that the model was opened from; None when there is none any more.
-        padim: Version of this package.
-        engine: Who computed, with its version.
-    """
-
-    image_sha256: str
-    model_sha256: str | None
-    padim: str
-    engine: str
+    image_sha256: str  # as content_sha256 has it
+    model_sha256: str | None  # of the file it was opened from; None when that is gone
+    padim: str  # version of this package
+    engine: str  # who computed, with its version
 
 
 @dataclass(frozen=True)
 class PredictionRecord:
     """A prediction in words and numbers: what is written of it, and what a server answers.
 
-    Attributes:
-        path: Where the image came from; None for one given otherwise.
-        score: The image score.
-        label: ``normal`` or ``anomalous``; None, as the next, when the model is not calibrated.
-        p_value: Share of good images that score at least as high.
-        hottest: Where the image is most anomalous, in source pixels.
-        regions: Where the map is above its threshold, in source pixels, the highest peak first.
-        decision: Where normal ends; None when the model is not calibrated.
-        origin: What it came of; None when nobody asked for it.
+    The fields are those of `Prediction`; regions are in source pixels.
     """
 
     path: str | None
     score: float
     label: str | None
     p_value: float | None
-    hottest: Region
-    regions: tuple[Region, ...]
+    hottest: Region  # where the image is most anomalous
+    regions: tuple[Region, ...]  # above the threshold of maps, the highest peak first
     decision: Decision | None
     origin: Origin | None
 
@@ -154,19 +140,11 @@ class Prediction:
         return None if self.decision is None else self.decision.calibration.p_value(self.score)
 
     def source_map(self) -> NDArray[np.float32]:
-        """The anomaly map in source pixels.
-
-        Returns:
-            Shape ``source_px``; NaN outside a centre crop or the region of interest.
-        """
+        """The anomaly map, shape ``source_px``; NaN outside a centre crop or region of interest."""
         return self.preprocess.to_source(self.anomaly_map, self.source_px)
 
     def region(self) -> Region:
-        """Where the image is most anomalous: the hottest 1% of the map around its peak.
-
-        Returns:
-            That part in source pixels.
-        """
+        """Where the image is most anomalous: the hottest 1% of the map around its peak."""
         return self._in_source(peak_region(self.anomaly_map)[0])
 
     def defects(self, min_region_px: float = 1) -> tuple[list[Region], NDArray[np.bool_]]:
@@ -184,6 +162,12 @@ class Prediction:
         """
         if self.decision is None:
             raise UsageError(NOT_CALIBRATED)
+        is_number = isinstance(min_region_px, Real)
+        if not is_number or not min_region_px >= 0:
+            raise UsageError(
+                f"min_region_px is {min_region_px!r}, but needs to be a number of pixels, 0 or "
+                "more. Try 1."
+            )
         size_px, window = self.preprocess.size_px, self._window
         source_px_per_px = window[2] * window[3] / (size_px[0] * size_px[1])
         found, predicted_mask = regions_above(
@@ -232,7 +216,7 @@ class Prediction:
             ImageReadError: The image is a file that cannot be read any more.
         """
         shown = self.outlined()[1] if outlined is None else outlined
-        return overlay(self._opened(), self.anomaly_map, shown, self._window)
+        return overlay(self._open(), self.anomaly_map, shown, self._window)
 
     def save(self, path: str | Path) -> None:
         """Write what ``draw`` gives.
@@ -257,7 +241,7 @@ class Prediction:
         """The image, its map and the verdict, in one piece."""
         words = html.escape(f"{self.path.name if self.path else 'image'}: {self._verdict()}")
         try:
-            pictures = "".join(_img(picture) for picture in (self._opened(), self.draw()))
+            pictures = "".join(_img(picture) for picture in (self._open(), self.draw()))
         except ImageReadError as error:
             pictures = html.escape(str(error))
         return f"<figure>{pictures}<figcaption>{words}</figcaption></figure>"
@@ -272,7 +256,7 @@ class Prediction:
             f"p {self.p_value:.2g}"
         )
 
-    def _opened(self) -> Image.Image:
+    def _open(self) -> Image.Image:
         opened = self.picture or open_image(self.image)
         return opened if isinstance(opened, Image.Image) else Image.fromarray(opened)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from io import IOBase
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple, Self, overload
 
@@ -27,9 +28,10 @@ class Outputs(NamedTuple):
     """What an engine says of a batch of N images.
 
     Attributes:
-        anomaly_map: Standard deviations of normal patches, shape ``(N, H, W)``, float32.
+        anomaly_map: Standard deviations of normal patches, shape ``(N, H, W)``.
         image_score: Mean of the hottest pixels of the map, shape ``(N,)``.
-        level_scores: The same of what each level adds, coarse to fine, shape ``(N, levels)``.
+        level_scores: The same of what each level adds, coarse to fine, given the coarser ones, over
+            its own cells and without blur, shape ``(N, levels)``: which of them was surprised.
     """
 
     anomaly_map: NDArray[np.float32]
@@ -110,7 +112,7 @@ class Predictor:
     def calibrated(self, calibration: Calibration) -> Self:
         """The same model with thresholds by other images."""
         other = copy(self)
-        other.description = self.description.calibrated(calibration)
+        other.description = self.description.calibrate(calibration)
         other.decision = decide(calibration)
         return other
 
@@ -185,8 +187,11 @@ class Predictor:
             )
         n_batch, n_decoded = self.n_batch, DECODE_AHEAD
         if n_ahead is not None:
-            if n_ahead < 0:
-                raise UsageError(f"n_ahead is {n_ahead}, but needs to be 0 or more. Try 0.")
+            is_whole = isinstance(n_ahead, Integral)
+            if not is_whole or n_ahead < 0:
+                raise UsageError(
+                    f"n_ahead is {n_ahead!r}, but needs to be a whole number, 0 or more. Try 0."
+                )
             # A batch takes its own images, and each of them that is decoded lets another one in.
             n_batch = min(n_batch, n_ahead // 2 + 1)
             n_decoded = n_ahead + 2 - n_batch
@@ -234,11 +239,7 @@ class Predictor:
 
 
 def _check_finite(outputs: Outputs, batch: list[Loaded]) -> None:
-    """Make sure that every score is a number.
-
-    Raises:
-        ModelFileError: One is not, or one of a map.
-    """
+    """Raise a `ModelFileError` if a score, or one of a map, is no number."""
     highest = outputs.anomaly_map.max(axis=(1, 2))  # NaN where there is one
     scores = np.column_stack((highest, outputs.image_score, outputs.level_scores))
     for image, row in zip(batch, scores, strict=True):
@@ -252,23 +253,12 @@ def _check_finite(outputs: Outputs, batch: list[Loaded]) -> None:
 
 @dataclass(frozen=True)
 class Camera:
-    """Takes images of one size as they are.
-
-    Attributes:
-        size_px: (height, width) of the images.
-    """
+    """Takes images of one size as they are, and brings them to RGB."""
 
     size_px: tuple[int, int]
 
     def __call__(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Bring an image to RGB.
-
-        Args:
-            image: As for ``rgb_pixels``.
-
-        Raises:
-            ShapeError: It is not of the camera's size.
-        """
+        """Bring an image to RGB; one of another size is a `ShapeError`."""
         pixels = rgb_pixels(image)
         if pixels.shape[:2] != self.size_px:
             raise ShapeError(

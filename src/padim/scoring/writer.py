@@ -27,24 +27,13 @@ MAPS = ("npy", "tiff")
 
 @dataclass(frozen=True)
 class PredictionWriter:
-    """Writes predictions into a folder.
-
-    Args:
-        folder: Where: ``predictions.csv``, ``predictions.jsonl``, and ``overlays`` and ``maps``.
-        name: What the pictures of a prediction are called, without a suffix.
-        overlays: Whether to draw each image with its map.
-        maps: ``npy`` or ``tiff`` for maps at source size as well.
-        min_region_px: Source pixels of a region; smaller ones are left out.
-
-    Raises:
-        UsageError: A choice is impossible.
-    """
+    """Writes ``predictions.csv`` and ``.jsonl`` into a folder, ``overlays`` and ``maps``."""
 
     folder: Path
-    name: Callable[[Prediction], Path]
-    overlays: bool = True
-    maps: str | None = None
-    min_region_px: int = 1
+    name: Callable[[Prediction], Path]  # of its pictures, without a suffix
+    overlays: bool = True  # whether to draw each image with its map
+    maps: str | None = None  # npy or tiff, for maps at source size as well
+    min_region_px: int = 1  # source pixels; smaller regions are left out
 
     def __post_init__(self) -> None:
         if self.maps is not None and self.maps not in MAPS:
@@ -55,13 +44,9 @@ class PredictionWriter:
             )
 
     def write(self, predictions: Iterable[Prediction]) -> Iterator[PredictionRecord]:
-        """Write predictions, pictures in threads; the tables are there once all have come.
+        """Write predictions, pictures in threads, and yield what has been written of each.
 
-        Args:
-            predictions: In the order in which they are to be written.
-
-        Yields:
-            What has been written of each.
+        The tables are there once all have come.
         """
         with ExitStack() as stack:
             lines = stack.enter_context(written_whole(self.folder / "predictions.jsonl"))
