@@ -36,7 +36,7 @@ def test_a_sound_dataset_has_no_findings(stripes: Path, capsys: pytest.CaptureFi
     assert main(["check", str(stripes.parent)]) == 0
     first, *_, last = capsys.readouterr().out.splitlines()
     assert first == "MVTec AD: 1 category (stripes)."
-    assert last == "Nothing was found in 12 images and masks."
+    assert last == "Nothing was found in 12 images and their masks."
     assert checked(stripes, capsys)[:2] == (0, [])
 
 

@@ -117,7 +117,7 @@ def test_commands_take_every_kind_of_model(
     assert main(["evaluate", model, str(folder / "stripes"), "-q", "--threads", "1"]) == 0
     assert re.search(r"^image_auroc +1\.000", capsys.readouterr().out, re.MULTILINE)
     assert main(["info", model]) == 0
-    assert "4 images with maps inside" in capsys.readouterr().out
+    assert "4 images with their maps inside" in capsys.readouterr().out
     torch.set_num_threads(n_cores())
 
 

@@ -1,5 +1,6 @@
 """The figures that the original script published on MVTec AD, and how far a benchmark is off."""
 
+from padim.errors import format_count
 from padim.evaluation.run_folder import Results, format_table
 from padim.metrics.table import format_metric
 
@@ -64,7 +65,7 @@ def describe_differences(results: Results) -> str:
         rows.append(cells)
     header = ("category", "image", "published", "difference", "pixel", "published", "difference")
     if n_known:
-        summary = f"{n_off} of {n_known} figures are off by more than {TOLERANCE}."
+        summary = f"Off by more than {TOLERANCE}: {n_off} of {format_count(n_known, 'figure')}."
     else:
         columns = ", ".join(
             name if drawn is None else f"{name} with --dims {drawn}" for name, drawn in _COLUMNS

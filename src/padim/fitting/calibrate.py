@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from padim.datasets import expand, normal_images
-from padim.errors import DatasetError, ImageReadError, UsageError, listed, say_number
+from padim.errors import DatasetError, ImageReadError, UsageError, format_count, listed
 from padim.images.ahead import ImageInput, content_sha256
 from padim.model.opening import load
 from padim.scoring.calibration import HELD_OUT, Collector, least_cost
@@ -101,9 +101,9 @@ def _check_unseen(
     hashes = [_hash(image) for image in normal]
     if known := [image for image, digest in zip(normal, hashes, strict=True) if digest in fitted]:
         raise DatasetError(
-            f"The model was fitted on {len(known)} of the {say_number(len(normal), 'image')}, and "
-            f"scores what it has seen too low for a threshold: {_list_names(known)}. Name others, "
-            "or fit it anew without --no-calibrate, which leaves each out in turn."
+            f"The model was fitted on {len(known)} of the {format_count(len(normal), 'image')}, "
+            f"and scores what it has seen too low for a threshold: {_list_names(known)}. Name "
+            "others, or fit it anew without --no-calibrate, which leaves each out in turn."
         )
     good = fitted.union(hashes)
     if both := [image for image in defects if _hash(image) in good]:

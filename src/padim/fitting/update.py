@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from padim.datasets import expand
-from padim.errors import DatasetError, UsageError, listed, say_number
+from padim.errors import DatasetError, UsageError, format_count, listed
 from padim.features.cached_trunk import open_graphs
 from padim.features.encoder import Encoder
 from padim.features.network import choose_batch, choose_device, choose_engine
@@ -151,7 +151,7 @@ def merge(
     _require_alike(str(first), state.encoder, str(second), other.encoder)
     if both := set(state.image_sha256) & set(other.image_sha256):
         raise DatasetError(
-            f"{first} and {second} have {say_number(len(both), 'image')} in common, which would "
+            f"{first} and {second} have {format_count(len(both), 'image')} in common, which would "
             "count twice. Forget what is in common in one of them with padim forget."
         )
     embedder = embedder_of(state, weights)

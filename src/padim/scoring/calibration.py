@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from padim.errors import UsageError, say_number
+from padim.errors import UsageError, format_count
 
 DEFAULT_RATE = 0.01
 DEFAULT_PIXEL_RATE = 0.001
@@ -302,8 +302,8 @@ def least_cost(
         rate=float(n_alarms[chosen] / len(normal)),
         score=float(candidates[chosen]),
         kind="cost",
-        basis=f"the least cost on {say_number(len(normal), 'good image')}, {n_alarms[chosen]} of "
-        f"which it calls anomalous, and {say_number(len(anomalous), 'anomalous one')}, "
+        basis=f"the least cost on {format_count(len(normal), 'good image')}, {n_alarms[chosen]} of "
+        f"which it calls anomalous, and {format_count(len(anomalous), 'anomalous one')}, "
         f"{n_missed[chosen]} of which it misses (a miss costs {miss_cost:g}, a false alarm "
         f"{false_alarm_cost:g})",
     )

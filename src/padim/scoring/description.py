@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from padim.errors import ModelFileError, ModelFileVersionError, say_number
+from padim.errors import ModelFileError, ModelFileVersionError, format_count
 from padim.files import written_whole
 from padim.images.preprocess import Preprocess
 from padim.scoring.calibration import Calibration
@@ -62,7 +62,7 @@ class Description:
         height, width = self.preprocess.size_px
         return (
             f"{self.facts['backbone']['name']}, {self.facts['recipe']['name']} recipe, "
-            f"{height}x{width} px, fitted on {say_number(self.facts['count'], 'image')}"
+            f"{height}x{width} px, fitted on {format_count(self.facts['count'], 'image')}"
         )
 
 
