@@ -38,8 +38,8 @@ def update(
     from padim.fitting import update as learning
 
     with phases() as begin:
-        state = learning.update(model, chosen, used, weights=weights, begin=begin)
-    _say(model, state)
+        changed = learning.update(model, chosen, used, weights=weights, begin=begin)
+    _say(model, changed.state)
 
 
 def forget(
@@ -54,8 +54,8 @@ def forget(
     from padim.fitting import update as learning
 
     with phases() as begin:
-        state = learning.forget(model, chosen, used, weights=weights, begin=begin)
-    _say(model, state)
+        changed = learning.forget(model, chosen, used, weights=weights, begin=begin)
+    _say(model, changed.state)
 
 
 def merge(
@@ -70,8 +70,8 @@ def merge(
     from padim.fitting import update as learning
 
     with phases() as begin:
-        state = learning.merge(first, second, out, weights=weights, begin=begin)
-    _say(out, state)
+        changed = learning.merge(first, second, out, weights=weights, begin=begin)
+    _say(out, changed.state)
 
 
 def _expand(

@@ -10,7 +10,7 @@ from padim.images.preprocess import Preprocess
 from padim.method.pyramid import Pyramid
 from padim.method.tiles import Tiling
 from padim.scoring.engines import ENGINES
-from padim.versions import installed_versions
+from padim.versions import read_versions
 
 
 class Engine(NamedTuple):
@@ -25,7 +25,7 @@ class Engine(NamedTuple):
     version: str = ""
 
     @classmethod
-    def installed(cls, name: str) -> "Engine":
+    def find(cls, name: str) -> "Engine":
         """The one of this name that is installed here."""
         return cls(name, "" if name == "torch" else version(ENGINES[name].package))
 
@@ -67,7 +67,7 @@ class Encoder:
 
     def here(self, engine: str) -> "Encoder":
         """The same with what is installed here, run by an engine of this name."""
-        return replace(self, engine=Engine.installed(engine), versions=installed_versions())
+        return replace(self, engine=Engine.find(engine), versions=read_versions())
 
     def of_window(self) -> "Encoder":
         """The same for one part of an image, all cells of which are modelled."""
@@ -77,12 +77,7 @@ class Encoder:
         return replace(self, tiling=tiling, preprocess=preprocess)
 
     def differences(self, other: "Encoder") -> dict[str, tuple[object, object]]:
-        """What is not the same in another.
-
-        Returns:
-            By the name of a package, ``engine`` or what else differs, what each has of it; empty
-            where the two are equal.
-        """
+        """What each has of a package, ``engine`` or what else is not the same in another."""
         ours, theirs = self._parts(), other._parts()
         both = {name: (ours.get(name), theirs.get(name)) for name in {**ours, **theirs}}
         return {name: (one, two) for name, (one, two) in both.items() if one != two}

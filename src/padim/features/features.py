@@ -10,14 +10,7 @@ from padim.method.tiles import Tile, Tiling
 
 
 class Features(nn.Module):
-    """From uint8 images to the features of each level.
-
-    Args:
-        trunk: The truncated backbone.
-        pyramid: Its levels.
-        preprocess: Whose mean and standard deviation are applied here.
-        precision: Type the trunk computes in.
-    """
+    """From uint8 images to the features of each level; ``preprocess`` gives mean and deviation."""
 
     def __init__(
         self,
@@ -55,14 +48,7 @@ class Features(nn.Module):
         return self.pyramid.split([feature_map.float() for feature_map in feature_maps])
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Subtract the mean and divide by the standard deviation of each channel.
-
-        Args:
-            images: RGB, shape ``(N, H, W, 3)``, 0 to 255.
-
-        Returns:
-            What the trunk takes: shape ``(N, 3, H, W)``, float32, in memory channels last.
-        """
+        """What the trunk takes: shape ``(N, 3, H, W)``, float32, in memory channels last."""
         rows = (images.flatten(2).float() - self.mean) / self.std
         return rows.view(images.shape).permute(0, 3, 1, 2)
 

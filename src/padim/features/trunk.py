@@ -1,6 +1,6 @@
 """The part of a pretrained network up to its last tap: images in, feature maps out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -41,8 +41,7 @@ class Trunk(nn.Module):
             images: Normalised images, shape ``(N, 3, H, W)``.
 
         Returns:
-            One feature map per tap, shape ``(N, C, H / stride, W / stride)``, in the order of
-            ``spec.taps``.
+            One feature map per tap, shape ``(N, C, H / stride, W / stride)``.
         """
         feature_maps = []
         for name in self.stages:
@@ -166,33 +165,24 @@ def load_trunk(spec: BackboneSpec, tensors: Mapping[str, Tensor], origin: object
     if next(iter(expected)) not in tensors and next(iter(tensors), "") == "_conv_stem.weight":
         # The Lite checkpoints hold timm's tensors in timm's order under names of their own.
         tensors = dict(zip(expected, tensors.values(), strict=False))
-    chosen = dict(_match(expected, tensors, spec, origin))
-    trunk.network.load_state_dict(chosen, strict=True, assign=True)
-    return trunk.requires_grad_(False)
-
-
-def _match(
-    expected: Mapping[str, Tensor],
-    tensors: Mapping[str, Tensor],
-    spec: BackboneSpec,
-    origin: object,
-) -> Iterator[tuple[str, Tensor]]:
     counters = {name for name in expected if name.endswith("num_batches_tracked")}
     if missing := [name for name in expected if name not in counters and name not in tensors]:
         raise WeightsError(
             f"{origin} has no tensor {listed(missing, 3)}, but {spec.name} needs "
             f"{'it' if len(missing) == 1 else 'them'}. Bring the weights of {spec.architecture}."
         )
-    for name, tensor in expected.items():
-        if name in counters:  # of training steps; some files lack it
-            yield name, torch.zeros((), dtype=torch.int64)
-        elif tensors[name].shape != tensor.shape:
+    # Counters are of training steps; some files lack them.
+    chosen = {name: torch.zeros((), dtype=torch.int64) for name in counters}
+    for name in filter(lambda name: name not in counters, expected):
+        wanted, found = expected[name], tensors[name]
+        if found.shape != wanted.shape:
             raise WeightsError(
-                f"{origin} has {name} of shape {tuple(tensors[name].shape)}, but {spec.name} needs "
-                f"{tuple(tensor.shape)}. Bring the weights of {spec.architecture}."
+                f"{origin} has {name} of shape {tuple(found.shape)}, but {spec.name} needs "
+                f"{tuple(wanted.shape)}. Bring the weights of {spec.architecture}."
             )
-        else:
-            yield name, tensors[name].to(tensor.dtype)
+        chosen[name] = found.to(wanted.dtype)
+    trunk.network.load_state_dict(chosen, strict=True, assign=True)
+    return trunk.requires_grad_(False)
 
 
 def activation_bytes(trunk: nn.Module, size_px: tuple[int, int]) -> int:

@@ -40,9 +40,8 @@ def read_choices(path: Path) -> FitChoices:
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
     for name, value in table.items():
-        table[name] = tuple(value) if isinstance(value, list) else value
         try:
-            CHOICES[name].check(name, table[name], KINDS[name])
+            table[name] = CHOICES[name].read(name, value, KINDS[name])
         except UsageError as error:
             raise UsageError(f"{path}, {name}: {error}") from None
         if name in _FILES:

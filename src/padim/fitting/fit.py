@@ -5,17 +5,13 @@ from pathlib import Path
 from typing import Unpack
 
 from padim.datasets import normal_images
-from padim.errors import ModelFileError, PathMissingError, UsageError
-from padim.files import sha256
+from padim.errors import UsageError
 from padim.fitting.fitter import Fitter
-from padim.fitting.looks import Begin, Fitted, no_progress
+from padim.fitting.looks import Fitted
 from padim.fitting.prepare import first_px, needs_source_px, prepare
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.ahead import ImageInput
-from padim.method.gaussian import STORES
-from padim.model.file import load_state, save_state
 from padim.model.padim import PaDiM
-from padim.model.state import ModelState
 
 
 def fit(
@@ -70,10 +66,10 @@ def fit(
     if (limit := settings.max_bytes) is not None:
         fitter = fitter.within(limit, len(images), (0, 0))
         fitter.forecast(n_images=len(images)).check(limit)
-    return from_fitted(fitter, fitter.fit(images))
+    return build_model(fitter, fitter.fit(images))
 
 
-def from_fitted(fitter: Fitter, fitted: Fitted) -> PaDiM:
+def build_model(fitter: Fitter, fitted: Fitted) -> PaDiM:
     """Make a model of what a fit gave, with the network that it was fitted with."""
     return PaDiM(
         fitted.state,
@@ -81,46 +77,4 @@ def from_fitted(fitter: Fitter, fitted: Fitted) -> PaDiM:
         features=fitter.features,
         device=fitter.embedder.device.type,
         n_batch=fitter.embedder.n_batch,
-    )
-
-
-def fit_or_reuse(
-    fitter: Fitter, images: Sequence[Path], path: Path, begin: Begin = no_progress
-) -> tuple[PaDiM, bool]:
-    """Load a model file when it is what this fit would give, else fit and write it.
-
-    Args:
-        fitter: How to fit.
-        images: Good images.
-        path: The model file.
-        begin: Told of each phase and its number of steps; gives what is told of each step.
-
-    Returns:
-        The model, and whether it was reused.
-
-    Raises:
-        PadimError: An image cannot be read, or the images cannot be fitted on.
-    """
-    try:
-        state = load_state(path)
-    except (PathMissingError, ModelFileError):
-        pass
-    else:
-        hashes = sorted(sha256(image) for image in images)
-        if _would_give(fitter, state) and list(state.image_sha256) == hashes:
-            return from_fitted(fitter, Fitted(state, None, (), (), {}, tuple(images))), True
-    fitted = fitter.fit(images, begin)
-    save_state(fitted.state, path)
-    return from_fitted(fitter, fitted), False
-
-
-def _would_give(fitter: Fitter, state: ModelState) -> bool:
-    """Whether a fit on the same images would give this model."""
-    return (
-        state.encoder == fitter.encoder
-        and state.recipe == fitter.recipe
-        and (state.samples is not None) == fitter.settings.keep_samples
-        and (state.calibration is not None) == (fitter.settings.calibrate and state.count > 1)
-        and state.whitening[0].dtype == STORES[fitter.settings.store]
-        and bool(state.trunk) == bool(fitter.trunk)
     )

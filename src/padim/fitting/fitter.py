@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from padim.errors import DatasetError, UsageError
-from padim.features.cached_trunk import open_graphs
 from padim.features.encoder import Encoder
+from padim.features.network import open_graphs
 from padim.fitting import looks
 from padim.fitting.forecast import KEPT_FEATURE_BYTES, Forecast, NetworkBytes, forecast_fit
 from padim.fitting.looks import Advance, Begin, Embedder, Fitted, Unreadable
 from padim.fitting.review import OUTLIER_RATE, Suspect, review_look
 from padim.fitting.settings import FitSettings
-from padim.fitting.tile_fitter import TileFitter
+from padim.fitting.tile_fitter import fit_tiles
 from padim.images.ahead import ImageInput
 from padim.method.gaussian import STORES, factor, relative_eps
 from padim.method.leave_one_out import LeaveOneOut
@@ -68,12 +68,9 @@ class Fitter:
         return self.embedder.features
 
     @property
-    def _n_maps(self) -> int:
+    def n_maps(self) -> int:
+        """Maps of outliers that are kept."""
         return N_OUTLIER_MAPS if self.keep_outlier_maps else 0
-
-    def _kept_bytes(self, n_images: int) -> int:
-        """Of features kept for the second look, of so many images or parts of them."""
-        return min(self.kept_feature_bytes, n_images * 4 * self.encoder.tiling.largest.n_features)
 
     def within(self, max_bytes: int, n_images: int, largest_px: tuple[int, int]) -> "Fitter":
         """The same fit, keeping no more features for the second look than memory allows.
@@ -86,7 +83,7 @@ class Fitter:
         excess = self.forecast(largest_px, n_images).peak_bytes - max_bytes
         if not self.settings.calibrate or excess <= 0:
             return self
-        return replace(self, kept_feature_bytes=max(0, self._kept_bytes(n_images) - excess))
+        return replace(self, kept_feature_bytes=max(0, self.count_kept(n_images) - excess))
 
     def forecast(
         self, largest_px: tuple[int, int] = (0, 0), n_images: int | None = None
@@ -97,12 +94,13 @@ class Fitter:
             largest_px: (height, width) of the largest image.
             n_images: How many there are; any number when None.
         """
-        height, width = self.encoder.preprocess.size_px
-        kept_bytes = self.kept_feature_bytes if n_images is None else self._kept_bytes(n_images)
-        kept_bytes += self._n_maps * 4 * height * width
-        return forecast_fit(
-            self.settings, self.network_bytes, self.embedder, largest_px, n_images, kept_bytes
-        )
+        return forecast_fit(self, largest_px, n_images)
+
+    def count_kept(self, n_images: int | None) -> int:
+        """Bytes of features kept for the second look, of so many images or parts of them."""
+        if n_images is None:
+            return self.kept_feature_bytes
+        return min(self.kept_feature_bytes, n_images * 4 * self.encoder.tiling.largest.n_features)
 
     def fit(
         self,
@@ -123,17 +121,9 @@ class Fitter:
             ImageReadError: An image cannot be read and nobody is told.
             UsageError: The images can be looked at once only, but are to calibrate.
         """
-        if len(self.encoder.tiling.tiles) > 1:
-            return TileFitter(
-                self.settings,
-                self.recipe,
-                self.embedder,
-                self.trunk,
-                self._n_maps,
-                self.kept_feature_bytes,
-                self.scratch,
-            ).fit(images, begin, unreadable)
         settings, device = self.settings, self.embedder.device
+        if len(self.encoder.tiling.tiles) > 1:
+            return fit_tiles(self, images, begin, unreadable)
         if settings.calibrate and isinstance(images, Iterator):
             raise UsageError(
                 "The images come from an iterator, but calibrating takes a second look. Give a "
@@ -169,7 +159,7 @@ class Fitter:
             del moments  # as large as what is worked with now
             distances = looks.leave_out(leave_one_out, batches())
             advance = begin("second look", state.count)
-            collector = looks.second_look(state, distances, device, advance, n_maps=self._n_maps)
+            collector = looks.second_look(state, distances, device, advance, n_maps=self.n_maps)
             del leave_one_out, distances
             rate = settings.drop_outliers or OUTLIER_RATE
             suspects, outlier_maps = review_look(collector, seen.thumbnails, rate)
@@ -201,9 +191,9 @@ class Fitter:
             # differences, in which the last digits of an engine weigh more than on the line.
             mirrored = np.stack([image.pixels[:, ::-1] for image in samples])
             state = replace(state, samples=sample(state, self.embedder, mirrored))
-        places = tuple(sorted(dropped))
         left_moments = held if settings.keep_moments else None
-        return Fitted(state, left_moments, suspects, places, outlier_maps, seen.paths)
+        places = tuple(sorted(dropped))
+        return Fitted(state, seen.paths, left_moments, suspects, places, outlier_maps)
 
 
 def solve(
@@ -217,14 +207,8 @@ def solve(
 ) -> ModelState:
     """Make a model of what was looked at, without calibration or samples.
 
-    Args:
-        encoder: What decided the features.
-        recipe: The recipe with its changes.
-        store: What the whitening rows are stored in.
-        trunk: The trunk's tensors, when they travel with the model.
-        moments: Of the features of the good images.
-        hashes: The sha256 of each of them.
-        advance: Told how many more coarse cells are done.
+    ``hashes`` are the sha256 of the images of the moments, and ``advance`` is told how many more
+    coarse cells are done.
     """
     if recipe.eps_rule == "relative":
         eps = relative_eps(moments, recipe.eps)

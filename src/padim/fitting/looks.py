@@ -6,7 +6,7 @@ without it. Each may look at a part of the images, and ``merge_in_order`` joins 
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import attrgetter
 from pathlib import Path
@@ -66,14 +66,9 @@ class Embedder:
     def embed(
         self, images: Iterable[ImageInput], unreadable: Unreadable | None = None
     ) -> Iterator[tuple[list[Loaded], list[Tensor]]]:
-        """Compute the features of images.
+        """Give batches of images and their features: one per level, shape ``(cells, N, d)``.
 
-        Args:
-            images: Paths, Pillow images or uint8 arrays ``(H0, W0, 3)``.
-            unreadable: Told of an image that cannot be read; raised when None.
-
-        Yields:
-            Batches of images, and their features: one per level, shape ``(cells, N, d)``.
+        An image that cannot be read is told to ``unreadable``; raised when None.
         """
         loaded = load_ahead(images, self._bring, unreadable, hashed=True)
         for batch in batched(loaded, self.n_batch):
@@ -91,13 +86,8 @@ class Embedder:
     ) -> Iterator[list[Tensor]]:
         """Compute the features of images that were looked at before.
 
-        Args:
-            images: As given before.
-            hashes: The sha256 of those that could be read.
-            skip: Whether images that cannot be read are left out; raised when not.
-
         Raises:
-            DatasetError: They are others now.
+            DatasetError: Those that can be read have other sha256 than ``hashes`` now.
         """
         seen: list[str] = []
         for batch, embeddings in self.embed(images, (lambda error: None) if skip else None):
@@ -133,6 +123,20 @@ class Seen:
     paths: tuple[Path | None, ...] = ()
     thumbnails: tuple[Look, ...] = ()
     samples: tuple[Loaded, ...] = ()
+
+    def add(
+        self, batch: list[Loaded], *, with_thumbnails: bool, with_samples: bool = False
+    ) -> "Seen":
+        """These and images that were looked at after them."""
+        looked = batch if with_thumbnails else []
+        new = Seen(
+            self.start + len(self.hashes),
+            tuple(image.sha256 for image in batch),
+            tuple(image.path for image in batch),
+            tuple(Look.of(image.pixels, image.source_px) for image in looked),
+            tuple(batch if with_samples else ()),
+        )
+        return self.merge(new)
 
     def merge(self, other: "Seen") -> "Seen":
         """These and those that come after them.
@@ -183,20 +187,20 @@ class Fitted:
 
     Attributes:
         state: The model.
+        paths: The images that could be read; None for one given as pixels.
         moments: What it was made from, when kept.
         suspects: Images that do not look as the rest does, by their places in ``paths``.
         dropped: Places of the outliers that it was not made from.
         outlier_maps: Anomaly maps of the outliers by their places, each under the model fitted
             without that image; those of the highest scores, when kept.
-        paths: The images that could be read; None for one given as pixels.
     """
 
     state: ModelState
-    moments: Moments | None
-    suspects: tuple[Suspect, ...]
-    dropped: tuple[int, ...]
-    outlier_maps: Mapping[int, NDArray[np.float32]]
     paths: tuple[Path | None, ...]
+    moments: Moments | None = None
+    suspects: tuple[Suspect, ...] = ()
+    dropped: tuple[int, ...] = ()
+    outlier_maps: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
 
 
 Part = TypeVar("Part", Seen, FirstLook, Collector)
@@ -206,10 +210,7 @@ def merge_in_order(parts: Iterable[Part]) -> Part:
     """Join what looks at parts of the images gave, in the order of the images.
 
     Sums of floating-point numbers depend on their order, so whoever finishes first must not decide
-    it.
-
-    Args:
-        parts: First looks, or collectors of second looks, that together saw each image once.
+    it. Together the parts saw each image once.
     """
     return reduce(lambda one, other: one.merge(other), sorted(parts, key=attrgetter("start")))
 
@@ -229,10 +230,10 @@ def look(
 
     Args:
         embedder: Computes their features.
-        images: The images.
+        images: All of them, or a part.
         advance: Told how many more have been seen.
         unreadable: Told of an image that cannot be read, which is then left out; raised when None.
-        start: Place of the first among all images, when these are a part.
+        start: Place of the first among all images.
         kept_bytes: Of features that are kept; with more, none are.
         with_samples: Whether a few images are kept to travel with the model.
         with_thumbnails: Whether thumbnails are kept, to review the images by.
@@ -247,15 +248,7 @@ def look(
         nonlocal seen
         for batch, embeddings in embedder.embed(images, unreadable):
             yield embeddings
-            looked = batch if with_thumbnails else []
-            new = Seen(
-                start + len(seen.hashes),
-                tuple(image.sha256 for image in batch),
-                tuple(image.path for image in batch),
-                tuple(Look.of(image.pixels, image.source_px) for image in looked),
-                tuple(batch if with_samples else ()),
-            )
-            seen = seen.merge(new)
+            seen = seen.add(batch, with_thumbnails=with_thumbnails, with_samples=with_samples)
             advance(len(batch))
 
     moments, kept = add_up(batches(), kept_bytes)
@@ -267,14 +260,9 @@ def look(
 def add_up(
     batches: Iterable[list[Tensor]], kept_bytes: int = 0
 ) -> tuple[Moments, list[list[Tensor]]]:
-    """Add batches of embeddings up.
+    """Sum batches of embeddings, ``(cells, N, d)`` per level, to moments.
 
-    Args:
-        batches: One tensor per level, shape ``(cells, N, d)``.
-        kept_bytes: Of batches that are kept; with more, none are.
-
-    Returns:
-        Their moments, and the batches that were kept.
+    The batches are kept as well, but none when they are more than ``kept_bytes``.
     """
     accumulator = Accumulator()
     kept: list[list[Tensor]] = []
@@ -304,7 +292,7 @@ def second_look(
         distances: Their leave-one-out distances in groups, shape ``(N, h, w)``, float32.
         device: Where those are.
         advance: Told how many more images have been scored.
-        start: Place of the first among all images, when these are a part.
+        start: Place of the first among all images.
         n_maps: Maps that are kept, those of the highest scores.
     """
     postprocess = postprocess_of(state).to(device)
@@ -336,12 +324,7 @@ def group(batches: Iterable[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
 
 
 def pick(batches: Iterable[Sequence[Tensor]], places: Set[int]) -> Iterator[list[Tensor]]:
-    """Keep some images of batches of embeddings.
-
-    Args:
-        batches: ``(cells, N, d)`` per level.
-        places: Which, counted over all batches.
-    """
+    """Keep the images of these places of batches of embeddings, ``(cells, N, d)`` per level."""
     start = 0
     for batch in batches:
         n_images = batch[0].shape[1]

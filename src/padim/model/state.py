@@ -50,7 +50,7 @@ class ModelState:
 
     def in_memory(self) -> list[Tensor]:
         """The whitening rows, all read."""
-        return [rows if isinstance(rows, Tensor) else rows[:] for rows in self.whitening]
+        return [rows[:] for rows in self.whitening]
 
     @property
     def spec(self) -> BackboneSpec:
