@@ -56,27 +56,16 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is known of a field of ``FitSettings`` beside its name, type and default.
+    """What is known of a field of ``FitSettings`` beside its name, type and default."""
 
-    Attributes:
-        help: One line for a person.
-        panel: Heading of the help page that it stands under.
-        metavar: What stands for the value there; None for one that is on or off.
-        words: What an error calls it; its name when empty.
-        names: The names it may have; any when empty.
-        within: Where its number, or each of its numbers, must lie, unless it is the default.
-        older: Options of version 0.1 that go on working.
-        parse: Reads a text, or a number alone, as the option is given.
-    """
-
-    help: str
+    help: str  # one line for a person
     panel: Literal["data", "network", "map", "threshold", "memory", "output"] | None = None
-    metavar: str | None = None
-    words: str = ""
-    names: tuple[str, ...] = ()
-    within: Range | None = None
-    older: tuple[str, ...] = ()
-    parse: Callable[[str], object] | None = None
+    metavar: str | None = None  # stands for the value in the help; None for one that is on or off
+    words: str = ""  # what an error calls it; its name when empty
+    names: tuple[str, ...] = ()  # it may have; any when empty
+    within: Range | None = None  # where its number, or each of them, must lie but for the default
+    older: tuple[str, ...] = ()  # options of version 0.1 that go on working
+    parse: Callable[[str], object] | None = None  # reads a text, or one number, as the option does
 
     def read(self, name: str, value: object, kind: Any) -> Any:
         """Make sure that a value of this annotated type can be chosen under a name.

@@ -68,10 +68,10 @@ def fit(
         require_writable(outlier_overlays)
     largest_px, words = sizes(chosen)
     say(f"{title}: " * bool(title) + f"{len(chosen)} good images in {images}, {words}.")
-    from padim.fitting.prepare import first_px, needs_source_px, require_outliers_known
+    from padim.fitting.prepare import find_source_px, require_outliers_known
 
     require_outliers_known(settings, outlier_overlays is not None)
-    source_px = first_px(chosen) if needs_source_px(settings) else None
+    source_px = find_source_px(settings, chosen)
     fitter, forecast = prepare_within(
         settings, largest_px, len(chosen), source_px=source_px, scratch=out.parent
     )

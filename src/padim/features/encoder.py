@@ -14,15 +14,10 @@ from padim.versions import read_versions
 
 
 class Engine(NamedTuple):
-    """Who runs a network.
+    """Who runs a network."""
 
-    Attributes:
-        name: ``torch``, ``onnxruntime`` or ``openvino``.
-        version: Of it; empty for torch, which is among the packages that decide numbers.
-    """
-
-    name: str
-    version: str = ""
+    name: str  # torch, onnxruntime or openvino
+    version: str = ""  # empty for torch, which is among the packages that decide numbers
 
     @classmethod
     def find(cls, name: str) -> "Engine":
@@ -40,25 +35,15 @@ class Engine(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoder:
-    """What decides the features of an image: where two are equal, so are the features.
-
-    Attributes:
-        spec: Facts of the backbone.
-        tiling: What the network sees of an image at a time, and which cells are modelled.
-        preprocess: The way from an image to the network.
-        engine: Who runs the trunk.
-        precision: What the trunk computes in, ``float32`` or ``bfloat16``.
-        weights_sha256: Of the file the backbone's weights came from.
-        versions: Packages that decide numbers.
-    """
+    """What decides the features of an image: where two are equal, so are the features."""
 
     spec: BackboneSpec
-    tiling: Tiling
-    preprocess: Preprocess
-    engine: Engine
-    precision: str
-    weights_sha256: str
-    versions: Mapping[str, str]
+    tiling: Tiling  # what the network sees of an image at a time, and which cells are modelled
+    preprocess: Preprocess  # the way from an image to the network
+    engine: Engine  # who runs the trunk
+    precision: str  # what the trunk computes in, float32 or bfloat16
+    weights_sha256: str  # of the file the backbone's weights came from
+    versions: Mapping[str, str]  # packages that decide numbers
 
     @property
     def pyramid(self) -> Pyramid:

@@ -56,9 +56,7 @@ class Features(nn.Module):
 class TiledFeatures(nn.Module):
     """From uint8 images to the features of the modelled cells, part by part.
 
-    Args:
-        features: From parts to the features of all their cells, as ``Features``.
-        tiling: The parts.
+    ``features`` gives those of all cells of a part.
     """
 
     def __init__(self, features: nn.Module, tiling: Tiling) -> None:

@@ -31,27 +31,16 @@ _TRUNK_VERSION = 1  # of what is written of a trunk; what is cached under anothe
 
 @dataclass(frozen=True)
 class Network:
-    """A pretrained network, not loaded yet.
+    """A pretrained network, not loaded yet."""
 
-    Attributes:
-        encoder: What decides its features.
-        read: Reads its weights, under the names of the whole network.
-        origin: Where they come from, for messages.
-    """
-
-    encoder: Encoder
-    read: Callable[[], Mapping[str, Tensor]]
-    origin: object
+    encoder: Encoder  # what decides its features
+    read: Callable[[], Mapping[str, Tensor]]  # its weights, under the names of the whole network
+    origin: object  # where they come from, for messages
 
     def features(self, engine: str = "torch", n_threads: int | None = None) -> nn.Module:
-        """Let an engine run it.
+        """Let an engine give the features of each level of uint8 images, as ``Features`` does.
 
-        Args:
-            engine: What ``choose_engine`` gave; a model may be scored by another than fitted it.
-            n_threads: Threads of the whole process; one for each core when None.
-
-        Returns:
-            From uint8 images to the features of each level, as ``Features``.
+        ``n_threads`` are those of the whole process; one for each core when None.
 
         Raises:
             WeightsError: The weights are not its.
@@ -127,11 +116,6 @@ class GraphFeatures(nn.Module):
 
     The graph is loaded at first use, and written before when it is not there. Where the cache
     cannot be written to, it is written anew each time.
-
-    Args:
-        network: Whose trunk it is.
-        engine: ``onnxruntime`` or ``openvino``.
-        n_threads: Threads of one call; one for each core when None.
     """
 
     def __init__(self, network: Network, engine: str, n_threads: int | None) -> None:

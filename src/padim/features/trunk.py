@@ -12,13 +12,9 @@ from padim.errors import UsageError, WeightsError, listed
 
 
 class Trunk(nn.Module):
-    """A backbone that stops at its last tap.
+    """A backbone that stops at its last tap: what lies behind is taken out of the network.
 
     The tensors keep the names they have in the whole network.
-
-    Args:
-        network: The whole network; what lies behind the last tap is taken out of it.
-        spec: Facts of the backbone.
     """
 
     def __init__(self, network: nn.Module, spec: BackboneSpec) -> None:
@@ -57,11 +53,7 @@ def build_trunk(spec: BackboneSpec) -> Trunk:
 
 
 def with_taps(spec: BackboneSpec, taps: Sequence[int]) -> BackboneSpec:
-    """The facts of a backbone with other taps, read off the network itself.
-
-    Args:
-        spec: Facts of the backbone.
-        taps: Numbers of the tapped blocks, fine to coarse.
+    """The facts of a backbone with other taps, fine to coarse, read off the network itself.
 
     Raises:
         UsageError: The network has no such block, or they are not in order.
@@ -90,10 +82,8 @@ def optimise(trunk: Trunk) -> Trunk:
 
     A batch norm of fixed statistics is one more pass over memory that the convolution before it can
     do on its way; what follows it, such as the activation of timm's ``BatchNormAct2d``, stays.
-    TensorFlow's padding is a copy of the whole feature map, and a wider kernel does without.
-
-    Args:
-        trunk: A loaded trunk; its tensors lose the names of the pretrained network.
+    TensorFlow's padding is a copy of the whole feature map, and a wider kernel does without. The
+    tensors lose the names of the pretrained network.
     """
     for parent in list(trunk.modules()):
         children = list(parent.named_children())
@@ -150,12 +140,7 @@ def _build_network(spec: BackboneSpec) -> nn.Module:
 
 
 def load_trunk(spec: BackboneSpec, tensors: Mapping[str, Tensor], origin: object) -> Trunk:
-    """Build a trunk and give it its weights.
-
-    Args:
-        spec: Facts of the backbone.
-        tensors: A state dict of the whole network or of the trunk; more tensors do no harm.
-        origin: Where the tensors come from, for messages.
+    """Build a trunk and give it the weights of a state dict, which may hold more.
 
     Raises:
         WeightsError: A tensor is missing or has another shape.
@@ -186,12 +171,7 @@ def load_trunk(spec: BackboneSpec, tensors: Mapping[str, Tensor], origin: object
 
 
 def activation_bytes(trunk: nn.Module, size_px: tuple[int, int]) -> int:
-    """Most bytes of feature maps of one image alive at once, plus those of the taps.
-
-    Args:
-        trunk: The trunk, on the meta device.
-        size_px: (height, width) of its input.
-    """
+    """Most bytes of feature maps of one image alive at once, plus those of the taps."""
     most = 0
 
     def see(_module: nn.Module, inputs: tuple[object, ...], output: object) -> None:

@@ -37,9 +37,7 @@ def locate(spec: BackboneSpec) -> Path | None:
 def fetch(spec: BackboneSpec, to: Path | None = None) -> Path:
     """Bring the weights of a backbone to this machine, checked by the hash in their name.
 
-    Args:
-        spec: Facts of the backbone.
-        to: Folder to put them in; where they are found again by themselves when None.
+    They go into the folder ``to``, or where they are found again by themselves.
 
     Raises:
         WeightsError: They cannot be fetched.

@@ -22,9 +22,6 @@ def read_choices(path: Path) -> FitChoices:
 
     Files in it are named from where it lies.
 
-    Args:
-        path: The file.
-
     Raises:
         PathMissingError: There is no such file.
         UsageError: It is no TOML, or a choice is unknown or cannot be had.
@@ -50,10 +47,7 @@ def read_choices(path: Path) -> FitChoices:
 
 
 def format_choices(choices: FitChoices) -> str:
-    """Choices of a fit as TOML, in the order of their fields.
-
-    Numbers, names and lists of numbers are written in TOML as in JSON.
-    """
+    """Choices of a fit as TOML, in the order of their fields; their values look as in JSON."""
     known = {name: choices.get(name) for name in CHOICES}
     return "".join(
         f"{name} = {json.dumps(str(value) if isinstance(value, Path) else value)}\n"
@@ -67,9 +61,6 @@ def choices_of(state: "ModelState") -> FitChoices:
 
     A model knows neither its device nor its batch, nor which images were dropped. Files that it
     rests on are not in it: in the place of their names stands what to name there.
-
-    Args:
-        state: The model.
 
     Raises:
         UsageError: Its dimensions were drawn by a seed that is not known.

@@ -1,14 +1,13 @@
 """``padim.fit``: good images in, a model out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
 from padim.datasets import normal_images
-from padim.errors import UsageError
 from padim.fitting.fitter import Fitter
 from padim.fitting.looks import Fitted
-from padim.fitting.prepare import first_px, needs_source_px, prepare
+from padim.fitting.prepare import find_source_px, prepare
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.ahead import ImageInput
 from padim.model.padim import PaDiM
@@ -54,15 +53,7 @@ def fit(
     settings = settings_with(settings, **choices)
     if isinstance(images, str | Path):
         images = normal_images(Path(images), recursive=recursive)
-    source_px = None
-    if needs_source_px(settings):
-        if isinstance(images, Iterator):
-            raise UsageError(
-                "The images come from an iterator, but a region of interest and tiles need to know "
-                "their size first. Give a list of them."
-            )
-        source_px = first_px(images)
-    fitter = prepare(settings, source_px=source_px)
+    fitter = prepare(settings, source_px=find_source_px(settings, images))
     if (limit := settings.max_bytes) is not None:
         fitter = fitter.within(limit, len(images), (0, 0))
         fitter.forecast(n_images=len(images)).check(limit)

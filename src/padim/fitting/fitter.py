@@ -35,26 +35,16 @@ N_OUTLIER_MAPS = 100  # kept at most, whatever the number of images
 
 @dataclass(frozen=True)
 class Fitter:
-    """Everything a fit needs but the images: prepared once, used for any number of categories.
-
-    Attributes:
-        settings: Every choice.
-        recipe: The recipe with the changes that were chosen.
-        embedder: Computes features.
-        trunk: The trunk's tensors, when they travel with the model.
-        network_bytes: What the network takes while it runs.
-        keep_outlier_maps: Whether the maps of outliers are kept, to be drawn.
-        kept_feature_bytes: Of features kept for the second look; with more they are recomputed.
-        scratch: Folder of the temporary files of a fit tile by tile; the system's when None.
-    """
+    """Everything a fit needs but the images: prepared once, used for any number of categories."""
 
     settings: FitSettings
-    recipe: Recipe
+    recipe: Recipe  # with the changes that were chosen
     embedder: Embedder
-    trunk: Mapping[str, Tensor]
-    network_bytes: NetworkBytes
-    keep_outlier_maps: bool = False
-    kept_feature_bytes: int = KEPT_FEATURE_BYTES
+    trunk: Mapping[str, Tensor]  # its tensors, when they travel with the model
+    network_bytes: NetworkBytes  # what the network takes while it runs
+    keep_outlier_maps: bool = False  # to be drawn
+    kept_feature_bytes: int = KEPT_FEATURE_BYTES  # for the second look; more are recomputed
+    # Of the temporary files of a fit tile by tile; the system's when None
     scratch: Path | None = None
 
     @property
@@ -73,13 +63,7 @@ class Fitter:
         return N_OUTLIER_MAPS if self.keep_outlier_maps else 0
 
     def within(self, max_bytes: int, n_images: int, largest_px: tuple[int, int]) -> "Fitter":
-        """The same fit, keeping no more features for the second look than memory allows.
-
-        Args:
-            max_bytes: Peak memory that the process may have.
-            n_images: How many there are.
-            largest_px: (height, width) of the largest image.
-        """
+        """The same fit, keeping no more features for the second look than memory allows."""
         excess = self.forecast(largest_px, n_images).peak_bytes - max_bytes
         if not self.settings.calibrate or excess <= 0:
             return self
@@ -88,12 +72,7 @@ class Fitter:
     def forecast(
         self, largest_px: tuple[int, int] = (0, 0), n_images: int | None = None
     ) -> Forecast:
-        """Memory and file size of a fit.
-
-        Args:
-            largest_px: (height, width) of the largest image.
-            n_images: How many there are; any number when None.
-        """
+        """Memory and file size of a fit; of any number of images when None."""
         return forecast_fit(self, largest_px, n_images)
 
     def count_kept(self, n_images: int | None) -> int:

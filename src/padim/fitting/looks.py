@@ -47,21 +47,13 @@ def no_progress(_phase: str, _n_steps: int) -> Advance:
 
 @dataclass(frozen=True)
 class Embedder:
-    """An encoder at work.
-
-    Attributes:
-        encoder: What decides the features.
-        features: From uint8 images to the features of each level.
-        device: Where it computes.
-        n_batch: Images in one forward pass.
-        tile: The part of each image that it looks at; all when None.
-    """
+    """An encoder at work."""
 
     encoder: Encoder
-    features: nn.Module
-    device: torch.device
-    n_batch: int
-    tile: Tile | None = None
+    features: nn.Module  # from uint8 images to the features of each level
+    device: torch.device  # where it computes
+    n_batch: int  # images in one forward pass
+    tile: Tile | None = None  # the part of each image that it looks at; all when None
 
     def embed(
         self, images: Iterable[ImageInput], unreadable: Unreadable | None = None
@@ -108,21 +100,13 @@ class Embedder:
 
 @dataclass(frozen=True)
 class Seen:
-    """Images that a first look saw.
+    """Images that a first look saw."""
 
-    Attributes:
-        start: Place of the first among all images.
-        hashes: The sha256 of each.
-        paths: Of each; None for one given as pixels.
-        thumbnails: Of each, when they are to be reviewed.
-        samples: A few that may travel with the model, when wanted.
-    """
-
-    start: int
-    hashes: tuple[str, ...] = ()
-    paths: tuple[Path | None, ...] = ()
-    thumbnails: tuple[Look, ...] = ()
-    samples: tuple[Loaded, ...] = ()
+    start: int  # place of the first among all images
+    hashes: tuple[str, ...] = ()  # the sha256 of each
+    paths: tuple[Path | None, ...] = ()  # of each; None for one given as pixels
+    thumbnails: tuple[Look, ...] = ()  # of each, when they are to be reviewed
+    samples: tuple[Loaded, ...] = ()  # a few that may travel with the model, when wanted
 
     def add(
         self, batch: list[Loaded], *, with_thumbnails: bool, with_samples: bool = False
@@ -183,23 +167,14 @@ class FirstLook(NamedTuple):
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit gives.
-
-    Attributes:
-        state: The model.
-        paths: The images that could be read; None for one given as pixels.
-        moments: What it was made from, when kept.
-        suspects: Images that do not look as the rest does, by their places in ``paths``.
-        dropped: Places of the outliers that it was not made from.
-        outlier_maps: Anomaly maps of the outliers by their places, each under the model fitted
-            without that image; those of the highest scores, when kept.
-    """
+    """What a fit gives."""
 
     state: ModelState
-    paths: tuple[Path | None, ...]
-    moments: Moments | None = None
-    suspects: tuple[Suspect, ...] = ()
-    dropped: tuple[int, ...] = ()
+    paths: tuple[Path | None, ...]  # the images that could be read; None for one given as pixels
+    moments: Moments | None = None  # what it was made from, when kept
+    suspects: tuple[Suspect, ...] = ()  # images that do not look as the rest does, by place
+    dropped: tuple[int, ...] = ()  # places of the outliers that it was not made from
+    # Of outliers by their places, each under the model without it; of the highest scores
     outlier_maps: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
 
 

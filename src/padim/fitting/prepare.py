@@ -1,6 +1,6 @@
 """Find and load everything a fit needs, and refuse what cannot be, before any work."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -106,17 +106,20 @@ def require_outliers_known(settings: FitSettings, are_wanted: bool) -> None:
         raise UsageError("Outliers are known by calibrating only. Leave --no-calibrate out.")
 
 
-def needs_source_px(settings: FitSettings) -> bool:
-    """Whether ``prepare`` has to know the size of the images."""
-    return isinstance(settings.roi, str | Path) or settings.tile_px is not None
-
-
-def first_px(images: Iterable[ImageInput]) -> tuple[int, int]:
-    """(height, width) of the first image that can be read.
+def find_source_px(settings: FitSettings, images: Iterable[ImageInput]) -> tuple[int, int] | None:
+    """(height, width) of the first image that can be read, where ``prepare`` has to know it.
 
     Raises:
-        DatasetError: None can be.
+        DatasetError: None can be read.
+        UsageError: They can be looked at once only.
     """
+    if not isinstance(settings.roi, str | Path) and settings.tile_px is None:
+        return None
+    if isinstance(images, Iterator):
+        raise UsageError(
+            "The images come from an iterator, but a region of interest and tiles need to know "
+            "their size first. Give a list of them."
+        )
     for image in images:
         with suppress(ImageReadError):
             return load_image(image, lambda _: np.empty(0, np.uint8)).source_px

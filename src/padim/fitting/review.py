@@ -20,21 +20,14 @@ _FAR_DEVIATIONS = 5  # of brightness
 
 @dataclass(frozen=True)
 class Suspect:
-    """An image that may not belong.
+    """An image that may not belong."""
 
-    Attributes:
-        index: Which, in the order in which the images came.
-        reason: ``outlier``, ``duplicate``, ``size`` or ``brightness``.
-        detail: What is wrong, in words.
-        p_value: Of an outlier: share of good images that would score at least as high.
-        other: Of a duplicate: the index of the image that it repeats.
-    """
-
-    index: int
-    reason: str
-    detail: str
+    index: int  # which, in the order in which the images came
+    reason: str  # outlier, duplicate, size or brightness
+    detail: str  # what is wrong, in words
+    # Of an outlier: share of good images that would score at least as high
     p_value: float | None = None
-    other: int | None = None
+    other: int | None = None  # of a duplicate: the index of the image that it repeats
 
 
 def outlier_p_values(image_score: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -69,14 +62,8 @@ def review(
 ) -> list[Suspect]:
     """List the images that do not look as the rest does.
 
-    Args:
-        image_score: Leave-one-out scores, shape ``(n,)``.
-        looks: The n images.
-        rate: Largest p-value of an outlier.
-
-    Returns:
-        Outliers, the most certain first, then near-duplicates, then images far from the rest in
-        size or brightness.
+    Outliers, with p-values up to ``rate``, come first, the most certain before, then
+    near-duplicates, then images far from the rest in size or brightness.
     """
     p_values = outlier_p_values(image_score)
     outliers = [

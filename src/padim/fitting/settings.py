@@ -255,11 +255,7 @@ CHOICES: Mapping[str, Choice] = {name: get_args(hint)[1] for name, hint in _HINT
 
 
 def settings_with(base: FitSettings | None = None, **choices: Unpack[FitChoices]) -> FitSettings:
-    """Change some choices of a fit.
-
-    Args:
-        base: What the rest is taken from; the defaults when None.
-        **choices: Fields of ``FitSettings``.
+    """Change some choices of a fit, or of the defaults.
 
     Raises:
         UsageError: There is no such setting, or it cannot have such a value.

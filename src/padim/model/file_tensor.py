@@ -31,23 +31,15 @@ _PIECE_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class FileTensor:
-    """A tensor that stays in its file; slices of its first axis are read.
-
-    Attributes:
-        path: The file.
-        start: Where it begins, in bytes.
-        shape: Its shape.
-        dtype: Its type.
-        written: What the system said of the file when it was opened; None for one that may change.
-        owner: Kept as long as it is: the folder of a temporary file.
-    """
+    """A tensor that stays in its file; slices of its first axis are read."""
 
     path: Path
-    start: int
+    start: int  # where it begins, in bytes
     shape: tuple[int, ...]
     dtype: torch.dtype
+    # What the system said of the file when it was opened; None for one that may change
     written: tuple[int, ...] | None = None
-    owner: object = None
+    owner: object = None  # kept as long as it is: the folder of a temporary file
 
     @classmethod
     def make(
