@@ -80,7 +80,8 @@ class Choice:
         words = self.words or name
         if isinstance(value, list):
             value = tuple(value)
-        if self.parse is not None and isinstance(value, str | Integral):
+        is_parsed = isinstance(value, str | Integral) and not isinstance(value, bool)
+        if self.parse is not None and is_parsed:
             value = self.parse(str(value))
         if not _is_of_kind(value, kind):
             raise UsageError(f"{words} is {value!r}, but needs to be {_describe_kind(kind)}.")
@@ -151,19 +152,15 @@ def parts_of(kind: Any) -> tuple[Any, ...]:
 
 def _is_of_kind(value: object, kind: Any) -> bool:
     """Whether a value is of an annotated type, of those that choices have."""
-    if value is None:
-        return NoneType in get_args(kind)
-    return any(_is_of_part(value, part) for part in parts_of(kind))
-
-
-def _is_of_part(value: object, kind: Any) -> bool:
     origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_is_of_kind(value, part) for part in parts)
     if origin is Literal:
         return value in parts
     if origin is tuple:
         if not isinstance(value, tuple) or (len(value) != len(parts) and parts[-1] is not Ellipsis):
             return False
-        return all(_is_of_part(one, parts[0]) for one in value)
+        return all(_is_of_kind(one, parts[0]) for one in value)
     if kind is not bool and isinstance(value, bool):
         return False
     abstract = {int: Integral, float: Real, Path: PathLike}

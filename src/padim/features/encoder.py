@@ -63,17 +63,17 @@ class Encoder:
 
     def differences(self, other: "Encoder") -> dict[str, tuple[object, object]]:
         """What each has of a package, ``engine`` or what else is not the same in another."""
-        ours, theirs = self._parts(), other._parts()
+        ours, theirs = (
+            {
+                "backbone": one.spec,
+                "weights": one.weights_sha256,
+                "preprocess": one.preprocess,
+                "pyramid": one.tiling,
+                "precision": one.precision,
+                **one.versions,
+                "engine": one.engine,
+            }
+            for one in (self, other)
+        )
         both = {name: (ours.get(name), theirs.get(name)) for name in {**ours, **theirs}}
         return {name: (one, two) for name, (one, two) in both.items() if one != two}
-
-    def _parts(self) -> dict[str, object]:
-        return {
-            "backbone": self.spec,
-            "weights": self.weights_sha256,
-            "preprocess": self.preprocess,
-            "pyramid": self.tiling,
-            "precision": self.precision,
-            **self.versions,
-            "engine": self.engine,
-        }

@@ -190,13 +190,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_engine(name: str, device: torch.device, precision: str) -> str:
-    """Who runs the trunk.
+    """Who runs the trunk in a precision, where torch would compute on this device.
 
-    Args:
-        name: ``torch``, ``onnxruntime`` or ``openvino``; ``auto`` is ONNX Runtime for float32 on a
-            CPU, where it is faster than torch, and torch for all else.
-        device: Where torch computes.
-        precision: What the trunk computes in.
+    ``auto`` is ONNX Runtime for float32 on a CPU, where it is faster than torch, and torch for all
+    else.
 
     Raises:
         UnknownNameError: There is no such engine or precision.

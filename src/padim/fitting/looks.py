@@ -7,7 +7,7 @@ without it. Each may look at a part of the images, and ``merge_in_order`` joins 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -62,15 +62,15 @@ class Embedder:
 
         An image that cannot be read is told to ``unreadable``; raised when None.
         """
+        compute: Callable[[Tensor], list[Tensor]] = self.features
+        if self.tile is not None:
+            assert isinstance(self.features, TiledFeatures)
+            compute = partial(self.features.of_tile, tile=self.tile)
         loaded = load_ahead(images, self._bring, unreadable, hashed=True)
         for batch in batched(loaded, self.n_batch):
             pixels = torch.from_numpy(np.stack([image.pixels for image in batch])).to(self.device)
             with torch.inference_mode():
-                if self.tile is None:
-                    embeddings = self.features(pixels)
-                else:
-                    assert isinstance(self.features, TiledFeatures)
-                    embeddings = self.features.of_tile(pixels, self.tile)
+                embeddings = compute(pixels)
             yield batch, embeddings
 
     def embed_again(
@@ -201,17 +201,11 @@ def look(
     with_samples: bool = False,
     with_thumbnails: bool = False,
 ) -> FirstLook:
-    """Look at good images for the first time.
+    """Look at good images for the first time: all, or a part that begins at the place ``start``.
 
-    Args:
-        embedder: Computes their features.
-        images: All of them, or a part.
-        advance: Told how many more have been seen.
-        unreadable: Told of an image that cannot be read, which is then left out; raised when None.
-        start: Place of the first among all images.
-        kept_bytes: Of features that are kept; with more, none are.
-        with_samples: Whether a few images are kept to travel with the model.
-        with_thumbnails: Whether thumbnails are kept, to review the images by.
+    ``advance`` is told how many more have been seen, and ``unreadable`` of one that cannot be read,
+    which is then left out. Features are kept, but none where they are more than ``kept_bytes``.
+    Samples may travel with the model, and thumbnails serve to review the images.
 
     Raises:
         DatasetError: There is no image.
@@ -260,15 +254,10 @@ def second_look(
     start: int = 0,
     n_maps: int = 0,
 ) -> Collector:
-    """Score images of a model under the model without each.
+    """Score images of a model under the model without each: all, or a part from ``start`` on.
 
-    Args:
-        state: The model.
-        distances: Their leave-one-out distances in groups, shape ``(N, h, w)``, float32.
-        device: Where those are.
-        advance: Told how many more images have been scored.
-        start: Place of the first among all images.
-        n_maps: Maps that are kept, those of the highest scores.
+    ``distances`` are leave-one-out distances in groups, shape ``(N, h, w)``, float32. ``advance``
+    is told how many more have been scored, and ``n_maps`` of the highest scores are kept.
     """
     postprocess = postprocess_of(state).to(device)
     collector = Collector(n_maps, start)

@@ -17,7 +17,7 @@ from padim.recipes import DEFAULT_RECIPE, EPS_RULES, RECIPES, Recipe
 from padim.scoring.engines import DEVICES, ENGINES, PRECISIONS
 
 STORE_NAMES = ("float16", "float32")
-Size = tuple[int, int] | int | str
+Size = int | str | tuple[int, int]
 _ABOVE_0 = Range(0, is_open=True, usual=0.01)
 
 

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -142,10 +143,9 @@ def moments_belong(path: Path, state: ModelState) -> bool:
     Raises:
         PadimError: As ``load_state``.
     """
-    with _open(path) as file:
-        said = _metadata(file, path)
     expected = json.loads(_json(state.metadata() | {"holds": "moments"}))
-    return all(said.get(key) == expected[key] for key in expected.keys() - {"calibration"})
+    with _open(path) as (_, said):
+        return all(said.get(key) == expected[key] for key in expected.keys() - {"calibration"})
 
 
 def load_moments(path: Path) -> Moments:
@@ -178,8 +178,7 @@ def _write(tensors: dict[str, Tensor | FileTensor], metadata: dict[str, Any], pa
 
 
 def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    with _open(path) as file:
-        data = _metadata(file, path)
+    with _open(path) as (file, data):
         if data.get("holds", "model") != holds:
             raise ModelFileTensorError(
                 f"{path} holds {data.get('holds', 'model')}, but {holds} is needed. "
@@ -187,13 +186,10 @@ def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Any]]:
             )
         left = ("/whitening",) if data["recipe"].get("tile_px") else ()  # read piece by piece
         get = (lambda name: file.get_tensor(name).clone()) if _WINDOWS else file.get_tensor
-        try:
-            tensors = {
-                name: map_tensor(path, name) if name.endswith(left) else get(name)
-                for name in file.keys()  # noqa: SIM118  # no mapping
-            }
-        except SafetensorError as error:
-            raise _truncated(path, error) from error
+        tensors = {
+            name: map_tensor(path, name) if name.endswith(left) else get(name)
+            for name in file.keys()  # noqa: SIM118  # no mapping
+        }
     hashes = data["tensor_sha256"]
     if missing := sorted(hashes.keys() - tensors.keys()):
         raise _lacking(path, listed(missing))
@@ -205,23 +201,22 @@ def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return tensors, data
 
 
-def _open(path: Path) -> Any:
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Open a file, and read what it says of itself."""
     if not path.is_file():
         raise PathMissingError(path)
     try:
-        return safe_open(path, framework="pt")
+        with safe_open(path, framework="pt") as file:
+            yield file, _metadata(file, path)
     except SafetensorError as error:
-        raise _truncated(path, error) from error
+        raise ModelFileTruncatedError(
+            f"{path} is no whole model file ({error}). Copy it again, or fit it anew."
+        ) from error
 
 
 def _lacking(path: Path, name: str) -> ModelFileTensorError:
     return ModelFileTensorError(f"{path} lacks the tensor {name}. Copy it again.")
-
-
-def _truncated(path: Path, error: Exception) -> ModelFileTruncatedError:
-    return ModelFileTruncatedError(
-        f"{path} is no whole model file ({error}). Copy it again, or fit it anew."
-    )
 
 
 def _metadata(file: Any, path: Path) -> dict[str, Any]:

@@ -101,11 +101,7 @@ def verify(
 ) -> Parity:
     """Score the samples that an exported graph brings, and compare with what torch said of them.
 
-    Args:
-        path: An ``.onnx`` or ``.xml`` file that ``padim export`` wrote.
-        engine: Who runs it; the one it was written for when ``auto``.
-        n_threads: Threads of one call; one for each core when None.
-        precision: What it computes in.
+    The graph is opened as ``load`` does.
 
     Raises:
         UsageError: It is no graph, or brings no samples.
