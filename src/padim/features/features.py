@@ -32,14 +32,7 @@ class Features(nn.Module):
         self.register_buffer("std", torch.tensor(preprocess.std).repeat(width) * 255)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Compute the features of a batch.
-
-        Args:
-            images: RGB, shape ``(N, H, W, 3)``, uint8.
-
-        Returns:
-            One per level, coarse to fine, shape ``(cells, N, d)``, float32.
-        """
+        """Features of RGB ``(N, H, W, 3)``, uint8: ``(cells, N, d)`` per level, float32."""
         pixels = self.normalise(images)
         with torch.autocast(
             images.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16

@@ -59,11 +59,7 @@ class Network:
         return Features(trunk, encoder.pyramid, encoder.preprocess, precision).eval()
 
     def trunk(self) -> tuple[dict[str, Tensor], int]:
-        """Its trunk's tensors, and the bytes of feature maps that one image takes.
-
-        Raises:
-            WeightsError: The weights are not its.
-        """
+        """Its trunk's tensors, and the bytes of feature maps that one image takes."""
         spec = self.encoder.spec
         tensors = load_trunk(spec, self.read(), self.origin).network.state_dict()
         n_bytes = activation_bytes(build_trunk(spec), self.encoder.tiling.window_px)

@@ -31,13 +31,9 @@ class Trunk(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Compute the tapped feature maps, fine to coarse.
+        """Compute a feature map per tap, fine to coarse, shape ``(N, C, H / stride, W / stride)``.
 
-        Args:
-            images: Normalised images, shape ``(N, 3, H, W)``.
-
-        Returns:
-            One feature map per tap, shape ``(N, C, H / stride, W / stride)``.
+        ``images`` are normalised, shape ``(N, 3, H, W)``.
         """
         feature_maps = []
         for name in self.stages:

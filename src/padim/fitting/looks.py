@@ -1,8 +1,4 @@
-"""The two looks of a fit at its good images, and what they give: values that merge.
-
-A first look gives what a model is solved from; a second, how each image scores under the model
-without it. Each may look at a part of the images, and ``merge_in_order`` joins the parts.
-"""
+"""The two looks of a fit at its good images, and what they give: values that merge."""
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -145,14 +141,11 @@ class Seen:
 
 
 class FirstLook(NamedTuple):
-    """The images of a first look, and the moments of their features.
-
-    ``kept`` are the features in batches, for the second look; empty where they were too many.
-    """
+    """The images of a first look, and the moments of their features."""
 
     seen: Seen
     moments: Moments
-    kept: list[list[Tensor]]
+    kept: list[list[Tensor]]  # the features in batches, for the second look; none when too many
 
     @property
     def start(self) -> int:

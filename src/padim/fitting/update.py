@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 from torch import Tensor
@@ -154,9 +153,8 @@ def merge(
     """
     out = require_path(out)
     (first, state, moments), (second, other, more) = _read(first), _read(second)
-    if state.recipe != other.recipe:
-        _refuse_unlike(str(first), str(second), "recipe")
-    _require_alike(str(first), state.encoder, str(second), other.encoder)
+    recipes = () if state.recipe == other.recipe else ("recipe",)
+    _require_alike(str(first), state.encoder, str(second), other.encoder, recipes)
     if both := set(state.image_sha256) & set(other.image_sha256):
         raise DatasetError(
             f"{first} and {second} have {len(both)} images in common, which would count twice. "
@@ -239,19 +237,19 @@ def _list_named(images: Mapping[Path, str], wanted: set[str]) -> str:
     return listed([path for path, digest in images.items() if digest in wanted])
 
 
-def _require_alike(one: str, ours: Encoder, other: str, theirs: Encoder) -> None:
-    """Make sure that features are the same on both sides."""
-    for name, (mine, its) in ours.differences(theirs).items():
+def _require_alike(
+    one: str, ours: Encoder, other: str, theirs: Encoder, unlike: tuple[str, ...] = ()
+) -> None:
+    """Make sure that features are the same on both sides, and nothing else is ``unlike``."""
+    differences = ours.differences(theirs)
+    for name in (*unlike, *differences):
         if name not in {*ours.versions, *theirs.versions, "engine"}:
-            _refuse_unlike(one, other, name)
+            raise UsageError(
+                f"{one} and {other} differ in their {name}, so their images cannot be joined. Fit "
+                "both alike."
+            )
+        mine, its = differences[name]
         raise UsageError(
             f"{one} was fitted with {name} {mine}, but {other} has {its}, and so other features. "
             "Use the same, or fit anew."
         )
-
-
-def _refuse_unlike(first: str, second: str, what: str) -> NoReturn:
-    raise UsageError(
-        f"{first} and {second} differ in their {what}, so their images cannot be joined. Fit both "
-        "alike."
-    )

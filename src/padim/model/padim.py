@@ -148,7 +148,7 @@ def network_of(state: ModelState, weights: str | Path | None = None) -> Network:
     if state.trunk:
         read: Callable[[], Mapping[str, Tensor]] = partial(dict, state.trunk)
     else:
-        path = fetch(state.spec) if weights is None else Path(weights)
+        path = fetch(state.encoder.spec) if weights is None else Path(weights)
         if not path.is_file():
             raise PathMissingError(path)
         digest = sha256(path)
@@ -158,4 +158,4 @@ def network_of(state: ModelState, weights: str | Path | None = None) -> Network:
                 f"{state.encoder.weights_sha256[:8]}.... Name that file with --weights."
             )
         read = partial(read_weights, path)
-    return Network(state.encoder, read, f"the {state.spec.name} of the model")
+    return Network(state.encoder, read, f"the {state.encoder.spec.name} of the model")

@@ -14,14 +14,7 @@ from padim.model.state import ModelState
 
 
 class Scores(NamedTuple):
-    """What the graph says of a batch.
-
-    Attributes:
-        anomaly_map: Standard deviations of normal patches, shape ``(N, H, W)``.
-        image_score: Mean of the hottest pixels of the map, shape ``(N,)``.
-        level_scores: The same of what each level adds, coarse to fine, given the coarser ones, over
-            its own cells and without blur, shape ``(N, levels)``: which of them was surprised.
-    """
+    """What the graph says of a batch, as ``predictor.Outputs`` of tensors."""
 
     anomaly_map: Tensor
     image_score: Tensor
@@ -38,11 +31,7 @@ class Scorer(nn.Module):
         self.postprocess = postprocess
 
     def forward(self, images: Tensor) -> Scores:
-        """Score a batch.
-
-        Args:
-            images: RGB, shape ``(N, H, W, 3)``, 0 to 255.
-        """
+        """Score a batch: RGB, shape ``(N, H, W, 3)``, 0 to 255."""
         levels = self.head.levels(self.features(images))
         return score_levels(self.postprocess, self.head.join(levels), levels)
 
@@ -61,11 +50,7 @@ class CameraScorer(nn.Module):
                 self.register_buffer(f"{axis}_{part}", torch.from_numpy(values.copy()).float())
 
     def forward(self, images: Tensor) -> Scores:
-        """Score a batch.
-
-        Args:
-            images: RGB, shape ``(N, camera height, camera width, 3)``, uint8.
-        """
+        """Score a batch: RGB, shape ``(N, camera height, camera width, 3)``, uint8."""
         channels = images.permute(0, 3, 1, 2).float()
         for axis in ("rows", "columns") if self.rows_first else ("columns", "rows"):
             parts = [self.get_buffer(f"{axis}_{part}") for part in ("high", "low")]

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from padim.backbones import BackboneSpec
 from padim.features.encoder import Encoder
 from padim.images.preprocess import Preprocess
 from padim.method.pyramid import Pyramid
@@ -39,11 +38,6 @@ class ModelState:
     def in_memory(self) -> list[Tensor]:
         """The whitening rows, all read."""
         return [rows[:] for rows in self.whitening]
-
-    @property
-    def spec(self) -> BackboneSpec:
-        """Facts of the backbone."""
-        return self.encoder.spec
 
     @property
     def preprocess(self) -> Preprocess:
