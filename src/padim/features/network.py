@@ -65,7 +65,7 @@ class Network:
         n_bytes = activation_bytes(build_trunk(spec), self.encoder.tiling.window_px)
         return dict(tensors), n_bytes
 
-    def cached_path(self) -> Path:
+    def find_cached(self) -> Path:
         """Where the user's cache keeps its trunk as a graph, as what is installed here writes it.
 
         It is written once for each backbone, size and version; two processes may do so at once. The
@@ -86,10 +86,10 @@ class Network:
         folder = platformdirs.user_cache_path("padim-efficientnet") / "trunks"
         return folder / f"{self.encoder.spec.name}-{key}.onnx"
 
-    def cached_trunk(self) -> tuple[dict[str, Tensor], int] | None:
+    def read_cached(self) -> tuple[dict[str, Tensor], int] | None:
         """What ``trunk`` says, from the user's cache; None when it is not there."""
         try:
-            with safe_open(self.cached_path().with_suffix(".safetensors"), framework="pt") as file:
+            with safe_open(self.find_cached().with_suffix(".safetensors"), framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
                 return tensors, int(file.metadata()["activation_bytes"])
         except (OSError, SafetensorError):
@@ -134,7 +134,7 @@ class GraphFeatures(nn.Module):
             return self._graph
 
     def _load(self) -> Graph:
-        path = self._network.cached_path()
+        path = self._network.find_cached()
         with suppress(PathMissingError, ModelFileError):
             return self._open(path)
         try:

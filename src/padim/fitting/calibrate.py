@@ -97,13 +97,13 @@ def _check_unseen(
     if known := [image for image, digest in zip(normal, hashes, strict=True) if digest in fitted]:
         raise DatasetError(
             f"The model was fitted on {len(known)} of the {len(normal)} images, and scores those "
-            f"too low for a threshold: {_named(known)}. Name others, or fit it anew without "
+            f"too low for a threshold: {_list_images(known)}. Name others, or fit it anew without "
             "--no-calibrate, which leaves each out in turn."
         )
     good = fitted.union(hashes)
     if both := [image for image in defects if _hash(image) in good]:
         raise DatasetError(
-            f"{_named(both)}: images of known defects cannot be good ones as well, of this folder "
+            f"{_list_images(both)}: images of known defects cannot be good ones as well, of this folder "
             "or of the fit. Name a folder of defects only with --anomalous."
         )
 
@@ -115,5 +115,5 @@ def _hash(image: ImageInput) -> str:
         return ""
 
 
-def _named(images: Sequence[ImageInput]) -> str:
+def _list_images(images: Sequence[ImageInput]) -> str:
     return listed(image if isinstance(image, str | Path) else "an array" for image in images)

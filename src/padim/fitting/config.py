@@ -100,9 +100,9 @@ def choices_of(state: "ModelState") -> FitChoices:
 
 def _is_published(encoder: "Encoder") -> bool:
     """Whether a model's weights are those that its backbone has without a file being named."""
-    from padim.features.weights import locate, named_hash
+    from padim.features.weights import locate, parse_hash
 
-    if promised := named_hash(encoder.spec.weights_file):
+    if promised := parse_hash(encoder.spec.weights_file):
         return encoder.weights_sha256.startswith(promised)
     here = locate(encoder.spec)
     return here is None or sha256(here) == encoder.weights_sha256

@@ -74,7 +74,7 @@ def prepare(
     encoder = Encoder(spec, tiling, preprocess, who, settings.precision, sha256(path), versions)
     network = Network(encoder, partial(read_weights, path), path)
     n_batch = choose_batch(settings.n_batch, device)
-    known = None if engine == "torch" else network.cached_trunk()
+    known = None if engine == "torch" else network.read_cached()
     tensors, image_bytes = known or network.trunk()
     # Its memory grows by doubling, so it may hold the feature maps twice.
     engine_bytes = 0 if engine == "torch" else _GRAPH_BYTES + n_batch * image_bytes

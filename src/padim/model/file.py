@@ -104,7 +104,7 @@ def _calibration(
         return None
     found = _take(tensors, "calibration/")
     if missing := [name for name in ARRAYS if name not in found]:
-        raise _lacking(path, f"calibration/{missing[0]}")
+        raise _report_missing(path, f"calibration/{missing[0]}")
     return Calibration.from_json(said | {name: found[name].numpy() for name in ARRAYS})
 
 
@@ -192,7 +192,7 @@ def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Any]]:
         }
     hashes = data["tensor_sha256"]
     if missing := sorted(hashes.keys() - tensors.keys()):
-        raise _lacking(path, listed(missing))
+        raise _report_missing(path, listed(missing))
     for name, tensor in tensors.items():
         if _sha256(tensor) != hashes.get(name):
             raise ModelFileHashError(
@@ -215,7 +215,7 @@ def _open(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
         ) from error
 
 
-def _lacking(path: Path, name: str) -> ModelFileTensorError:
+def _report_missing(path: Path, name: str) -> ModelFileTensorError:
     return ModelFileTensorError(f"{path} lacks the tensor {name}. Copy it again.")
 
 
@@ -248,7 +248,7 @@ def _metadata(file: Any, path: Path) -> dict[str, Any]:
 def _find(tensors: Mapping[str, Any], name: str, shape: tuple[int, ...], path: Path) -> Any:
     """A tensor of a file, which must be of this shape."""
     if name not in tensors:
-        raise _lacking(path, name)
+        raise _report_missing(path, name)
     if tuple(tensors[name].shape) != shape:
         raise ModelFileTensorError(
             f"{path} has {name} of shape {tuple(tensors[name].shape)}, but needs {shape}. "
