@@ -103,8 +103,8 @@ def _check_unseen(
     good = fitted.union(hashes)
     if both := [image for image in defects if _hash(image) in good]:
         raise DatasetError(
-            f"{_list_images(both)}: images of known defects cannot be good ones as well, of this folder "
-            "or of the fit. Name a folder of defects only with --anomalous."
+            f"{_list_images(both)}: images of known defects cannot be good ones as well, of this "
+            "folder or of the fit. Name a folder of defects only with --anomalous."
         )
 
 

@@ -151,7 +151,7 @@ def merge(
         >>> model.state.count
         9
     """
-    out = require_path(out)
+    first, second, out = require_path(first), require_path(second), require_path(out)
     (first, state, moments), (second, other, more) = _read(first), _read(second)
     recipes = () if state.recipe == other.recipe else ("recipe",)
     _require_alike(str(first), state.encoder, str(second), other.encoder, recipes)
