@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from padim.fitting.looks import Fitted
 
 _SHOWN = 10
+_MOST_DRAWN = 100  # outliers, whatever the number of images
 _HEADINGS = {
     "outlier": "score as if they did not belong",
     "duplicate": "repeat another, and so make the model surer than it should be",
@@ -75,7 +76,7 @@ def fit(
     fitter, forecast = prepare_within(
         settings, largest_px, len(chosen), source_px=source_px, scratch=out.parent
     )
-    fitter = replace(fitter, keep_outlier_maps=outlier_overlays is not None)
+    fitter = replace(fitter, n_maps=_MOST_DRAWN if outlier_overlays is not None else 0)
     encoder = fitter.encoder
     detail(
         f"Backbone {encoder.spec.name}, recipe {fitter.recipe.name}, "

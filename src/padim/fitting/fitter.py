@@ -30,8 +30,6 @@ from padim.recipes import Recipe
 from padim.scoring.calibration import LEAVE_ONE_OUT
 from padim.scoring.parity import Samples
 
-N_OUTLIER_MAPS = 100  # kept at most, whatever the number of images
-
 
 @dataclass(frozen=True)
 class Fitter:
@@ -42,10 +40,9 @@ class Fitter:
     embedder: Embedder
     trunk: Mapping[str, Tensor]  # its tensors, when they travel with the model
     network_bytes: NetworkBytes  # what the network takes while it runs
-    keep_outlier_maps: bool = False  # to be drawn
+    n_maps: int = 0  # of outliers, kept to be drawn
     kept_feature_bytes: int = KEPT_FEATURE_BYTES  # for the second look; more are recomputed
-    # Of the temporary files of a fit tile by tile; the system's when None
-    scratch: Path | None = None
+    scratch: Path | None = None  # folder of a fit tile by tile; the system's when None
 
     @property
     def encoder(self) -> Encoder:
@@ -56,11 +53,6 @@ class Fitter:
     def features(self) -> nn.Module:
         """From uint8 images to the features of each level."""
         return self.embedder.features
-
-    @property
-    def n_maps(self) -> int:
-        """Maps of outliers that are kept."""
-        return N_OUTLIER_MAPS if self.keep_outlier_maps else 0
 
     def within(self, max_bytes: int, n_images: int, largest_px: tuple[int, int]) -> "Fitter":
         """The same fit, keeping no more features for the second look than memory allows."""
@@ -184,11 +176,7 @@ def solve(
     hashes: Sequence[str],
     advance: Advance,
 ) -> ModelState:
-    """Make a model of what was looked at, without calibration or samples.
-
-    ``hashes`` are the sha256 of the images of the moments, and ``advance`` is told how many more
-    coarse cells are done.
-    """
+    """Make a model of the moments of images of these sha256, without calibration or samples."""
     if recipe.eps_rule == "relative":
         eps = relative_eps(moments, recipe.eps)
     else:
