@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, NoReturn
 from padim.backbones import DEFAULT_BACKBONE, backbone
 from padim.cli import run_guarded
 from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES, Category, read_dataset
-from padim.errors import PadimError, UsageError, listed
+from padim.errors import ModelFileError, PadimError, PathMissingError, UsageError, listed
+from padim.files import sha256
 from padim.images.heatmap import DEFAULT_COLORMAP, colours_of
 
 if TYPE_CHECKING:
     from padim.evaluation.record import Record, Settings
     from padim.fitting.fitter import Fitter
+    from padim.model.state import ModelState
 
 # What the original drew at random with --reduce_dim; 100 for all others.
 _REDUCED_DIMS = {"wide_resnet50_2": 550, "efficientnet_l2_ns_475": 550}
@@ -128,11 +130,15 @@ def _category(
     from padim.evaluation.job import Job, record_of
     from padim.evaluation.pictures import pictures, save_pictures
     from padim.evaluation.run import fingerprint_of
-    from padim.fitting.fit import fit_or_reuse
+    from padim.fitting.fit import build_model
+    from padim.fitting.looks import Fitted
 
     model_path = temp / f"train_{category.name}.safetensors"
-    model, reused = fit_or_reuse(fitter, category.train, model_path)
-    print(f"{'reused' if reused else 'fitted'} {model_path}")
+    known = _find_state(fitter, category.train, model_path)
+    model = build_model(fitter, Fitted(known, ()) if known else fitter.fit(category.train))
+    if not known:
+        model.save(model_path)
+    print(f"{'reused' if known else 'fitted'} {model_path}")
     evaluation = evaluate(model, category)
     record = record_of(
         Job(category, 0, fingerprint_of(category, settings, colormap)),
@@ -148,6 +154,27 @@ def _category(
     made = enumerate(pictures(evaluation, fitter.encoder.preprocess, colormap))
     list(save_pictures((drawn / f"{category.name}_{i}.png", picture) for i, (_, picture) in made))
     return record
+
+
+def _find_state(fitter: "Fitter", images: Sequence[Path], path: Path) -> "ModelState | None":
+    """Load a model file when it is what a fit of these images would give."""
+    from padim.method.gaussian import STORES
+    from padim.model.file import load_state
+
+    try:
+        state = load_state(path)
+    except (PathMissingError, ModelFileError):
+        return None
+    is_it = (
+        state.encoder == fitter.encoder
+        and state.recipe == fitter.recipe
+        and (state.samples is not None) == fitter.settings.keep_samples
+        and (state.calibration is not None) == (fitter.settings.calibrate and state.count > 1)
+        and state.whitening[0].dtype == STORES[fitter.settings.store]
+        and bool(state.trunk) == bool(fitter.trunk)
+        and list(state.image_sha256) == sorted(sha256(image) for image in images)
+    )
+    return state if is_it else None
 
 
 def _digits(auroc: float | None) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from padim.files import write_text
-from padim.versions import installed_versions
+from padim.versions import read_versions
 
 SCHEMA_VERSION = 1
 ROOT = Path(__file__).resolve().parents[1]
@@ -197,7 +197,7 @@ def facts(packages: Iterable[str] = ()) -> dict[str, Any]:
         },
         "software": {
             "python": platform.python_version(),
-            **installed_versions(),
+            **read_versions(),
             **{name: version(name) for name in packages},
         },
         "n_threads": torch.get_num_threads(),

@@ -28,7 +28,7 @@ from padim.datasets import read_category
 from padim.datasets.solar_cells import lay_out_solar_cells
 from padim.evaluation.category import Evaluation, evaluate
 from padim.evaluation.pictures import map_range, mask_threshold, pictures, save_pictures
-from padim.fitting.fit import from_fitted
+from padim.fitting.fit import build_model
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
 from padim.images.decode import read_image
@@ -111,8 +111,8 @@ def main() -> None:
         if quick:
             category = replace(category, test=category.test[:: len(category.test) // N_QUICK])
         fitter = prepare(FitSettings(device="cpu", calibrate=False))
-        model = from_fitted(fitter, fitter.fit(category.train[:N_FIT]))
-        evaluation = evaluate(model.predictor, category)
+        model = build_model(fitter, fitter.fit(category.train[:N_FIT]))
+        evaluation = evaluate(model, category)
         panels = panels_of(evaluation, fitter.encoder.preprocess)
         low, high = map_range(evaluation)
         times = measure.interleaved(

@@ -27,7 +27,7 @@ from padim.evaluation.compare import Difference, Pair
 from padim.evaluation.record import Settings, to_plain
 from padim.evaluation.run import settings_of
 from padim.files import write_text
-from padim.fitting.fit import from_fitted
+from padim.fitting.fit import build_model
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
 from padim.images.decode import read_size_px
@@ -129,8 +129,8 @@ def run_category(
             FitSettings(backbone=backbone, recipe=recipe, device="cpu", calibrate=False)
         )
         settings(settings_of(fitter))
-        model = from_fitted(fitter, fitter.fit(category.train))
-        evaluations[recipe] = evaluate(model.predictor, category)
+        model = build_model(fitter, fitter.fit(category.train))
+        evaluations[recipe] = evaluate(model, category)
         if recipe == "standard":
             measure.say(f"{category.name}, {backbone}, {PEER}")
             evaluations[PEER] = evaluate_peer(category, backbone, fitter.encoder.preprocess)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from padim.datasets import list_images
 from padim.datasets.solar_cells import lay_out_solar_cells
-from padim.fitting.fit import from_fitted
+from padim.fitting.fit import build_model
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
 from padim.images.ahead import load_ahead
@@ -58,7 +58,7 @@ def main() -> None:
             key = f"{part:g}"
             n_bytes[key] = path.stat().st_size
             pixels = next(load_ahead(images[:1], fitter.encoder.preprocess)).pixels[None]
-            score = from_fitted(fitter, fitted).predictor.score
+            score = build_model(fitter, fitted).score
 
             def fit(fitter: Any = fitter) -> float:
                 return measure.seconds(lambda: fitter.fit(images))

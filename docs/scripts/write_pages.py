@@ -137,9 +137,9 @@ def settings_page() -> str:
         "",
         "Written by `python docs/scripts/write_pages.py` from `padim.FitSettings`. Each is a "
         "keyword of `padim.fit`, a line of a `--config` file, and an option of `padim fit` and "
-        "`padim benchmark`: `sigma_px` is `--sigma-px`. What the command line takes as `256x512` "
-        "or `1,2,4` is `[256, 512]` or `[1, 2, 4]` in Python and in a file; there a square needs "
-        "both numbers. [Which option when](options.md) says which "
+        "`padim benchmark`: `sigma_px` is `--sigma-px`. What the command line takes as `256`, "
+        "`256x512` or `1,2,4` may be `256`, `[256, 512]` or `[1, 2, 4]` in Python and in a file. "
+        "[Which option when](options.md) says which "
         "to take. What has no default here is left to the recipe, the backbone or the machine.",
     ]
     panels = dict.fromkeys(choice.panel for choice in CHOICES.values())

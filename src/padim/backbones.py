@@ -1,8 +1,4 @@
-"""The pretrained networks, as data: names, taps, channels, strides, weights and their licences.
-
-Nothing here imports torch: the facts can be listed on any machine. Each is tested against the
-network itself.
-"""
+"""The pretrained networks, as data that is tested against the networks themselves; no torch."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -32,48 +28,28 @@ _LITE = "Liu 2020, EfficientNet-Lite (TensorFlow TPU models)"
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """What there is to know about a pretrained network before it is built.
+    """What there is to know about a pretrained network before it is built."""
 
-    Attributes:
-        name: The name a user types.
-        library: Whose code builds it.
-        architecture: The name that library knows it by.
-        weights_tag: The name of the pretrained weights in that library.
-        stem: Modules before the numbered blocks, in order.
-        block: How a numbered block is named, such as ``blocks.{}``.
-        first_block: Number of the first block.
-        taps: Numbers of the tapped blocks, fine to coarse.
-        channels: Channels C of each tapped feature map.
-        strides: Input pixels per cell of each tapped feature map.
-        mean: Per-channel mean these weights want subtracted, of values in [0, 1].
-        std: Per-channel deviation these weights want divided by.
-        url: Where the weights are published, or their file's name when ``package`` brings them;
-            the file name carries the first eight digits of their sha256.
-        package: Python package that contains the weights, or empty.
-        weights_bytes: Bytes of all tensors of the whole network.
-        licence: Licence of the weights, as their publisher states it.
-        source: Where the network was published.
-        n_random_dims: Dimensions drawn at random by default; all when None.
-    """
-
-    name: str
-    library: Literal["timm", "torchvision"]
-    architecture: str
-    weights_tag: str
-    stem: tuple[str, ...]
-    block: str
-    first_block: int
-    taps: tuple[int, ...]
-    channels: tuple[int, ...]
-    strides: tuple[int, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    name: str  # what a user types
+    library: Literal["timm", "torchvision"]  # whose code builds it
+    architecture: str  # the name that library knows it by
+    weights_tag: str  # the name of the pretrained weights in that library
+    stem: tuple[str, ...]  # modules before the numbered blocks, in order
+    block: str  # how a numbered block is named, such as ``blocks.{}``
+    first_block: int  # its number
+    taps: tuple[int, ...]  # numbers of the tapped blocks, fine to coarse
+    channels: tuple[int, ...]  # C of each tapped feature map
+    strides: tuple[int, ...]  # input pixels per cell of each tapped feature map
+    mean: tuple[float, float, float]  # what these weights want subtracted, of values in [0, 1]
+    std: tuple[float, float, float]  # what they want divided by
+    # Where the weights are published, or their file's name when a package brings them; the file
+    # name carries the first eight digits of their sha256.
     url: str
-    package: str
-    weights_bytes: int
-    licence: str
-    source: str
-    n_random_dims: int | None = None
+    package: str  # Python package that contains the weights, or empty
+    weights_bytes: int  # of all tensors of the whole network
+    licence: str  # of the weights, as their publisher states it
+    source: str  # where the network was published
+    n_random_dims: int | None = None  # drawn at random by default; all when None
 
     @property
     def weights_file(self) -> str:

@@ -1,5 +1,7 @@
 """A choice of the user as data: what its help says, and what it may be."""
 
+import errno
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from os import PathLike
@@ -54,45 +56,45 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is known of a field of ``FitSettings`` beside its name, type and default.
+    """What is known of a field of ``FitSettings`` beside its name, type and default."""
 
-    Attributes:
-        help: One line for a person.
-        panel: Heading of the help page that it stands under.
-        metavar: What stands for the value there; None for one that is on or off.
-        words: What an error calls it; its name when empty.
-        names: The names it may have; any when empty.
-        within: Where its number, or each of its numbers, must lie, unless it is the default.
-        older: Options of version 0.1 that go on working.
-    """
-
-    help: str
+    help: str  # one line for a person
     panel: Literal["data", "network", "map", "threshold", "memory", "output"] | None = None
-    metavar: str | None = None
-    words: str = ""
-    names: tuple[str, ...] = ()
-    within: Range | None = None
-    older: tuple[str, ...] = ()
+    metavar: str | None = None  # stands for the value in the help; None for one that is on or off
+    words: str = ""  # what an error calls it; its name when empty
+    names: tuple[str, ...] = ()  # it may have; any when empty
+    within: Range | None = None  # where its number, or each of them, must lie but for the default
+    older: tuple[str, ...] = ()  # options of version 0.1 that go on working
+    parse: Callable[[str], object] | None = None  # reads a text, or one number, as the option does
 
-    def check(self, name: str, value: object, kind: Any) -> None:
+    def read(self, name: str, value: object, kind: Any) -> Any:
         """Make sure that a value of this annotated type can be chosen under a name.
+
+        Returns:
+            The value; what ``parse`` makes of it, and a tuple of a list.
 
         Raises:
             UsageError: It is of another kind, or outside the range.
             UnknownNameError: It is not one of the names that there are.
         """
         words = self.words or name
+        if isinstance(value, list):
+            value = tuple(value)
+        is_parsed = isinstance(value, str | Integral) and not isinstance(value, bool)
+        if self.parse is not None and is_parsed:
+            value = self.parse(str(value))
         if not _is_of_kind(value, kind):
             raise UsageError(f"{words} is {value!r}, but needs to be {_describe_kind(kind)}.")
         if self.names and isinstance(value, str) and value not in self.names:
             raise UnknownNameError(name.replace("_", " "), value, self.names)
         if self.within is None:
-            return
+            return value
         numbers: tuple[object, ...] = value if isinstance(value, tuple) else (value,)
         for number in numbers:
             if isinstance(number, Real) and not self.within.holds(as_float := _to_float(number)):
                 shown = "x".join(map(str, numbers)) if len(numbers) > 1 else f"{as_float:g}"
                 raise UsageError(f"{words} is {shown}, but {self.within.advise(as_float)}.")
+        return value
 
 
 def _to_float(number: Real) -> float:
@@ -101,6 +103,38 @@ def _to_float(number: Real) -> float:
         return float(number)
     except OverflowError:
         return float("-inf") if number < 0 else float("inf")
+
+
+def parse_size(text: str, what: str = "size") -> tuple[int, int]:
+    """Read ``256`` or ``256x512`` as (height, width).
+
+    Raises:
+        UsageError: It is neither.
+    """
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise UsageError(f"The {what} is {text!r}, but needs to be such as 256 or 256x512 (HxW).")
+    return int(sides[0]), int(sides[-1])
+
+
+def require_path(given: object, what: str = "The model") -> Path:
+    """Make sure that something can be the path of a file, be it there or not.
+
+    Raises:
+        UsageError: It is something else, or no file can have such a name.
+    """
+    if not isinstance(given, str | PathLike) or not str(given):
+        raise UsageError(f"{what} is {given!r}, but needs to be the path of a file. Name one.")
+    path = Path(given)
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:  # a ValueError is of a NUL
+        if getattr(error, "errno", errno.ENAMETOOLONG) == errno.ENAMETOOLONG:
+            name = str(given) if len(str(given)) < 80 else f"{str(given)[:77]}..."
+            raise UsageError(
+                f"{what} is {name!r}, which no file can be called. Take a shorter, plainer name."
+            ) from None
+    return path
 
 
 def is_same(one: object, other: object) -> bool:
@@ -118,19 +152,15 @@ def parts_of(kind: Any) -> tuple[Any, ...]:
 
 def _is_of_kind(value: object, kind: Any) -> bool:
     """Whether a value is of an annotated type, of those that choices have."""
-    if value is None:
-        return NoneType in get_args(kind)
-    return any(_is_of_part(value, part) for part in parts_of(kind))
-
-
-def _is_of_part(value: object, kind: Any) -> bool:
     origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_is_of_kind(value, part) for part in parts)
     if origin is Literal:
         return value in parts
     if origin is tuple:
         if not isinstance(value, tuple) or (len(value) != len(parts) and parts[-1] is not Ellipsis):
             return False
-        return all(_is_of_part(one, parts[0]) for one in value)
+        return all(_is_of_kind(one, parts[0]) for one in value)
     if kind is not bool and isinstance(value, bool):
         return False
     abstract = {int: Integral, float: Real, Path: PathLike}

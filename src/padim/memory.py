@@ -48,21 +48,17 @@ def watch_peak() -> Callable[[], int | None]:
         What tells it. It tells None where the system does not: macOS never does, and Windows, whose
         peak is that of the process since its start, only when it is higher than it was before.
     """
-    before = None if _reset_peak() else _read_peak()
+    before = None
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        before = _read_peak()
 
     def peak() -> int | None:
         most = _read_peak()
         return None if most is None or (before is not None and most <= before) else most
 
     return peak
-
-
-def _reset_peak() -> bool:
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return False
-    return True
 
 
 def _read_peak() -> int | None:

@@ -9,36 +9,21 @@ EPS_FLOOR = 1e-4  # a level of dead channels would otherwise have no covariance 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How images are brought to the network and distances to a score.
+    """How images are brought to the network and distances to a score."""
 
-    Attributes:
-        name: Name of the recipe these settings started from.
-        size_px: (height, width) of what the network sees.
-        crop_fraction: Side of the centre crop over the resized short side; 1 keeps the whole image.
-        resample: Pillow filter of the resize, antialiased.
-        eps: Added to the diagonal of each covariance.
-        eps_rule: ``absolute``, or ``relative`` to the mean variance of the level.
-        sigma_px: Standard deviation of the Gaussian blur of the map.
-        score_fraction: The image score is the mean of the hottest pixels of the map, this fraction
-            of those that count, or of as many as a tile has, and one at least: 0 is the maximum.
-        taps: Numbers of the tapped blocks; the backbone's own when None.
-        tile_px: Side of the square parts that the network sees one at a time, when it does not see
-            the whole.
-        tile_overlap_px: By how much neighbouring tiles overlap at least, and twice what is seen
-            around a region of interest.
-    """
-
-    name: str
-    size_px: tuple[int, int]
-    crop_fraction: float
-    resample: Literal["bilinear", "lanczos"]
-    eps: float
-    eps_rule: Literal["absolute", "relative"]
-    sigma_px: float
+    name: str  # of the recipe these settings started from
+    size_px: tuple[int, int]  # (height, width) of what the network sees
+    crop_fraction: float  # side of the centre crop over the resized short side; 1 for the whole
+    resample: Literal["bilinear", "lanczos"]  # Pillow's filter of the resize, antialiased
+    eps: float  # added to the diagonal of each covariance
+    eps_rule: Literal["absolute", "relative"]  # relative to the mean variance of the level, or not
+    sigma_px: float  # standard deviation of the Gaussian blur of the map
+    # The image score is the mean of the hottest pixels of the map, this fraction of those that
+    # count, or of as many as a tile has, and one at least: 0 is the maximum.
     score_fraction: float
-    taps: tuple[int, ...] | None = None
-    tile_px: int | None = None
-    tile_overlap_px: int = 128
+    taps: tuple[int, ...] | None = None  # numbers of blocks; the backbone's own when None
+    tile_px: int | None = None  # side of the square parts that the network sees one at a time
+    tile_overlap_px: int = 128  # at least, and twice what is seen around a region of interest
 
 
 # Defard et al. 2021: 256 px, centre crop 224 px, eps 0.01, sigma 4, maximum of the map.

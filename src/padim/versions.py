@@ -5,6 +5,6 @@ from importlib.metadata import version
 _VERSIONED = ("padim-efficientnet", "torch", "torchvision", "timm", "numpy", "pillow")
 
 
-def installed_versions() -> dict[str, str]:
+def read_versions() -> dict[str, str]:
     """Versions of the packages that decide the numbers in a model."""
     return {name: version(name) for name in _VERSIONED}

@@ -164,7 +164,7 @@ def test_one_region_is_not_for_images_of_several_sizes(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--dims", "some"], "dims is 'some', but needs to be all or a whole number."),
+        (["--dims", "some"], "dims is 'some', but needs to be a whole number or all."),
         (["--taps", "1;2"], "The taps are '1;2', but need to be such as 1,2,4."),
         (["--size-px", "big"], "The size is 'big', but needs to be such as 256 or 256x512 (HxW)."),
         (["--n-batch", "0"], "The batch size is 0, but needs to be 1 or more. Try 1."),

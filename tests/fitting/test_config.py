@@ -70,10 +70,8 @@ def test_nothing_chosen_is_an_empty_file(tmp_path: Path) -> None:
         ("eps = 0", r"part\.toml, eps: eps is 0, but needs to be above 0\. Try 0\.01\.$"),
         ("n_batch = 0", r"part\.toml, n_batch: The batch size is 0"),
         ("calibrate = 1", r"part\.toml, calibrate: calibrate is 1, but needs to be true or false"),
-        (
-            "size_px = 256",
-            r"part\.toml, size_px: .* needs to be two whole numbers, such as \[256, 512\]\.$",
-        ),
+        ("size_px = 2.5", r"part\.toml, size_px: .* such as \[256, 512\]\.$"),
+        ("size_px = 'big'", r"part\.toml, size_px: The size is 'big', but needs to be such as 256"),
         ("size_px = [256, 'x']", r"part\.toml, size_px: "),
         ("roi = 3", r"part\.toml, roi: "),
         ("store = 'float8'", r"part\.toml, store: There is no store 'float8'"),

@@ -17,7 +17,7 @@ from trees import make_category, striped
 
 from padim.errors import DatasetError
 from padim.fitting import update as learning
-from padim.fitting.fit import from_fitted
+from padim.fitting.fit import build_model
 from padim.fitting.fitter import Fitter, solve
 from padim.fitting.looks import (
     FirstLook,
@@ -185,7 +185,7 @@ def test_every_phase_of_learning_is_told_to_its_end(tmp_path: Path) -> None:
     good = sorted((make_category(tmp_path / "c", n_train=6) / "train/good").iterdir())
     path = tmp_path / "m.safetensors"
     fitter = oracle.small_fitter(keep_moments=True)
-    from_fitted(fitter, fitter.fit(good[:4])).save(path, moments=True)
+    build_model(fitter, fitter.fit(good[:4])).save(path, moments=True)
     phases = Phases()
     learning.update(path, good[4:], good, begin=phases)
     assert phases.taken == told(("update", 2), ("solve", 32), ("second look", 6))

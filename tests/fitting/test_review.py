@@ -133,7 +133,7 @@ def test_maps_of_outliers_are_those_of_the_fit_without_each(kept_feature_bytes: 
     images = [np.asarray(striped(i)) for i in range(40)]
     images[33] = np.asarray(striped(100, spot=True))
     fitter = oracle.small_fitter(store="float32", eps_rule="absolute")
-    fitter = replace(fitter, keep_outlier_maps=True)
+    fitter = replace(fitter, n_maps=100)
     fitted = replace(fitter, kept_feature_bytes=kept_feature_bytes).fit(images)
     assert list(fitted.outlier_maps) == [33]
     without = oracle.small_fitter(store="float32", eps_rule="absolute", calibrate=False)

@@ -1,6 +1,7 @@
 """Every choice of a fit: its type, range and name."""
 
 import inspect
+import json
 import pickle
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import padim
 from padim.errors import UnknownNameError, UsageError
 from padim.features.network import DTYPES
+from padim.fitting.config import read_choices
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import (
     CHOICES,
@@ -78,10 +80,10 @@ def test_a_misspelt_setting_fails_the_type_checker(call: str, tmp_path: Path) ->
         ({"eps": float("nan")}, "needs to be above 0"),
         ({"eps": "much"}, r"^eps is 'much', but needs to be a number\.$"),
         ({"eps": True}, "needs to be a number"),
-        (
-            {"size_px": 64},
-            r"^The size is 64, but needs to be two whole numbers, such as \[256, 512\]\.$",
-        ),
+        ({"size_px": 2.5}, r"^The size is 2\.5, but needs to be .* such as \[256, 512\]"),
+        ({"size_px": True}, r"^The size is True, but needs to be "),
+        ({"size_px": "big"}, r"^The size is 'big', but needs to be such as 256 or 256x512 \(HxW\)"),
+        ({"size_px": 0}, r"^The size is 0x0, but needs to be 1 or more\. Try 256\.$"),
         ({"size_px": (64, 0)}, r"^The size is 64x0, but needs to be 1 or more\. Try 256\.$"),
         ({"size_px": (64, 64, 64)}, "needs to be two whole numbers"),
         ({"taps": (1, 2.5)}, "taps is .* but needs to be whole numbers"),
@@ -126,6 +128,26 @@ def test_an_unknown_name_is_refused(choices: FitChoices, words: str) -> None:
 def test_a_possible_value_is_kept(choices: FitChoices) -> None:
     ((name, value),) = choices.items()
     assert getattr(settings_with(**choices), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "read"),
+    [
+        ("size_px", 256, (256, 256)),
+        ("size_px", np.int64(64), (64, 64)),
+        ("size_px", "256x512", (256, 512)),
+        ("size_px", "96", (96, 96)),
+        ("taps", "1,2,4", (1, 2, 4)),
+        ("dims", "50", 50),
+        ("dims", "all", "all"),
+    ],
+)
+def test_python_and_a_file_take_what_the_option_takes(
+    name: str, given: object, read: object, tmp_path: Path
+) -> None:
+    assert getattr(settings_with(**{name: given}), name) == read  # type: ignore[arg-type]
+    (tmp_path / "part.toml").write_text(f"{name} = {json.dumps(given, default=int)}\n")
+    assert read_choices(tmp_path / "part.toml") == {name: read}
 
 
 def test_a_list_is_as_good_as_a_tuple() -> None:

@@ -17,13 +17,13 @@ from padim.backbones import backbone
 from padim.cli import main
 from padim.errors import ModelFileError, ModelFileHashError, UsageError
 from padim.features.features import TiledFeatures
-from padim.fitting.fit import from_fitted
+from padim.fitting.fit import build_model
 from padim.fitting.fitter import Fitter
 from padim.images.roi import Roi
 from padim.method.pyramid import build_pyramid
 from padim.method.tiles import plan_tiles
 from padim.model.file import load_state
-from padim.model.file_tensor import FileTensor, in_file, write_tensors
+from padim.model.file_tensor import FileTensor, map_tensor, write_tensors
 from padim.model.padim import PaDiM
 from padim.model.scorer import postprocess_of, scorer_of
 from padim.model.torch_score import TileScore
@@ -40,7 +40,7 @@ def tiled_fitter(**options: object) -> Fitter:
 @pytest.fixture(scope="module")
 def model() -> PaDiM:
     fitter = tiled_fitter()
-    return from_fitted(fitter, fitter.fit(list(oracle.random_images(5, SIZE_PX))))
+    return build_model(fitter, fitter.fit(list(oracle.random_images(5, SIZE_PX))))
 
 
 @given(
@@ -147,7 +147,7 @@ def test_leave_one_out_is_that_of_refits(kept_feature_bytes: int) -> None:
     calibration = fitter.fit(images).state.calibration
     assert calibration is not None
     refits = [
-        from_fitted(fitter, fitter.fit(images[:i] + images[i + 1 :])).predict(images[i]).score
+        build_model(fitter, fitter.fit(images[:i] + images[i + 1 :])).predict(images[i]).score
         for i in range(4)
     ]
     np.testing.assert_allclose(calibration.image_score, sorted(refits), rtol=1e-4)
@@ -159,7 +159,7 @@ def test_a_defect_on_a_seam_scores_as_one_inside() -> None:
     images = list(oracle.random_images(6, size_px))
     options = {"size_px": size_px, "eps": 0.01, "eps_rule": "absolute", "calibrate": False}
     whole, tiled = (
-        from_fitted(fitter, fitter.fit(images))
+        build_model(fitter, fitter.fit(images))
         for fitter in (
             oracle.small_fitter(**options),
             oracle.small_fitter(**options, tile_px=192),
@@ -288,4 +288,4 @@ def test_files_are_read_by_safetensors_itself(
     for name, tensor in tensors.items():
         assert read[name].dtype == tensor.dtype
         assert torch.equal(read[name], tensor)
-    assert torch.equal(in_file(path, "a")[1:3], torch.tensor([1.0, 2.0]))
+    assert torch.equal(map_tensor(path, "a")[1:3], torch.tensor([1.0, 2.0]))

@@ -79,7 +79,7 @@ def test_an_update_can_set_the_threshold_anew(
     images: list[Path], whole: ModelState, tmp_path: Path
 ) -> None:
     path = fitted(images[:7], tmp_path / "m.safetensors")
-    state = learning.update(path, images[7:], images)
+    state = learning.update(path, images[7:], images).state
     assert state.calibration is not None
     assert whole.calibration is not None
     assert (state.calibration.source, state.calibration.stale) == (LEAVE_ONE_OUT, False)

@@ -15,7 +15,7 @@ from padim.cli import main
 from padim.datasets import read_category
 from padim.errors import ShapeError, UsageError
 from padim.evaluation.category import evaluate
-from padim.fitting.fit import from_fitted
+from padim.fitting.fit import build_model
 from padim.fitting.fitter import Fitter
 from padim.images.roi import Roi, read_roi
 from padim.model.padim import PaDiM
@@ -43,7 +43,7 @@ def fitters(region: NDArray[np.bool_]) -> tuple[Fitter, Fitter]:
 def models(region: NDArray[np.bool_]) -> tuple[PaDiM, PaDiM]:
     images = list(oracle.random_images(6, SIZE_PX))
     whole, partial = fitters(region)
-    return from_fitted(whole, whole.fit(images)), from_fitted(partial, partial.fit(images))
+    return build_model(whole, whole.fit(images)), build_model(partial, partial.fit(images))
 
 
 def test_cells_outside_are_neither_stored_nor_scored(
@@ -126,7 +126,7 @@ def test_leave_one_out_is_that_of_refits(region: NDArray[np.bool_]) -> None:
     calibration = fitter.fit(images).state.calibration
     assert calibration is not None
     refits = [
-        from_fitted(fitter, fitter.fit(images[:i] + images[i + 1 :])).predict(images[i]).score
+        build_model(fitter, fitter.fit(images[:i] + images[i + 1 :])).predict(images[i]).score
         for i in range(4)
     ]
     np.testing.assert_allclose(calibration.image_score, sorted(refits), rtol=1e-4)
@@ -168,8 +168,8 @@ def test_what_lies_outside_does_not_count_in_an_evaluation(tmp_path: Path) -> No
     left = np.zeros((72, 72), np.bool_)
     left[:, :36] = True
     model = padim.fit(category, size_px=(64, 64), roi=left, device="cpu")
-    evaluation = evaluate(model.predictor, read_category(category))
-    counted = model.predictor.preprocess.mask(left)
+    evaluation = evaluate(model, read_category(category))
+    counted = model.preprocess.mask(left)
     counts = evaluation.counts
     assert counts.normal.n_px().sum() + counts.regions.n_px().sum() == 6 * counted.sum()
 
@@ -181,7 +181,7 @@ def test_a_region_smaller_than_its_surroundings_takes_the_network_there_only() -
     # Whole cells of 16 px, and 32 px around them.
     assert fitter.encoder.tiling.window_px == (112, 160)
     assert (fitter.encoder.tiling.tiles[0].top, fitter.encoder.tiling.tiles[0].left) == (160, 64)
-    model = from_fitted(fitter, fitter.fit(list(oracle.random_images(3, (512, 512)))))
+    model = build_model(fitter, fitter.fit(list(oracle.random_images(3, (512, 512)))))
     image = oracle.random_images(1, (512, 512), seed=3)[0]
     elsewhere = image.copy()
     elsewhere[:160] = 0

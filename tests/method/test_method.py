@@ -19,7 +19,7 @@ from torch import nn
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from padim.fitting.fit import from_fitted
+from padim.fitting.fit import build_model
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitChoices, FitSettings
@@ -141,7 +141,7 @@ def test_maps_on_real_images_equal_the_dense_reference(case: Case, fitter: Fitte
     expected = oracle.anomaly_map(case.distance, settings.size_px, sigma_px=4)
     expected_score = oracle.image_score(expected, 0.0 if case.recipe == "reference" else 0.01)
 
-    model = from_fitted(fitter, fitter.fit(case.train))
+    model = build_model(fitter, fitter.fit(case.train))
     predictions = model.predict(list(case.test))
 
     maps = np.stack([prediction.anomaly_map for prediction in predictions])

@@ -30,7 +30,7 @@ from padim.errors import (
 )
 from padim.features.encoder import Encoder, Engine
 from padim.files import write_text, written_whole
-from padim.fitting.fit import from_fitted
+from padim.fitting.fit import build_model
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
 from padim.images.preprocess import Preprocess
@@ -43,7 +43,7 @@ from padim.model.file import load_moments, load_state, save_moments, save_state
 from padim.model.pair import moments_path
 from padim.model.state import ModelState
 from padim.recipes import RECIPES
-from padim.versions import installed_versions
+from padim.versions import read_versions
 
 SEED = 0
 
@@ -64,7 +64,7 @@ def small_state(dtype: torch.dtype = torch.float16) -> ModelState:
             engine=Engine("onnxruntime", "1.32.0"),
             precision="float32",
             weights_sha256="5" * 64,
-            versions=installed_versions(),
+            versions=read_versions(),
         ),
         recipe=settings,
         eps=(0.01, 0.1 + 0.2),
@@ -203,7 +203,7 @@ def test_the_same_images_twice_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_loading_and_predicting_do_not_change_a_model(tmp_path: Path) -> None:
     fitter = oracle.small_fitter()
-    model = from_fitted(fitter, fitter.fit(images(4)))
+    model = build_model(fitter, fitter.fit(images(4)))
     model.save(tmp_path / "a")
     loaded = padim.PaDiM(load_state(tmp_path / "a"))
     before, after = (m.predict(images(5)) for m in (model, loaded))
@@ -243,7 +243,7 @@ def test_moments_of_two_fits_merge_to_the_fit_on_all(tmp_path: Path) -> None:
     for name, some in (("a", images(12)[:8]), ("b", images(12)[8:])):
         path = tmp_path / f"{name}.safetensors"
         keeping = replace(fitter, settings=replace(fitter.settings, keep_moments=True))
-        from_fitted(keeping, keeping.fit(some)).save(path, moments=True)
+        build_model(keeping, keeping.fit(some)).save(path, moments=True)
         parts.append(load_moments(moments_path(path)))
     merged = parts[0].merge(parts[1])
     whole = fitter.fit(images(12)).moments
@@ -257,7 +257,7 @@ def test_moments_of_two_fits_merge_to_the_fit_on_all(tmp_path: Path) -> None:
 
 def test_a_model_without_its_trunk_needs_the_weights_it_was_fitted_with(tmp_path: Path) -> None:
     fitter = oracle.small_fitter(include_backbone=False)
-    from_fitted(fitter, fitter.fit(images(4))).save(tmp_path / "model.safetensors")
+    build_model(fitter, fitter.fit(images(4))).save(tmp_path / "model.safetensors")
     before = padim.load(tmp_path / "model.safetensors").predict(images(1)[0])
 
     weights = tmp_path / "own.safetensors"
@@ -270,7 +270,7 @@ def test_a_model_without_its_trunk_needs_the_weights_it_was_fitted_with(tmp_path
 
 def test_an_unknown_precision_is_refused(tmp_path: Path) -> None:
     fitter = oracle.small_fitter()
-    from_fitted(fitter, fitter.fit(images(2))).save(tmp_path / "m")
+    build_model(fitter, fitter.fit(images(2))).save(tmp_path / "m")
     with pytest.raises(UnknownNameError, match=r"no precision 'bfloat61'\. Did you mean 'bfloat16"):
         padim.load(tmp_path / "m", precision="bfloat61")
 

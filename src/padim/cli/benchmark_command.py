@@ -115,13 +115,11 @@ def _find_source_px(
     categories: Iterable[Category], settings: FitSettings
 ) -> tuple[int, int] | None:
     """The one size of the images of every category, where a fit has to know it."""
-    from padim.fitting.prepare import first_px, needs_source_px
+    from padim.fitting.prepare import find_source_px
 
-    if not needs_source_px(settings):
-        return None
-    found = {first_px(category.train): category.name for category in categories}
+    found = {find_source_px(settings, category.train): category.name for category in categories}
     if len(found) > 1:
-        words = ", ".join(f"{name} {size[0]}x{size[1]}" for size, name in found.items())
+        words = ", ".join(f"{name} {size[0]}x{size[1]}" for size, name in found.items() if size)
         raise UsageError(
             f"The categories are of several sizes ({words} px), but a region of interest and tiles "
             "are for one. Name one with --category, or give --size-px."

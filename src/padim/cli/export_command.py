@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from padim.choices import parse_size
 from padim.cli import options
 from padim.cli.console import result
 from padim.cli.images import require_writable
@@ -45,7 +46,7 @@ def export(
         out,
         images,
         to=to,
-        camera_px=options.parse_size(camera, "camera"),
+        camera_px=parse_size(camera, "camera") if camera is not None else None,
         n_batch=None if batch == "dynamic" else int(batch),
         store=store,
         weights=weights,

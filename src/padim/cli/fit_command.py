@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from padim.fitting.looks import Fitted
 
 _SHOWN = 10
+_MOST_DRAWN = 100  # outliers, whatever the number of images
 _HEADINGS = {  # of one image, and of several
     "outlier": ("scores as if it did not belong", "score as if they did not belong"),
     "duplicate": (
@@ -76,14 +77,14 @@ def fit(
     largest_px, words = measure_sizes(chosen)
     count = format_count(len(chosen), "good image")
     say(f"{title}: " * bool(title) + f"{count} in {images}, {words}.")
-    from padim.fitting.prepare import first_px, needs_source_px, require_outliers_known
+    from padim.fitting.prepare import find_source_px, require_outliers_known
 
     require_outliers_known(settings, outlier_overlays is not None)
-    source_px = first_px(chosen) if needs_source_px(settings) else None
+    source_px = find_source_px(settings, chosen)
     fitter, forecast = prepare_within(
         settings, largest_px, len(chosen), source_px=source_px, scratch=out.parent
     )
-    fitter = replace(fitter, keep_outlier_maps=outlier_overlays is not None)
+    fitter = replace(fitter, n_maps=_MOST_DRAWN if outlier_overlays is not None else 0)
     encoder = fitter.encoder
     detail(
         f"Backbone {encoder.spec.name}, recipe {fitter.recipe.name}, "

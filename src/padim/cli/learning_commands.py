@@ -60,8 +60,8 @@ def merge(
     from padim.fitting import update as learning
 
     with phases() as begin:
-        state = learning.merge(first, second, out, weights=weights, begin=begin)
-    _tell(out, state)
+        changed = learning.merge(first, second, out, weights=weights, begin=begin)
+    _tell(out, changed.state)
 
 
 def _change(
@@ -78,8 +78,8 @@ def _change(
 
     change = {"update": learning.update, "forget": learning.forget}[way]
     with phases() as begin:
-        state = change(model, chosen, used, weights=weights, begin=begin)
-    _tell(model, state)
+        changed = change(model, chosen, used, weights=weights, begin=begin)
+    _tell(model, changed.state)
 
 
 def _tell(path: Path, state: "ModelState") -> None:

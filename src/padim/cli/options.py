@@ -7,17 +7,16 @@ them knows the defaults.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, get_args, get_type_hints, is_typeddict
+from typing import Annotated, Any, TypedDict, get_args, get_type_hints, is_typeddict
 
 import typer
 
 from padim.choices import Choice, parts_of
 from padim.cli.console import Output
-from padim.errors import UsageError
 from padim.fitting.config import read_choices
 from padim.fitting.settings import CHOICES, KINDS, FitChoices, FitSettings
 
@@ -70,37 +69,6 @@ _RATE = Choice("Good images that may be called anomalous: 0.01.", metavar="X")
 FalseAlarmRate = Annotated[float | None, option_of("false_alarm_rate", _RATE)]
 _PIXEL_RATE = Choice("Pixels of good images that may be: 0.001.", metavar="X")
 PixelFalseAlarmRate = Annotated[float | None, option_of("pixel_false_alarm_rate", _PIXEL_RATE)]
-
-
-def parse_size(text: str | None, what: str = "size") -> tuple[int, int] | None:
-    """Read ``256`` or ``256x512`` as (height, width)."""
-    if text is None:
-        return None
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise UsageError(f"The {what} is {text!r}, but needs to be such as 256 or 256x512 (HxW).")
-    return int(sides[0]), int(sides[-1])
-
-
-def _parse_taps(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"The taps are {text!r}, but need to be such as 1,2,4.") from None
-
-
-def _parse_dims(text: str) -> int | Literal["all"]:
-    try:
-        return "all" if text == "all" else int(text)
-    except ValueError:
-        raise UsageError(f"dims is {text!r}, but needs to be all or a whole number.") from None
-
-
-_PARSERS: Mapping[str, Callable[[str], object]] = {
-    "size_px": parse_size,
-    "taps": _parse_taps,
-    "dims": _parse_dims,
-}
 
 
 _SPEAKING = (
@@ -200,5 +168,5 @@ def _collect(group: Any, given: dict[str, object]) -> dict[str, object]:
         value = given.pop(name)
         value = older if value is None else value
         if value is not None:
-            chosen[name] = _PARSERS[name](str(value)) if name in _PARSERS else value
+            chosen[name] = value
     return chosen

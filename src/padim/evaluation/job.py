@@ -26,7 +26,7 @@ from padim.evaluation.record import (
     write_record,
 )
 from padim.files import Names, remove_partial, safe_name, sha256, written_whole
-from padim.fitting.fit import from_fitted
+from padim.fitting.fit import build_model
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
@@ -136,7 +136,7 @@ def run_job(
         peak, start = watch_peak(), time.perf_counter()
         fitted = fitter.fit(category.train, begin, unreadable)
         fit_s, fit_peak = time.perf_counter() - start, peak()
-        model = from_fitted(fitter, fitted)
+        model = build_model(fitter, fitted)
         advance = begin("score", len(category.test))
         evaluation = evaluate(
             model, category, advance=advance, unreadable=unreadable, scratch=scratch

@@ -10,22 +10,17 @@ from padim.images.preprocess import Preprocess
 from padim.method.pyramid import Pyramid
 from padim.method.tiles import Tiling
 from padim.scoring.engines import ENGINES
-from padim.versions import installed_versions
+from padim.versions import read_versions
 
 
 class Engine(NamedTuple):
-    """Who runs a network.
+    """Who runs a network."""
 
-    Attributes:
-        name: ``torch``, ``onnxruntime`` or ``openvino``.
-        version: Of it; empty for torch, which is among the packages that decide numbers.
-    """
-
-    name: str
-    version: str = ""
+    name: str  # torch, onnxruntime or openvino
+    version: str = ""  # empty for torch, which is among the packages that decide numbers
 
     @classmethod
-    def installed(cls, name: str) -> "Engine":
+    def find(cls, name: str) -> "Engine":
         """The one of this name that is installed here."""
         return cls(name, "" if name == "torch" else version(ENGINES[name].package))
 
@@ -40,25 +35,15 @@ class Engine(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoder:
-    """What decides the features of an image: where two are equal, so are the features.
-
-    Attributes:
-        spec: Facts of the backbone.
-        tiling: What the network sees of an image at a time, and which cells are modelled.
-        preprocess: The way from an image to the network.
-        engine: Who runs the trunk.
-        precision: What the trunk computes in, ``float32`` or ``bfloat16``.
-        weights_sha256: Of the file the backbone's weights came from.
-        versions: Packages that decide numbers.
-    """
+    """What decides the features of an image: where two are equal, so are the features."""
 
     spec: BackboneSpec
-    tiling: Tiling
-    preprocess: Preprocess
-    engine: Engine
-    precision: str
-    weights_sha256: str
-    versions: Mapping[str, str]
+    tiling: Tiling  # what the network sees of an image at a time, and which cells are modelled
+    preprocess: Preprocess  # the way from an image to the network
+    engine: Engine  # who runs the trunk
+    precision: str  # what the trunk computes in, float32 or bfloat16
+    weights_sha256: str  # of the file the backbone's weights came from
+    versions: Mapping[str, str]  # packages that decide numbers
 
     @property
     def pyramid(self) -> Pyramid:
@@ -67,7 +52,7 @@ class Encoder:
 
     def here(self, engine: str) -> "Encoder":
         """The same with what is installed here, run by an engine of this name."""
-        return replace(self, engine=Engine.installed(engine), versions=installed_versions())
+        return replace(self, engine=Engine.find(engine), versions=read_versions())
 
     def of_window(self) -> "Encoder":
         """The same for one part of an image, all cells of which are modelled."""
@@ -77,23 +62,18 @@ class Encoder:
         return replace(self, tiling=tiling, preprocess=preprocess)
 
     def differences(self, other: "Encoder") -> dict[str, tuple[object, object]]:
-        """What is not the same in another.
-
-        Returns:
-            By the name of a package, ``engine`` or what else differs, what each has of it; empty
-            where the two are equal.
-        """
-        ours, theirs = self._parts(), other._parts()
+        """What each has of a package, ``engine`` or what else is not the same in another."""
+        ours, theirs = (
+            {
+                "backbone": one.spec,
+                "weights": one.weights_sha256,
+                "preprocess": one.preprocess,
+                "pyramid": one.tiling,
+                "precision": one.precision,
+                **one.versions,
+                "engine": one.engine,
+            }
+            for one in (self, other)
+        )
         both = {name: (ours.get(name), theirs.get(name)) for name in {**ours, **theirs}}
         return {name: (one, two) for name, (one, two) in both.items() if one != two}
-
-    def _parts(self) -> dict[str, object]:
-        return {
-            "backbone": self.spec,
-            "weights": self.weights_sha256,
-            "preprocess": self.preprocess,
-            "pyramid": self.tiling,
-            "precision": self.precision,
-            **self.versions,
-            "engine": self.engine,
-        }

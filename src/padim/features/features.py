@@ -10,14 +10,7 @@ from padim.method.tiles import Tile, Tiling
 
 
 class Features(nn.Module):
-    """From uint8 images to the features of each level.
-
-    Args:
-        trunk: The truncated backbone.
-        pyramid: Its levels.
-        preprocess: Whose mean and standard deviation are applied here.
-        precision: Type the trunk computes in.
-    """
+    """From uint8 images to the features of each level; ``preprocess`` gives mean and deviation."""
 
     def __init__(
         self,
@@ -39,14 +32,7 @@ class Features(nn.Module):
         self.register_buffer("std", torch.tensor(preprocess.std).repeat(width) * 255)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Compute the features of a batch.
-
-        Args:
-            images: RGB, shape ``(N, H, W, 3)``, uint8.
-
-        Returns:
-            One per level, coarse to fine, shape ``(cells, N, d)``, float32.
-        """
+        """Features of RGB ``(N, H, W, 3)``, uint8: ``(cells, N, d)`` per level, float32."""
         pixels = self.normalise(images)
         with torch.autocast(
             images.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16
@@ -55,14 +41,7 @@ class Features(nn.Module):
         return self.pyramid.split([feature_map.float() for feature_map in feature_maps])
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Subtract the mean and divide by the standard deviation of each channel.
-
-        Args:
-            images: RGB, shape ``(N, H, W, 3)``, 0 to 255.
-
-        Returns:
-            What the trunk takes: shape ``(N, 3, H, W)``, float32, in memory channels last.
-        """
+        """What the trunk takes: shape ``(N, 3, H, W)``, float32, in memory channels last."""
         rows = (images.flatten(2).float() - self.mean) / self.std
         return rows.view(images.shape).permute(0, 3, 1, 2)
 
@@ -70,9 +49,7 @@ class Features(nn.Module):
 class TiledFeatures(nn.Module):
     """From uint8 images to the features of the modelled cells, part by part.
 
-    Args:
-        features: From parts to the features of all their cells, as ``Features``.
-        tiling: The parts.
+    ``features`` gives those of all cells of a part.
     """
 
     def __init__(self, features: nn.Module, tiling: Tiling) -> None:

@@ -1,6 +1,6 @@
 """The part of a pretrained network up to its last tap: images in, feature maps out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,13 +12,9 @@ from padim.errors import UsageError, WeightsError, listed
 
 
 class Trunk(nn.Module):
-    """A backbone that stops at its last tap.
+    """A backbone that stops at its last tap: what lies behind is taken out of the network.
 
     The tensors keep the names they have in the whole network.
-
-    Args:
-        network: The whole network; what lies behind the last tap is taken out of it.
-        spec: Facts of the backbone.
     """
 
     def __init__(self, network: nn.Module, spec: BackboneSpec) -> None:
@@ -35,14 +31,9 @@ class Trunk(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Compute the tapped feature maps, fine to coarse.
+        """Compute a feature map per tap, fine to coarse, shape ``(N, C, H / stride, W / stride)``.
 
-        Args:
-            images: Normalised images, shape ``(N, 3, H, W)``.
-
-        Returns:
-            One feature map per tap, shape ``(N, C, H / stride, W / stride)``, in the order of
-            ``spec.taps``.
+        ``images`` are normalised, shape ``(N, 3, H, W)``.
         """
         feature_maps = []
         for name in self.stages:
@@ -58,11 +49,7 @@ def build_trunk(spec: BackboneSpec) -> Trunk:
 
 
 def with_taps(spec: BackboneSpec, taps: Sequence[int]) -> BackboneSpec:
-    """The facts of a backbone with other taps, read off the network itself.
-
-    Args:
-        spec: Facts of the backbone.
-        taps: Numbers of the tapped blocks, fine to coarse.
+    """The facts of a backbone with other taps, fine to coarse, read off the network itself.
 
     Raises:
         UsageError: The network has no such block, or they are not in order.
@@ -91,10 +78,8 @@ def optimise(trunk: Trunk) -> Trunk:
 
     A batch norm of fixed statistics is one more pass over memory that the convolution before it can
     do on its way; what follows it, such as the activation of timm's ``BatchNormAct2d``, stays.
-    TensorFlow's padding is a copy of the whole feature map, and a wider kernel does without.
-
-    Args:
-        trunk: A loaded trunk; its tensors lose the names of the pretrained network.
+    TensorFlow's padding is a copy of the whole feature map, and a wider kernel does without. The
+    tensors lose the names of the pretrained network.
     """
     for parent in list(trunk.modules()):
         children = list(parent.named_children())
@@ -151,12 +136,7 @@ def _build_network(spec: BackboneSpec) -> nn.Module:
 
 
 def load_trunk(spec: BackboneSpec, tensors: Mapping[str, Tensor], origin: object) -> Trunk:
-    """Build a trunk and give it its weights.
-
-    Args:
-        spec: Facts of the backbone.
-        tensors: A state dict of the whole network or of the trunk; more tensors do no harm.
-        origin: Where the tensors come from, for messages.
+    """Build a trunk and give it the weights of a state dict, which may hold more.
 
     Raises:
         WeightsError: A tensor is missing or has another shape.
@@ -166,42 +146,28 @@ def load_trunk(spec: BackboneSpec, tensors: Mapping[str, Tensor], origin: object
     if next(iter(expected)) not in tensors and next(iter(tensors), "") == "_conv_stem.weight":
         # The Lite checkpoints hold timm's tensors in timm's order under names of their own.
         tensors = dict(zip(expected, tensors.values(), strict=False))
-    chosen = dict(_match(expected, tensors, spec, origin))
-    trunk.network.load_state_dict(chosen, strict=True, assign=True)
-    return trunk.requires_grad_(False)
-
-
-def _match(
-    expected: Mapping[str, Tensor],
-    tensors: Mapping[str, Tensor],
-    spec: BackboneSpec,
-    origin: object,
-) -> Iterator[tuple[str, Tensor]]:
     counters = {name for name in expected if name.endswith("num_batches_tracked")}
     if missing := [name for name in expected if name not in counters and name not in tensors]:
         raise WeightsError(
             f"{origin} has no tensor {listed(missing, 3)}, but {spec.name} needs "
             f"{'it' if len(missing) == 1 else 'them'}. Bring the weights of {spec.architecture}."
         )
-    for name, tensor in expected.items():
-        if name in counters:  # of training steps; some files lack it
-            yield name, torch.zeros((), dtype=torch.int64)
-        elif tensors[name].shape != tensor.shape:
+    # Counters are of training steps; some files lack them.
+    chosen = {name: torch.zeros((), dtype=torch.int64) for name in counters}
+    for name in filter(lambda name: name not in counters, expected):
+        wanted, found = expected[name], tensors[name]
+        if found.shape != wanted.shape:
             raise WeightsError(
-                f"{origin} has {name} of shape {tuple(tensors[name].shape)}, but {spec.name} needs "
-                f"{tuple(tensor.shape)}. Bring the weights of {spec.architecture}."
+                f"{origin} has {name} of shape {tuple(found.shape)}, but {spec.name} needs "
+                f"{tuple(wanted.shape)}. Bring the weights of {spec.architecture}."
             )
-        else:
-            yield name, tensors[name].to(tensor.dtype)
+        chosen[name] = found.to(wanted.dtype)
+    trunk.network.load_state_dict(chosen, strict=True, assign=True)
+    return trunk.requires_grad_(False)
 
 
 def activation_bytes(trunk: nn.Module, size_px: tuple[int, int]) -> int:
-    """Most bytes of feature maps of one image alive at once, plus those of the taps.
-
-    Args:
-        trunk: The trunk, on the meta device.
-        size_px: (height, width) of its input.
-    """
+    """Most bytes of feature maps of one image alive at once, plus those of the taps."""
     most = 0
 
     def see(_module: nn.Module, inputs: tuple[object, ...], output: object) -> None:

@@ -37,9 +37,7 @@ def locate(spec: BackboneSpec) -> Path | None:
 def fetch(spec: BackboneSpec, to: Path | None = None) -> Path:
     """Bring the weights of a backbone to this machine, checked by the hash in their name.
 
-    Args:
-        spec: Facts of the backbone.
-        to: Folder to put them in; where they are found again by themselves when None.
+    They go into the folder ``to``, or where they are found again by themselves.
 
     Raises:
         WeightsError: They cannot be fetched.
@@ -49,7 +47,7 @@ def fetch(spec: BackboneSpec, to: Path | None = None) -> Path:
     here = locate(spec)
     if here is not None and to is None:
         return here
-    if target.is_file() and sha256(target).startswith(named_hash(target.name)):
+    if target.is_file() and sha256(target).startswith(parse_hash(target.name)):
         return target
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +64,7 @@ def fetch(spec: BackboneSpec, to: Path | None = None) -> Path:
             from torch.hub import download_url_to_file
 
             download_url_to_file(
-                spec.url, str(target), hash_prefix=named_hash(target.name), progress=False
+                spec.url, str(target), hash_prefix=parse_hash(target.name), progress=False
             )
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash a RuntimeError
         reason = str(error).rstrip(".")
@@ -78,7 +76,7 @@ def fetch(spec: BackboneSpec, to: Path | None = None) -> Path:
     return target
 
 
-def named_hash(name: str) -> str:
+def parse_hash(name: str) -> str:
     """First digits of the sha256 that a file name promises, or an empty string."""
     digits = Path(name).stem.rpartition("-")[2]
     return digits if len(digits) >= 8 and set(digits) <= set("0123456789abcdef") else ""
@@ -97,7 +95,7 @@ def read_weights(path: Path) -> "dict[str, Tensor]":
 
     if not path.is_file():
         raise PathMissingError(path)
-    promised = named_hash(path.name)
+    promised = parse_hash(path.name)
     if promised and not sha256(path).startswith(promised):
         raise WeightsError(
             f"{path} has the sha256 {sha256(path)[:8]}..., but its name promises {promised}. "
@@ -145,7 +143,7 @@ def verify(spec: BackboneSpec, path: Path) -> Verification:
     trunk = load_trunk(spec, read_weights(path), path)
     digest = sha256(path)
     record = path.with_name(path.name + ".sha256")
-    if named_hash(path.name):
+    if parse_hash(path.name):
         matched = "the hash in its name"
     elif record.is_file():
         recorded = record.read_text(encoding="ascii", errors="replace").partition(" ")[0].strip()

@@ -80,12 +80,7 @@ def calibrate(
 
 
 def write_calibration(model: Predictor, path: Path) -> None:
-    """Write a model's calibration into its file, whole or not at all.
-
-    Args:
-        model: The model, calibrated.
-        path: The model file or graph that it was opened from.
-    """
+    """Write a calibrated model's thresholds into its file or graph, whole or not at all."""
     if is_graph(path):
         write_description(path, json.dumps(dict(model.description.facts), sort_keys=True))
     else:

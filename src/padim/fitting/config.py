@@ -22,9 +22,6 @@ def read_choices(path: Path) -> FitChoices:
 
     Files in it are named from where it lies.
 
-    Args:
-        path: The file.
-
     Raises:
         PathMissingError: There is no such file.
         UsageError: It is no TOML, or a choice is unknown or cannot be had.
@@ -40,9 +37,8 @@ def read_choices(path: Path) -> FitChoices:
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
     for name, value in table.items():
-        table[name] = tuple(value) if isinstance(value, list) else value
         try:
-            CHOICES[name].check(name, table[name], KINDS[name])
+            table[name] = CHOICES[name].read(name, value, KINDS[name])
         except UsageError as error:
             raise UsageError(f"{path}, {name}: {error}") from None
         if name in _FILES:
@@ -51,10 +47,7 @@ def read_choices(path: Path) -> FitChoices:
 
 
 def format_choices(choices: FitChoices) -> str:
-    """Choices of a fit as TOML, in the order of their fields.
-
-    Numbers, names and lists of numbers are written in TOML as in JSON.
-    """
+    """Choices of a fit as TOML, in the order of their fields; their values look as in JSON."""
     known = {name: choices.get(name) for name in CHOICES}
     return "".join(
         f"{name} = {json.dumps(str(value) if isinstance(value, Path) else value)}\n"
@@ -68,9 +61,6 @@ def choices_of(state: "ModelState") -> FitChoices:
 
     A model knows neither its device nor its batch, nor which images were dropped. Files that it
     rests on are not in it: in the place of their names stands what to name there.
-
-    Args:
-        state: The model.
 
     Raises:
         UsageError: Its dimensions were drawn by a seed that is not known.
@@ -110,9 +100,9 @@ def choices_of(state: "ModelState") -> FitChoices:
 
 def _is_published(encoder: "Encoder") -> bool:
     """Whether a model's weights are those that its backbone has without a file being named."""
-    from padim.features.weights import locate, named_hash
+    from padim.features.weights import locate, parse_hash
 
-    if promised := named_hash(encoder.spec.weights_file):
+    if promised := parse_hash(encoder.spec.weights_file):
         return encoder.weights_sha256.startswith(promised)
     here = locate(encoder.spec)
     return here is None or sha256(here) == encoder.weights_sha256

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from padim.errors import DatasetError, UsageError
-from padim.features.cached_trunk import open_graphs
 from padim.features.encoder import Encoder
+from padim.features.network import open_graphs
 from padim.fitting import looks
 from padim.fitting.forecast import KEPT_FEATURE_BYTES, Forecast, NetworkBytes, forecast_fit
 from padim.fitting.looks import Advance, Begin, Embedder, Fitted, Unreadable
 from padim.fitting.review import OUTLIER_RATE, Suspect, review_look
 from padim.fitting.settings import FitSettings
-from padim.fitting.tile_fitter import TileFitter
+from padim.fitting.tile_fitter import fit_tiles
 from padim.images.ahead import ImageInput
 from padim.method.gaussian import STORES, factor, relative_eps
 from padim.method.leave_one_out import LeaveOneOut
@@ -30,32 +30,19 @@ from padim.recipes import Recipe
 from padim.scoring.calibration import LEAVE_ONE_OUT
 from padim.scoring.parity import Samples
 
-N_OUTLIER_MAPS = 100  # kept at most, whatever the number of images
-
 
 @dataclass(frozen=True)
 class Fitter:
-    """Everything a fit needs but the images: prepared once, used for any number of categories.
-
-    Attributes:
-        settings: Every choice.
-        recipe: The recipe with the changes that were chosen.
-        embedder: Computes features.
-        trunk: The trunk's tensors, when they travel with the model.
-        network_bytes: What the network takes while it runs.
-        keep_outlier_maps: Whether the maps of outliers are kept, to be drawn.
-        kept_feature_bytes: Of features kept for the second look; with more they are recomputed.
-        scratch: Folder of the temporary files of a fit tile by tile; the system's when None.
-    """
+    """Everything a fit needs but the images: prepared once, used for any number of categories."""
 
     settings: FitSettings
-    recipe: Recipe
+    recipe: Recipe  # with the changes that were chosen
     embedder: Embedder
-    trunk: Mapping[str, Tensor]
-    network_bytes: NetworkBytes
-    keep_outlier_maps: bool = False
-    kept_feature_bytes: int = KEPT_FEATURE_BYTES
-    scratch: Path | None = None
+    trunk: Mapping[str, Tensor]  # its tensors, when they travel with the model
+    network_bytes: NetworkBytes  # what the network takes while it runs
+    n_maps: int = 0  # of outliers, kept to be drawn
+    kept_feature_bytes: int = KEPT_FEATURE_BYTES  # for the second look; more are recomputed
+    scratch: Path | None = None  # folder of a fit tile by tile; the system's when None
 
     @property
     def encoder(self) -> Encoder:
@@ -67,42 +54,24 @@ class Fitter:
         """From uint8 images to the features of each level."""
         return self.embedder.features
 
-    @property
-    def _n_maps(self) -> int:
-        return N_OUTLIER_MAPS if self.keep_outlier_maps else 0
-
-    def _kept_bytes(self, n_images: int) -> int:
-        """Of features kept for the second look, of so many images or parts of them."""
-        return min(self.kept_feature_bytes, n_images * 4 * self.encoder.tiling.largest.n_features)
-
     def within(self, max_bytes: int, n_images: int, largest_px: tuple[int, int]) -> "Fitter":
-        """The same fit, keeping no more features for the second look than memory allows.
-
-        Args:
-            max_bytes: Peak memory that the process may have.
-            n_images: How many there are.
-            largest_px: (height, width) of the largest image.
-        """
+        """The same fit, keeping no more features for the second look than memory allows."""
         excess = self.forecast(largest_px, n_images).peak_bytes - max_bytes
         if not self.settings.calibrate or excess <= 0:
             return self
-        return replace(self, kept_feature_bytes=max(0, self._kept_bytes(n_images) - excess))
+        return replace(self, kept_feature_bytes=max(0, self.count_kept(n_images) - excess))
 
     def forecast(
         self, largest_px: tuple[int, int] = (0, 0), n_images: int | None = None
     ) -> Forecast:
-        """Memory and file size of a fit.
+        """Memory and file size of a fit; of any number of images when None."""
+        return forecast_fit(self, largest_px, n_images)
 
-        Args:
-            largest_px: (height, width) of the largest image.
-            n_images: How many there are; any number when None.
-        """
-        height, width = self.encoder.preprocess.size_px
-        kept_bytes = self.kept_feature_bytes if n_images is None else self._kept_bytes(n_images)
-        kept_bytes += self._n_maps * 4 * height * width
-        return forecast_fit(
-            self.settings, self.network_bytes, self.embedder, largest_px, n_images, kept_bytes
-        )
+    def count_kept(self, n_images: int | None) -> int:
+        """Bytes of features kept for the second look, of so many images or parts of them."""
+        if n_images is None:
+            return self.kept_feature_bytes
+        return min(self.kept_feature_bytes, n_images * 4 * self.encoder.tiling.largest.n_features)
 
     def fit(
         self,
@@ -123,17 +92,9 @@ class Fitter:
             ImageReadError: An image cannot be read and nobody is told.
             UsageError: The images can be looked at once only, but are to calibrate.
         """
-        if len(self.encoder.tiling.tiles) > 1:
-            return TileFitter(
-                self.settings,
-                self.recipe,
-                self.embedder,
-                self.trunk,
-                self._n_maps,
-                self.kept_feature_bytes,
-                self.scratch,
-            ).fit(images, begin, unreadable)
         settings, device = self.settings, self.embedder.device
+        if len(self.encoder.tiling.tiles) > 1:
+            return fit_tiles(self, images, begin, unreadable)
         if settings.calibrate and isinstance(images, Iterator):
             raise UsageError(
                 "The images come from an iterator, but calibrating takes a second look. Give a "
@@ -169,7 +130,7 @@ class Fitter:
             del moments  # as large as what is worked with now
             distances = looks.leave_out(leave_one_out, batches())
             advance = begin("second look", state.count)
-            collector = looks.second_look(state, distances, device, advance, n_maps=self._n_maps)
+            collector = looks.second_look(state, distances, device, advance, n_maps=self.n_maps)
             del leave_one_out, distances
             rate = settings.drop_outliers or OUTLIER_RATE
             suspects, outlier_maps = review_look(collector, seen.thumbnails, rate)
@@ -201,9 +162,9 @@ class Fitter:
             # differences, in which the last digits of an engine weigh more than on the line.
             mirrored = np.stack([image.pixels[:, ::-1] for image in samples])
             state = replace(state, samples=sample(state, self.embedder, mirrored))
-        places = tuple(sorted(dropped))
         left_moments = held if settings.keep_moments else None
-        return Fitted(state, left_moments, suspects, places, outlier_maps, seen.paths)
+        places = tuple(sorted(dropped))
+        return Fitted(state, seen.paths, left_moments, suspects, places, outlier_maps)
 
 
 def solve(
@@ -215,17 +176,7 @@ def solve(
     hashes: Sequence[str],
     advance: Advance,
 ) -> ModelState:
-    """Make a model of what was looked at, without calibration or samples.
-
-    Args:
-        encoder: What decided the features.
-        recipe: The recipe with its changes.
-        store: What the whitening rows are stored in.
-        trunk: The trunk's tensors, when they travel with the model.
-        moments: Of the features of the good images.
-        hashes: The sha256 of each of them.
-        advance: Told how many more coarse cells are done.
-    """
+    """Make a model of the moments of images of these sha256, without calibration or samples."""
     if recipe.eps_rule == "relative":
         eps = relative_eps(moments, recipe.eps)
     else:

@@ -1,15 +1,18 @@
 """How much memory a fit will take, said before it starts."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from padim.errors import MemoryLimitError
 from padim.fitting import looks
-from padim.fitting.settings import FitSettings
 from padim.images.ahead import DECODE_BYTES_PER_PX, DECODE_THREADS
 from padim.memory import format_bytes, resident_bytes
 from padim.method.gaussian import BLOCK_BYTES, STORES
 from padim.method.moments import GROUP
 from padim.scoring.parity import N_SAMPLES, STEP_PX
+
+if TYPE_CHECKING:
+    from padim.fitting.fitter import Fitter
 
 SLACK = 1.12  # what the allocator holds beyond what is asked of it, as measured at most
 KEPT_FEATURE_BYTES = 256 << 20  # of features kept for a second look; beyond, they are recomputed
@@ -46,25 +49,10 @@ class NetworkBytes:
     file: int  # its tensors in the model file
 
 
-def forecast_fit(
-    settings: FitSettings,
-    network: NetworkBytes,
-    embedder: looks.Embedder,
-    largest_px: tuple[int, int],
-    n_images: int | None,
-    kept_bytes: int,
-) -> Forecast:
-    """Forecast a fit from the shapes of its network.
-
-    Args:
-        settings: Every choice of the fit.
-        network: What the network takes.
-        embedder: Computes the features.
-        largest_px: (height, width) of the largest image.
-        n_images: How many there are; any number when None.
-        kept_bytes: Of features and maps that are kept during a second look at the images.
-    """
-    tiling, (height, width) = embedder.encoder.tiling, embedder.encoder.preprocess.size_px
+def forecast_fit(fitter: "Fitter", largest_px: tuple[int, int], n_images: int | None) -> Forecast:
+    """Forecast a fit from the shapes of its network; as for ``Fitter.forecast``."""
+    settings, network, encoder = fitter.settings, fitter.network_bytes, fitter.encoder
+    tiling, (height, width) = encoder.tiling, encoder.preprocess.size_px
     pyramid, whole = tiling.largest, tiling.pyramid
     n_pixels = height * width
     store_bytes = STORES[settings.store].itemsize
@@ -74,7 +62,7 @@ def forecast_fit(
     sample_bytes = n_pixels * 3 + 4 * (n_pixels // STEP_PX**2)
     file_bytes = store_bytes * whole.n_entries + 4 * whole.n_features
     file_bytes += network.file + settings.keep_samples * N_SAMPLES * sample_bytes
-    running = embedder.n_batch * network.image
+    running = fitter.embedder.n_batch * network.image
     decode_bytes = DECODE_THREADS * DECODE_BYTES_PER_PX * largest_px[0] * largest_px[1]
     passing = running + network.engine + waiting + moments + decode_bytes
     factoring = moments + rows + BLOCK_BYTES + network.engine
@@ -84,7 +72,8 @@ def forecast_fit(
         n_looked = looks.GROUP if n_images is None else min(looks.GROUP, n_images)
         # Their features in float64 before and after centring.
         looking = 8 * pyramid.n_entries + running + 16 * n_looked * pyramid.n_features
-        work = max(work, factoring + looking) + kept_bytes
+        work = max(work, factoring + looking)
+        work += fitter.count_kept(n_images) + fitter.n_maps * 4 * n_pixels
     peak_bytes = resident_bytes() + round(SLACK * work)
     if len(tiling.tiles) > 1:
         # The pilot's features, their sums and what is in between; or images on their way; or a few

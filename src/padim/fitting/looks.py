@@ -1,13 +1,9 @@
-"""The two looks of a fit at its good images, and what they give: values that merge.
-
-A first look gives what a model is solved from; a second, how each image scores under the model
-without it. Each may look at a part of the images, and ``merge_in_order`` joins the parts.
-"""
+"""The two looks of a fit at its good images, and what they give: values that merge."""
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, field
+from functools import partial, reduce
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -47,43 +43,30 @@ def no_progress(_phase: str, _n_steps: int) -> Advance:
 
 @dataclass(frozen=True)
 class Embedder:
-    """An encoder at work.
-
-    Attributes:
-        encoder: What decides the features.
-        features: From uint8 images to the features of each level.
-        device: Where it computes.
-        n_batch: Images in one forward pass.
-        tile: The part of each image that it looks at; all when None.
-    """
+    """An encoder at work."""
 
     encoder: Encoder
-    features: nn.Module
-    device: torch.device
-    n_batch: int
-    tile: Tile | None = None
+    features: nn.Module  # from uint8 images to the features of each level
+    device: torch.device  # where it computes
+    n_batch: int  # images in one forward pass
+    tile: Tile | None = None  # the part of each image that it looks at; all when None
 
     def embed(
         self, images: Iterable[ImageInput], unreadable: Unreadable | None = None
     ) -> Iterator[tuple[list[Loaded], list[Tensor]]]:
-        """Compute the features of images.
+        """Give batches of images and their features: one per level, shape ``(cells, N, d)``.
 
-        Args:
-            images: Paths, Pillow images or uint8 arrays ``(H0, W0, 3)``.
-            unreadable: Told of an image that cannot be read; raised when None.
-
-        Yields:
-            Batches of images, and their features: one per level, shape ``(cells, N, d)``.
+        An image that cannot be read is told to ``unreadable``; raised when None.
         """
+        compute: Callable[[Tensor], list[Tensor]] = self.features
+        if self.tile is not None:
+            assert isinstance(self.features, TiledFeatures)
+            compute = partial(self.features.of_tile, tile=self.tile)
         loaded = load_ahead(images, self._bring, unreadable, hashed=True)
         for batch in batched(loaded, self.n_batch):
             pixels = torch.from_numpy(np.stack([image.pixels for image in batch])).to(self.device)
             with torch.inference_mode():
-                if self.tile is None:
-                    embeddings = self.features(pixels)
-                else:
-                    assert isinstance(self.features, TiledFeatures)
-                    embeddings = self.features.of_tile(pixels, self.tile)
+                embeddings = compute(pixels)
             yield batch, embeddings
 
     def embed_again(
@@ -91,13 +74,8 @@ class Embedder:
     ) -> Iterator[list[Tensor]]:
         """Compute the features of images that were looked at before.
 
-        Args:
-            images: As given before.
-            hashes: The sha256 of those that could be read.
-            skip: Whether images that cannot be read are left out; raised when not.
-
         Raises:
-            DatasetError: They are others now.
+            DatasetError: Those that can be read have other sha256 than ``hashes`` now.
         """
         seen: list[str] = []
         for batch, embeddings in self.embed(images, (lambda error: None) if skip else None):
@@ -118,21 +96,27 @@ class Embedder:
 
 @dataclass(frozen=True)
 class Seen:
-    """Images that a first look saw.
+    """Images that a first look saw."""
 
-    Attributes:
-        start: Place of the first among all images.
-        hashes: The sha256 of each.
-        paths: Of each; None for one given as pixels.
-        thumbnails: Of each, when they are to be reviewed.
-        samples: A few that may travel with the model, when wanted.
-    """
+    start: int  # place of the first among all images
+    hashes: tuple[str, ...] = ()  # the sha256 of each
+    paths: tuple[Path | None, ...] = ()  # of each; None for one given as pixels
+    thumbnails: tuple[Look, ...] = ()  # of each, when they are to be reviewed
+    samples: tuple[Loaded, ...] = ()  # a few that may travel with the model, when wanted
 
-    start: int
-    hashes: tuple[str, ...] = ()
-    paths: tuple[Path | None, ...] = ()
-    thumbnails: tuple[Look, ...] = ()
-    samples: tuple[Loaded, ...] = ()
+    def add(
+        self, batch: list[Loaded], *, with_thumbnails: bool, with_samples: bool = False
+    ) -> "Seen":
+        """These and images that were looked at after them."""
+        looked = batch if with_thumbnails else []
+        new = Seen(
+            self.start + len(self.hashes),
+            tuple(image.sha256 for image in batch),
+            tuple(image.path for image in batch),
+            tuple(Look.of(image.pixels, image.source_px) for image in looked),
+            tuple(batch if with_samples else ()),
+        )
+        return self.merge(new)
 
     def merge(self, other: "Seen") -> "Seen":
         """These and those that come after them.
@@ -157,14 +141,11 @@ class Seen:
 
 
 class FirstLook(NamedTuple):
-    """The images of a first look, and the moments of their features.
-
-    ``kept`` are the features in batches, for the second look; empty where they were too many.
-    """
+    """The images of a first look, and the moments of their features."""
 
     seen: Seen
     moments: Moments
-    kept: list[list[Tensor]]
+    kept: list[list[Tensor]]  # the features in batches, for the second look; none when too many
 
     @property
     def start(self) -> int:
@@ -179,24 +160,15 @@ class FirstLook(NamedTuple):
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit gives.
-
-    Attributes:
-        state: The model.
-        moments: What it was made from, when kept.
-        suspects: Images that do not look as the rest does, by their places in ``paths``.
-        dropped: Places of the outliers that it was not made from.
-        outlier_maps: Anomaly maps of the outliers by their places, each under the model fitted
-            without that image; those of the highest scores, when kept.
-        paths: The images that could be read; None for one given as pixels.
-    """
+    """What a fit gives."""
 
     state: ModelState
-    moments: Moments | None
-    suspects: tuple[Suspect, ...]
-    dropped: tuple[int, ...]
-    outlier_maps: Mapping[int, NDArray[np.float32]]
-    paths: tuple[Path | None, ...]
+    paths: tuple[Path | None, ...]  # the images that could be read; None for one given as pixels
+    moments: Moments | None = None  # what it was made from, when kept
+    suspects: tuple[Suspect, ...] = ()  # images that do not look as the rest does, by place
+    dropped: tuple[int, ...] = ()  # places of the outliers that it was not made from
+    # Of outliers by their places, each under the model without it; of the highest scores
+    outlier_maps: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
 
 
 Part = TypeVar("Part", Seen, FirstLook, Collector)
@@ -206,10 +178,7 @@ def merge_in_order(parts: Iterable[Part]) -> Part:
     """Join what looks at parts of the images gave, in the order of the images.
 
     Sums of floating-point numbers depend on their order, so whoever finishes first must not decide
-    it.
-
-    Args:
-        parts: First looks, or collectors of second looks, that together saw each image once.
+    it. Together the parts saw each image once.
     """
     return reduce(lambda one, other: one.merge(other), sorted(parts, key=attrgetter("start")))
 
@@ -225,17 +194,11 @@ def look(
     with_samples: bool = False,
     with_thumbnails: bool = False,
 ) -> FirstLook:
-    """Look at good images for the first time.
+    """Look at good images for the first time: all, or a part that begins at the place ``start``.
 
-    Args:
-        embedder: Computes their features.
-        images: The images.
-        advance: Told how many more have been seen.
-        unreadable: Told of an image that cannot be read, which is then left out; raised when None.
-        start: Place of the first among all images, when these are a part.
-        kept_bytes: Of features that are kept; with more, none are.
-        with_samples: Whether a few images are kept to travel with the model.
-        with_thumbnails: Whether thumbnails are kept, to review the images by.
+    ``advance`` is told how many more have been seen, and ``unreadable`` of one that cannot be read,
+    which is then left out. Features are kept, but none where they are more than ``kept_bytes``.
+    Samples may travel with the model, and thumbnails serve to review the images.
 
     Raises:
         DatasetError: There is no image.
@@ -247,15 +210,7 @@ def look(
         nonlocal seen
         for batch, embeddings in embedder.embed(images, unreadable):
             yield embeddings
-            looked = batch if with_thumbnails else []
-            new = Seen(
-                start + len(seen.hashes),
-                tuple(image.sha256 for image in batch),
-                tuple(image.path for image in batch),
-                tuple(Look.of(image.pixels, image.source_px) for image in looked),
-                tuple(batch if with_samples else ()),
-            )
-            seen = seen.merge(new)
+            seen = seen.add(batch, with_thumbnails=with_thumbnails, with_samples=with_samples)
             advance(len(batch))
 
     moments, kept = add_up(batches(), kept_bytes)
@@ -267,14 +222,9 @@ def look(
 def add_up(
     batches: Iterable[list[Tensor]], kept_bytes: int = 0
 ) -> tuple[Moments, list[list[Tensor]]]:
-    """Add batches of embeddings up.
+    """Sum batches of embeddings, ``(cells, N, d)`` per level, to moments.
 
-    Args:
-        batches: One tensor per level, shape ``(cells, N, d)``.
-        kept_bytes: Of batches that are kept; with more, none are.
-
-    Returns:
-        Their moments, and the batches that were kept.
+    The batches are kept as well, but none when they are more than ``kept_bytes``.
     """
     accumulator = Accumulator()
     kept: list[list[Tensor]] = []
@@ -297,15 +247,10 @@ def second_look(
     start: int = 0,
     n_maps: int = 0,
 ) -> Collector:
-    """Score images of a model under the model without each.
+    """Score images of a model under the model without each: all, or a part from ``start`` on.
 
-    Args:
-        state: The model.
-        distances: Their leave-one-out distances in groups, shape ``(N, h, w)``, float32.
-        device: Where those are.
-        advance: Told how many more images have been scored.
-        start: Place of the first among all images, when these are a part.
-        n_maps: Maps that are kept, those of the highest scores.
+    ``distances`` are leave-one-out distances in groups, shape ``(N, h, w)``, float32. ``advance``
+    is told how many more have been scored, and ``n_maps`` of the highest scores are kept.
     """
     postprocess = postprocess_of(state).to(device)
     collector = Collector(n_maps, start)
@@ -336,12 +281,7 @@ def group(batches: Iterable[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
 
 
 def pick(batches: Iterable[Sequence[Tensor]], places: Set[int]) -> Iterator[list[Tensor]]:
-    """Keep some images of batches of embeddings.
-
-    Args:
-        batches: ``(cells, N, d)`` per level.
-        places: Which, counted over all batches.
-    """
+    """Keep the images of these places of batches of embeddings, ``(cells, N, d)`` per level."""
     start = 0
     for batch in batches:
         n_images = batch[0].shape[1]

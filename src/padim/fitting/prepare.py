@@ -1,12 +1,12 @@
 """Find and load everything a fit needs, and refuse what cannot be, before any work."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from padim.backbones import BackboneSpec, backbone
 from padim.errors import DatasetError, ImageReadError, PathMissingError, UsageError
@@ -26,7 +26,7 @@ from padim.method.pyramid import RANDOM_DIMS_SEED, build_pyramid
 from padim.method.tiles import Tiling, plan_tiles
 from padim.model.file_tensor import n_bytes
 from padim.recipes import RECIPES, Recipe
-from padim.versions import installed_versions
+from padim.versions import read_versions
 
 INCLUDE_BACKBONE_BYTES = 50_000_000
 _GRAPH_BYTES = 40_000_000  # the library of another engine than torch, loaded
@@ -58,7 +58,9 @@ def prepare(
     if taps := settings.taps or RECIPES[settings.recipe].taps:
         spec = with_taps(spec, taps)
     if settings.tile_px is not None and settings.size_px is None and source_px is not None:
-        settings = replace(settings, size_px=_nearest_size(spec, source_px))
+        stride = max(spec.strides)
+        height, width = (max(stride, round(side / stride) * stride) for side in source_px)
+        settings = replace(settings, size_px=(height, width))
     recipe = recipe_of(settings)
     device = choose_device(settings.device)
     require_outliers_known(settings, bool(settings.drop_outliers))
@@ -68,11 +70,16 @@ def prepare(
     path = fetch(spec) if settings.weights is None else Path(settings.weights)
     if not path.is_file():
         raise PathMissingError(path)
-    who, versions = Engine.installed(engine), installed_versions()
+    who, versions = Engine.find(engine), read_versions()
     encoder = Encoder(spec, tiling, preprocess, who, settings.precision, sha256(path), versions)
-    network = Network(encoder, lambda: read_weights(path), path)
+    network = Network(encoder, partial(read_weights, path), path)
     n_batch = choose_batch(settings.n_batch, device)
-    tensors, image_bytes, engine_bytes = _measure_trunk(network, engine, n_batch)
+    known = None if engine == "torch" else network.read_cached()
+    tensors, image_bytes = known or network.trunk()
+    # Its memory grows by doubling, so it may hold the feature maps twice.
+    engine_bytes = 0 if engine == "torch" else _GRAPH_BYTES + n_batch * image_bytes
+    if engine != "torch" and known is None:
+        engine_bytes += _WRITER_BYTES + 4 * n_bytes(tensors)
     is_inside = settings.include_backbone
     if is_inside is None:
         is_inside = n_bytes(tensors) < INCLUDE_BACKBONE_BYTES
@@ -99,28 +106,24 @@ def require_outliers_known(settings: FitSettings, are_wanted: bool) -> None:
         raise UsageError("Outliers are known by calibrating only. Leave --no-calibrate out.")
 
 
-def needs_source_px(settings: FitSettings) -> bool:
-    """Whether ``prepare`` has to know the size of the images."""
-    return isinstance(settings.roi, str | Path) or settings.tile_px is not None
-
-
-def first_px(images: Iterable[ImageInput]) -> tuple[int, int]:
-    """(height, width) of the first image that can be read.
+def find_source_px(settings: FitSettings, images: Iterable[ImageInput]) -> tuple[int, int] | None:
+    """(height, width) of the first image that can be read, where ``prepare`` has to know it.
 
     Raises:
-        DatasetError: None can be.
+        DatasetError: None can be read.
+        UsageError: They can be looked at once only.
     """
+    if not isinstance(settings.roi, str | Path) and settings.tile_px is None:
+        return None
+    if isinstance(images, Iterator):
+        raise UsageError(
+            "The images come from an iterator, but a region of interest and tiles need to know "
+            "their size first. Give a list of them."
+        )
     for image in images:
         with suppress(ImageReadError):
             return load_image(image, lambda _: np.empty(0, np.uint8)).source_px
     raise DatasetError("No image can be read. Name a folder of good images.")
-
-
-def _nearest_size(spec: BackboneSpec, source_px: tuple[int, int]) -> tuple[int, int]:
-    """The size that the network takes which is nearest to that of the images."""
-    stride = max(spec.strides)
-    height, width = (max(stride, round(side / stride) * stride) for side in source_px)
-    return height, width
 
 
 def _build_preprocess(
@@ -138,9 +141,8 @@ def _build_preprocess(
                 "Give source_px as well."
             )
         region = read_roi(Path(region), source_px)
-    return (
-        preprocess if region is None else replace(preprocess, roi=Roi.of(region, preprocess.mask))
-    )
+    roi = None if region is None else Roi.of(region, preprocess.mask)
+    return replace(preprocess, roi=roi)
 
 
 def _plan_tiling(
@@ -167,18 +169,3 @@ def _plan_tiling(
             "outliers. Leave --keep-moments and --drop-outliers out."
         )
     return tiling
-
-
-def _measure_trunk(
-    network: Network, engine: str, n_batch: int
-) -> tuple[dict[str, Tensor], int, int]:
-    """The trunk's tensors, the bytes of one image's feature maps, and what the engine takes."""
-    if engine == "torch":
-        return *network.trunk(), 0
-    known = network.cached.tensors()
-    tensors, image_bytes = known or network.trunk()
-    # Its memory grows by doubling, so it may hold the feature maps twice.
-    engine_bytes = _GRAPH_BYTES + n_batch * image_bytes
-    if known is None:
-        engine_bytes += _WRITER_BYTES + 4 * n_bytes(tensors)
-    return tensors, image_bytes, engine_bytes

@@ -20,36 +20,22 @@ _FAR_DEVIATIONS = 5  # of brightness
 
 @dataclass(frozen=True)
 class Suspect:
-    """An image that may not belong.
+    """An image that may not belong."""
 
-    Attributes:
-        index: Which, in the order in which the images came.
-        reason: ``outlier``, ``duplicate``, ``size`` or ``brightness``.
-        detail: What is wrong, in words.
-        p_value: Of an outlier: share of good images that would score at least as high.
-        other: Of a duplicate: the index of the image that it repeats.
-    """
-
-    index: int
-    reason: str
-    detail: str
-    p_value: float | None = None
-    other: int | None = None
+    index: int  # which, in the order in which the images came
+    reason: str  # outlier, duplicate, size or brightness
+    detail: str  # what is wrong, in words
+    p_value: float | None = None  # of an outlier: share of good images that would score as high
+    other: int | None = None  # of a duplicate: the index of the image that it repeats
 
 
 def outlier_p_values(image_score: NDArray[np.float32]) -> NDArray[np.float64]:
-    """How far out each leave-one-out score lies, by the bulk of all.
+    """The upper tail of each leave-one-out score, by the bulk of all; a half below the median.
 
     Above the median, scores are taken for exponential, as far as their 90% quantile says. Those
     beyond a hundredth do not count for the two quantiles, which are then taken anew until nothing
     changes: else images that do not belong would hide in a tail of their own making. Those that are
     more than a tenth of all hide all the same.
-
-    Args:
-        image_score: Leave-one-out scores, shape ``(n,)``, positive.
-
-    Returns:
-        Upper tail of each, shape ``(n,)``; a half below the median.
     """
     scores = image_score.astype(np.float64)
     belongs = np.ones(len(scores), np.bool_)
@@ -69,14 +55,8 @@ def review(
 ) -> list[Suspect]:
     """List the images that do not look as the rest does.
 
-    Args:
-        image_score: Leave-one-out scores, shape ``(n,)``.
-        looks: The n images.
-        rate: Largest p-value of an outlier.
-
-    Returns:
-        Outliers, the most certain first, then near-duplicates, then images far from the rest in
-        size or brightness.
+    Outliers, with p-values up to ``rate``, come first, the most certain before, then
+    near-duplicates, then images far from the rest in size or brightness.
     """
     p_values = outlier_p_values(image_score)
     outliers = [

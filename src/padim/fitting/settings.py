@@ -10,14 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padim.backbones import BACKBONES, DEFAULT_BACKBONE
-from padim.choices import Choice, Range, is_same
+from padim.choices import Choice, Range, is_same, parse_size
 from padim.errors import UsageError
 from padim.memory import parse_bytes
 from padim.recipes import DEFAULT_RECIPE, EPS_RULES, RECIPES, Recipe
 from padim.scoring.engines import DEVICES, ENGINES, PRECISIONS
 
 STORE_NAMES = ("float16", "float32")
+Size = int | str | tuple[int, int]
 _ABOVE_0 = Range(0, is_open=True, usual=0.01)
+
+
+def _parse_taps(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"The taps are {text!r}, but need to be such as 1,2,4.") from None
+
+
+def _parse_dims(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ class FitSettings:
         str, Choice("standard, fast or reference.", "network", "NAME", names=tuple(RECIPES))
     ] = DEFAULT_RECIPE
     size_px: Annotated[
-        tuple[int, int] | None,
+        Size | None,
         Choice(
             "What the network sees: 256, or 256x512 (HxW).",
             "network",
@@ -60,14 +72,16 @@ class FitSettings:
             words="The size",
             within=Range(1, usual=256),
             older=("--size",),
+            parse=parse_size,
         ),
     ] = None
     taps: Annotated[
-        tuple[int, ...] | None, Choice("Blocks to tap, such as 1,2,4.", "network", "N,N")
+        tuple[int, ...] | None,
+        Choice("Blocks to tap, such as 1,2,4.", "network", "N,N", parse=_parse_taps),
     ] = None
     dims: Annotated[
         int | Literal["all"] | None,
-        Choice("all, or how many dimensions to draw at random.", "network", "N"),
+        Choice("all, or how many dimensions to draw at random.", "network", "N", parse=_parse_dims),
     ] = None
     dims_seed: Annotated[
         int, Choice("Of the draw of dimensions.", "network", "N", within=Range(0))
@@ -185,11 +199,9 @@ class FitSettings:
         """Check each choice by itself; what must fit together is checked by ``prepare``."""
         for one in fields(self):
             value = getattr(self, one.name)
-            if isinstance(value, list):
-                value = tuple(value)
-                object.__setattr__(self, one.name, value)
             if not is_same(value, one.default):
-                CHOICES[one.name].check(one.name, value, KINDS[one.name])
+                read = CHOICES[one.name].read(one.name, value, KINDS[one.name])
+                object.__setattr__(self, one.name, read)
 
     @property
     def max_bytes(self) -> int | None:
@@ -214,7 +226,7 @@ class FitChoices(TypedDict, total=False):
     roi: str | Path | NDArray[np.bool_] | None
     backbone: str
     recipe: str
-    size_px: tuple[int, int] | None
+    size_px: Size | None
     taps: tuple[int, ...] | None
     dims: int | Literal["all"] | None
     dims_seed: int
@@ -245,11 +257,7 @@ CHOICES: Mapping[str, Choice] = {name: get_args(hint)[1] for name, hint in _HINT
 
 
 def settings_with(base: FitSettings | None = None, **choices: Unpack[FitChoices]) -> FitSettings:
-    """Change some choices of a fit.
-
-    Args:
-        base: What the rest is taken from; the defaults when None.
-        **choices: Fields of ``FitSettings``.
+    """Change some choices of a fit, or of the defaults.
 
     Raises:
         UsageError: There is no such setting, or it cannot have such a value.

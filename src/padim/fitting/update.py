@@ -1,26 +1,25 @@
 """A model that keeps learning: images added, taken away and models joined, without a fit anew."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 from torch import Tensor
 
+from padim.choices import require_path
 from padim.datasets import expand
 from padim.errors import DatasetError, UsageError, format_count, listed
-from padim.features.cached_trunk import open_graphs
 from padim.features.encoder import Encoder
-from padim.features.network import choose_batch, choose_device, choose_engine
+from padim.features.network import choose_batch, choose_device, choose_engine, open_graphs
 from padim.files import sha256
 from padim.fitting import looks
 from padim.fitting.fitter import sample, solve
 from padim.fitting.looks import Begin, Embedder, FirstLook, Seen
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
-from padim.model.padim import network_of
+from padim.model.padim import PaDiM, network_of
 from padim.model.pair import load_pair, save_pair
 from padim.model.state import ModelState
 from padim.scoring.calibration import LEAVE_ONE_OUT
@@ -36,7 +35,7 @@ def update(
     *,
     weights: str | Path | None = None,
     begin: Begin = looks.no_progress,
-) -> ModelState:
+) -> PaDiM:
     """Add good images to a model: exactly what a fit on all of them would give.
 
     Args:
@@ -46,25 +45,27 @@ def update(
         weights: Local weights file of the backbone, when the model does not bring it.
         begin: Told of each phase and its number of steps; gives what is told of each step.
 
+    Returns:
+        The changed model.
+
     Raises:
         UsageError: The model was fitted without ``--keep-moments``, or with other releases.
         DatasetError: An image is in it already, or one to recalibrate by is not.
         ImageReadError: An image cannot be read.
 
     Examples:
-        >>> padim.update("kept.safetensors", "part/test/good").count
+        >>> padim.update("kept.safetensors", "part/test/good").state.count
         9
     """
-    path, images, recalibrate = Path(path), _expand(images), _expand(recalibrate)
-    state, moments = _load(path)
-    hashes = [sha256(image) for image in images]
-    if known := _list_named(images, hashes, set(state.image_sha256)):
+    path, state, moments = _read(path)
+    added, used = _hash(images), _hash(recalibrate)
+    if known := _list_named(added, set(state.image_sha256)):
         raise DatasetError(f"{path} knows {known} already. Name images that it has not seen.")
-    embedder = embedder_of(state, weights)
-    more = looks.look(embedder, images, begin("update", len(images)), start=state.count)
+    embedder = _build_embedder(state, weights)
+    more = looks.look(embedder, added, begin("update", len(added)), start=state.count)
     before = FirstLook(Seen(0, state.image_sha256), moments, [])
     whole = looks.merge_in_order((before, more))
-    return _change(path, embedder, state, whole.moments, whole.seen.hashes, recalibrate, begin)
+    return _change(path, embedder, state, whole.moments, whole.seen.hashes, used, begin)
 
 
 def forget(
@@ -74,7 +75,7 @@ def forget(
     *,
     weights: str | Path | None = None,
     begin: Begin = looks.no_progress,
-) -> ModelState:
+) -> PaDiM:
     """Take images out of a model: exactly what a fit on the others would give.
 
     Args:
@@ -84,39 +85,41 @@ def forget(
         weights: Local weights file of the backbone, when the model does not bring it.
         begin: Told of each phase and its number of steps; gives what is told of each step.
 
+    Returns:
+        The changed model.
+
     Raises:
         UsageError: The model was fitted without ``--keep-moments``, or with other releases.
         DatasetError: An image is not in it, or nothing would be left.
         ImageReadError: An image cannot be read.
 
     Examples:
-        >>> padim.forget("kept.safetensors", ["part/train/good/0.png"]).count
+        >>> padim.forget("kept.safetensors", ["part/train/good/0.png"]).state.count
         5
     """
-    path, images, recalibrate = Path(path), _expand(images), _expand(recalibrate)
-    state, moments = _load(path)
-    hashes = [sha256(image) for image in images]
+    path, state, moments = _read(path)
+    gone, used = _hash(images), _hash(recalibrate)
     left = Counter(state.image_sha256)
-    left.subtract(hashes)
-    if strange := _list_named(images, hashes, {digest for digest, n in left.items() if n < 0}):
+    left.subtract(gone.values())
+    if strange := _list_named(gone, {digest for digest, n in left.items() if n < 0}):
         raise DatasetError(f"{path} was not fitted on {strange}. Name images that it has seen.")
     if not left.total():
         raise DatasetError(f"{path} would have no image left. Delete it instead.")
-    embedder = embedder_of(state, weights)
+    embedder = _build_embedder(state, weights)
     kept = [] if state.samples is None else list(state.samples.image)
 
     def batches() -> Iterator[list[Tensor]]:
-        for batch, embeddings in embedder.embed(images):
+        for batch, embeddings in embedder.embed(gone):
             for image in batch:
                 mirrored = image.pixels[:, ::-1]
                 kept[:] = [sample for sample in kept if not np.array_equal(sample, mirrored)]
             yield embeddings
 
-    fewer = moments.without(looks.add_up(looks.tell(batches(), begin("forget", len(images))))[0])
+    fewer = moments.without(looks.add_up(looks.tell(batches(), begin("forget", len(gone))))[0])
     if state.samples is not None:
         samples = replace(state.samples, image=np.stack(kept)) if kept else None
         state = replace(state, samples=samples)
-    return _change(path, embedder, state, fewer, tuple(left.elements()), recalibrate, begin)
+    return _change(path, embedder, state, fewer, tuple(left.elements()), used, begin)
 
 
 def merge(
@@ -126,7 +129,7 @@ def merge(
     *,
     weights: str | Path | None = None,
     begin: Begin = looks.no_progress,
-) -> ModelState:
+) -> PaDiM:
     """Join two models: exactly what a fit on the images of both would give.
 
     Args:
@@ -136,37 +139,34 @@ def merge(
         weights: Local weights file of the backbone, when the models do not bring it.
         begin: Told of each phase and its number of steps; gives what is told of each step.
 
+    Returns:
+        The model of both.
+
     Raises:
         UsageError: A model was fitted without ``--keep-moments``, or the two do not fit together.
         DatasetError: An image is in both.
 
     Examples:
-        >>> padim.merge("kept.safetensors", "other.safetensors", "both.safetensors").count
+        >>> model = padim.merge("kept.safetensors", "other.safetensors", "both.safetensors")
+        >>> model.state.count
         9
     """
-    first, second, out = Path(first), Path(second), Path(out)
-    (state, moments), (other, more) = _load(first), _load(second)
-    if state.recipe != other.recipe:
-        _refuse_unlike(str(first), str(second), "recipe")
-    _require_alike(str(first), state.encoder, str(second), other.encoder)
+    first, second, out = require_path(first), require_path(second), require_path(out)
+    (first, state, moments), (second, other, more) = _read(first), _read(second)
+    recipes = () if state.recipe == other.recipe else ("recipe",)
+    _require_alike(str(first), state.encoder, str(second), other.encoder, recipes)
     if both := set(state.image_sha256) & set(other.image_sha256):
         raise DatasetError(
             f"{first} and {second} have {format_count(len(both), 'image')} in common, which would "
             "count twice. Forget what is in common in one of them with padim forget."
         )
-    embedder = embedder_of(state, weights)
-    before = FirstLook(Seen(0, state.image_sha256), moments, [])
-    after = FirstLook(Seen(state.count, other.image_sha256), more, [])
-    whole = looks.merge_in_order((before, after))
-    return _change(out, embedder, state, whole.moments, whole.seen.hashes, (), begin)
+    embedder = _build_embedder(state, weights)
+    hashes = state.image_sha256 + other.image_sha256
+    return _change(out, embedder, state, moments.merge(more), hashes, {}, begin)
 
 
-def embedder_of(state: ModelState, weights: str | Path | None = None) -> Embedder:
+def _build_embedder(state: ModelState, weights: str | Path | None = None) -> Embedder:
     """What computes the features of more images as those of a model were computed.
-
-    Args:
-        state: The model.
-        weights: Local weights file of the backbone, when the model does not bring it.
 
     Raises:
         UsageError: It was fitted with other releases than are installed.
@@ -185,17 +185,16 @@ def _change(
     before: ModelState,
     moments: Moments,
     hashes: Sequence[str],
-    recalibrate: Sequence[Path],
+    recalibrate: Mapping[Path, str],
     begin: Begin,
-) -> ModelState:
+) -> PaDiM:
     """Solve a model anew and write it."""
     advance = begin("solve", before.pyramid.n_coarse_cells * (2 if recalibrate else 1))
     store = before.whitening[0].dtype
     state = solve(before.encoder, before.recipe, store, before.trunk, moments, hashes, advance)
     calibration = before.calibration and replace(before.calibration, stale=True)
     if recalibrate:
-        used = [sha256(image) for image in recalibrate]
-        if strange := _list_named(recalibrate, used, set(used) - set(hashes)):
+        if strange := _list_named(recalibrate, set(recalibrate.values()) - set(hashes)):
             raise DatasetError(
                 f"The model was not fitted on {strange}. Use padim calibrate for other images."
             )
@@ -210,43 +209,47 @@ def _change(
         samples = sample(state, embedder, samples.image)
     state = replace(state, calibration=calibration, samples=samples)
     save_pair(state, moments, path)
-    return state
+    device, n_batch = embedder.device.type, embedder.n_batch
+    features = embedder.features
+    return PaDiM(state, moments, features=features, device=device, n_batch=n_batch, path=path)
 
 
-def _load(path: Path) -> tuple[ModelState, Moments]:
+def _read(model: str | Path) -> tuple[Path, ModelState, Moments]:
     """Read a model and its moments."""
+    path = require_path(model)
     if is_graph(path):
         raise UsageError(
             f"{path} is a graph, which learns nothing more. Change the model file that it was made "
             "of, and export that again."
         )
-    return load_pair(path)
+    return path, *load_pair(path)
 
 
-def _expand(images: Paths) -> tuple[Path, ...]:
+def _hash(images: Paths) -> dict[Path, str]:
+    """The sha256 of each image of a folder, or of those that are named."""
     given = [images] if isinstance(images, str | Path) else images
-    return expand([Path(image) for image in given], recursive=False)
+    return {
+        path: sha256(path) for path in expand([Path(image) for image in given], recursive=False)
+    }
 
 
-def _list_named(images: Sequence[Path], hashes: Sequence[str], wanted: set[str]) -> str:
-    return listed(
-        [str(path) for path, digest in zip(images, hashes, strict=True) if digest in wanted]
-    )
+def _list_named(images: Mapping[Path, str], wanted: set[str]) -> str:
+    return listed([path for path, digest in images.items() if digest in wanted])
 
 
-def _require_alike(one: str, ours: Encoder, other: str, theirs: Encoder) -> None:
-    """Make sure that features are the same on both sides."""
-    for name, (mine, its) in ours.differences(theirs).items():
+def _require_alike(
+    one: str, ours: Encoder, other: str, theirs: Encoder, unlike: tuple[str, ...] = ()
+) -> None:
+    """Make sure that features are the same on both sides, and nothing else is ``unlike``."""
+    differences = ours.differences(theirs)
+    for name in (*unlike, *differences):
         if name not in {*ours.versions, *theirs.versions, "engine"}:
-            _refuse_unlike(one, other, name)
+            raise UsageError(
+                f"{one} and {other} differ in their {name}, so their images cannot be joined. Fit "
+                "both alike."
+            )
+        mine, its = differences[name]
         raise UsageError(
             f"{one} was fitted with {name} {mine}, but {other} has {its}, and so other features. "
             "Use the same, or fit anew."
         )
-
-
-def _refuse_unlike(first: str, second: str, what: str) -> NoReturn:
-    raise UsageError(
-        f"{first} and {second} differ in their {what}, so their images cannot be joined. Fit both "
-        "alike."
-    )

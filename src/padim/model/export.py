@@ -7,18 +7,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from padim.choices import require_path
 from padim.errors import UnknownNameError, UsageError
 from padim.features.onnx import write_onnx
 from padim.files import sha256, written_together
 from padim.images.ahead import ImageInput, batched, load_ahead
-from padim.images.preprocess import Preprocess
 from padim.method.gaussian import STORES
 from padim.model.file import load_state
 from padim.model.opening import load
@@ -80,21 +79,24 @@ def export(
         >>> padim.load("part.onnx").engine
         'onnxruntime'
     """
-    model, target = Path(model), Path(target)
+    model, target = require_path(model), require_path(target, "The graph")
     _check_choices(target, to, camera_px, n_batch, store)
     state = _read_exportable(model, camera_px, has_images=bool(images))
-    features = network_of(state, weights).features()
+    features, samples = network_of(state, weights).features(), state.samples
     torch_score = TorchScore(scorer_of(state, features), torch.device("cpu"))
-    reference = _Reference(torch_score, state.preprocess, camera_px, state.samples, images)
-    if state.samples is not None:
-        compare(torch_score, state.samples, TOLERANCE["float32"]).check(
+    if samples is not None:
+        compare(torch_score, samples, TOLERANCE["float32"]).check(
             f"Here torch scores the samples of {model} otherwise than its fit did",
             "Fit it anew with what is installed now.",
         )
+    reference = _Reference(torch_score, state, camera_px, images)
     expected, hashes = [], []
     for pixels in reference.batches():
         expected.append(replace(reference.score(pixels), image=pixels[:0]))
         hashes += [hashlib.sha256(image.data).hexdigest() for image in pixels]
+    if samples is not None:
+        scored = reference.score(resize(samples.image, reference.input_px))
+        samples = replace(scored, image=samples.image)
     description = {
         **state.metadata(),
         "graph_version": GRAPH_VERSION,
@@ -102,7 +104,7 @@ def export(
         "camera_px": camera_px,
         "model_sha256": sha256(model),
         "compared_sha256": hashes,
-        "samples": reference.kept_samples(),
+        "samples": samples.to_json() if samples is not None else [],
         "calibration": state.calibration and state.calibration.to_json(),
     }
     scorer = scorer_of(state, features, STORES[store], grouped=True)
@@ -122,49 +124,32 @@ def export(
 
 @dataclass(frozen=True)
 class _Reference:
-    """What a graph has to agree with, and on what.
-
-    Attributes:
-        torch_score: Torch, which scores at network size.
-        preprocess: The way from an image to the network.
-        camera_px: As for ``export``.
-        samples: The model's own, if it has some.
-        images: What is compared on instead, if there is any.
-    """
+    """What a graph has to agree with, and on what: images, else the model's own samples."""
 
     torch_score: TorchScore
-    preprocess: Preprocess
+    state: ModelState
     camera_px: tuple[int, int] | None
-    samples: Samples | None
     images: Sequence[ImageInput]
 
     @property
     def input_px(self) -> tuple[int, int]:
         """(height, width) of what the graph takes."""
-        return self.camera_px or self.preprocess.size_px
+        return self.camera_px or self.state.preprocess.size_px
 
     def batches(self) -> Iterator[NDArray[np.uint8]]:
         """What is compared on, few at a time; read again rather than kept."""
-        if not self.images and self.samples is not None:
-            yield resize(self.samples.image, self.input_px)
-        bring = self.preprocess if self.camera_px is None else Camera(self.camera_px)
+        if not self.images and self.state.samples is not None:
+            yield resize(self.state.samples.image, self.input_px)
+        bring = self.state.preprocess if self.camera_px is None else Camera(self.camera_px)
         for batch in batched(load_ahead(self.images, bring), N_BATCH):
             yield np.stack([image.pixels for image in batch])
 
     def score(self, images: NDArray[np.uint8]) -> Samples:
         """What torch says of images, which Pillow brings to network size where they differ."""
-        at_network = [
-            image if image.shape[:2] == self.preprocess.size_px else self.preprocess(image)
-            for image in images
-        ]
-        return Samples.of(images, *self.torch_score(np.stack(at_network)))
-
-    def kept_samples(self) -> list[dict[str, Any]]:
-        """The samples as the graph keeps them, with what torch says of them at a camera's size."""
-        if self.samples is None:
-            return []
-        scored = self.score(resize(self.samples.image, self.input_px))
-        return replace(scored, image=self.samples.image).to_json()
+        preprocess = self.state.preprocess
+        is_there = images.shape[1:3] == preprocess.size_px
+        at_network = images if is_there else np.stack([preprocess(image) for image in images])
+        return Samples.of(images, *self.torch_score(at_network))
 
 
 def _check_choices(
@@ -196,12 +181,7 @@ def _check_choices(
 def _read_exportable(
     model: Path, camera_px: tuple[int, int] | None, *, has_images: bool
 ) -> ModelState:
-    """Read a model that can be a graph.
-
-    Raises:
-        UsageError: It cannot.
-        ModelFileError: It is damaged.
-    """
+    """Read a model that can be a graph."""
     if is_graph(model):
         raise UsageError(f"{model} is a graph already. Name the model file it was made of.")
     state = load_state(model)

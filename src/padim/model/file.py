@@ -1,12 +1,10 @@
-"""The model file: one safetensors file that holds all there is to a fitted model.
-
-The layout is described in docs/format.md.
-"""
+"""The model file, as docs/format.md describes it: one safetensors file that holds all there is."""
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,7 @@ from padim.images.preprocess import Preprocess
 from padim.method.moments import Moments
 from padim.method.pyramid import Pyramid
 from padim.method.tiles import plan_tiles
-from padim.model.file_tensor import FileTensor, in_file, pieces, write_tensors
+from padim.model.file_tensor import FileTensor, map_tensor, pieces, write_tensors
 from padim.model.state import FORMAT_VERSION, ModelState
 from padim.recipes import Recipe
 from padim.scoring.calibration import ARRAYS, Calibration
@@ -69,13 +67,11 @@ def load_state(path: Path) -> ModelState:
     """
     tensors, data = _read(path, "model")
     pyramid = Pyramid.from_json(data["levels"], data.get("coarse_cells"))
-    expected: dict[str, tuple[int, ...]] = {}
+    mean, whitening = [], []
     for i, level in enumerate(pyramid.levels):
-        width = pyramid.context_dims(i) + level.n_dims
-        expected[f"levels/{i}/mean"] = (pyramid.n_cells(i), level.n_dims)
-        expected[f"levels/{i}/whitening"] = (pyramid.n_cells(i), level.n_dims, width)
-    _check_shapes(tensors, expected, path)
-    n_levels = len(pyramid.levels)
+        shape, width = (pyramid.n_cells(i), level.n_dims), pyramid.context_dims(i) + level.n_dims
+        mean.append(_find(tensors, f"levels/{i}/mean", shape, path))
+        whitening.append(_find(tensors, f"levels/{i}/whitening", (*shape, width), path))
     recipe = Recipe(**_tuples(data["recipe"]))
     preprocess = Preprocess.from_json(data["preprocess"])
     find_cells = None if preprocess.roi is None else preprocess.roi.find_cells
@@ -92,14 +88,10 @@ def load_state(path: Path) -> ModelState:
         recipe=recipe,
         eps=tuple(data["eps"]),
         count=data["count"],
-        mean=tuple(tensors[f"levels/{i}/mean"] for i in range(n_levels)),
-        whitening=tuple(tensors[f"levels/{i}/whitening"] for i in range(n_levels)),
+        mean=tuple(mean),
+        whitening=tuple(whitening),
         image_sha256=tuple(data["image_sha256"]),
-        trunk={
-            name.removeprefix("backbone/"): tensor
-            for name, tensor in tensors.items()
-            if name.startswith("backbone/")
-        },
+        trunk=_take(tensors, "backbone/"),
         samples=_samples(tensors, path),
         calibration=_calibration(tensors, data.get("calibration"), path),
     )
@@ -110,20 +102,20 @@ def _calibration(
 ) -> Calibration | None:
     if said is None:
         return None
-    arrays = {}
-    for name in ARRAYS:
-        if f"calibration/{name}" not in tensors:
-            raise _lacking(path, f"calibration/{name}")
-        arrays[name] = tensors[f"calibration/{name}"].numpy()
-    return Calibration.from_json(said | arrays)
+    found = _take(tensors, "calibration/")
+    if missing := [name for name in ARRAYS if name not in found]:
+        raise _report_missing(path, f"calibration/{missing[0]}")
+    return Calibration.from_json(said | {name: found[name].numpy() for name in ARRAYS})
+
+
+def _take(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The tensors of a part of a file, under their names in it."""
+    taken = (name for name in tensors if name.startswith(prefix))
+    return {name.removeprefix(prefix): tensors[name] for name in taken}
 
 
 def _samples(tensors: Mapping[str, Tensor], path: Path) -> Samples | None:
-    found = {
-        name.removeprefix("samples/"): tensor.numpy()
-        for name, tensor in tensors.items()
-        if name.startswith("samples/")
-    }
+    found = {name: tensor.numpy() for name, tensor in _take(tensors, "samples/").items()}
     if not found:
         return None
     try:
@@ -146,19 +138,14 @@ def save_moments(moments: Moments, state: ModelState, path: Path) -> None:
 
 
 def moments_belong(path: Path, state: ModelState) -> bool:
-    """Whether a file holds the moments of a model.
-
-    Args:
-        path: The file.
-        state: The model; its calibration may have been renewed.
+    """Whether a file holds the moments of a model, whose calibration may have been renewed.
 
     Raises:
         PadimError: As ``load_state``.
     """
-    with _open(path) as file:
-        said = _metadata(file, path)
     expected = json.loads(_json(state.metadata() | {"holds": "moments"}))
-    return all(said.get(key) == expected[key] for key in expected.keys() - {"calibration"})
+    with _open(path) as (_, said):
+        return all(said.get(key) == expected[key] for key in expected.keys() - {"calibration"})
 
 
 def load_moments(path: Path) -> Moments:
@@ -169,55 +156,43 @@ def load_moments(path: Path) -> Moments:
     """
     tensors, data = _read(path, "moments")
     pyramid = Pyramid.from_json(data["levels"], data.get("coarse_cells"))
-    levels = pyramid.levels
-    expected: dict[str, tuple[int, ...]] = {}
-    for i, level in enumerate(levels):
-        expected[f"levels/{i}/mean"] = (pyramid.n_cells(i), level.n_dims)
-        for k, above in enumerate(levels[: i + 1]):
-            expected[f"levels/{i}/scatter/{k}"] = (pyramid.n_cells(i), level.n_dims, above.n_dims)
-    _check_shapes(tensors, expected, path)
-    return Moments(
-        data["count"],
-        tuple(tensors[f"levels/{i}/mean"] for i in range(len(levels))),
-        tuple(
-            tuple(tensors[f"levels/{i}/scatter/{k}"] for k in range(i + 1))
-            for i in range(len(levels))
-        ),
-    )
+    means, scatters = [], []
+    for i, level in enumerate(pyramid.levels):
+        shape = (pyramid.n_cells(i), level.n_dims)
+        means.append(_find(tensors, f"levels/{i}/mean", shape, path))
+        scatters.append(
+            tuple(
+                _find(tensors, f"levels/{i}/scatter/{k}", (*shape, above.n_dims), path)
+                for k, above in enumerate(pyramid.levels[: i + 1])
+            )
+        )
+    return Moments(data["count"], tuple(means), tuple(scatters))
 
 
 def _write(tensors: dict[str, Tensor | FileTensor], metadata: dict[str, Any], path: Path) -> None:
     hashes = {name: _sha256(tensor) for name, tensor in sorted(tensors.items())}
     metadata = metadata | {"tensor_sha256": hashes}
-    text = _json(metadata | {"metadata_sha256": _text_sha256(_json(metadata))})
+    text = _json(metadata | {"metadata_sha256": _json_sha256(metadata)})
     with written_whole(path) as partial:
         write_tensors(tensors, partial, {"padim": text})
 
 
-def _left_in_file(data: Mapping[str, Any]) -> tuple[str, ...]:
-    """How the names of tensors end that are read piece by piece."""
-    return ("/whitening",) if data["recipe"].get("tile_px") else ()
-
-
 def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    with _open(path) as file:
-        data = _metadata(file, path)
+    with _open(path) as (file, data):
         if data.get("holds", "model") != holds:
             raise ModelFileTensorError(
                 f"{path} holds {data.get('holds', 'model')}, but {holds} is needed. "
                 "Name the other file of the pair."
             )
-        left = _left_in_file(data)
-        try:
-            tensors = {
-                name: in_file(path, name) if name.endswith(left) else _tensor(file, name)
-                for name in file.keys()  # noqa: SIM118  # no mapping
-            }
-        except SafetensorError as error:
-            raise _truncated(path, error) from error
+        left = ("/whitening",) if data["recipe"].get("tile_px") else ()  # read piece by piece
+        get = (lambda name: file.get_tensor(name).clone()) if _WINDOWS else file.get_tensor
+        tensors = {
+            name: map_tensor(path, name) if name.endswith(left) else get(name)
+            for name in file.keys()  # noqa: SIM118  # no mapping
+        }
     hashes = data["tensor_sha256"]
     if missing := sorted(hashes.keys() - tensors.keys()):
-        raise _lacking(path, listed(missing))
+        raise _report_missing(path, listed(missing))
     for name, tensor in tensors.items():
         if _sha256(tensor) != hashes.get(name):
             raise ModelFileHashError(
@@ -226,28 +201,22 @@ def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return tensors, data
 
 
-def _tensor(file: Any, name: str) -> Tensor:
-    tensor: Tensor = file.get_tensor(name)  # a part of the file, mapped
-    return tensor.clone() if _WINDOWS else tensor
-
-
-def _open(path: Path) -> Any:
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Open a file, and read what it says of itself."""
     if not path.is_file():
         raise PathMissingError(path)
     try:
-        return safe_open(path, framework="pt")
+        with safe_open(path, framework="pt") as file:
+            yield file, _metadata(file, path)
     except SafetensorError as error:
-        raise _truncated(path, error) from error
+        raise ModelFileTruncatedError(
+            f"{path} is no whole model file ({error}). Copy it again, or fit it anew."
+        ) from error
 
 
-def _lacking(path: Path, name: str) -> ModelFileTensorError:
+def _report_missing(path: Path, name: str) -> ModelFileTensorError:
     return ModelFileTensorError(f"{path} lacks the tensor {name}. Copy it again.")
-
-
-def _truncated(path: Path, error: Exception) -> ModelFileTruncatedError:
-    return ModelFileTruncatedError(
-        f"{path} is no whole model file ({error}). Copy it again, or fit it anew."
-    )
 
 
 def _metadata(file: Any, path: Path) -> dict[str, Any]:
@@ -269,32 +238,31 @@ def _metadata(file: Any, path: Path) -> dict[str, Any]:
             f"{path} has the format version {format_version}, but this release reads up to "
             f"{FORMAT_VERSION}. Install the release that wrote it, or a newer one."
         )
-    if _text_sha256(_json(data)) != recorded:
+    if _json_sha256(data) != recorded:
         raise ModelFileHashError(
             f"{path} describes itself otherwise than was written. Copy the file again."
         )
     return data
 
 
-def _check_shapes(
-    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], path: Path
-) -> None:
-    for name, shape in expected.items():
-        if name not in tensors:
-            raise _lacking(path, name)
-        if tuple(tensors[name].shape) != shape:
-            raise ModelFileTensorError(
-                f"{path} has {name} of shape {tuple(tensors[name].shape)}, but needs {shape}. "
-                "Copy it again."
-            )
+def _find(tensors: Mapping[str, Any], name: str, shape: tuple[int, ...], path: Path) -> Any:
+    """A tensor of a file, which must be of this shape."""
+    if name not in tensors:
+        raise _report_missing(path, name)
+    if tuple(tensors[name].shape) != shape:
+        raise ModelFileTensorError(
+            f"{path} has {name} of shape {tuple(tensors[name].shape)}, but needs {shape}. "
+            "Copy it again."
+        )
+    return tensors[name]
 
 
 def _json(data: dict[str, Any]) -> str:
     return json.dumps(data, sort_keys=True)
 
 
-def _text_sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _json_sha256(data: dict[str, Any]) -> str:
+    return hashlib.sha256(_json(data).encode()).hexdigest()
 
 
 def _sha256(tensor: Tensor | FileTensor) -> str:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from padim.errors import ModelFileError
+from padim.errors import ModelFileError, UsageError
+from padim.files import TemporaryFolder
 
 _NAMES = {
     torch.float64: "F64",
@@ -30,23 +31,36 @@ _PIECE_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class FileTensor:
-    """A tensor that stays in its file; slices of its first axis are read.
-
-    Attributes:
-        path: The file.
-        start: Where it begins, in bytes.
-        shape: Its shape.
-        dtype: Its type.
-        written: What the system said of the file when it was opened; None for one that may change.
-        owner: Kept as long as it is: the folder of a temporary file.
-    """
+    """A tensor that stays in its file; slices of its first axis are read."""
 
     path: Path
-    start: int
+    start: int  # where it begins, in bytes
     shape: tuple[int, ...]
     dtype: torch.dtype
+    # What the system said of the file when it was opened; None for one that may change
     written: tuple[int, ...] | None = None
-    owner: object = None
+    owner: object = None  # kept as long as it is: the folder of a temporary file
+
+    @classmethod
+    def make(
+        cls, folder: TemporaryFolder, name: str, shape: tuple[int, ...], dtype: torch.dtype
+    ) -> "FileTensor":
+        """Make room for a tensor in a temporary file."""
+        path = folder.path / name
+        with path.open("wb") as file:
+            file.truncate(prod(shape) * dtype.itemsize)
+        return cls(path, 0, shape, dtype, owner=folder)
+
+    def __deepcopy__(self, _memo: object) -> "FileTensor":
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        if self.owner is not None:
+            raise UsageError(
+                "A model of tiles that was just fitted is still in temporary files, and cannot "
+                "travel. Save it, and load its file where it is to be."
+            )
+        return FileTensor, (self.path, self.start, self.shape, self.dtype, self.written)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -63,28 +77,11 @@ class FileTensor:
         return torch.from_numpy(raw).view(self.dtype).view(-1, *self.shape[1:])
 
     def write(self, first: int, values: Tensor) -> None:
-        """Replace some rows.
-
-        Args:
-            first: The first of them.
-            values: Shape ``(rows, *shape[1:])``.
-        """
+        """Replace the rows from ``first`` on; ``values`` have the shape ``(rows, *shape[1:])``."""
         n_row = prod(self.shape[1:]) * self.dtype.itemsize
         with self.path.open("rb+") as file:
             file.seek(self.start + first * n_row)
             file.write(_raw(values.to(self.dtype)))
-
-
-Tensors = Mapping[str, Tensor | FileTensor]
-
-
-def empty_file_tensor(
-    path: Path, shape: tuple[int, ...], dtype: torch.dtype, owner: object = None
-) -> FileTensor:
-    """A tensor in a file of its own, to be written."""
-    with path.open("wb") as file:
-        file.truncate(prod(shape) * dtype.itemsize)
-    return FileTensor(path, 0, shape, dtype, owner=owner)
 
 
 def n_bytes(tensors: Mapping[str, Tensor]) -> int:
@@ -103,13 +100,10 @@ def pieces(tensor: Tensor | FileTensor) -> Iterator[memoryview]:
         yield _raw(tensor[first : first + step])
 
 
-def write_tensors(tensors: Tensors, path: Path, metadata: Mapping[str, str]) -> None:
+def write_tensors(
+    tensors: Mapping[str, Tensor | FileTensor], path: Path, metadata: Mapping[str, str]
+) -> None:
     """Write a safetensors file without ever holding all of it.
-
-    Args:
-        tensors: What it is to hold.
-        path: The file.
-        metadata: Texts that go with it.
 
     Source:
         The format as safetensors describes it; wide types first, so that all are aligned.
@@ -136,13 +130,8 @@ def write_tensors(tensors: Tensors, path: Path, metadata: Mapping[str, str]) -> 
                 file.write(piece)
 
 
-def in_file(path: Path, name: str) -> FileTensor:
-    """A tensor of a safetensors file, left where it is.
-
-    Args:
-        path: The file, whose header has been read and found right.
-        name: Of the tensor.
-    """
+def map_tensor(path: Path, name: str) -> FileTensor:
+    """A tensor of a safetensors file, whose header has been found right, left where it is."""
     with path.open("rb") as file:
         n_header = int.from_bytes(file.read(8), "little")
         said = json.loads(file.read(n_header))[name]

@@ -1,9 +1,15 @@
 """Open a model of any kind for scoring: a model file, or a graph that was exported from one."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from padim.choices import require_path
 from padim.errors import ModelFileError, UsageError, naming_extras
+from padim.images.decode import IMAGE_SUFFIXES
 from padim.scoring.description import Description, no_model
 from padim.scoring.engines import N_BATCH, graph_engine, is_graph
 from padim.scoring.graph import Graph
@@ -40,7 +46,8 @@ def load(
     Raises:
         PathMissingError: There is no such file.
         ModelFileError: The file is damaged, or of a newer release.
-        UsageError: The engine, precision or device cannot be had for such a file.
+        UsageError: It is no path, or that of an image; or the engine, precision or device cannot be
+            had for such a file.
         WeightsError: The model does not bring its backbone, and it is not here.
         MissingExtraError: The engine is not installed, or torch, which a model file needs.
 
@@ -49,7 +56,9 @@ def load(
         >>> model.predict("spot.png").label
         'anomalous'
     """
-    path = Path(path)
+    path = require_path(path)
+    if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+        raise UsageError(f"{path} is an image, not a model. Load a model, and let it predict this.")
     if not is_graph(path):
         with naming_extras():
             from padim.model.file import load_state
@@ -75,7 +84,7 @@ def load(
     if graph.size_px != (description.camera_px or description.preprocess.size_px):
         raise ModelFileError(f"{path} takes images of another size than it says. Export it anew.")
     return Predictor(
-        lambda images: Outputs(*graph(images)),
+        partial(_score, graph),
         description,
         graph.n_batch or N_BATCH,
         graph.engine,
@@ -83,16 +92,16 @@ def load(
     )
 
 
+def _score(graph: Graph, images: NDArray[np.uint8]) -> Outputs:
+    return Outputs(*graph(images))
+
+
 def verify(
     path: Path, *, engine: str = "auto", n_threads: int | None = None, precision: str = "float32"
 ) -> Parity:
     """Score the samples that an exported graph brings, and compare with what torch said of them.
 
-    Args:
-        path: An ``.onnx`` or ``.xml`` file that ``padim export`` wrote.
-        engine: Who runs it; the one it was written for when ``auto``.
-        n_threads: Threads of one call; one for each core when None.
-        precision: What it computes in.
+    The graph is opened as ``load`` does.
 
     Raises:
         UsageError: It is no graph, or brings no samples.

@@ -8,10 +8,17 @@ from typing import Self
 
 from torch import Tensor, nn
 
+from padim.choices import require_path
 from padim.errors import PathMissingError, UsageError, WeightsError
-from padim.features.cached_trunk import open_graphs
 from padim.features.features import TiledFeatures
-from padim.features.network import DTYPES, Network, choose_batch, choose_device, choose_engine
+from padim.features.network import (
+    DTYPES,
+    Network,
+    choose_batch,
+    choose_device,
+    choose_engine,
+    open_graphs,
+)
 from padim.features.weights import fetch, read_weights
 from padim.files import sha256
 from padim.method.moments import Moments
@@ -37,7 +44,7 @@ class PaDiM(Predictor):
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: What the trunk computes in; what it was fitted with when None.
         n_batch: Images in one forward pass; what suits the device when None.
-        engine: Who runs the trunk, as for ``networks.choose_engine``.
+        engine: Who runs the trunk, as for ``padim.load``.
         n_threads: Threads of the whole process; one for each core when None.
         path: The file that it was opened from, if any.
 
@@ -98,11 +105,6 @@ class PaDiM(Predictor):
             path,
         )
 
-    @property
-    def predictor(self) -> Self:
-        """Itself, which once was two objects."""
-        return self
-
     def calibrated(self, calibration: Calibration) -> Self:
         """The same model with thresholds by other images; ``save`` writes those."""
         other = super().calibrated(calibration)
@@ -116,19 +118,24 @@ class PaDiM(Predictor):
             path: The file, by custom ``*.safetensors``. It holds how good images score, not the
                 rates of ``at``.
             moments: Whether to write the float64 moments beside it, as ``*.moments.safetensors``.
+
+        Raises:
+            UsageError: It has no moments, or no file can have such a path.
         """
-        if moments and self.moments is not None:
-            save_pair(self.state, self.moments, Path(path))
+        path = require_path(path, "The model file")
+        if not moments:
+            save_state(self.state, path)
+        elif self.moments is not None:
+            save_pair(self.state, self.moments, path)
         else:
-            save_state(self.state, Path(path))
+            raise UsageError(
+                "The model has no moments to save: it was fitted without keep_moments, or loaded. "
+                "Fit it with keep_moments=True, or leave moments out."
+            )
 
 
 def network_of(state: ModelState, weights: str | Path | None = None) -> Network:
-    """The network of a model.
-
-    Args:
-        state: The model.
-        weights: Local weights file of the backbone, when the model does not bring it.
+    """The network of a model; ``weights`` name a local file when it does not bring them.
 
     Raises:
         UsageError: The model brings its backbone, and weights are named all the same.
@@ -141,7 +148,7 @@ def network_of(state: ModelState, weights: str | Path | None = None) -> Network:
     if state.trunk:
         read: Callable[[], Mapping[str, Tensor]] = partial(dict, state.trunk)
     else:
-        path = fetch(state.spec) if weights is None else Path(weights)
+        path = fetch(state.encoder.spec) if weights is None else Path(weights)
         if not path.is_file():
             raise PathMissingError(path)
         digest = sha256(path)
@@ -151,5 +158,4 @@ def network_of(state: ModelState, weights: str | Path | None = None) -> Network:
                 f"{state.encoder.weights_sha256[:8]}.... Name that file with --weights."
             )
         read = partial(read_weights, path)
-    origin = f"the {state.spec.name} of the model"
-    return Network(state.encoder, read, origin)
+    return Network(state.encoder, read, f"the {state.encoder.spec.name} of the model")

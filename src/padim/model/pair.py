@@ -20,14 +20,11 @@ def moments_path(path: Path) -> Path:
 
 
 def save_pair(state: ModelState, moments: Moments, path: Path) -> None:
-    """Write a model file and its moments, both or neither.
-
-    Args:
-        state: The model.
-        moments: What it was made from.
-        path: The model file.
-    """
-    _settle(path)
+    """Write a model file and the moments that it was made from, both or neither."""
+    # Finish what was cut short, so that the name for new moments is free.
+    with suppress(PathMissingError, ModelFileError):
+        if _path_of_moments(load_state(path), path) == _next_path(path):
+            _next_path(path).replace(moments_path(path))
     save_moments(moments, state, _next_path(path))
     save_state(state, path)
     _next_path(path).replace(moments_path(path))
@@ -54,16 +51,6 @@ def load_pair(path: Path) -> tuple[ModelState, Moments]:
             "with --keep-moments; in Python, with keep_moments=True and save(path, moments=True)."
         )
     return state, load_moments(found)
-
-
-def _settle(path: Path) -> None:
-    """Finish what was cut short, so that the name for new moments is free."""
-    try:
-        found = _path_of_moments(load_state(path), path)
-    except (PathMissingError, ModelFileError):
-        return
-    if found == _next_path(path):
-        found.replace(moments_path(path))
 
 
 def _path_of_moments(state: ModelState, path: Path) -> Path | None:

@@ -15,13 +15,7 @@ Scores = tuple[Tensor, Tensor, Tensor]  # as scoring.predictor.Outputs names the
 
 
 class Scorer(nn.Module):
-    """From uint8 images to map and scores, as one graph: what torch runs and what is exported.
-
-    Args:
-        features: From images to features: a ``Features``, or another engine in its place.
-        head: From features to distances.
-        postprocess: From distances to map and score.
-    """
+    """From uint8 images to map and scores, as one graph: what torch runs and what is exported."""
 
     def __init__(self, features: nn.Module, head: Head, postprocess: Postprocess) -> None:
         super().__init__()
@@ -30,23 +24,13 @@ class Scorer(nn.Module):
         self.postprocess = postprocess
 
     def forward(self, images: Tensor) -> Scores:
-        """Score a batch.
-
-        Args:
-            images: RGB, shape ``(N, H, W, 3)``, 0 to 255.
-        """
+        """Score a batch: RGB, shape ``(N, H, W, 3)``, 0 to 255."""
         levels = self.head.levels(self.features(images))
         return score_levels(self.postprocess, self.head.join(levels), levels)
 
 
 class CameraScorer(nn.Module):
-    """A scorer that resizes the images of a camera itself.
-
-    Args:
-        scorer: What scores at network size.
-        preprocess: The way from an image to the network.
-        camera_px: (height, width) of the images.
-    """
+    """A scorer that resizes the images of a camera itself, as ``preprocess`` does."""
 
     def __init__(self, scorer: Scorer, preprocess: Preprocess, camera_px: tuple[int, int]) -> None:
         super().__init__()
@@ -59,42 +43,20 @@ class CameraScorer(nn.Module):
                 self.register_buffer(f"{axis}_{part}", torch.from_numpy(values.copy()).float())
 
     def forward(self, images: Tensor) -> Scores:
-        """Score a batch.
-
-        Args:
-            images: RGB, shape ``(N, camera height, camera width, 3)``, uint8.
-        """
+        """Score a batch: RGB, shape ``(N, camera height, camera width, 3)``, uint8."""
         channels = images.permute(0, 3, 1, 2).float()
-        if self.rows_first:
-            channels = self._along_columns(self._along_rows(channels))
-        else:
-            channels = self._along_rows(self._along_columns(channels))
+        for axis in ("rows", "columns") if self.rows_first else ("columns", "rows"):
+            parts = [self.get_buffer(f"{axis}_{part}") for part in ("high", "low")]
+            high, low = (part @ channels if axis == "rows" else channels @ part for part in parts)
+            # Halves up, without losing the digits of the lower part.
+            whole = (high + 0.5).floor()
+            channels = (whole + (high + 0.5 - whole + low).floor()).clamp(0, 255)
         scores: Scores = self.scorer(channels.permute(0, 2, 3, 1))
         return scores
 
-    def _along_rows(self, channels: Tensor) -> Tensor:
-        high, low = (self.get_buffer(f"rows_{part}") @ channels for part in ("high", "low"))
-        return _to_8_bit(high, low)
-
-    def _along_columns(self, channels: Tensor) -> Tensor:
-        high, low = (channels @ self.get_buffer(f"columns_{part}") for part in ("high", "low"))
-        return _to_8_bit(high, low)
-
-
-def _to_8_bit(high: Tensor, low: Tensor) -> Tensor:
-    """Round a sum of two parts, halves up, without losing the digits of the lower one."""
-    whole = (high + 0.5).floor()
-    return (whole + (high + 0.5 - whole + low).floor()).clamp(0, 255)
-
 
 def score_levels(postprocess: Postprocess, distance: Tensor, levels: Sequence[Tensor]) -> Scores:
-    """Finish a batch.
-
-    Args:
-        postprocess: From distances to map and score.
-        distance: Mahalanobis distances, shape ``(N, h, w)``.
-        levels: What each level adds to their squares, shape ``(cells, N)``.
-    """
+    """Score a batch of distances ``(N, h, w)``; ``levels`` add ``(cells, N)`` to their squares."""
     anomaly_map, score = postprocess(distance)
     own = [image_score(level.t().sqrt(), postprocess.score_fraction) for level in levels]
     return anomaly_map, score, torch.stack(own, dim=1)
@@ -103,14 +65,7 @@ def score_levels(postprocess: Postprocess, distance: Tensor, levels: Sequence[Te
 def scorer_of(
     state: ModelState, features: nn.Module, store: torch.dtype | None = None, grouped: bool = False
 ) -> Scorer:
-    """The graph of a model.
-
-    Args:
-        state: The model.
-        features: From uint8 images to its features.
-        store: Type the whitening rows are kept in; float32 when None.
-        grouped: As for ``Head``.
-    """
+    """The graph of a model; ``store`` and ``grouped`` are those of ``Head``."""
     return Scorer(
         features,
         Head(state.pyramid, state.mean, state.in_memory(), store=store, grouped=grouped),

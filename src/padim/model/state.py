@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from padim.backbones import BackboneSpec
 from padim.features.encoder import Encoder
 from padim.images.preprocess import Preprocess
 from padim.method.pyramid import Pyramid
@@ -21,41 +20,24 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class ModelState:
-    """A fitted model as data.
-
-    Attributes:
-        encoder: What decided the features that it was fitted on.
-        recipe: The settings it was fitted with.
-        eps: What was added to the diagonal, one per level.
-        count: Images it was fitted on.
-        mean: Per level, shape ``(cells, d)``, float32.
-        whitening: Per level, shape ``(cells, d, D + d)``, float16 or float32; left in a file where
-            images are looked at tile by tile.
-        image_sha256: Of each image it was fitted on, sorted.
-        trunk: The trunk's tensors, or empty when they are not to travel with the model.
-        samples: A few of the images, mirrored, with their maps; None when they may not travel.
-        calibration: How good images score; None when it was not asked for.
-    """
+    """A fitted model as data."""
 
     encoder: Encoder
     recipe: Recipe
-    eps: tuple[float, ...]
-    count: int
-    mean: tuple[Tensor, ...]
+    eps: tuple[float, ...]  # what was added to the diagonal, one per level
+    count: int  # images it was fitted on
+    mean: tuple[Tensor, ...]  # per level, shape (cells, d), float32
+    # Per level, shape (cells, d, D + d), float16 or float32; left in a file where images are looked
+    # at tile by tile.
     whitening: tuple[Tensor | FileTensor, ...]
-    image_sha256: tuple[str, ...]
-    trunk: Mapping[str, Tensor]
-    samples: Samples | None = None
-    calibration: Calibration | None = None
+    image_sha256: tuple[str, ...]  # of each image it was fitted on, sorted
+    trunk: Mapping[str, Tensor]  # empty when it is not to travel with the model
+    samples: Samples | None = None  # a few of the images, mirrored; None when they may not travel
+    calibration: Calibration | None = None  # how good images score; None when not asked for
 
     def in_memory(self) -> list[Tensor]:
         """The whitening rows, all read."""
-        return [rows if isinstance(rows, Tensor) else rows[:] for rows in self.whitening]
-
-    @property
-    def spec(self) -> BackboneSpec:
-        """Facts of the backbone."""
-        return self.encoder.spec
+        return [rows[:] for rows in self.whitening]
 
     @property
     def preprocess(self) -> Preprocess:

@@ -12,36 +12,21 @@ from padim.scoring.predictor import Outputs
 
 
 class TorchScore:
-    """Runs a graph in torch.
-
-    Args:
-        scorer: The graph.
-        device: Where.
-    """
+    """Runs a graph in torch."""
 
     def __init__(self, scorer: Scorer, device: torch.device) -> None:
         self.scorer = scorer.to(device).eval()
         self.device = device
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
-        """Score a batch.
-
-        Args:
-            images: RGB at network size, shape ``(N, H, W, 3)``.
-        """
+        """Score a batch: RGB at network size, shape ``(N, H, W, 3)``."""
         with torch.inference_mode():
             scores = self.scorer(torch.from_numpy(images).to(self.device))
         return Outputs(*(output.cpu().numpy() for output in scores))
 
 
 class TileScore:
-    """Scores images tile by tile, with the whitening rows of one tile in memory at a time.
-
-    Args:
-        state: The model.
-        features: The loaded network.
-        device: Where it computes.
-    """
+    """Scores images tile by tile, with the whitening rows of one tile in memory at a time."""
 
     def __init__(self, state: ModelState, features: TiledFeatures, device: torch.device) -> None:
         self.state = state
@@ -51,11 +36,7 @@ class TileScore:
 
     @torch.inference_mode()
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
-        """Score a batch.
-
-        Args:
-            images: RGB at network size, shape ``(N, H, W, 3)``.
-        """
+        """Score a batch: RGB at network size, shape ``(N, H, W, 3)``."""
         state, tiling = self.state, self.state.tiling
         pixels = torch.from_numpy(images)
         parts = []

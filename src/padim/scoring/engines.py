@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
+from operator import index
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -163,6 +164,12 @@ def choose_threads(n_threads: int | None) -> int:
     """Threads of one call; one for each core that this process may use when None."""
     if n_threads is None:
         return n_cores()
+    try:
+        index(n_threads)
+    except TypeError:
+        raise UsageError(
+            f"The number of threads is {n_threads!r}, but needs to be a whole number. Try 1."
+        ) from None
     if not 1 <= n_threads <= _MOST_THREADS:
         raise UsageError(
             f"The number of threads is {n_threads}, but needs to be between 1 and {_MOST_THREADS}. "

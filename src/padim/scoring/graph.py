@@ -37,6 +37,7 @@ class Graph:
     ) -> None:
         if not path.is_file():
             raise PathMissingError(path)
+        self.path, self.precision = path, precision
         self.engine = graph_engine(path, engine)
         self.n_threads = choose_threads(n_threads)
         check_precision(self.engine, precision)
@@ -49,6 +50,9 @@ class Graph:
         n_batch, height, width, _ = self.runtime.shape
         self.n_batch = n_batch
         self.size_px = height, width
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Graph, (self.path, self.engine, self.n_threads, self.precision)
 
     def __call__(self, images: NDArray[np.uint8]) -> Arrays:
         """Run a batch of one image or more: RGB ``(N, H, W, 3)`` to outputs of N."""

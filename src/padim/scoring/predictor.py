@@ -221,6 +221,21 @@ class Predictor:
                     origin,
                 )
 
+    def save(self, path: str | Path, *, moments: bool = False) -> None:
+        """Write the model to one file, which ``PaDiM`` can do; a graph is not saved.
+
+        Args:
+            path: The file.
+            moments: Whether to write the moments beside it.
+
+        Raises:
+            UsageError: It is a graph.
+        """
+        raise UsageError(
+            "A graph is a copy of a model, and is not saved. Copy its file, or save the model that "
+            "it was exported from."
+        )
+
     @cached_property
     def _origin(self) -> tuple[str | None, str, str]:
         digest = None
