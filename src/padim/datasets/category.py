@@ -42,12 +42,19 @@ class DefectRegion:
 
 @dataclass(frozen=True)
 class Sample:
-    """One test image."""
+    """One test image.
+
+    Attributes:
+        path: The file.
+        defect: Its kind of defect; ``good`` is normal.
+        masks: One for all its defects or for each; none of a normal image.
+        saturations: The kinds of defect that these masks are drawn with.
+    """
 
     path: Path
-    defect: str  # its kind of defect; ``good`` is normal
-    masks: tuple[Path, ...] = ()  # one for all its defects or for each; none of a normal image
-    saturations: tuple[Saturation, ...] = ()  # the kinds of defect that these masks are drawn with
+    defect: str
+    masks: tuple[Path, ...] = ()
+    saturations: tuple[Saturation, ...] = ()
 
     @property
     def is_anomalous(self) -> bool:
@@ -106,15 +113,26 @@ class Sample:
 
 @dataclass(frozen=True)
 class Category:
-    """The files of one category."""
+    """The files of one category.
+
+    Attributes:
+        name: Such as ``bottle``.
+        root: Its folder.
+        train: The normal images to learn from, sorted.
+        test: The test images, sorted by defect and name; may be empty.
+        unused_masks: Ground truth files that belong to no test image.
+        validation: Normal images that are set aside, where the layout has them.
+        normal_masks: Normal test images that have a mask all the same, and it: a check of the
+            data looks at it.
+        layout: A name of ``padim.datasets.LAYOUTS``.
+    """
 
     name: str
     root: Path
-    train: tuple[Path, ...]  # the normal images to learn from, sorted
-    test: tuple[Sample, ...]  # the test images, sorted by defect and name; may be empty
-    unused_masks: tuple[Path, ...] = ()  # ground truth files that belong to no test image
-    validation: tuple[Path, ...] = ()  # normal images that are set aside, where the layout has them
-    # Normal test images that have a mask all the same, and it: a check of the data looks at it.
+    train: tuple[Path, ...]
+    test: tuple[Sample, ...]
+    unused_masks: tuple[Path, ...] = ()
+    validation: tuple[Path, ...] = ()
     normal_masks: tuple[tuple[Path, Path], ...] = ()
     layout: str = "MVTec AD"
 

@@ -31,18 +31,29 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
-    """Scores and maps of a category's test images, at network size."""
+    """Scores and maps of a category's test images, at network size.
+
+    Attributes:
+        category: Its name.
+        samples: The N test images that could be read.
+        predictions: What the model says of each, N of them, without the maps.
+        decision: Where normal ends; None when the model is not calibrated.
+        anomaly_map: Shape ``(N, H, W)``, in a temporary file; NaN where the model does not look.
+        counts: Pixels by score, of the images whose ground truth is known.
+        counted: Which images those are, ascending; normal images need no mask.
+        score_s: Seconds from the first image file to the last score.
+        folder: Of the temporary file.
+    """
 
     category: str
-    samples: tuple[Sample, ...]  # the N test images that could be read
-    predictions: tuple[Prediction, ...]  # what the model says of each, N of them, without the maps
-    decision: Decision | None  # where normal ends; None when the model is not calibrated
-    # Shape ``(N, H, W)``, float16, in a temporary file; NaN where the model does not look.
+    samples: tuple[Sample, ...]
+    predictions: tuple[Prediction, ...]
+    decision: Decision | None
     anomaly_map: NDArray[np.float16]
-    counts: MapCounts  # pixels by score, of the images whose ground truth is known
-    counted: NDArray[np.int64]  # which images those are, ascending; normal images need no mask
-    score_s: float  # seconds from the first image file to the last score
-    folder: TemporaryFolder  # of the temporary file
+    counts: MapCounts
+    counted: NDArray[np.int64]
+    score_s: float
+    folder: TemporaryFolder
 
     @cached_property
     def image_score(self) -> Floats:
