@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -315,13 +316,17 @@ def test_an_anomaly_fails_a_script(
     ],
 )
 def test_folders_that_cannot_be_fitted_on(
-    make: object, message: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make: Callable[[Path], object],
+    message: str,
+    status: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     import re
 
     folder = tmp_path / "in"
     folder.mkdir()
-    make(folder)  # type: ignore[operator]
+    make(folder)
     said, _ = failure(["fit", folder, "-o", tmp_path / "m", *SMALL], capsys, status)
     assert re.search(message, said)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]

@@ -237,7 +237,7 @@ def test_a_category_is_read(bottle: Path) -> None:
     assert category.missing_masks == (test / "crack/001.png",)
     assert category.unused_masks == ()
     with pytest.raises(FrozenInstanceError):
-        category.name = "cable"  # type: ignore[misc]
+        category.name = "cable"  # type: ignore[misc]  # refused when it runs, too
 
 
 def test_a_category_describes_itself(bottle: Path) -> None:

@@ -51,10 +51,10 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert list(EVERY) == list(vars(FitSettings()))
     text = format_choices(EVERY)
     read = read_choices(written(tmp_path, text))
-    files = {name: tmp_path / str(EVERY[name]) for name in ("roi", "weights")}  # type: ignore[literal-required]
+    files = FitChoices(roi=tmp_path / str(EVERY["roi"]), weights=tmp_path / str(EVERY["weights"]))
     assert read == EVERY | files
     assert type(read["sigma_px"]) is int  # 2 and 2.0 are not the same bytes in a model
-    assert settings_with(**read) == settings_with(**(EVERY | files))  # type: ignore[typeddict-item]
+    assert settings_with(**read) == settings_with(**(EVERY | files))
 
 
 def test_nothing_chosen_is_an_empty_file(tmp_path: Path) -> None:

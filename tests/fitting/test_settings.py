@@ -42,9 +42,9 @@ def test_the_names_are_those_that_others_know() -> None:
 
 def test_a_misspelt_setting_is_guessed() -> None:
     with pytest.raises(UsageError, match=r"^There is no setting sigma\. Did you mean sigma_px\?$"):
-        padim.fit([], sigma=2)  # type: ignore[call-arg]
+        padim.fit([], sigma=2)  # type: ignore[call-arg]  # the misspelling
     with pytest.raises(UsageError, match=r"^There is no setting colour\. There are: roi, backbone"):
-        settings_with(colour=2)  # type: ignore[call-arg]
+        settings_with(colour=2)  # type: ignore[call-arg]  # no such setting
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_python_and_a_file_take_what_the_option_takes(
 
 
 def test_a_list_is_as_good_as_a_tuple() -> None:
-    assert FitSettings(size_px=[64, 96]).size_px == (64, 96)  # type: ignore[arg-type]
+    assert FitSettings(size_px=[64, 96]).size_px == (64, 96)  # type: ignore[arg-type]  # a list
 
 
 def test_what_is_chosen_wins_over_the_base() -> None:
@@ -186,7 +186,7 @@ def test_a_recipe_takes_every_change() -> None:
         "tile_px": 32,
         "tile_overlap_px": 0,
     }
-    recipe = recipe_of(FitSettings(**changed))  # type: ignore[arg-type]
+    recipe = recipe_of(FitSettings(**changed))  # type: ignore[arg-type]  # values of many types
     assert {name: getattr(recipe, name) for name in changed} == changed
     own = {"name", "crop_fraction", "resample"}  # of the recipe alone
     assert {one.name for one in fields(Recipe)} == own | changed.keys()

@@ -288,7 +288,7 @@ def test_decompression_bomb_is_refused_whatever_the_warning_filters(
     path = written(tmp_path, Image.new("L", (10, 6)), "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter(action)  # type: ignore[arg-type]
+        warnings.simplefilter(action)  # type: ignore[arg-type]  # one of the words it takes
         refuses(path, f"more than {limit} pixels")
     assert not caught
 

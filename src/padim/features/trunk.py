@@ -27,7 +27,7 @@ class Trunk(nn.Module):
             if name not in used:
                 delattr(network, name)
             elif f"{name}.0" in self.stages:
-                setattr(network, name, child[: spec.taps[-1] + 1])  # type: ignore[index]
+                setattr(network, name, child[: spec.taps[-1] + 1])  # type: ignore[index]  # a Sequential
         self.network = network
 
     def forward(self, images: Tensor) -> list[Tensor]:
