@@ -92,7 +92,8 @@ def assert_same_tensor(ours: Tensor, theirs: Tensor) -> None:
 
 def assert_same(ours: ModelState, theirs: ModelState) -> None:
     assert ours.metadata() == theirs.metadata()
-    for name in ("spec", "recipe", "preprocess", "pyramid", "eps", "image_sha256"):
+    assert ours.encoder.spec == theirs.encoder.spec
+    for name in ("recipe", "preprocess", "pyramid", "eps", "image_sha256"):
         assert getattr(ours, name) == getattr(theirs, name)
     for one, other in zip(
         (*ours.mean, *ours.whitening), (*theirs.mean, *theirs.whitening), strict=True
