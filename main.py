@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 from padim.backbones import DEFAULT_BACKBONE, backbone
 from padim.cli import run_guarded
 from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES, Category, read_dataset
-from padim.errors import ModelFileError, PadimError, PathMissingError, UsageError, listed
+from padim.errors import ModelFileError, PadimError, PathMissingError, UsageError, join_names
 from padim.files import sha256
 from padim.images.heatmap import DEFAULT_COLORMAP, colours_of
 
@@ -111,7 +111,7 @@ def _run(given: Sequence[str]) -> None:
     print(f"\n{markdown(results)}")
     print(
         f"ROC curves: {arguments.save_path / 'roc_curve.png'}. "
-        f"Pictures of {listed(names, 15)}: {drawn}."
+        f"Pictures of {join_names(names, 15)}: {drawn}."
     )
     if failed:
         reasons = " ".join(f"{one.category}: {one.message}" for one in failed)

@@ -17,12 +17,12 @@ from padim.errors import PadimError, UsageError
 from padim.evaluation.run_folder import record_name
 from padim.files import (
     Names,
-    locked,
+    lock_folder,
     safe_name,
     same_name,
     write_text,
-    written_together,
-    written_whole,
+    write_together,
+    write_whole,
 )
 
 
@@ -173,7 +173,7 @@ def test_a_file_that_stays_open_stays_as_it_was_simulated(
     monkeypatch.setattr(Path, "replace", held_open(99, winerror=5))
     with pytest.raises(PadimError, match=r"m cannot be replaced while another program has it open"):
         write_text(tmp_path / "m", "new")
-    with pytest.raises(PadimError, match=r"Close it there"), written_together(tmp_path / "m") as m:
+    with pytest.raises(PadimError, match=r"Close it there"), write_together(tmp_path / "m") as m:
         m.write_text("new")
     assert (tmp_path / "m").read_text() == "old"
     assert sum(waits) == pytest.approx(2 * 3.1)
@@ -197,19 +197,19 @@ def test_a_folder_without_locks_is_written_all_the_same(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("filelock.FileLock._acquire", refuse)
-    with locked(tmp_path / "out"):
+    with lock_folder(tmp_path / "out"):
         pass
 
 
 def test_the_longest_name_leaves_room_to_be_written(tmp_path: Path) -> None:
     name = safe_name("x" * 400)
-    with written_whole(tmp_path / f"{name}.tiff") as partial:
+    with write_whole(tmp_path / f"{name}.tiff") as partial:
         striped(0).save(partial)
     assert [path.stem for path in tmp_path.iterdir()] == [name]
     assert same_name(name) == name
 
 
-@pytest.mark.parametrize("writer", [written_whole, written_together])
+@pytest.mark.parametrize("writer", [write_whole, write_together])
 def test_a_file_replaces_neither_folder_nor_device(
     writer: Callable[[Path], AbstractContextManager[Path]], tmp_path: Path
 ) -> None:

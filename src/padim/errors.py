@@ -126,7 +126,7 @@ class ModelFileHashError(ModelFileError):
     """A model file whose contents are not what was written."""
 
 
-def listed(names: Iterable[object], limit: int = 5) -> str:
+def join_names(names: Iterable[object], limit: int = 5) -> str:
     """Join names with commas, as many as the limit, and say how many more there are."""
     texts = [str(name) for name in names]
     more = f" and {len(texts) - limit} more" if len(texts) > limit else ""

@@ -23,12 +23,12 @@ _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 _DEVICE = re.compile(
     r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE
 )
-_LONGEST_BYTES = 240  # of 255, less what written_whole and a suffix add
+_LONGEST_BYTES = 240  # of 255, less what write_whole and a suffix add
 _WAITS_S = (0.1, 0.2, 0.4, 0.8, 1.6)
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def write_whole(path: Path) -> Iterator[Path]:
     """Let a file be written under another name; it takes its own once it is whole and on disk.
 
     Nothing is left of it, or of a folder made for it, when the block fails. A folder or a device is
@@ -53,7 +53,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def written_together(path: Path, *, same: bool = False) -> Iterator[Path]:
+def write_together(path: Path, *, same: bool = False) -> Iterator[Path]:
     """Let a file and what it refers to be written elsewhere; they move once all are on disk.
 
     Whatever else is written into the folder that is given moves beside it, and first. A file of
@@ -111,19 +111,19 @@ def sha256(path: Path) -> str:
 
 
 def remove_partial(path: Path) -> None:
-    """Remove what ``written_whole`` has written of a file when its process died."""
+    """Remove what ``write_whole`` has written of a file when its process died."""
     for partial in path.parent.glob(f".{escape(path.stem)}-{'?' * 8}{escape(path.suffix)}"):
         partial.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all; names of files in it need not be text."""
-    with written_whole(path) as partial:
+    with write_whole(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Keep other processes out of a folder; the system lets them in when this one ends.
 
     It is made when missing, and an empty ``.lock`` may stay in it.

@@ -11,7 +11,7 @@ import pytest
 
 from padim.errors import DatasetError
 from padim.evaluation.processes import Tell, in_processes
-from padim.files import written_whole
+from padim.files import write_whole
 
 
 def _square(number: int, tell: Tell) -> int:
@@ -37,7 +37,7 @@ class _StaysAtHomeError(Exception):
 
 
 def _sleep(path: Path, tell: Tell) -> None:
-    with written_whole(path) as partial:
+    with write_whole(path) as partial:
         partial.write_text(str(os.getpid()))
     tell("asleep")
     time.sleep(60)

@@ -16,7 +16,7 @@ from padim.evaluation.category import evaluate
 from padim.evaluation.job import Job, remove_half_done
 from padim.evaluation.processes import Ended
 from padim.evaluation.record import Record, read_record, record_name, write_record
-from padim.files import locked
+from padim.files import lock_folder
 from padim.model.file_tensor import write_tensors
 
 
@@ -293,13 +293,13 @@ def test_a_folder_is_written_by_one_benchmark_at_a_time(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    with locked(out):
+    with lock_folder(out):
         assert benchmark(root, out, "-q") == 1
         assert f"Another padim is writing into {out}." in capsys.readouterr().err
-        with pytest.raises(PadimError, match="choose another folder"), locked(out):
+        with pytest.raises(PadimError, match="choose another folder"), lock_folder(out):
             pass
     assert not (out / "log.jsonl").exists()
-    with locked(out):
+    with lock_folder(out):
         pass
 
 

@@ -29,7 +29,7 @@ from padim.errors import (
     WeightsError,
 )
 from padim.features.encoder import Encoder, Engine
-from padim.files import write_text, written_whole
+from padim.files import write_text, write_whole
 from padim.fitting.fit import build_model
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
@@ -509,7 +509,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
 
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with written_whole(tmp_path / "text") as partial:
+        with write_whole(tmp_path / "text") as partial:
             partial.write_text("half")
             raise KeyboardInterrupt
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from padim.cli.console import result, table
-from padim.errors import listed
+from padim.errors import join_names
 
 _DIGITS = range(3, 7)  # as few as tell what holds from 0
 
@@ -57,7 +57,7 @@ def compare(
         f"{LEVEL:.0%} that any of these is none.",
     ]
     if found.in_one:
-        lines.append(f"Left out, since only one has them: {listed(found.in_one)}.")
+        lines.append(f"Left out, since only one has them: {join_names(found.in_one)}.")
     if not found.same_pixels:
         lines.append(
             "Metrics of pixels are left out: the two look at other pixels (size or crop), so "

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from padim.cli.console import say
-from padim.errors import ImageReadError, PadimError, UsageError, format_count, listed
+from padim.errors import ImageReadError, PadimError, UsageError, format_count, join_names
 from padim.files import Names, same_name
 from padim.images.decode import read_size_px
 from padim.scoring.prediction import Decision
@@ -28,7 +28,7 @@ class Unreadable:
         """Say how many there were."""
         if self.paths:
             were = "image was" if len(self.paths) == 1 else "images were"
-            say(f"{len(self.paths)} unreadable {were} left out: {listed(self.paths)}.")
+            say(f"{len(self.paths)} unreadable {were} left out: {join_names(self.paths)}.")
 
 
 def measure_sizes(paths: Iterable[Path]) -> tuple[tuple[int, int], str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from padim.errors import DatasetError, ShapeError, listed
+from padim.errors import DatasetError, ShapeError, join_names
 from padim.images.decode import read_levels, read_mask
 
 GOOD = "good"
@@ -99,8 +99,8 @@ class Sample:
                 continue
             if len(values) > 1:
                 raise DatasetError(
-                    f"{path} is drawn with {listed(values)}, but needs one value, that of its kind "
-                    "of defect. Make a mask for each defect."
+                    f"{path} is drawn with {join_names(values)}, but needs one value, that of its "
+                    "kind of defect. Make a mask for each defect."
                 )
             if values[0] not in kinds:
                 raise DatasetError(

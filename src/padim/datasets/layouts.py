@@ -13,7 +13,7 @@ from padim.datasets.manifest import find_manifest, is_manifest, read_manifest
 from padim.datasets.mvtec import BTAD, MVTEC, MVTEC_2, is_plain, read_plain
 from padim.datasets.real_iad import find_real_iad, is_real_iad, read_real_iad
 from padim.datasets.visa import find_visa, is_visa, read_visa
-from padim.errors import DatasetError, UnknownNameError, format_count, listed
+from padim.errors import DatasetError, UnknownNameError, format_count, join_names
 
 Found = dict[str, Callable[[], Category]]
 
@@ -123,7 +123,7 @@ def read_dataset(
     if not found:
         raise _no_layout(folder, "to be a category or to hold some", layout)
     if len(found) > 1:
-        titles = " and ".join(f"{LAYOUTS[key].title} ({listed(found[key])})" for key in found)
+        titles = " and ".join(f"{LAYOUTS[key].title} ({join_names(found[key])})" for key in found)
         raise DatasetError(
             f"{folder} can be taken for {titles}, but needs one layout. Say which: "
             f"{', '.join(found)}."
@@ -152,7 +152,7 @@ def read_category(folder: Path, layout: str | None = None) -> Category:
 def describe(categories: Sequence[Category]) -> str:
     """Say which layout was recognised, and how much it holds."""
     count = format_count(len(categories), "category", "categories")
-    return f"{categories[0].layout}: {count} ({listed((one.name for one in categories), 20)})"
+    return f"{categories[0].layout}: {count} ({join_names((one.name for one in categories), 20)})"
 
 
 def layout_of(folder: Path, known: Mapping[str, Layout] | None = None) -> Layout | None:
@@ -179,7 +179,7 @@ def _choose_layouts(layout: str | None) -> dict[str, Layout]:
 
 
 def _no_layout(folder: Path, needed: str, layout: str | None) -> DatasetError:
-    inside = listed(path.name for path in list_visible(folder)) or "nothing"
+    inside = join_names(path.name for path in list_visible(folder)) or "nothing"
     known = _choose_layouts(layout)
     shapes = "; ".join(f"{one.title} ({key}): {one.shape}" for key, one in known.items())
     what = "The layout is" if layout else "The known layouts are"

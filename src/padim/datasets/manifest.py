@@ -9,7 +9,7 @@ from typing import Any
 from padim.datasets.category import Category
 from padim.datasets.folder import folder_name
 from padim.datasets.table import category_of, check_columns, read_csv, rows_of
-from padim.errors import DatasetError, MissingExtraError, listed
+from padim.errors import DatasetError, MissingExtraError, join_names
 
 _NAMES = ("manifest.csv", "manifest.parquet")
 _SUFFIXES = frozenset({".csv", ".parquet"})
@@ -33,8 +33,8 @@ def read_manifest(path: Path) -> Category:
     found = find_manifest(path)
     if len(found) > 1:
         raise DatasetError(
-            f"{path} has several categories ({listed(found)}), but needs to be of one thing. Name "
-            "one with --category, or use padim benchmark, which takes all."
+            f"{path} has several categories ({join_names(found)}), but needs to be of one thing. "
+            "Name one with --category, or use padim benchmark, which takes all."
         )
     (read,) = found.values()
     return read()
@@ -76,7 +76,7 @@ def _find_file(path: Path) -> Path | None:
         return path if path.suffix.lower() in _SUFFIXES else None
     found = [path / name for name in _NAMES if _is_meant(path / name)]
     if len(found) > 1:
-        raise DatasetError(f"{path} has {listed(_NAMES)}, but one is needed. Name the one.")
+        raise DatasetError(f"{path} has {join_names(_NAMES)}, but one is needed. Name the one.")
     return found[0] if found else None
 
 

@@ -7,7 +7,7 @@ from padim.datasets.folder import drop_repeats, folders_in, is_folder, some_imag
 from padim.datasets.layouts import layout_of
 from padim.datasets.manifest import is_manifest, read_manifest
 from padim.datasets.mvtec import MVTEC
-from padim.errors import DatasetError, listed
+from padim.errors import DatasetError, join_names
 
 
 def normal_images(path: Path | Sequence[Path], *, recursive: bool = False) -> tuple[Path, ...]:
@@ -35,7 +35,7 @@ def _normal_images(path: Path, recursive: bool) -> tuple[Path, ...]:
         return layout.read(path).train
     categories = [folder for folder in folders_in(path, recursive) if layout_of(folder)]
     if categories:
-        names = listed(folder.relative_to(path).as_posix() for folder in categories)
+        names = join_names(folder.relative_to(path).as_posix() for folder in categories)
         raise DatasetError(
             f"{path} has categories inside ({names}), but needs to be of one thing. "
             f"Name one category, such as {categories[0]}."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from padim.datasets.category import GOOD, Category, Sample
 from padim.datasets.folder import folder_name, list_images, list_visible, some_images
-from padim.errors import DatasetError, listed
+from padim.errors import DatasetError, join_names
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _pair(images: Sequence[Path], masks: Sequence[Path]) -> dict[Path, tuple[Pat
         candidates = by_stem.get(f"{image.stem}_mask") or by_stem.get(image.stem, [])
         if len(candidates) > 1:
             raise DatasetError(
-                f"{image} has {len(candidates)} masks ({listed(candidates)}), but needs one. "
+                f"{image} has {len(candidates)} masks ({join_names(candidates)}), but needs one. "
                 "Remove or rename the others."
             )
         for mask in candidates:

@@ -9,7 +9,7 @@ from typing import Any
 from padim.datasets.category import GOOD, Category
 from padim.datasets.folder import folder_name, list_visible
 from padim.datasets.table import Row, category_of
-from padim.errors import DatasetError, listed
+from padim.errors import DatasetError, join_names
 
 _LISTS = "realiad_jsons"  # the lists of all five views; others add _sv or _fuiad_0.4
 _IMAGES = "realiad_"  # and 256, 512, 1024 or raw
@@ -124,8 +124,8 @@ def _choose(folder: Path, lists: list[Path]) -> Path:
     usual = [path for path in lists if path.name == _LISTS] or lists
     if len(usual) > 1:
         raise DatasetError(
-            f"{folder} has several kinds of lists ({listed(usual)}), but one is needed. Name one "
-            f"of these folders instead."
+            f"{folder} has several kinds of lists ({join_names(usual)}), but one is needed. Name "
+            f"one of these folders instead."
         )
     return usual[0]
 
@@ -138,7 +138,7 @@ def _choose_resolution(folder: Path, root: Path) -> Path:
     resolutions = _resolutions(root)
     if len(resolutions) > 1:
         raise DatasetError(
-            f"{folder} has several resolutions ({listed(path.name for path in resolutions)}), but "
-            f"one is needed. Name it: {resolutions[0]}."
+            f"{folder} has several resolutions ({join_names(path.name for path in resolutions)}), "
+            f"but one is needed. Name it: {resolutions[0]}."
         )
     return resolutions[0] if resolutions else root

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from padim.datasets.category import GOOD, Category, Sample
-from padim.errors import DatasetError, listed
+from padim.errors import DatasetError, join_names
 
 _SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 _NORMAL = frozenset({"good", "normal", "ok", "0", "0.0", "false"})
@@ -122,7 +122,7 @@ def _make_row(cells: Mapping[str, str], place: str, root: Path) -> Row:
     path, label, mask = cells["path"], cells["label"], cells.get("mask")
     split = _SPLITS.get(cells["split"].lower())
     if split is None:
-        raise _wrong(place, f"the split {cells['split']!r}", listed(_SPLITS))
+        raise _wrong(place, f"the split {cells['split']!r}", join_names(_SPLITS))
     if not label or not path:
         raise _wrong(place, "an empty cell", "a path and a label")
     if label.lower() in _NORMAL:

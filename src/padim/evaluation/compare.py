@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from padim.errors import DatasetError, listed
+from padim.errors import DatasetError, join_names
 from padim.evaluation.record import Record, Settings
 from padim.evaluation.run_folder import average_resampled, read_run
 from padim.metrics.curves import Floats
@@ -85,8 +85,8 @@ def compare(first: Path, second: Path) -> Comparison:
     names = [name for name in records if name in other_records]
     if not names:
         raise DatasetError(
-            f"{first} has {listed(records)}, {second} has {listed(other_records)}: no category "
-            "is in both. Name two benchmarks of the same dataset."
+            f"{first} has {join_names(records)}, {second} has {join_names(other_records)}: no "
+            "category is in both. Name two benchmarks of the same dataset."
         )
     settings = {"first": results.settings, "second": other_results.settings}
     seen, other_seen = ((one["size_px"], one["crop_fraction"]) for one in settings.values())

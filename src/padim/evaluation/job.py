@@ -25,7 +25,7 @@ from padim.evaluation.record import (
     record_name,
     write_record,
 )
-from padim.files import Names, remove_partial, safe_name, sha256, written_whole
+from padim.files import Names, remove_partial, safe_name, sha256, write_whole
 from padim.fitting.fit import build_model
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
@@ -277,7 +277,7 @@ def _write_pictures(
 
 
 def _save_array(path: Path, array: NDArray[np.float16]) -> None:
-    with written_whole(path) as partial, partial.open("wb") as file:
+    with write_whole(path) as partial, partial.open("wb") as file:
         np.save(file, array, allow_pickle=False)
 
 

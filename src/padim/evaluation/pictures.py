@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from padim.datasets import Sample
 from padim.evaluation.category import Evaluation
-from padim.files import written_whole
+from padim.files import write_whole
 from padim.images.ahead import WRITE_BEHIND, WRITE_THREADS, map_ahead
 from padim.images.decode import read_image
 from padim.images.heatmap import DEFAULT_COLORMAP, OUTLINE, UNSEEN, colours_of, heatmap, outline
@@ -124,7 +124,7 @@ def save_pictures(named: Iterable[tuple[Path, Image.Image]]) -> Iterator[Path]:
 
     def save(one: tuple[Path, Image.Image]) -> Path:
         path, picture = one
-        with written_whole(path) as partial:
+        with write_whole(path) as partial:
             picture.save(partial, compress_level=1)
         return path
 

@@ -22,7 +22,7 @@ from typing import (
 import numpy as np
 
 from padim.datasets import Saturation
-from padim.files import safe_name, write_text, written_whole
+from padim.files import safe_name, write_text, write_whole
 from padim.metrics.curves import Floats
 from padim.metrics.resamples import Values
 from padim.metrics.table import METRICS
@@ -171,7 +171,7 @@ def record_files(out: Path, name: str) -> tuple[Path, Path]:
 def write_record(record: Record, out: Path) -> None:
     """Write a record; the part that says that it is there comes last."""
     document, arrays = record_files(out, record.name)
-    with written_whole(arrays) as partial, partial.open("wb") as file:
+    with write_whole(arrays) as partial, partial.open("wb") as file:
         np.savez(file, allow_pickle=False, **record.resampled)
     data = to_plain(record)
     del data["name"], data["resampled"]

@@ -26,7 +26,7 @@ from padim.evaluation.record import (
     to_plain,
 )
 from padim.evaluation.run_folder import Failure, Results, write_results
-from padim.files import locked, plain_text, same_name, written_whole
+from padim.files import lock_folder, plain_text, same_name, write_whole
 from padim.fitting.fitter import Fitter
 
 
@@ -54,7 +54,7 @@ def run(
             "Nothing is random with all dimensions, so every seed would give the same. Draw some "
             "with --dims, or leave --seeds out."
         )
-    with locked(out):
+    with lock_folder(out):
         _check_names(categories, out)
         return _run(categories, plan, out, watcher, fitter, n_workers)
 
@@ -256,5 +256,5 @@ def write_roc(records: Sequence[Record], path: Path) -> None:
             auroc = record.row.metrics[f"{kind}_auroc"]
             if auroc is not None:
                 found[kind].setdefault(plain_text(record.row.category), (*axes, auroc))
-    with written_whole(path) as unfinished:
+    with write_whole(path) as unfinished:
         unfinished.write_bytes(encode_png(draw_roc(found["image"], found["pixel"])))

@@ -19,7 +19,7 @@ from padim.features.encoder import Encoder
 from padim.features.features import Features, TiledFeatures
 from padim.features.onnx import write_onnx
 from padim.features.trunk import activation_bytes, build_trunk, load_trunk, optimise
-from padim.files import written_together
+from padim.files import write_together
 from padim.scoring.engines import DEVICES, ENGINES, N_BATCH, choose_threads, require_engine
 from padim.scoring.graph import Graph
 from padim.versions import read_versions
@@ -99,7 +99,7 @@ class Network:
         """Write its trunk as a graph, from uint8 images to ``level_0``, ..., with its tensors."""
         features = self.build()
         tensors, n_bytes = self.trunk()
-        with written_together(path, same=True) as partial:
+        with write_together(path, same=True) as partial:
             names = [f"level_{i}" for i in range(len(features.pyramid.levels))]
             write_onnx(_ImageByImage(features), partial, features.size_px, names, "")
             contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from padim.backbones import BackboneSpec
-from padim.errors import UsageError, WeightsError, listed
+from padim.errors import UsageError, WeightsError, join_names
 
 
 class Trunk(nn.Module):
@@ -59,7 +59,7 @@ def with_taps(spec: BackboneSpec, taps: Sequence[int]) -> BackboneSpec:
     blocks = [i for i in range(spec.first_block, 100) if spec.block.format(i) in names]
     if not taps or any(tap not in blocks for tap in taps) or list(taps) != sorted(set(taps)):
         raise UsageError(
-            f"The taps are {listed(taps)}, but {spec.name} has the blocks {blocks[0]} to "
+            f"The taps are {join_names(taps)}, but {spec.name} has the blocks {blocks[0]} to "
             f"{blocks[-1]}, each to be named once and in order. Try "
             f"{','.join(map(str, spec.taps))}."
         )
@@ -149,7 +149,7 @@ def load_trunk(spec: BackboneSpec, tensors: Mapping[str, Tensor], origin: object
     counters = {name for name in expected if name.endswith("num_batches_tracked")}
     if missing := [name for name in expected if name not in counters and name not in tensors]:
         raise WeightsError(
-            f"{origin} has no tensor {listed(missing, 3)}, but {spec.name} needs "
+            f"{origin} has no tensor {join_names(missing, 3)}, but {spec.name} needs "
             f"{'it' if len(missing) == 1 else 'them'}. Bring the weights of {spec.architecture}."
         )
     # Counters are of training steps; some files lack them.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from padim.backbones import BackboneSpec
 from padim.errors import PathMissingError, WeightsError, install_command
-from padim.files import sha256, written_whole
+from padim.files import sha256, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +52,7 @@ def fetch(spec: BackboneSpec, to: Path | None = None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if here is not None:
-            with written_whole(target) as partial:
+            with write_whole(target) as partial:
                 shutil.copyfile(here, partial)
         elif spec.package:
             raise WeightsError(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from padim.datasets import expand, normal_images
-from padim.errors import DatasetError, ImageReadError, UsageError, format_count, listed
+from padim.errors import DatasetError, ImageReadError, UsageError, format_count, join_names
 from padim.images.ahead import ImageInput, content_sha256
 from padim.model.opening import load
 from padim.scoring.calibration import HELD_OUT, Collector, least_cost
@@ -116,4 +116,4 @@ def _hash(image: ImageInput) -> str:
 
 
 def _list_names(images: Sequence[ImageInput]) -> str:
-    return listed(image if isinstance(image, str | Path) else "an array" for image in images)
+    return join_names(image if isinstance(image, str | Path) else "an array" for image in images)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from padim.choices import require_path
 from padim.datasets import expand
-from padim.errors import DatasetError, UsageError, format_count, listed
+from padim.errors import DatasetError, UsageError, format_count, join_names
 from padim.features.encoder import Encoder
 from padim.features.network import choose_batch, choose_device, choose_engine, open_graphs
 from padim.files import sha256
@@ -234,7 +234,7 @@ def _hash(images: Paths) -> dict[Path, str]:
 
 
 def _list_named(images: Mapping[Path, str], wanted: set[str]) -> str:
-    return listed([path for path, digest in images.items() if digest in wanted])
+    return join_names([path for path, digest in images.items() if digest in wanted])
 
 
 def _require_alike(

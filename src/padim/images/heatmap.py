@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from padim.errors import UnknownNameError, UsageError
-from padim.files import written_whole
+from padim.files import write_whole
 from padim.images.decode import IMAGE_SUFFIXES
 
 OUTLINE = (0, 255, 255)
@@ -112,7 +112,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     suffix = path.suffix.lower()
     if suffix not in IMAGE_SUFFIXES:
         raise UsageError(f"{path} is no image by its name. Try {path.name}.jpg.")
-    with written_whole(path) as partial:
+    with write_whole(path) as partial:
         if suffix in (".jpg", ".jpeg"):
             picture.save(partial, quality=90)
         else:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padim.errors import PathMissingError, ShapeError, UsageError
-from padim.files import written_whole
+from padim.files import write_whole
 from padim.images.regions import label_regions, require_two_axes
 from padim.metrics.bins import N_FLOAT16, Rows, bins_of
 
@@ -188,7 +188,7 @@ class MapCounts:
         for part in _PARTS:
             rows: Rows = getattr(self, part)
             arrays |= {f"{part}_{name}": array for name, array in rows.flat(dtype).items()}
-        with written_whole(path) as partial, partial.open("wb") as file:
+        with write_whole(path) as partial, partial.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
     @classmethod

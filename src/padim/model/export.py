@@ -16,7 +16,7 @@ from torch import nn
 from padim.choices import require_path
 from padim.errors import UnknownNameError, UsageError
 from padim.features.onnx import write_onnx
-from padim.files import sha256, written_together
+from padim.files import sha256, write_together
 from padim.images.ahead import ImageInput, batched, load_ahead
 from padim.method.gaussian import STORES
 from padim.model.file import load_state
@@ -109,7 +109,7 @@ def export(
     }
     scorer = scorer_of(state, features, STORES[store], grouped=True)
     graph = scorer if camera_px is None else CameraScorer(scorer, state.preprocess, camera_px)
-    with written_together(target) as written:
+    with write_together(target) as written:
         _write(graph, written, reference.input_px, n_batch, json.dumps(description, sort_keys=True))
         score = load(written).score
         parities = (

@@ -20,10 +20,10 @@ from padim.errors import (
     ModelFileTruncatedError,
     ModelFileVersionError,
     PathMissingError,
-    listed,
+    join_names,
 )
 from padim.features.encoder import Encoder, Engine
-from padim.files import written_whole
+from padim.files import write_whole
 from padim.images.preprocess import Preprocess
 from padim.method.moments import Moments
 from padim.method.pyramid import Pyramid
@@ -122,8 +122,8 @@ def _samples(tensors: Mapping[str, Tensor], path: Path) -> Samples | None:
         return Samples(**found)
     except TypeError:
         raise ModelFileTensorError(
-            f"{path} holds the samples {listed(sorted(found))}, but needs "
-            f"{listed(field.name for field in fields(Samples))}. Copy it again."
+            f"{path} holds the samples {join_names(sorted(found))}, but needs "
+            f"{join_names(field.name for field in fields(Samples))}. Copy it again."
         ) from None
 
 
@@ -173,7 +173,7 @@ def _write(tensors: dict[str, Tensor | FileTensor], metadata: dict[str, Any], pa
     hashes = {name: _sha256(tensor) for name, tensor in sorted(tensors.items())}
     metadata = metadata | {"tensor_sha256": hashes}
     text = _json(metadata | {"metadata_sha256": _json_sha256(metadata)})
-    with written_whole(path) as partial:
+    with write_whole(path) as partial:
         write_tensors(tensors, partial, {"padim": text})
 
 
@@ -192,7 +192,7 @@ def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Any]]:
         }
     hashes = data["tensor_sha256"]
     if missing := sorted(hashes.keys() - tensors.keys()):
-        raise _report_missing(path, listed(missing))
+        raise _report_missing(path, join_names(missing))
     for name, tensor in tensors.items():
         if _sha256(tensor) != hashes.get(name):
             raise ModelFileHashError(

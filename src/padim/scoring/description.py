@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from padim.errors import ModelFileError, ModelFileVersionError, format_count
-from padim.files import written_whole
+from padim.files import write_whole
 from padim.images.preprocess import Preprocess
 from padim.scoring.calibration import Calibration
 from padim.scoring.engines import ENGINES, engines_of
@@ -74,7 +74,7 @@ def write_description(path: Path, text: str) -> None:
     content = ENGINES[engines_of(path)[0]].load().with_description(path, text)
     if content is None:
         raise no_model(path)
-    with written_whole(path) as partial:
+    with write_whole(path) as partial:
         partial.write_bytes(content)
 
 

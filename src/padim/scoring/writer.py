@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from padim.errors import UnknownNameError, UsageError
-from padim.files import written_whole
+from padim.files import write_whole
 from padim.images.ahead import WRITE_BEHIND, WRITE_THREADS, map_ahead
 from padim.images.heatmap import save_picture
 from padim.scoring.prediction import Prediction, PredictionRecord
@@ -49,8 +49,8 @@ class PredictionWriter:
         The tables are there once all have come.
         """
         with ExitStack() as stack:
-            lines = stack.enter_context(written_whole(self.folder / "predictions.jsonl"))
-            values = stack.enter_context(written_whole(self.folder / "predictions.csv"))
+            lines = stack.enter_context(write_whole(self.folder / "predictions.jsonl"))
+            values = stack.enter_context(write_whole(self.folder / "predictions.csv"))
             jsonl = stack.enter_context(lines.open("w", encoding="utf-8", newline="\n"))
             # Names of files need not be text.
             file = stack.enter_context(
@@ -71,7 +71,7 @@ class PredictionWriter:
             save_picture(prediction.draw(outlined), self.folder / "overlays" / f"{name}.jpg")
         if self.maps is not None:
             source_map = prediction.source_map()
-            with written_whole(self.folder / "maps" / f"{name}.{self.maps}") as partial:
+            with write_whole(self.folder / "maps" / f"{name}.{self.maps}") as partial:
                 if self.maps == "npy":
                     np.save(partial, source_map)
                 else:
