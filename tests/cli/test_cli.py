@@ -143,7 +143,7 @@ def test_fit_beyond_the_memory_limit_is_refused(
         (["--taps", "1,2,9"], "has the blocks 0 to 6"),
         (["--taps", "4,2"], "in order"),
         (["--dims", "900"], "Try 176"),
-        (["--dims", "some"], "all or a whole number"),
+        (["--dims", "some"], "a whole number or all"),
         (["--eps", "0"], "needs to be above 0"),
         (["--eps-rule", "wild"], "eps rule"),
         (["--sigma", "-1"], "Try 0"),

@@ -261,7 +261,10 @@ def test_fit_takes_tiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         ({"tile_px": 60}, "The tile is 60 px, but needs to be a multiple of 16 px. Try 64"),
         ({"tile_overlap_px": 8}, "The overlap of tiles is 8 px.*Try 0"),
         ({"tile_px": 0}, "The tile is 0 px.*Try 64"),
-        ({"tile_overlap_px": 64}, "Tiles of 64 px cannot overlap by 64 px. Try 16"),
+        (
+            {"tile_overlap_px": 64},
+            "Tiles of 64 px cannot overlap by 64 px. Set tile_overlap_px to 16, say",
+        ),
         ({"keep_moments": True}, "keeps no moments"),
         ({"recipe": "reference", "size_px": (96, 96)}, "cuts the middle out"),
         ({"tile_px": None}, "An overlap needs tiles"),

@@ -1,3 +1,4 @@
+import json
 import os
 import random
 import shutil
@@ -61,14 +62,24 @@ def test_an_updated_model_equals_a_fit_on_all(
 ) -> None:
     path = fitted(images[:7], tmp_path / "m.safetensors")
     assert main(["update", str(path), *map(str, images[7:])]) == 0
-    assert "STALE" in capsys.readouterr().out
+    assert "The threshold is stale" in capsys.readouterr().out
     state, moments = load_pair(path)
     assert_equal(state, whole)
     assert moments.count == 12
     assert state.calibration is not None
     assert state.calibration.stale
     assert main(["info", str(path)]) == 0
-    assert "STALE" in capsys.readouterr().out
+    assert "The threshold is stale" in capsys.readouterr().out
+    model = padim.load(path)
+    assert "; stale threshold " in repr(model)
+    assert model.decision is not None
+    stale = model.decision.threshold.warning
+    assert stale.startswith("The threshold is stale: the model has changed")
+    arguments = ["predict", str(path), str(images[0]), "-o", str(tmp_path / "out"), "-q"]
+    assert main([*arguments, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["threshold"]["warning"] == stale
+    assert f"warning: {stale}\n" in err
     # The samples are of the model as it is, so it can still be exported.
     assert main(["export", str(path), "-o", str(tmp_path / "m.onnx"), "-q"]) == 0
     with pytest.raises(DatasetError, match=r"knows .* already"):
@@ -169,7 +180,9 @@ def test_a_pair_is_always_the_old_or_the_new(whole: ModelState, tmp_path: Path) 
     save_pair(*pair(1), path)
     generator = random.Random(0)
     seen = set()
-    for _ in range(200):
+    n_killed = 0
+    while n_killed < 200 or len(seen) <= 50:  # a busy machine gets less far each time
+        n_killed += 1
         process = os.fork()
         if not process:
             version = load_state(path).count
@@ -182,7 +195,6 @@ def test_a_pair_is_always_the_old_or_the_new(whole: ModelState, tmp_path: Path) 
         state, moments = load_pair(path)
         assert state.count == moments.count == int(moments.mean[0][0, 0])
         seen.add(state.count)
-    assert len(seen) > 50
 
 
 def test_a_graph_learns_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,7 +93,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> int:
         # Without arguments Typer takes the process's own, and on Windows finds the files of *.png.
-        status: int | None = command.main(arguments, prog_name="padim", standalone_mode=False)
+        try:
+            status: int | None = command.main(arguments, prog_name="padim", standalone_mode=False)
+        except SystemExit as leaving:
+            if isinstance(leaving.__context__, BrokenPipeError):
+                raise leaving.__context__ from None  # Typer leaves with 1, as if it had failed
+            raise
         if status == INTERRUPTED:
             raise KeyboardInterrupt  # Typer makes it a status and says nothing
         return status or 0

@@ -8,7 +8,7 @@ import typer
 
 from padim.cli import options
 from padim.cli.console import progress, result, say, table
-from padim.cli.images import Unreadable, describe_threshold, measure_sizes
+from padim.cli.images import Unreadable, measure_sizes, say_threshold
 from padim.datasets import describe
 from padim.metrics.resamples import Intervals
 from padim.scoring.calibration import Threshold
@@ -63,7 +63,7 @@ def evaluate(
     threshold = None
     n_false_alarms = n_missed = None
     if loaded.decision is not None:
-        say(describe_threshold(loaded.decision))
+        say_threshold(loaded.decision)
         threshold = loaded.decision.threshold
         n_false_alarms, n_missed = evaluation.count_mistakes(threshold.score)
         n_anomalous = int(evaluation.is_anomalous.sum())

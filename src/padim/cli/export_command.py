@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 def export(
     model: Annotated[Path, typer.Argument(help="A model file.")],
     out: Annotated[Path, option("The .onnx or .xml file to write.", "FILE", "-o", "--out")],
-    to: Annotated[str, option("onnx or openvino.", "NAME")] = "onnx",
+    to: Annotated[
+        str | None, option("onnx or openvino; when left out, what the file's name says.", "NAME")
+    ] = None,
     camera: Annotated[
         str | None, option("It takes images of this size and resizes them itself.", "HxW")
     ] = None,

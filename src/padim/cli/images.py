@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from padim.cli.console import say
+from padim.cli.console import Output, say, warn
 from padim.errors import ImageReadError, PadimError, UsageError, format_count, join_names
 from padim.files import Names, same_name
 from padim.images.decode import read_size_px
@@ -60,12 +60,14 @@ def describe_threshold(decision: Decision) -> str:
     if threshold.interval is not None:
         low, high = threshold.interval
         basis += f" and a fit of their tail (90% interval {low:.4g} to {high:.4g})"
-    words = f"Threshold {threshold.score:.4g}: {basis}. {threshold.warning}".rstrip()
-    if calibration.stale:
-        words += (
-            " STALE: the model has changed since. Renew it with --recalibrate or padim calibrate."
-        )
-    return words
+    return f"Threshold {threshold.score:.4g}: {basis}. {threshold.warning}".rstrip()
+
+
+def say_threshold(decision: Decision) -> None:
+    """Say where normal ends, and that it is stale even if only results are wanted."""
+    if decision.calibration.stale and Output.quiet:
+        warn(decision.threshold.warning)
+    say(describe_threshold(decision))
 
 
 def require_apart(out: Path, given: Iterable[Path]) -> None:

@@ -8,11 +8,11 @@ from padim.cli import options
 from padim.cli.console import align, result
 from padim.cli.images import describe_threshold
 from padim.cli.options import option
-from padim.errors import UsageError, format_count
+from padim.errors import UnknownNameError, UsageError, format_count
 from padim.images.roi import Roi
 from padim.memory import format_bytes
 from padim.scoring.calibration import DEFAULT_PIXEL_RATE, Calibration
-from padim.scoring.engines import graph_parts, is_graph
+from padim.scoring.engines import ENGINES, graph_parts, is_graph
 from padim.scoring.prediction import decide
 
 
@@ -29,6 +29,8 @@ def info(
     if config:
         _print_config(file)
         return
+    if engine not in ("auto", *ENGINES):
+        raise UnknownNameError("engine", engine, ("auto", *ENGINES))
     document, calibration = _read_graph(file, engine) if is_graph(file) else _read_model(file)
     decision = None
     if calibration is not None:
@@ -55,7 +57,10 @@ def _print_config(file: Path) -> None:
         )
     choices = choices_of(load_state(file))
     text = format_choices(choices).rstrip()
-    result(choices, f"# Device, batch and outliers that were dropped are not in a model.\n{text}")
+    lacking = "Device, batch and outliers that were dropped are not in a model."
+    if named := " and ".join(name for name in ("roi", "weights") if name in choices):
+        lacking += f" Name the file for {named}."
+    result(choices, f"# {lacking}\n{text}")
 
 
 def _read_model(file: Path) -> tuple[dict[str, Any], Calibration | None]:

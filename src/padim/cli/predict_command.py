@@ -10,11 +10,11 @@ from padim.cli import options
 from padim.cli.console import Output, progress, result, say, table, warn
 from padim.cli.images import (
     Unreadable,
-    describe_threshold,
     measure_sizes,
     name_outputs,
     require_apart,
     require_writable,
+    say_threshold,
 )
 from padim.cli.options import option
 from padim.datasets import expand
@@ -63,7 +63,7 @@ def predict(
     count = format_count(len(chosen), "image")
     say(f"{count} to score, {measure_sizes(chosen)[1]}. Engine: {loaded.engine}.")
     if loaded.decision is not None:
-        say(describe_threshold(loaded.decision))
+        say_threshold(loaded.decision)
     unreadable = Unreadable(skip_unreadable)
     tally = _Tally(loaded.decision)
     predictions = loaded.stream(

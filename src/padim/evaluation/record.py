@@ -155,6 +155,11 @@ class Record:
     unreadable: tuple[str, ...]
     fingerprint: Fingerprint
 
+    def __post_init__(self) -> None:
+        """Raise a ``ValueError`` if there is not one entry of masks for each image."""
+        if len(self.masks) != len(self.images):
+            raise ValueError(f"{len(self.masks)} entries of masks, but {len(self.images)} images")
+
 
 def record_name(category: str, seed: int) -> str:
     """Name of the files of a record; later seeds are in a folder, since any name can be taken."""

@@ -26,6 +26,8 @@ def read_choices(path: Path) -> FitChoices:
         PathMissingError: There is no such file.
         UsageError: It is no TOML, or a choice is unknown or cannot be had.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UsageError(f"{path} is no file of its own. Name a .toml file.")
     if not path.is_file():
         raise PathMissingError(path)
     try:
@@ -42,6 +44,8 @@ def read_choices(path: Path) -> FitChoices:
         except UsageError as error:
             raise UsageError(f"{path}, {name}: {error}") from None
         if name in _FILES:
+            if not value:
+                raise UsageError(f"{path}, {name}: there is no file of an empty name. Name one.")
             table[name] = path.parent / value
     return cast(FitChoices, table)
 

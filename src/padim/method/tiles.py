@@ -91,7 +91,7 @@ def plan_tiles(
         if overlap >= side:
             raise UsageError(
                 f"Tiles of {recipe.tile_px} px cannot overlap by {recipe.tile_overlap_px} px. "
-                f"Try {recipe.tile_px // 4 // stride * stride}."
+                f"Set tile_overlap_px to {recipe.tile_px // 4 // stride * stride}, say."
             )
         sides = tuple(min(side, n) for n in grid)
         spans = [_cut_axis(n, side, overlap) for n, side in zip(grid, sides, strict=True)]

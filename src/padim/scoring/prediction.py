@@ -4,7 +4,7 @@ import base64
 import html
 import io
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from numbers import Real
 from pathlib import Path
 
@@ -24,6 +24,12 @@ NOT_CALIBRATED = (
     "or run padim calibrate on good images."
 )
 _SHOWN_PX = 384  # of the longer side of a picture in a notebook
+
+
+STALE = (
+    "The threshold is stale: the model has changed since it was set. Set it by good images that "
+    "are not in the model, with padim calibrate."
+)
 
 
 @dataclass(frozen=True)
@@ -286,6 +292,8 @@ def decide(
         threshold = calibration.chosen
     else:
         threshold = calibration.threshold(DEFAULT_RATE if rate is None else rate)
+    if calibration.stale:
+        threshold = replace(threshold, warning=f"{STALE} {threshold.warning}".rstrip())
     pixel_rate = DEFAULT_PIXEL_RATE if pixel_rate is None else pixel_rate
     return Decision(calibration, threshold, calibration.pixel_threshold(pixel_rate))
 

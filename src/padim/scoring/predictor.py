@@ -248,7 +248,10 @@ class Predictor:
         threshold = "no threshold"
         if self.decision is not None:
             found = self.decision.threshold
-            threshold = f"threshold {found.score:.4g} at a false-alarm rate of {found.rate:.3g}"
+            stale = "stale " if self.decision.calibration.stale else ""
+            threshold = (
+                f"{stale}threshold {found.score:.4g} at a false-alarm rate of {found.rate:.3g}"
+            )
         name = type(self).__name__
         return f"{name}({self.description.words()}; {threshold}; {self.engine})"
 
