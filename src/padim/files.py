@@ -124,26 +124,39 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder; the system lets them in when this one ends.
+    """Keep other processes out of a folder, which is made when missing, as ``lock`` does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder / ".lock", f"is writing into {folder}. Wait for it, or choose another folder"):
+        yield
 
-    It is made when missing, and an empty ``.lock`` may stay in it.
+
+@contextmanager
+def lock_file(path: Path) -> Iterator[None]:
+    """Keep other processes from changing a file that is there, as ``lock`` does."""
+    with lock(path.with_name(f".{path.name}.lock"), f"is changing {path}. Wait for it"):
+        yield
+
+
+@contextmanager
+def lock(path: Path, doing: str) -> Iterator[None]:
+    """Hold a lock, an empty file that may stay; the system lets others in when this process ends.
+
+    Raises:
+        PadimError: Another process holds it, and so is ``doing`` something.
     """
     import filelock
 
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    held = filelock.FileLock(path, timeout=0)
     try:
-        lock.acquire()
+        held.acquire()
     except filelock.Timeout as error:
-        raise PadimError(
-            f"Another padim is writing into {folder}. Wait for it, or choose another folder."
-        ) from error
+        raise PadimError(f"Another padim {doing}.") from error
     except (OSError, NotImplementedError):
         pass  # a file system without locks
     try:
         yield
     finally:
-        lock.release()
+        held.release()
 
 
 def safe_name(name: str) -> str:

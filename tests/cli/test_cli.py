@@ -482,6 +482,21 @@ def test_a_full_disk_leaves_nothing(category: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGPIPE to be told by")
+@pytest.mark.parametrize(("closing", "status"), [("| true", 141), (">&-", 0), ("2>&-", 0)])
+def test_nobody_need_read_what_is_said(closing: str, status: int) -> None:
+    """A reader that has seen enough; a stream that was closed before the start."""
+    command = f'set -o pipefail; "$0" -m padim backbones --json {closing}'
+    words = ["bash", "-c", command, sys.executable]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status, "")
+
+
+def test_info_knows_its_engines(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said, _ = failure(["info", model, "--engine", "onnxruntim"], capsys, 2)
+    assert "Did you mean 'onnxruntime'?" in said
+
+
 @pytest.mark.slow
 def test_interrupted_fit_leaves_nothing(category: Path, tmp_path: Path) -> None:
     many = tmp_path / "many"

@@ -108,6 +108,12 @@ def test_what_is_missing_is_made_again(
         assert benchmark(root, out, *words) == 0
         assert f"carpet: done again, because of missing {what}.\n" in capsys.readouterr().out
         assert gone.exists()
+    model = out / "models/carpet.safetensors"
+    whole = model.read_bytes()
+    model.write_bytes(whole[:-100])
+    assert benchmark(root, out, *words) == 0
+    assert "done again, because of missing a part of the model.\n" in capsys.readouterr().out
+    assert model.read_bytes() == whole
 
 
 def test_an_interrupted_rerun_leaves_what_it_has_not_begun(
@@ -217,7 +223,7 @@ def test_no_two_records_have_one_name() -> None:
     assert len({name.casefold() for name in names}) == len(names)
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "list", "number", "type", "lack"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "list", "number", "type", "lack", "masks"])
 def test_a_damaged_record_is_none(tmp_path: Path, damage: str) -> None:
     write_record(make_record("carpet", metrics={"image_auroc": 0.9}), tmp_path)
     assert read_record(tmp_path, "carpet") is not None
@@ -226,6 +232,8 @@ def test_a_damaged_record_is_none(tmp_path: Path, damage: str) -> None:
         arrays.write_bytes(arrays.read_bytes()[:200] if damage == "cut" else b"")
     elif damage == "type":
         document.write_text(document.read_text().replace('"n_train": 3', '"n_train": "3"'))
+    elif damage == "masks":
+        document.write_text(document.read_text().replace('"masks": []', '"masks": [[]]'))
     elif damage == "lack":
         document.write_text(document.read_text().replace('"colormap"', '"colors"'))
     else:

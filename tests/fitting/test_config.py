@@ -1,5 +1,6 @@
 """The choices of a fit as a file, and those that a model was fitted with."""
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -74,6 +75,7 @@ def test_nothing_chosen_is_an_empty_file(tmp_path: Path) -> None:
         ("size_px = 'big'", r"part\.toml, size_px: The size is 'big', but needs to be such as 256"),
         ("size_px = [256, 'x']", r"part\.toml, size_px: "),
         ("roi = 3", r"part\.toml, roi: "),
+        ("roi = ''", r"part\.toml, roi: there is no file of an empty name"),
         ("store = 'float8'", r"part\.toml, store: There is no store 'float8'"),
         ("[eps]\nvalue = 1", r"part\.toml, eps: eps is \{'value': 1\}"),
         ("eps = 2026-11-26", r"part\.toml, eps: eps is .* needs to be a number"),
@@ -103,6 +105,8 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         read_choices(tmp_path / "other.toml")
     with pytest.raises(PathMissingError, match="is a folder"):
         read_choices(tmp_path)
+    with pytest.raises(UsageError, match=r"is no file of its own\. Name a \.toml file"):
+        read_choices(Path(os.devnull))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from PIL import Image
 
 import padim
 from padim.cli import main
-from padim.errors import DatasetError, UsageError
+from padim.errors import DatasetError, PadimError, UsageError
+from padim.files import lock_file
 from padim.fitting import update as learning
 from padim.method.moments import Moments
 from padim.method.pyramid import Level, nest
@@ -195,6 +196,17 @@ def test_a_pair_is_always_the_old_or_the_new(whole: ModelState, tmp_path: Path) 
         state, moments = load_pair(path)
         assert state.count == moments.count == int(moments.mean[0][0, 0])
         seen.add(state.count)
+
+
+def test_a_model_is_changed_by_one_at_a_time(images: list[Path], tmp_path: Path) -> None:
+    path = fitted(images[:7], tmp_path / "m.safetensors")
+    before = path.read_bytes()
+    with lock_file(path):
+        for change in (learning.update, learning.forget):
+            with pytest.raises(PadimError, match=r"Another padim is changing .*m\.safetensors"):
+                change(path, images[7:] if change is learning.update else images[:1])
+    assert path.read_bytes() == before
+    assert learning.update(path, images[7:]).state.count == 12
 
 
 def test_a_graph_learns_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,6 +111,9 @@ def run_guarded(work: Callable[[], int | None]) -> int:
     # torch's threads would spin while they wait: two processes on one machine, or decoding beside a
     # fit, then crawl. OpenMP reads this when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115  # as long as it runs
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be text

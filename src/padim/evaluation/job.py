@@ -162,8 +162,9 @@ def run_job(
     return record
 
 
-def find_missing(job: Job, plan: Plan, out: Path, n_images: int) -> list[str]:
-    """What a finished job of so many test images must have written, but is not there."""
+def find_missing(job: Job, plan: Plan, out: Path, known: Record) -> list[str]:
+    """What a finished job must have written, but is not there whole."""
+    n_images = len(known.images)
     places = _places(job, out)
     maps = places.pop("maps", None)
     if not n_images:
@@ -171,6 +172,8 @@ def find_missing(job: Job, plan: Plan, out: Path, n_images: int) -> list[str]:
     missing = [what for what, path in places.items() if not path.exists()]
     if plan.keep_maps and maps is not None and len(list(maps.glob("*.npy"))) != n_images:
         missing.append("maps")
+    if "model" not in missing and places["model"].stat().st_size != known.row.model_bytes:
+        missing.append("a part of the model")
     return missing
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from padim.datasets import expand
 from padim.errors import DatasetError, UsageError, format_count, join_names
 from padim.features.encoder import Encoder
 from padim.features.network import choose_batch, choose_device, choose_engine, open_graphs
-from padim.files import sha256
+from padim.files import lock_file, sha256
 from padim.fitting import looks
 from padim.fitting.fitter import sample, solve
 from padim.fitting.looks import Begin, Embedder, FirstLook, Seen
@@ -57,15 +58,15 @@ def update(
         >>> padim.update("kept.safetensors", "part/test/good").state.count
         9
     """
-    path, state, moments = _read(path)
-    added, used = _hash(images), _hash(recalibrate)
-    if known := _list_named(added, set(state.image_sha256)):
-        raise DatasetError(f"{path} knows {known} already. Name images that it has not seen.")
-    embedder = _build_embedder(state, weights)
-    more = looks.look(embedder, added, begin("update", len(added)), start=state.count)
-    before = FirstLook(Seen(0, state.image_sha256), moments, [])
-    whole = looks.merge_in_order((before, more))
-    return _change(path, embedder, state, whole.moments, whole.seen.hashes, used, begin)
+    with _hold(path) as (path, state, moments):
+        added, used = _hash(images), _hash(recalibrate)
+        if known := _list_named(added, set(state.image_sha256)):
+            raise DatasetError(f"{path} knows {known} already. Name images that it has not seen.")
+        embedder = _build_embedder(state, weights)
+        more = looks.look(embedder, added, begin("update", len(added)), start=state.count)
+        before = FirstLook(Seen(0, state.image_sha256), moments, [])
+        whole = looks.merge_in_order((before, more))
+        return _change(path, embedder, state, whole.moments, whole.seen.hashes, used, begin)
 
 
 def forget(
@@ -97,29 +98,29 @@ def forget(
         >>> padim.forget("kept.safetensors", ["part/train/good/0.png"]).state.count
         5
     """
-    path, state, moments = _read(path)
-    gone, used = _hash(images), _hash(recalibrate)
-    left = Counter(state.image_sha256)
-    left.subtract(gone.values())
-    if strange := _list_named(gone, {digest for digest, n in left.items() if n < 0}):
-        raise DatasetError(f"{path} was not fitted on {strange}. Name images that it has seen.")
-    if not left.total():
-        raise DatasetError(f"{path} would have no image left. Delete it instead.")
-    embedder = _build_embedder(state, weights)
-    kept = [] if state.samples is None else list(state.samples.image)
+    with _hold(path) as (path, state, moments):
+        gone, used = _hash(images), _hash(recalibrate)
+        left = Counter(state.image_sha256)
+        left.subtract(gone.values())
+        if strange := _list_named(gone, {digest for digest, n in left.items() if n < 0}):
+            raise DatasetError(f"{path} was not fitted on {strange}. Name images that it has seen.")
+        if not left.total():
+            raise DatasetError(f"{path} would have no image left. Delete it instead.")
+        embedder = _build_embedder(state, weights)
+        kept = [] if state.samples is None else list(state.samples.image)
 
-    def batches() -> Iterator[list[Tensor]]:
-        for batch, embeddings in embedder.embed(gone):
-            for image in batch:
-                mirrored = image.pixels[:, ::-1]
-                kept[:] = [sample for sample in kept if not np.array_equal(sample, mirrored)]
-            yield embeddings
+        def batches() -> Iterator[list[Tensor]]:
+            for batch, embeddings in embedder.embed(gone):
+                for image in batch:
+                    mirrored = image.pixels[:, ::-1]
+                    kept[:] = [sample for sample in kept if not np.array_equal(sample, mirrored)]
+                yield embeddings
 
-    fewer = moments.without(looks.add_up(looks.tell(batches(), begin("forget", len(gone))))[0])
-    if state.samples is not None:
-        samples = replace(state.samples, image=np.stack(kept)) if kept else None
-        state = replace(state, samples=samples)
-    return _change(path, embedder, state, fewer, tuple(left.elements()), used, begin)
+        fewer = moments.without(looks.add_up(looks.tell(batches(), begin("forget", len(gone))))[0])
+        if state.samples is not None:
+            samples = replace(state.samples, image=np.stack(kept)) if kept else None
+            state = replace(state, samples=samples)
+        return _change(path, embedder, state, fewer, tuple(left.elements()), used, begin)
 
 
 def merge(
@@ -212,6 +213,14 @@ def _change(
     device, n_batch = embedder.device.type, embedder.n_batch
     features = embedder.features
     return PaDiM(state, moments, features=features, device=device, n_batch=n_batch, path=path)
+
+
+@contextmanager
+def _hold(model: str | Path) -> Iterator[tuple[Path, ModelState, Moments]]:
+    """Read a model and its moments, and keep other processes from changing them meanwhile."""
+    path = require_path(model)
+    with lock_file(path) if path.is_file() else nullcontext():
+        yield _read(path)
 
 
 def _read(model: str | Path) -> tuple[Path, ModelState, Moments]:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,9 @@ class PredictionWriter:
             source_map = prediction.source_map()
             with write_whole(self.folder / "maps" / f"{name}.{self.maps}") as partial:
                 if self.maps == "npy":
-                    np.save(partial, source_map)
+                    encoded = BytesIO()  # of a full disk numpy says less than the system does
+                    np.save(encoded, source_map)
+                    partial.write_bytes(encoded.getbuffer())
                 else:
                     Image.fromarray(source_map).save(partial)
         return prediction.record(regions)
