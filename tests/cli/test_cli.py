@@ -306,9 +306,7 @@ def test_an_anomaly_fails_a_script(
         assert main([*map(str, arguments), "--fail-on-anomaly"]) == status
         assert len(list((tmp_path / part / "overlays").iterdir())) == 3
     said, _ = failure(["predict", *arguments[1:], "--false-alarm-rate", "2"], capsys, 2)
-    assert (
-        "The false-alarm rate is 2, but is a fraction: it needs to be above 0 and below 1" in said
-    )
+    assert "The false-alarm rate is 2, but needs to be a fraction, above 0 and below 1" in said
     assert "Did you mean 0.02?" in said
 
 

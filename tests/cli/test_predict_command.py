@@ -35,10 +35,6 @@ def test_the_summary_counts_what_is_anomalous(
     said = capsys.readouterr()
     assert "3 of 6 images are anomalous:\npath" in said.out
     assert "warning" not in said.err
-    assert predict(folder, "stripes/test/spot/0.png", tmp_path) == 0
-    said = capsys.readouterr()
-    assert "1 image to score, " in said.out + said.err
-    assert "1 of 1 image is anomalous:\npath" in said.out
 
 
 def test_a_model_of_another_part_is_warned_of(

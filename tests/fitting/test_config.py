@@ -105,7 +105,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         read_choices(tmp_path / "other.toml")
     with pytest.raises(PathMissingError, match="is a folder"):
         read_choices(tmp_path)
-    with pytest.raises(UsageError, match=r"is no file of its own\. Name a \.toml file"):
+    with pytest.raises(UsageError, match=r"is a device or a pipe, but needs to be a file\."):
         read_choices(Path(os.devnull))
 
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.integrate import trapezoid
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from test_images import brute_f1_max
 
@@ -103,7 +104,7 @@ def area_to(limit: float, x: list[float], y: list[float]) -> float:
     first = next(i for i, rate in enumerate(x) if rate >= limit)  # beyond, or just there
     part = (limit - x[first - 1]) / (x[first] - x[first - 1])
     end = y[first - 1] + part * (y[first] - y[first - 1])
-    return float(np.trapezoid([*y[:first], end], [*x[:first], limit]) / limit)
+    return float(trapezoid([*y[:first], end], [*x[:first], limit]) / limit)
 
 
 def brute_pro(case: Case) -> tuple[list[float], list[float]]:

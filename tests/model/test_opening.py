@@ -33,12 +33,12 @@ def graph(model: padim.PaDiM, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 WAYS: list[Callable[[object], object]] = [
     lambda path: padim.load(path),  # type: ignore[arg-type]  # what is no path is what is tested
-    lambda path: padim.export(path, "a.onnx"),  # type: ignore[arg-type]
-    lambda path: padim.export("a.safetensors", path),  # type: ignore[arg-type]
-    lambda path: padim.update(path, "good"),  # type: ignore[arg-type]
-    lambda path: padim.forget(path, "good"),  # type: ignore[arg-type]
-    lambda path: padim.merge("a.safetensors", path, "b.safetensors"),  # type: ignore[arg-type]
-    lambda path: padim.calibrate(path, "good"),  # type: ignore[arg-type]
+    lambda path: padim.export(path, "a.onnx"),  # type: ignore[arg-type]  # so too
+    lambda path: padim.export("a.safetensors", path),  # type: ignore[arg-type]  # so too
+    lambda path: padim.update(path, "good"),  # type: ignore[arg-type]  # so too
+    lambda path: padim.forget(path, "good"),  # type: ignore[arg-type]  # so too
+    lambda path: padim.merge("a.safetensors", path, "b.safetensors"),  # type: ignore[arg-type]  # so too
+    lambda path: padim.calibrate(path, "good"),  # type: ignore[arg-type]  # so too
 ]
 
 
@@ -68,7 +68,7 @@ def test_a_model_is_saved_to_a_path_alone(model: padim.PaDiM, given: object) -> 
     words = r"^The model file is .*(needs to be the path of a file|no file can be called)"
     for moments in (False, True):
         with pytest.raises(UsageError, match=words):
-            model.save(given, moments=moments)  # type: ignore[arg-type]
+            model.save(given, moments=moments)  # type: ignore[arg-type]  # no path
 
 
 def test_a_model_without_moments_says_so(model: padim.PaDiM, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_picture_is_no_model(tmp_path: Path) -> None:
 def test_threads_are_whole(graph: Path, n_threads: object) -> None:
     for path in (graph, graph.with_suffix(".safetensors")):
         with pytest.raises(UsageError, match=r"^The number of threads is .* a whole number"):
-            padim.load(path, n_threads=n_threads)  # type: ignore[arg-type]
+            padim.load(path, n_threads=n_threads)  # type: ignore[arg-type]  # no number
 
 
 def test_a_graph_is_not_saved(graph: Path, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_impossible_rates_are_refused(rate: float) -> None:
 @pytest.mark.parametrize(
     ("rate", "message"),
     [
-        (5, r"The false-alarm rate is 5, but is a fraction: .*Did you mean 0\.05\?"),
+        (5, r"The false-alarm rate is 5, but needs to be a fraction, .*Did you mean 0\.05\?"),
         (np.float32(1), r"is 1, .*Did you mean 0\.01\?"),
         (500, r"is 500, .*Try 0\.01\."),
         ("x", r"is 'x', .*Try 0\.01\."),

@@ -135,8 +135,8 @@ def test_several_images_give_a_list(predictor: Predictor, tmp_path: Path) -> Non
         (np.zeros((8, 8, 3)), ShapeError, "type float64, but needs .* and uint8"),
         (np.zeros((8, 8), np.uint16), ShapeError, "type uint16"),
         (np.zeros((8, 8, 2), np.uint8), ShapeError, r"shape \(8, 8, 2\)"),
-        (np.zeros((2, 8, 8, 3), np.uint8), ShapeError, "Several images go to stream, or into a l"),
-        (np.zeros((9, 8, 8), np.uint8), ShapeError, "Several images go to stream"),
+        (np.zeros((2, 8, 8, 3), np.uint8), ShapeError, "Give several images one by one"),
+        (np.zeros((9, 8, 8), np.uint8), ShapeError, "Give several images one by one"),
         (np.zeros((3, 8, 8), np.uint8), ShapeError, r"channels come first: .*transpose\(1, 2, 0\)"),
         (np.zeros((3, 8, 8), np.float32), ShapeError, "type float32, .*channels come first"),
         (np.zeros(8, np.uint8), ShapeError, r"shape \(8,\)"),
@@ -191,7 +191,7 @@ def test_a_batch_and_channels_first_score_as_the_message_says(predictor: Predict
 
 @pytest.mark.parametrize("rates", [(5, None), (None, 5), ("x", None), (None, "x")])
 def test_a_rate_that_is_none_is_refused(predictor: Predictor, rates: tuple[Any, Any]) -> None:
-    with pytest.raises(UsageError, match=r"alarm rate is (5|'x'), but is a fraction"):
+    with pytest.raises(UsageError, match=r"alarm rate is (5|'x'), but needs to be a fraction"):
         predictor.at(*rates)
 
 

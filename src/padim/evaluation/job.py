@@ -34,6 +34,7 @@ from padim.images.heatmap import DEFAULT_COLORMAP
 from padim.images.preprocess import Preprocess
 from padim.memory import watch_peak
 from padim.metrics.table import METRICS
+from padim.model.file import is_whole
 from padim.model.pair import moments_path
 
 _CURVE_POINTS = 500
@@ -162,9 +163,8 @@ def run_job(
     return record
 
 
-def find_missing(job: Job, plan: Plan, out: Path, known: Record) -> list[str]:
-    """What a finished job must have written, but is not there whole."""
-    n_images = len(known.images)
+def find_missing(job: Job, plan: Plan, out: Path, n_images: int) -> list[str]:
+    """What a finished job of so many test images must have written, but is not there whole."""
     places = _places(job, out)
     maps = places.pop("maps", None)
     if not n_images:
@@ -172,7 +172,7 @@ def find_missing(job: Job, plan: Plan, out: Path, known: Record) -> list[str]:
     missing = [what for what, path in places.items() if not path.exists()]
     if plan.keep_maps and maps is not None and len(list(maps.glob("*.npy"))) != n_images:
         missing.append("maps")
-    if "model" not in missing and places["model"].stat().st_size != known.row.model_bytes:
+    if "model" not in missing and not is_whole(places["model"]):
         missing.append("a part of the model")
     return missing
 

@@ -177,7 +177,7 @@ def write_record(record: Record, out: Path) -> None:
     """Write a record; the part that says that it is there comes last."""
     document, arrays = record_files(out, record.name)
     with write_whole(arrays) as partial, partial.open("wb") as file:
-        np.savez(file, allow_pickle=False, **record.resampled)
+        np.savez(file, **record.resampled)  # type: ignore[arg-type]  # NumPy before 2.1 has arrays alone
     data = to_plain(record)
     del data["name"], data["resampled"]
     write_text(document, json.dumps({"schema_version": SCHEMA_VERSION, **data}))

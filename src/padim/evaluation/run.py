@@ -160,7 +160,7 @@ def _find_finished(job: Job, plan: Plan, out: Path, watcher: Watcher) -> Record 
     reasons = job.fingerprint.list_changes(known.fingerprint)
     if known.unreadable and not plan.skip_unreadable:
         reasons.append("images that were left out")
-    reasons += [f"missing {what}" for what in find_missing(job, plan, out, known)]
+    reasons += [f"missing {what}" for what in find_missing(job, plan, out, len(known.images))]
     if not reasons:
         watcher.say(f"{name}: finished before, nothing changed.")
         return known

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from padim.datasets import expand, normal_images
 from padim.errors import DatasetError, ImageReadError, UsageError, format_count, join_names
+from padim.files import lock_file
 from padim.images.ahead import ImageInput, content_sha256
 from padim.model.opening import load
 from padim.scoring.calibration import HELD_OUT, Collector, least_cost
@@ -86,7 +87,8 @@ def write_calibration(model: Predictor, path: Path) -> None:
     else:
         from padim.model.file import load_state, save_state  # a graph needs no torch
 
-        save_state(replace(load_state(path), calibration=model.description.calibration), path)
+        with lock_file(path):
+            save_state(replace(load_state(path), calibration=model.description.calibration), path)
 
 
 def _check_unseen(

@@ -27,7 +27,7 @@ def read_choices(path: Path) -> FitChoices:
         UsageError: It is no TOML, or a choice is unknown or cannot be had.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise UsageError(f"{path} is no file of its own. Name a .toml file.")
+        raise UsageError(f"{path} is a device or a pipe, but needs to be a file. Name a .toml.")
     if not path.is_file():
         raise PathMissingError(path)
     try:

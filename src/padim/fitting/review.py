@@ -55,8 +55,8 @@ def review(
 ) -> list[Suspect]:
     """List the images that do not look as the rest does.
 
-    Outliers, with p-values up to ``rate``, come first, the most certain before, then
-    near-duplicates, then images far from the rest in size or brightness.
+    Outliers, whose p-values are at most ``rate``, come first, the most certain one at the top.
+    Near-duplicates follow, then images far from the rest in size or brightness.
     """
     p_values = outlier_p_values(image_score)
     outliers = [

@@ -29,7 +29,10 @@ def _parse_taps(text: str) -> tuple[int, ...]:
 
 
 def _parse_dims(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 @dataclass(frozen=True)

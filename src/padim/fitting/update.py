@@ -51,6 +51,7 @@ def update(
 
     Raises:
         UsageError: The model was fitted without ``--keep-moments``, or with other releases.
+        PadimError: Another process is changing the model.
         DatasetError: An image is in it already, or one to recalibrate by is not.
         ImageReadError: An image cannot be read.
 
@@ -91,6 +92,7 @@ def forget(
 
     Raises:
         UsageError: The model was fitted without ``--keep-moments``, or with other releases.
+        PadimError: Another process is changing the model.
         DatasetError: An image is not in it, or nothing would be left.
         ImageReadError: An image cannot be read.
 
@@ -163,7 +165,8 @@ def merge(
         )
     embedder = _build_embedder(state, weights)
     hashes = state.image_sha256 + other.image_sha256
-    return _change(out, embedder, state, moments.merge(more), hashes, {}, begin)
+    with lock_file(out):
+        return _change(out, embedder, state, moments.merge(more), hashes, {}, begin)
 
 
 def _build_embedder(state: ModelState, weights: str | Path | None = None) -> Embedder:
@@ -219,7 +222,7 @@ def _change(
 def _hold(model: str | Path) -> Iterator[tuple[Path, ModelState, Moments]]:
     """Read a model and its moments, and keep other processes from changing them meanwhile."""
     path = require_path(model)
-    with lock_file(path) if path.is_file() else nullcontext():
+    with lock_file(path) if path.is_file() and not is_graph(path) else nullcontext():
         yield _read(path)
 
 

@@ -169,7 +169,7 @@ def _advise(image: NDArray[Any]) -> str:
     if is_stack and image.shape[0] in (1, 3, 4):
         return "Its channels come first: put them last with image.transpose(1, 2, 0)."
     if is_stack or image.ndim == 4:
-        return "Several images go to stream, or into a list."
+        return "Give several images one by one, or as a list."
     return "Convert it to 8 bits." if image.dtype != np.uint8 else "Give one of that shape."
 
 

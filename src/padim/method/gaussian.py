@@ -15,7 +15,10 @@ BLOCK_BYTES = 32 << 20  # working memory of one block of cells, about
 
 
 def relative_eps(moments: Moments, eps: float) -> list[float]:
-    """Scale eps by the mean variance of each level over all its cells and dimensions."""
+    """Scale eps by the mean variance of each level over all its cells and dimensions.
+
+    ``eps`` is a fraction of that. What comes back, one per level, is never below 1e-4.
+    """
     dof = max(moments.count - 1, 1)
     traces = [rows[-1].diagonal(dim1=1, dim2=2) for rows in moments.scatter]
     return level_eps([float(trace.mean()) / dof for trace in traces], eps)
@@ -43,7 +46,7 @@ def factor(
         moments: Of the good images.
         eps: Added to the diagonal, one per level.
         dof: Degrees of freedom the scatter is divided by.
-        dtype: Type of the result.
+        dtype: Type of the result; the computation is in float64.
         advance: Told how many more coarse cells are done.
 
     Returns:

@@ -68,7 +68,10 @@ class Head(nn.Module):
         self.register_buffer("place", torch.from_numpy(pyramid.place))
 
     def forward(self, embeddings: Sequence[Tensor]) -> Tensor:
-        """Compute the distances of a batch, not squared, shape ``(N, h, w)``."""
+        """Compute the distances of a batch, not squared, shape ``(N, h, w)``.
+
+        The embeddings are one per level, coarse to fine, shape ``(cells, N, d)``.
+        """
         return self.join(self.levels(embeddings))
 
     def join(self, levels: Sequence[Tensor]) -> Tensor:

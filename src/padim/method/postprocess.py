@@ -82,10 +82,10 @@ def resize_blur_matrix(n_out: int, n_in: int, sigma_px: float) -> NDArray[np.flo
 
 
 def image_score(anomaly_map: Tensor, fraction: float, n_counted: int | None = None) -> Tensor:
-    """Mean of the hottest pixels of each map ``(N, H, W)``.
+    """Mean of the hottest pixels of each map ``(N, H, W)``, shape ``(N,)``.
 
-    Those are a fraction of ``n_counted`` pixels, or of all; one at least, so that of 0 is the
-    maximum.
+    They are the ``fraction`` of ``n_counted`` pixels, of all when None. One pixel is taken at
+    least: with a fraction of 0 the score is the maximum.
     """
     pixels = anomaly_map.flatten(1)
     k = max(1, round(fraction * (n_counted or pixels.shape[1])))

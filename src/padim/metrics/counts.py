@@ -189,7 +189,7 @@ class MapCounts:
             rows: Rows = getattr(self, part)
             arrays |= {f"{part}_{name}": array for name, array in rows.flat(dtype).items()}
         with write_whole(path) as partial, partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy before 2.1 has arrays alone
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -29,11 +29,15 @@ def worth(
     curve over the same rates.
 
     Args:
-        fpr: False positive rate at each threshold, 0 to 1, shape ``(..., K)``, as the worths.
+        fpr: False positive rate at each threshold, 0 to 1, shape ``(..., K)``.
         limits: Lowest and highest rate; the area is divided by their distance.
         log: Whether rates are laid out by their logarithm, for which the lowest has to be above 0.
             Out of a rate of 0 a curve jumps: it keeps its height there up to the next rate.
         order: Of what is tied.
+
+    Returns:
+        Shape ``(..., K)``, 0 to 1. Best and worst differ by what the rate, or its logarithm, grows
+        from the threshold before, inside the limits and divided by their distance.
 
     Source:
         Fawcett 2006, An introduction to ROC analysis: trapezoids, those of one score together. Up
@@ -61,7 +65,10 @@ def worth(
 
 
 def area(rise: Floats, worth: Floats) -> Floats:
-    """Area under a curve that rises so at each threshold, divided by the distance of its limits."""
+    """Area under a curve, 0 to 1, shape ``(...)``, divided by the distance of its limits.
+
+    ``rise`` is of the curve at each threshold, and ``worth`` what it adds there, ``(..., K)`` both.
+    """
     # Sums of rises that should end at 1 end beside it by the last bits.
     whole: Floats = np.einsum("...k,...k->...", rise, worth)
     return np.clip(whole, 0, 1)

@@ -56,9 +56,10 @@ class ImageMetrics:
         return cls(ordered, labels.astype(np.bool_)[rows], rows, np.flatnonzero(is_first))
 
     def resampled(self, weights: ArrayLike | None) -> dict[str, Floats]:
-        """Every metric by name, with weights and of a shape as those of `PixelMetrics`.
+        """Every metric by name, shape ``()`` or ``(B,)``; NaN where it cannot be had.
 
-        A metric that keeps the normal images takes the weights of the anomalous ones alone.
+        ``weights`` say how often each image is there, ``(N,)`` or ``(B, N)``; once when None. A
+        metric that keeps the normal images takes the weights of the anomalous ones alone.
         """
         values = self._each(weights, [row for row in OF_IMAGES if not row.keeps_normal])
         if weights is not None:

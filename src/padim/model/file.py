@@ -15,6 +15,7 @@ from torch import Tensor
 
 from padim.backbones import BackboneSpec
 from padim.errors import (
+    ModelFileError,
     ModelFileHashError,
     ModelFileTensorError,
     ModelFileTruncatedError,
@@ -135,6 +136,15 @@ def save_moments(moments: Moments, state: ModelState, path: Path) -> None:
         for above, block in enumerate(rows):
             tensors[f"levels/{level}/scatter/{above}"] = block
     _write(tensors, state.metadata() | {"holds": "moments"}, path)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a model file that is there has all its bytes; what they are is not looked at."""
+    try:
+        with _open(path):
+            return True
+    except ModelFileError:
+        return False
 
 
 def moments_belong(path: Path, state: ModelState) -> bool:

@@ -64,8 +64,8 @@ def write_report(
 ) -> Report:
     """Write the report of a benchmark; the same folder and images give the same bytes.
 
-    The file is ``report.html`` in that folder when None, and the dataset where it was. Images are
-    kept at their full size, or else as thumbnails.
+    Without ``out`` the file is ``report.html`` in that folder; without ``data`` the dataset is
+    where it was. With ``full_size`` images are kept at their size, else as thumbnails.
 
     Raises:
         PathMissingError: There is no such folder.

@@ -316,7 +316,7 @@ def check_rate(rate: float, what: str, usual: float = DEFAULT_RATE) -> None:
         found = f"{rate:g}" if is_number else repr(rate)
         is_percent = is_number and 1 <= rate < 100
         raise UsageError(
-            f"The {what} is {found}, but is a fraction: it needs to be above 0 and below 1. "
+            f"The {what} is {found}, but needs to be a fraction, above 0 and below 1. "
             + (f"Did you mean {rate / 100:g}?" if is_percent else f"Try {usual}.")
         )
 

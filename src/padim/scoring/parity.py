@@ -108,7 +108,7 @@ class Parity:
     def check(self, what: str, advice: str) -> None:
         """Raise a `ParityError` if they differ by more than the tolerance.
 
-        ``what`` differs from what is how its sentence begins, ``advice`` is another one.
+        ``what`` begins the sentence: "The graph differs from torch", say. ``advice`` follows it.
         """
         if max(self.map_error, self.score_error, self.level_error) > self.tolerance:
             raise ParityError(
