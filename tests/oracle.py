@@ -218,7 +218,9 @@ def solar_cells() -> tuple[list[Path], list[Path]]:
     folder = Path(str(files("elpv_dataset"))) / "data"
     with (folder / "labels.csv").open(encoding="ascii") as file:
         rows = [row for row in csv.reader(file, delimiter=" ", skipinitialspace=True) if row]
-    mono = [(folder / path, float(defective)) for path, defective, kind in rows if kind == "mono"]
+    mono = [
+        (folder / path, float(defective)) for path, defective, kind, *_ in rows if kind == "mono"
+    ]
     good = [path for path, defective in mono if defective == 0]
     bad = [path for path, defective in mono if defective == 1]
     return good, bad
