@@ -113,7 +113,7 @@ def parse_size(text: str, what: str = "size") -> tuple[int, int]:
     """
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise UsageError(f"The {what} is {text}, but needs to be such as 256 or 256x512 (HxW).")
+        raise UsageError(f"The {what} is {text!r}, but needs to be such as 256 or 256x512 (HxW).")
     return int(sides[0]), int(sides[-1])
 
 

@@ -113,7 +113,7 @@ def test_a_pixel_threshold_is_a_quantile() -> None:
 def test_impossible_rates_are_refused(rate: float) -> None:
     calibration = calibrated(np.arange(20.0))
     for threshold in (calibration.threshold, calibration.pixel_threshold):
-        with pytest.raises(UsageError, match="needs to be above 0 and below 1"):
+        with pytest.raises(UsageError, match="needs to be a fraction, above 0 and below 1"):
             threshold(rate)
 
 
