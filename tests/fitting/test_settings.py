@@ -145,7 +145,7 @@ def test_a_possible_value_is_kept(choices: FitChoices) -> None:
 def test_python_and_a_file_take_what_the_option_takes(
     name: str, given: object, read: object, tmp_path: Path
 ) -> None:
-    assert getattr(settings_with(**{name: given}), name) == read  # type: ignore[arg-type]  # any
+    assert getattr(settings_with(**{name: given}), name) == read  # type: ignore[arg-type]  # of many types
     (tmp_path / "part.toml").write_text(f"{name} = {json.dumps(given, default=int)}\n")
     assert read_choices(tmp_path / "part.toml") == {name: read}
 

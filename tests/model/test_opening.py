@@ -33,12 +33,12 @@ def graph(model: padim.PaDiM, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 WAYS: list[Callable[[object], object]] = [
     lambda path: padim.load(path),  # type: ignore[arg-type]  # what is no path is what is tested
-    lambda path: padim.export(path, "a.onnx"),  # type: ignore[arg-type]  # so too
-    lambda path: padim.export("a.safetensors", path),  # type: ignore[arg-type]  # so too
-    lambda path: padim.update(path, "good"),  # type: ignore[arg-type]  # so too
-    lambda path: padim.forget(path, "good"),  # type: ignore[arg-type]  # so too
-    lambda path: padim.merge("a.safetensors", path, "b.safetensors"),  # type: ignore[arg-type]  # so too
-    lambda path: padim.calibrate(path, "good"),  # type: ignore[arg-type]  # so too
+    lambda path: padim.export(path, "a.onnx"),  # type: ignore[arg-type]  # no path
+    lambda path: padim.export("a.safetensors", path),  # type: ignore[arg-type]  # no path
+    lambda path: padim.update(path, "good"),  # type: ignore[arg-type]  # no path
+    lambda path: padim.forget(path, "good"),  # type: ignore[arg-type]  # no path
+    lambda path: padim.merge("a.safetensors", path, "b.safetensors"),  # type: ignore[arg-type]  # no path
+    lambda path: padim.calibrate(path, "good"),  # type: ignore[arg-type]  # no path
 ]
 
 

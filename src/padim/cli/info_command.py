@@ -15,6 +15,8 @@ from padim.scoring.calibration import DEFAULT_PIXEL_RATE, Calibration
 from padim.scoring.engines import ENGINES, graph_parts, is_graph
 from padim.scoring.prediction import decide
 
+Document = dict[str, Any]  # what a file says of itself, as --json prints it
+
 
 def info(
     file: options.Model,
@@ -63,7 +65,7 @@ def _print_config(file: Path) -> None:
     result(choices, f"# {lacking}\n{text}")
 
 
-def _read_model(file: Path) -> tuple[dict[str, Any], Calibration | None]:
+def _read_model(file: Path) -> tuple[Document, Calibration | None]:
     from padim.model.file import load_state
 
     state = load_state(file)
@@ -79,7 +81,7 @@ def _read_model(file: Path) -> tuple[dict[str, Any], Calibration | None]:
     return document, state.calibration
 
 
-def _read_graph(file: Path, engine: str) -> tuple[dict[str, Any], Calibration | None]:
+def _read_graph(file: Path, engine: str) -> tuple[Document, Calibration | None]:
     from padim.model.opening import load
 
     predictor = load(file, engine=engine)
@@ -95,7 +97,7 @@ def _read_graph(file: Path, engine: str) -> tuple[dict[str, Any], Calibration | 
     return document, predictor.decision.calibration if predictor.decision else None
 
 
-def _describe(file: Path, document: dict[str, Any]) -> dict[str, str]:
+def _describe(file: Path, document: Document) -> dict[str, str]:
     backbone, recipe, levels = document["backbone"], document["recipe"], document["levels"]
     fraction = recipe["score_fraction"]
     if "graph_version" in document:
@@ -138,7 +140,7 @@ def _describe(file: Path, document: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _describe_image(document: dict[str, Any]) -> str:
+def _describe_image(document: Document) -> str:
     preprocess = document["preprocess"]
     image = f"{_format_px(preprocess['size_px'])}, {preprocess['resample']}"
     if preprocess["crop_fraction"] < 1:
@@ -150,7 +152,7 @@ def _describe_image(document: dict[str, Any]) -> str:
     return image
 
 
-def _describe_region(document: dict[str, Any]) -> str:
+def _describe_region(document: Document) -> str:
     roi = document["preprocess"].get("roi")
     if roi is None:
         return "the whole image"

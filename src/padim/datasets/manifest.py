@@ -4,11 +4,10 @@ import csv
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from padim.datasets.category import Category
 from padim.datasets.folder import folder_name
-from padim.datasets.table import category_of, check_columns, read_csv, rows_of
+from padim.datasets.table import RawRow, category_of, check_columns, read_csv, rows_of
 from padim.errors import DatasetError, MissingExtraError, join_names
 
 _NAMES = ("manifest.csv", "manifest.parquet")
@@ -88,7 +87,7 @@ def _is_meant(file: Path) -> bool:
         return set(_NEEDED) <= set(next(csv.reader(stream), ()))
 
 
-def _read_parquet(file: Path) -> list[dict[str, Any]]:
+def _read_parquet(file: Path) -> list[RawRow]:
     try:
         from pyarrow import ArrowException, parquet
     except ModuleNotFoundError as error:
@@ -100,5 +99,5 @@ def _read_parquet(file: Path) -> list[dict[str, Any]]:
     check_columns(file, table.column_names, _NEEDED, _ADVICE)
     wanted = {*_NEEDED, "mask", "category", "defect"}
     chosen = table.select([name for name in table.column_names if name in wanted])
-    rows: list[dict[str, Any]] = chosen.to_pylist()
+    rows: list[RawRow] = chosen.to_pylist()
     return rows

@@ -4,11 +4,10 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from padim.datasets.category import GOOD, Category
 from padim.datasets.folder import folder_name, list_visible
-from padim.datasets.table import Row, category_of
+from padim.datasets.table import RawRow, Row, category_of
 from padim.errors import DatasetError, join_names
 
 _LISTS = "realiad_jsons"  # the lists of all five views; others add _sv or _fuiad_0.4
@@ -86,7 +85,7 @@ def _read(path: Path, images: Path) -> Category:
     return category_of(rows, path.stem, folder, "Real-IAD")
 
 
-def _make_row(entry: dict[str, Any], split: str, folder: Path, normal: str, place: str) -> Row:
+def _make_row(entry: RawRow, split: str, folder: Path, normal: str, place: str) -> Row:
     kind, mask = str(entry["anomaly_class"]), entry.get("mask_path")
     return Row(
         folder / entry["image_path"],

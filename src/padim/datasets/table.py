@@ -15,6 +15,9 @@ _NORMAL = frozenset({"good", "normal", "ok", "0", "0.0", "false"})
 _ONLY_ANOMALOUS = frozenset({"1", "1.0", "true"})  # say that it is, not what
 
 
+RawRow = dict[str, Any]  # as a file has it; checked where a Row is made of it
+
+
 @dataclass(frozen=True)
 class Row:
     """An image that a list names."""
@@ -26,7 +29,7 @@ class Row:
     place: str  # where the list names it, in words
 
 
-def read_csv(file: Path, needed: Collection[str], advice: str) -> list[dict[str, Any]]:
+def read_csv(file: Path, needed: Collection[str], advice: str) -> list[RawRow]:
     """Read the lines of a CSV file in UTF-8; what a short line lacks is empty.
 
     Raises:

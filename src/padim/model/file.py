@@ -37,6 +37,8 @@ from padim.scoring.parity import Samples
 
 _WINDOWS = os.name == "nt"  # replaces no file that is mapped
 
+Json = dict[str, Any]  # what a file says of itself; each value is checked where it is taken
+
 
 def save_state(state: ModelState, path: Path) -> None:
     """Write a model file, whole or not at all; same model, same bytes."""
@@ -99,7 +101,7 @@ def load_state(path: Path) -> ModelState:
 
 
 def _calibration(
-    tensors: Mapping[str, Tensor], said: dict[str, Any] | None, path: Path
+    tensors: Mapping[str, Tensor], said: Json | None, path: Path
 ) -> Calibration | None:
     if said is None:
         return None
@@ -109,7 +111,7 @@ def _calibration(
     return Calibration.from_json(said | {name: found[name].numpy() for name in ARRAYS})
 
 
-def _take(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _take(tensors: Mapping[str, Any], prefix: str) -> Json:
     """The tensors of a part of a file, under their names in it."""
     taken = (name for name in tensors if name.startswith(prefix))
     return {name.removeprefix(prefix): tensors[name] for name in taken}
@@ -179,7 +181,7 @@ def load_moments(path: Path) -> Moments:
     return Moments(data["count"], tuple(means), tuple(scatters))
 
 
-def _write(tensors: dict[str, Tensor | FileTensor], metadata: dict[str, Any], path: Path) -> None:
+def _write(tensors: dict[str, Tensor | FileTensor], metadata: Json, path: Path) -> None:
     hashes = {name: _sha256(tensor) for name, tensor in sorted(tensors.items())}
     metadata = metadata | {"tensor_sha256": hashes}
     text = _json(metadata | {"metadata_sha256": _json_sha256(metadata)})
@@ -187,7 +189,7 @@ def _write(tensors: dict[str, Tensor | FileTensor], metadata: dict[str, Any], pa
         write_tensors(tensors, partial, {"padim": text})
 
 
-def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(path: Path, holds: str) -> tuple[Json, Json]:
     with _open(path) as (file, data):
         if data.get("holds", "model") != holds:
             raise ModelFileTensorError(
@@ -212,7 +214,7 @@ def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _open(path: Path) -> Iterator[tuple[Any, Json]]:
     """Open a file, and read what it says of itself."""
     if not path.is_file():
         raise PathMissingError(path)
@@ -229,14 +231,14 @@ def _report_missing(path: Path, name: str) -> ModelFileTensorError:
     return ModelFileTensorError(f"{path} lacks the tensor {name}. Copy it again.")
 
 
-def _metadata(file: Any, path: Path) -> dict[str, Any]:
+def _metadata(file: Any, path: Path) -> Json:
     text = (file.metadata() or {}).get("padim")
     if text is None:
         raise ModelFileTruncatedError(
             f"{path} is a safetensors file, but no model. Name one that padim fit wrote."
         )
     try:
-        data: dict[str, Any] = json.loads(text)
+        data: Json = json.loads(text)
         format_version = int(data["format_version"])
         recorded = data.pop("metadata_sha256", None)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -267,11 +269,11 @@ def _find(tensors: Mapping[str, Any], name: str, shape: tuple[int, ...], path: P
     return tensors[name]
 
 
-def _json(data: dict[str, Any]) -> str:
+def _json(data: Json) -> str:
     return json.dumps(data, sort_keys=True)
 
 
-def _json_sha256(data: dict[str, Any]) -> str:
+def _json_sha256(data: Json) -> str:
     return hashlib.sha256(_json(data).encode()).hexdigest()
 
 
@@ -282,5 +284,5 @@ def _sha256(tensor: Tensor | FileTensor) -> str:
     return digest.hexdigest()
 
 
-def _tuples(data: dict[str, Any]) -> Any:
+def _tuples(data: Json) -> Any:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}

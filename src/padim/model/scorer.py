@@ -1,6 +1,7 @@
 """The whole way from uint8 images to map and score, as one module."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +12,13 @@ from padim.method.head import Head
 from padim.method.postprocess import Postprocess, image_score
 from padim.model.state import ModelState
 
-Scores = tuple[Tensor, Tensor, Tensor]  # as scoring.predictor.Outputs names them
+
+class Scores(NamedTuple):
+    """What the graph says of a batch, as ``predictor.Outputs`` of tensors."""
+
+    anomaly_map: Tensor
+    image_score: Tensor
+    level_scores: Tensor
 
 
 class Scorer(nn.Module):
@@ -59,7 +66,7 @@ def score_levels(postprocess: Postprocess, distance: Tensor, levels: Sequence[Te
     """Score a batch of distances ``(N, h, w)``; ``levels`` add ``(cells, N)`` to their squares."""
     anomaly_map, score = postprocess(distance)
     own = [image_score(level.t().sqrt(), postprocess.score_fraction) for level in levels]
-    return anomaly_map, score, torch.stack(own, dim=1)
+    return Scores(anomaly_map, score, torch.stack(own, dim=1))
 
 
 def scorer_of(

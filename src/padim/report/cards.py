@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from padim.images.decode import decode
 from padim.images.heatmap import colour_levels
 from padim.images.preprocess import Preprocess
 from padim.metrics.table import METRICS, format_metric
-from padim.report.charts import histogram, outline_path
+from padim.report.charts import Histogram, histogram, outline_path
 from padim.scoring.engines import n_cores
 
 THUMBNAIL_PX = 256
@@ -47,6 +47,34 @@ class Defect(NamedTuple):
     n_images: int
     missed: str
     metrics: list[tuple[str, str]]
+
+
+class Shown(TypedDict):
+    """An image as data, with the outline of its defects."""
+
+    image: str
+    box: list[float]  # where on it the map lies: left, top, width and height, in percent
+    outline: str
+    outline_px: tuple[int, int]  # (width, height) that the outline is drawn in
+    source_px: tuple[int, int]
+
+
+class Card(Shown):
+    """All there is to say of an image."""
+
+    category: str
+    name: str
+    defect: str
+    label: str
+    verdict: str
+    wrong: bool
+    score: float
+    threshold: float | None
+    range: list[float]  # of the map's colours
+    p: float | None
+    levels: list[float]
+    order: tuple[float, str, int]
+    map: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +134,7 @@ class Part:
         ]
 
     @property
-    def histogram(self) -> dict[str, Any] | None:
+    def histogram(self) -> Histogram | None:
         """Of the scores, as ``charts.histogram`` draws it."""
         scores = np.array([image.score for image in self.images], np.float64)
         return histogram(scores, ~self.is_normal, self.record.threshold)
@@ -148,7 +176,7 @@ class Part:
                     changed.append(name)
         return changed
 
-    def cards(self, full_size: bool, advance: Callable[[int], None]) -> Iterator[dict[str, Any]]:
+    def cards(self, full_size: bool, advance: Callable[[int], None]) -> Iterator[Card]:
         """All there is to say of each image."""
         if not self.images:
             return
@@ -160,7 +188,7 @@ class Part:
         verdicts, threshold = self.verdicts, self.record.threshold
         middle = _between_classes(self.images) if threshold is None else threshold
 
-        def card(i: int) -> dict[str, Any]:
+        def card(i: int) -> Card:
             image = self.images[i]
             return {
                 "category": self.name,
@@ -184,7 +212,7 @@ class Part:
                 advance(1)
                 yield found
 
-    def _show(self, image: ImageResult, masks: Sequence[str], full_size: bool) -> dict[str, Any]:
+    def _show(self, image: ImageResult, masks: Sequence[str], full_size: bool) -> Shown:
         """An image as data, the outline of its defects, and where on it the map lies."""
         path = self.root / image.path
         picture = decode(path)

@@ -3,13 +3,26 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 _N_BINS = 32
+Tick = tuple[float, str]  # where on the axis, and its label
 _X0, _X1, _Y0, _Y1 = 40, 308, 12, 200  # edges of a chart's plot
+
+
+class Histogram(TypedDict):
+    """What a chart of scores is drawn from."""
+
+    normal: str  # the bars as the path of an SVG
+    anomalous: str
+    n_normal: int
+    n_anomalous: int
+    tallest: int
+    ticks: list[Tick]
+    threshold: Tick | None
 
 
 def outline_path(mask: NDArray[np.bool_]) -> str:
@@ -74,7 +87,7 @@ def curve(axes: Sequence[Sequence[float]], limit: float) -> str:
 
 def histogram(
     scores: NDArray[np.float64], is_anomalous: NDArray[np.bool_], threshold: float | None
-) -> dict[str, Any] | None:
+) -> Histogram | None:
     """Scores of normal images upwards, of anomalous ones downwards, over one axis.
 
     Scores and kinds have shape ``(N,)``. Gives paths, ticks and counts; None without a score.

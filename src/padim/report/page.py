@@ -21,7 +21,7 @@ from padim.evaluation.run_folder import Line, Results, list_measured, read_run
 from padim.files import plain_text, write_text
 from padim.images.heatmap import COLOURS
 from padim.metrics.table import HEADLINES, METRICS, format_metric
-from padim.report.cards import Part
+from padim.report.cards import Card, Part
 from padim.report.charts import curve
 
 _FEW_COLUMNS = 4
@@ -88,7 +88,7 @@ def write_report(
 def _page(
     results: Results,
     parts: Sequence[Part],
-    cards: Sequence[dict[str, Any]],
+    cards: Sequence[Card],
     changed: Sequence[str],
 ) -> str:
     environment = Environment(

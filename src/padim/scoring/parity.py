@@ -31,10 +31,12 @@ class Samples:
         cls,
         image: NDArray[np.uint8],
         anomaly_map: NDArray[np.float32],
-        *scores: NDArray[np.float32],
+        image_score: NDArray[np.float32],
+        level_scores: NDArray[np.float32],
     ) -> "Samples":
         """Keep what a model says of images: maps ``(n, H, W)``, scores and level scores."""
-        return cls(image, np.ascontiguousarray(anomaly_map[:, ::STEP_PX, ::STEP_PX]), *scores)
+        few = np.ascontiguousarray(anomaly_map[:, ::STEP_PX, ::STEP_PX])
+        return cls(image, few, image_score, level_scores)
 
     def to_json(self) -> list[dict[str, Any]]:
         """The samples as plain data: images as PNG, maps as little-endian float32, in base64."""
