@@ -89,7 +89,12 @@ def test_images_of_the_fit_are_refused(
     assert main(["calibrate", str(model), str(folder / "stripes/train/good"), "-q"]) == 1
     assert "The model was fitted on 6 of the 6 images" in capsys.readouterr().err
     assert main(["calibrate", str(model), str(folder / "more"), "-q", "--miss-cost", "2"]) == 2
-    assert "Costs need known defects" in capsys.readouterr().err
+    assert "Costs and a share of defects need known defects" in capsys.readouterr().err
+    words = ["calibrate", str(model), str(folder / "more"), "-q", "--defect-rate", "0.1"]
+    assert main(words) == 2
+    assert "Costs and a share of defects need known defects" in capsys.readouterr().err
+    assert main([*words[:-1], "2", "--anomalous", str(folder / "stripes/test/spot")]) == 2
+    assert "The defect rate is 2, but needs to be a fraction" in capsys.readouterr().err
     assert model.read_bytes() == before
 
 
@@ -104,6 +109,27 @@ def test_costs_weigh_mistakes() -> None:
     assert "on 4 good images, 0 of which it calls anomalous, and 3 anomalous ones, 1 of" in basis
     basis = least_cost(normal[:1], anomalous[:1], 1, 1).basis
     assert "on 1 good image, 0 of which it calls anomalous, and 1 anomalous one, 0 of" in basis
+
+
+def test_the_share_of_defects_weighs_too() -> None:
+    normal = np.array([1, 2, 3, 6], np.float32)
+    anomalous = np.array([5, 9], np.float32)
+    # By hand: at 4, a false alarm of 4 good parts; at 7.5, a miss of 2 defective ones.
+    assert least_cost(normal, anomalous, 10, 1).score == 4
+    assert least_cost(normal, anomalous, 10, 1, 0.1).score == 4  # 0.9 / 4 < 10 * 0.1 / 2
+    assert least_cost(normal, anomalous, 10, 1, 0.01).score == 7.5  # 0.99 / 4 > 10 * 0.01 / 2
+    found = least_cost(normal, anomalous, 10, 1, 0.01)
+    assert "(a miss costs 10, a false alarm 1, and 0.01 of all parts are defective)" in found.basis
+    assert not found.warning
+
+
+def test_a_least_cost_that_is_no_use_says_so() -> None:
+    normal = np.array([5, 6, 7], np.float32)
+    anomalous = np.array([4, 5.5], np.float32)
+    found = least_cost(normal, anomalous, 100, 1)
+    assert found.score == 2  # half of the lowest: all are called anomalous
+    assert "It calls 3 of 3 good images anomalous." in found.warning
+    assert "It misses every known defect" in least_cost(normal, anomalous, 1, 100).warning
 
 
 @pytest.mark.parametrize("cost", ["inf", "nan", "0", "-1"])

@@ -146,3 +146,22 @@ def test_a_threshold_lies_in_its_own_interval(seed: int) -> None:
     threshold = calibration.threshold(0.01)
     assert threshold.interval is not None
     assert threshold.interval[0] <= threshold.score <= threshold.interval[1]
+
+
+def test_one_odd_good_image_that_sets_the_threshold_is_named() -> None:
+    usual = 180 + 15 * scipy.stats.norm.ppf((np.arange(30) + 0.5) / 30)
+    usual[-1] = 211
+    odd = calibrated(np.append(usual, 254)).threshold(0.01)
+    assert odd.score == 254
+    assert odd.warning.startswith("A false-alarm rate of 0.01 needs 50 good images")
+    assert "One good image scores 254 and sets it, the next 211: look at that" in odd.warning
+    # It says so at a rate that 31 images allow, and not where another image sets the threshold.
+    assert calibrated(np.append(usual, 254)).threshold(1 / 32).warning.startswith("One good image")
+    assert not calibrated(np.append(usual, 254)).threshold(2 / 32).warning
+    assert not calibrated(np.append(usual, 214)).threshold(1 / 32).warning
+
+
+def test_a_usual_highest_score_is_seldom_called_odd() -> None:
+    draws = np.random.default_rng(0).exponential(size=(500, 40)) + 5
+    called = sum("One good" in calibrated(row).threshold(1 / 41).warning for row in draws)
+    assert 0 < called < 0.15 * len(draws)  # a twentieth by the gap, more by the scale's own error

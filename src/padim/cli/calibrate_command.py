@@ -21,14 +21,21 @@ def calibrate(
     anomalous: Annotated[Path | None, option("Images of known defects: least cost.", "DIR")] = None,
     miss_cost: Annotated[float | None, option("Of a defect missed: 1.", "X")] = None,
     false_alarm_cost: Annotated[float | None, option("Of a false alarm: 1.", "X")] = None,
+    defect_rate: Annotated[
+        float | None, option("Share of parts that are defective, such as 0.01.", "X")
+    ] = None,
     recursive: options.Recursive = False,
     skip_unreadable: options.SkipUnreadable = False,
 ) -> None:
     """Set a model's threshold by other good images. Known defects help if there are some."""
     if not model.is_file():
         raise PathMissingError(model)
-    if anomalous is None and (miss_cost, false_alarm_cost) != (None, None):
-        raise UsageError("Costs need known defects to weigh. Name them with --anomalous.")
+    if anomalous is None and any(
+        weight is not None for weight in (miss_cost, false_alarm_cost, defect_rate)
+    ):
+        raise UsageError(
+            "Costs and a share of defects need known defects to weigh. Name them with --anomalous."
+        )
     normal = normal_images(good, recursive=recursive)
     defects = expand([anomalous], recursive=True) if anomalous else ()
     from padim.fitting.calibrate import calibrate as set_thresholds
@@ -45,6 +52,7 @@ def calibrate(
             defects,
             miss_cost=1.0 if miss_cost is None else miss_cost,
             false_alarm_cost=1.0 if false_alarm_cost is None else false_alarm_cost,
+            defect_rate=defect_rate,
             unreadable=unreadable.callback,
             advance=advance,
         )

@@ -11,7 +11,7 @@ from padim.errors import DatasetError, ImageReadError, UsageError, format_count,
 from padim.files import lock_file
 from padim.images.ahead import ImageInput, content_sha256
 from padim.model.opening import load
-from padim.scoring.calibration import HELD_OUT, Collector, least_cost
+from padim.scoring.calibration import HELD_OUT, Collector, check_rate, least_cost
 from padim.scoring.description import write_description
 from padim.scoring.engines import is_graph
 from padim.scoring.predictor import Predictor
@@ -24,6 +24,7 @@ def calibrate(
     *,
     miss_cost: float = 1.0,
     false_alarm_cost: float = 1.0,
+    defect_rate: float | None = None,
     unreadable: Callable[[ImageReadError], None] | None = None,
     advance: Callable[[int], None] = lambda n_images: None,
 ) -> Predictor:
@@ -36,6 +37,8 @@ def calibrate(
         defects: The same of known defects: the threshold is then that of least cost on both.
         miss_cost: Of a defect that is called normal.
         false_alarm_cost: Of a good image that is called anomalous.
+        defect_rate: Share of parts that are defective on the line, above 0 and below 1; when None,
+            that of the images given.
         unreadable: Told of an image that cannot be read, which is then left out; raised when None.
         advance: Told how many more images have been scored.
 
@@ -43,7 +46,7 @@ def calibrate(
         The model with those thresholds.
 
     Raises:
-        UsageError: A cost is impossible.
+        UsageError: A cost or a rate is impossible.
         DatasetError: The model was fitted on a good image, a defect is a good image as well, or
             there is no image.
         ImageReadError: An image cannot be read and nobody is told.
@@ -56,6 +59,8 @@ def calibrate(
     """
     if not (min(miss_cost, false_alarm_cost) > 0 and max(miss_cost, false_alarm_cost) < math.inf):
         raise UsageError("A cost needs to be a number above 0. Leave it out for 1.")
+    if defect_rate is not None:
+        check_rate(defect_rate, "defect rate")
     predictor = model if isinstance(model, Predictor) else load(model)
     normal = normal_images(Path(good)) if isinstance(good, str | Path) else good
     if isinstance(defects, str | Path):
@@ -71,7 +76,9 @@ def calibrate(
     calibration = collectors[0].calibration(HELD_OUT)
     if defects:
         anomalous = collectors[1].image_scores()
-        chosen = least_cost(calibration.image_score, anomalous, miss_cost, false_alarm_cost)
+        chosen = least_cost(
+            calibration.image_score, anomalous, miss_cost, false_alarm_cost, defect_rate
+        )
         calibration = replace(calibration, chosen=chosen)
     calibrated = predictor.calibrated(calibration)
     if isinstance(model, Predictor):

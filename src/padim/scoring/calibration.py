@@ -25,6 +25,8 @@ _TAIL_FRACTION = 0.1
 _TAIL_LEAST = 20  # excesses that a tail is fitted to, at least
 _SHAPES = (-0.5, 0.5)
 _N_BOOTSTRAP = 1000
+_ODD_COUNT = 10  # scores that it takes to call the highest odd
+_ODD_CHANCE = 0.05  # of a gap as wide below the highest of scores that belong together
 _BIN_ERROR = 2.0**-11  # relative, of a value rounded to float16
 
 
@@ -39,7 +41,8 @@ class Threshold:
             distribution fitted to the highest of them. ``cost``: the least cost on images of both
             kinds.
         interval: 90% interval of a tail's score; None for a rank.
-        warning: Why it does not stand for the rate that was asked for; empty when it does.
+        warning: Why it does not stand for the rate that was asked for, or what to look at before
+            it is relied on; empty when there is nothing to say.
         basis: What a least cost was found on; empty for others.
     """
 
@@ -166,7 +169,8 @@ class Calibration:
         n = self.count
         if rate * (n + 1) >= 1 - 1e-9:
             n_higher = int(rate * (n + 1) + 1e-9)
-            return Threshold(rate, float(self.image_score[n - n_higher]), "conformal")
+            score = float(self.image_score[n - n_higher])
+            return Threshold(rate, score, "conformal", warning=self._describe_odd(score))
         least = 1 / (n + 1) if self.tail is None else TAIL_REACH / n
         warning = ""
         if rate < least:
@@ -180,11 +184,32 @@ class Calibration:
         used = max(rate, least)
         highest = float(self.image_score[-1])
         if self.tail is None:
+            warning = f"{warning} {self._describe_odd(highest)}".strip()
             return Threshold(used, highest, "conformal", warning=warning)
         # Never below what a good image was seen to score.
         score = max(self.tail.quantile(used), highest)
         low, high = self.tail.interval(used)
         return Threshold(used, score, "tail", (min(low, score), max(high, score)), warning)
+
+    def _describe_odd(self, threshold: float) -> str:
+        """What to say of a threshold that one odd good image sets; empty for others.
+
+        The gap below the highest of exponential scores is exponential, of the same scale.
+
+        Source:
+            Renyi 1953, On the theory of order statistics.
+        """
+        *_, before, highest = self.image_score.tolist() if self.count > 1 else (0.0, 0.0)
+        if threshold < highest or self.count < _ODD_COUNT:
+            return ""
+        middle, high = np.quantile(self.image_score[:-1].astype(np.float64), (0.5, 0.9))
+        scale = max((high - middle) / math.log(0.5 / 0.1), 1e-12)
+        if math.exp(-(highest - before) / scale) > _ODD_CHANCE:
+            return ""
+        return (
+            f"One good image scores {highest:.4g} and sets it, the next {before:.4g}: look at that "
+            "image, for defects below its score are missed."
+        )
 
     def pixel_threshold(self, rate: float) -> float:
         """The score, to a two-thousandth, that a pixel of a good image exceeds at a rate.
@@ -283,29 +308,48 @@ def least_cost(
     anomalous: NDArray[np.float32],
     miss_cost: float,
     false_alarm_cost: float,
+    defect_rate: float | None = None,
 ) -> Threshold:
     """The threshold that costs least on images of both kinds; of equal ones, the widest gap's.
 
-    The scores of the normal ones ascend, and there is one at least of either kind.
+    The scores of the normal ones ascend, and there is one at least of either kind. With a
+    ``defect_rate``, both kinds count as if that share of all were anomalous.
     """
     anomalous = np.sort(anomalous)
     both = np.unique(np.concatenate((normal, anomalous)).astype(np.float64))
     low, high = both[:-1], both[1:]
-    candidates = np.concatenate((low + (high - low) / 2, both[-1:]))
-    gaps = np.concatenate((high - low, [0]))
+    candidates = np.concatenate((both[:1] / 2, low + (high - low) / 2, both[-1:]))
+    gaps = np.concatenate(([0], high - low, [0]))
     n_missed = np.searchsorted(anomalous, candidates, "right")
     n_alarms = len(normal) - np.searchsorted(normal, candidates, "right")
-    cost = miss_cost * n_missed + false_alarm_cost * n_alarms
-    best = np.flatnonzero(cost == cost.min())
+    weights = 1.0, 1.0
+    if defect_rate is not None:
+        weights = defect_rate / len(anomalous), (1 - defect_rate) / len(normal)
+    cost = weights[0] * miss_cost * n_missed + weights[1] * false_alarm_cost * n_alarms
+    best = np.flatnonzero(np.isclose(cost, cost.min(), rtol=1e-12, atol=0))
     chosen = best[gaps[best].argmax()]
+    expected = "" if defect_rate is None else f", and {defect_rate:.3g} of all parts are defective"
+    warning = ""
+    if 2 * n_alarms[chosen] > len(normal):
+        warning = (
+            f"It calls {n_alarms[chosen]} of {format_count(len(normal), 'good image')} anomalous. "
+            "Give costs, or a share of defects, that the line has, or fit a model that tells them "
+            "apart."
+        )
+    elif n_missed[chosen] == len(anomalous):
+        warning = (
+            "It misses every known defect, since false alarms would cost more. Give costs, or a "
+            "share of defects, that the line has, or fit a model that tells them apart."
+        )
     return Threshold(
         rate=float(n_alarms[chosen] / len(normal)),
         score=float(candidates[chosen]),
         kind="cost",
+        warning=warning,
         basis=f"the least cost on {format_count(len(normal), 'good image')}, {n_alarms[chosen]} of "
         f"which it calls anomalous, and {format_count(len(anomalous), 'anomalous one')}, "
         f"{n_missed[chosen]} of which it misses (a miss costs {miss_cost:g}, a false alarm "
-        f"{false_alarm_cost:g})",
+        f"{false_alarm_cost:g}{expected})",
     )
 
 
