@@ -34,8 +34,10 @@ class PathMissingError(UsageError):
     def __init__(self, path: Path, needed: str = "") -> None:
         if path.is_dir():
             super().__init__(f"{path} is a folder, but a file is needed. Name one inside.")
-        elif path.exists():
+        elif path.is_file():
             super().__init__(f"{path} is a file, but a folder is needed. Name one.")
+        elif path.exists():
+            super().__init__(f"{path} is neither a file nor a folder. Name one of them.")
         else:
             but = f", but {needed} is needed" if needed else ""
             super().__init__(f"{path} does not exist{but}. Check the path.")

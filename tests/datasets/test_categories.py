@@ -158,7 +158,7 @@ def test_missing_paths_are_named(tmp_path: Path, read: Callable[[Path], object])
 @pytest.mark.parametrize("read", [list_images, read_category, read_dataset])
 def test_a_file_is_no_folder(tmp_path: Path, read: Callable[[Path], object]) -> None:
     touch(tmp_path, "a.png")
-    with pytest.raises(DatasetError, match=r"a\.png is a file, but needs to be a folder"):
+    with pytest.raises(DatasetError, match=r"a\.png is no folder, but needs to be one"):
         read(tmp_path / "a.png")
 
 

@@ -1,4 +1,5 @@
 import io
+import os
 import re
 import struct
 import subprocess
@@ -269,7 +270,7 @@ def test_denied_permission_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def deny(*_: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", deny)  # root may read everything
+    monkeypatch.setattr(os, "open", deny)  # root may read everything
     refuses(path, "permission is denied")
 
 

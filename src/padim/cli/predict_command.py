@@ -19,6 +19,7 @@ from padim.cli.images import (
 from padim.cli.options import option
 from padim.datasets import expand
 from padim.errors import PadimError, PathMissingError, UsageError, format_count
+from padim.images.stream import STDIN, is_stdin, read_stdin
 from padim.scoring.prediction import NOT_CALIBRATED, Decision, PredictionRecord
 from padim.scoring.writer import PredictionWriter
 
@@ -29,7 +30,9 @@ KEPT_PX = 1_000_000  # of a source image that is drawn from memory; larger ones 
 
 def predict(
     model: options.Model,
-    images: Annotated[list[Path], typer.Argument(help="Images and folders of images.")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Images and folders of images; - for one through a pipe.")
+    ],
     out: Annotated[Path, option("Folder of the results.", "DIR", "-o", "--out")],
     opening: options.Opening,
     recursive: options.Recursive = False,
@@ -48,11 +51,12 @@ def predict(
     """Score images, and show where each is most anomalous."""
     if not model.is_file():
         raise PathMissingError(model)
+    images = [STDIN if is_stdin(path) else path for path in images]
     require_apart(out, images)
     chosen = expand(images, recursive=recursive)
     names = name_outputs(chosen, images)
     writer = PredictionWriter(
-        out, lambda prediction: names[Path(str(prediction.image))], overlays, maps, min_region_px
+        out, lambda prediction: names[prediction.path or STDIN], overlays, maps, min_region_px
     )
     require_writable(out)
     from padim.model.opening import load
@@ -67,7 +71,10 @@ def predict(
     unreadable = Unreadable(skip_unreadable)
     tally = _Tally(loaded.decision)
     predictions = loaded.stream(
-        chosen, unreadable.callback, kept_px=KEPT_PX if overlays else 0, traced=True
+        [read_stdin() if path == STDIN else path for path in chosen],
+        unreadable.callback,
+        kept_px=KEPT_PX if overlays else 0,
+        traced=True,
     )
     with progress("predict", len(chosen)) as advance:
         for record in writer.write(predictions):

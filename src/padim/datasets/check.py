@@ -13,8 +13,8 @@ from padim.datasets import Category, Sample
 from padim.datasets.category import GOOD
 from padim.errors import ImageReadError
 from padim.files import sha256
-from padim.images.ahead import map_ahead
-from padim.images.decode import decode_with_mode, read_mask
+from padim.images.ahead import map_within
+from padim.images.decode import Hold, decode_with_mode, read_mask
 from padim.images.thumbnails import Look, far_sizes, near_duplicates
 
 KINDS: dict[str, str] = {
@@ -81,7 +81,7 @@ def check(
         Findings, in the order of `KINDS`, then of their files.
     """
     seen = []
-    for one in map_ahead(_see, _list_samples(category), n_threads, 4 * n_threads):
+    for one in map_within(_see, _list_samples(category), n_threads, 4 * n_threads):
         seen.append(one)
         advance(1)
     readable = [one for one in seen if one.look is not None]
@@ -125,12 +125,12 @@ def _list_samples(category: Category) -> Iterator[tuple[str, Sample]]:
         yield "test", sample if mask is None else replace(sample, masks=(mask,))
 
 
-def _see(one: tuple[str, Sample]) -> _Seen:
+def _see(one: tuple[str, Sample], hold: Hold) -> _Seen:
     split, item = one
     errors: list[ImageReadError] = []
     digest, mode, look = "", "", None
     try:
-        picture, mode = decode_with_mode(item.path)
+        picture, mode = decode_with_mode(item.path, hold)
         digest = sha256(item.path)
         small = picture.resize((_LOOK_PX, _LOOK_PX), Image.Resampling.BICUBIC).convert("RGB")
         look = Look.of(np.asarray(small), (picture.height, picture.width))

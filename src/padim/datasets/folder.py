@@ -5,6 +5,7 @@ from pathlib import Path
 
 from padim.errors import DatasetError, PathMissingError, format_count
 from padim.images.decode import IMAGE_SUFFIXES
+from padim.images.stream import is_stdin
 
 
 def list_images(folder: Path, *, recursive: bool = False) -> tuple[Path, ...]:
@@ -26,6 +27,8 @@ def list_images(folder: Path, *, recursive: bool = False) -> tuple[Path, ...]:
 def expand(paths: Sequence[Path], *, recursive: bool) -> tuple[Path, ...]:
     """Replace every folder by its images; files are kept in their order, whatever their suffix.
 
+    So is what stands for standard input.
+
     Raises:
         PathMissingError: A path does not exist.
         DatasetError: A folder has no images.
@@ -33,7 +36,11 @@ def expand(paths: Sequence[Path], *, recursive: bool) -> tuple[Path, ...]:
     return drop_repeats(
         file
         for path in paths
-        for file in (some_images(path, recursive=recursive) if is_folder(path) else (path,))
+        for file in (
+            some_images(path, recursive=recursive)
+            if not is_stdin(path) and is_folder(path)
+            else (path,)
+        )
     )
 
 
@@ -50,7 +57,7 @@ def list_visible(folder: Path) -> list[Path]:
         DatasetError: It is a file, or may not be read.
     """
     if not is_folder(folder, "a folder"):
-        raise DatasetError(f"{folder} is a file, but needs to be a folder. Give its folder.")
+        raise DatasetError(f"{folder} is no folder, but needs to be one. Give its folder.")
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from padim.errors import MemoryLimitError
 from padim.fitting import looks
-from padim.images.ahead import DECODE_BYTES_PER_PX, DECODE_THREADS
+from padim.images.ahead import DECODE_THREADS
+from padim.images.decode import DECODE_BYTES_PER_PX
 from padim.memory import format_bytes, resident_bytes
 from padim.method.gaussian import BLOCK_BYTES, STORES
 from padim.method.moments import GROUP

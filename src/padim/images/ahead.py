@@ -1,10 +1,12 @@
-"""Decode images ahead of the network, in threads, in order, and never many at a time."""
+"""Decode images ahead of the network, in threads, in order, and never many bytes at a time."""
 
 import hashlib
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -14,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from padim.errors import ImageReadError, ShapeError
-from padim.files import sha256
-from padim.images.decode import decode, raise_own_errors, rgb_pixels
+from padim.images.decode import Hold, decode, raise_own_errors, rgb_pixels, take_any
+from padim.images.stream import open_regular
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,8 +28,8 @@ Bring = Callable[[Image.Image | NDArray[np.uint8]], NDArray[np.uint8]]
 WRITE_THREADS = 2
 WRITE_BEHIND = 8  # results that wait to be written, at most
 DECODE_THREADS = 2
-DECODE_BYTES_PER_PX = 8  # Pillow's pixels and a copy of them on the way
 DECODE_AHEAD = 16  # images decoded and not yet taken, at most
+AHEAD_BYTES = 2**30  # that images which are not yet taken may hold, unless it is a single one
 
 
 @dataclass(frozen=True)
@@ -46,26 +48,32 @@ class Loaded:
         return Path(self.image) if isinstance(self.image, str | Path) else None
 
 
-def open_image(image: ImageInput) -> Image.Image | NDArray[np.uint8]:
+def open_image(image: ImageInput, hold: Hold = take_any) -> Image.Image | NDArray[np.uint8]:
     """Read one image: a file, or its bytes, as `decode` does, one in memory as `rgb_pixels`."""
     if isinstance(image, str | Path):
-        return decode(Path(image))
+        return decode(Path(image), hold)
     if isinstance(image, bytes | bytearray | memoryview):
-        return decode(bytes(image))
+        return decode(bytes(image), hold)
     return rgb_pixels(image)
 
 
 def content_sha256(image: ImageInput) -> str:
     """The sha256 of an image: of a file's bytes, or of the RGB pixels of an image in memory."""
     if isinstance(image, str | Path):
-        with raise_own_errors(image):
-            return sha256(Path(image))
+        with raise_own_errors(image), open_regular(Path(image)) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     if isinstance(image, bytes | bytearray | memoryview):
         return hashlib.sha256(image).hexdigest()
     return hashlib.sha256(np.ascontiguousarray(rgb_pixels(image)).data).hexdigest()
 
 
-def load_image(image: ImageInput, bring: Bring, hashed: bool = False, kept_px: int = 0) -> Loaded:
+def load_image(
+    image: ImageInput,
+    bring: Bring,
+    hashed: bool = False,
+    kept_px: int = 0,
+    hold: Hold = take_any,
+) -> Loaded:
     """Read one image and bring it to the size that a model takes.
 
     Args:
@@ -73,8 +81,9 @@ def load_image(image: ImageInput, bring: Bring, hashed: bool = False, kept_px: i
         bring: The way to that size, by custom a ``Preprocess``.
         hashed: Whether its content is to be hashed.
         kept_px: Pixels of a file's picture that is kept, at most.
+        hold: Told how many bytes of memory it takes, before and after.
     """
-    opened = open_image(image)
+    opened = open_image(image, hold)
     kept = None
     if isinstance(opened, Image.Image):
         source_px = opened.height, opened.width
@@ -87,6 +96,7 @@ def load_image(image: ImageInput, bring: Bring, hashed: bool = False, kept_px: i
         if isinstance(image, str | Path):
             raise ShapeError(f"{image}: {error}") from error
         raise
+    hold(pixels.nbytes + (3 * kept.height * kept.width if kept else 0))
     return Loaded(image, pixels, source_px, content_sha256(image) if hashed else "", kept)
 
 
@@ -105,13 +115,13 @@ def load_ahead(
     be read, which is then left out; it is raised when None.
     """
 
-    def load(image: ImageInput) -> Loaded | ImageReadError:
+    def load(image: ImageInput, hold: Hold) -> Loaded | ImageReadError:
         try:
-            return load_image(image, bring, hashed, kept_px)
+            return load_image(image, bring, hashed, kept_px, hold)
         except ImageReadError as error:
             return error
 
-    for loaded in map_ahead(load, images, DECODE_THREADS, n_ahead):
+    for loaded in map_within(load, images, DECODE_THREADS, n_ahead):
         if isinstance(loaded, Loaded):
             yield loaded
         elif unreadable is None:
@@ -126,25 +136,120 @@ def map_ahead(
     """Do something with each item in threads, in order, while the caller works on what is done.
 
     Items are taken in the caller's thread, at most ``n_ahead`` of them whose results are not taken.
-    What the work raises is raised in its place.
+    What the work raises is raised in its place; what taking items raises, once all that were taken
+    before are done.
     """
-    rest = iter(items)
+    return map_within(lambda item, _hold: work(item), items, n_threads, n_ahead)
+
+
+def map_within(
+    work: Callable[[T, Hold], R],
+    items: Iterable[T],
+    n_threads: int,
+    n_ahead: int,
+    n_bytes: int = AHEAD_BYTES,
+) -> Iterator[R]:
+    """Do as ``map_ahead``, with work that says how many bytes it takes, and waits for them.
+
+    Together those whose results are not taken hold at most ``n_bytes``, unless it is a single one.
+    """
+    rest, room = enumerate(items), _Room(n_bytes)
+
+    def run(place: int, item: T) -> R:
+        try:
+            return work(item, partial(room.hold, place))
+        finally:
+            room.pass_turn(place)
+
     with ThreadPoolExecutor(n_threads, thread_name_prefix="padim") as pool:
         pending: deque[Future[R]] = deque()
+        failure: Exception | None = None
         try:
-            for item in islice(rest, n_ahead):
-                pending.append(pool.submit(work, item))
-            while pending:
+            n_wanted, n_taken = n_ahead, 0
+            while True:
+                try:
+                    for place, item in islice(rest, 0 if failure else n_wanted):
+                        pending.append(pool.submit(run, place, item))
+                except Exception as error:  # raised below, after what was taken before
+                    failure = error
+                if not pending:
+                    break
                 yield pending.popleft().result()
-                for item in islice(rest, 1):
-                    pending.append(pool.submit(work, item))
+                room.leave(n_taken)
+                n_wanted, n_taken = 1, n_taken + 1
+            if failure is not None:
+                raise failure
         finally:
+            room.close()
             for future in pending:
                 future.cancel()
 
 
+class _Room:
+    """Memory that pieces of work take in their order, and give back when their results are taken.
+
+    One that is alone may take any amount, so that none waits for ever.
+    """
+
+    def __init__(self, n_bytes: int) -> None:
+        self._n_bytes = n_bytes
+        self._held: dict[int, int] = {}
+        self._passed: set[int] = set()
+        self._turn = 0
+        self._is_closed = False
+        self._changed = threading.Condition()
+
+    def hold(self, place: int, n_bytes: int) -> None:
+        """Take so many bytes, once those before have; or correct how many are held."""
+
+        def may_go() -> bool:
+            is_room = not self._held or sum(self._held.values()) + n_bytes <= self._n_bytes
+            return self._is_closed or place < self._turn or (place == self._turn and is_room)
+
+        with self._changed:
+            self._changed.wait_for(may_go)
+            if self._is_closed:
+                raise CancelledError
+            self._held[place] = n_bytes
+            self._pass(place)
+
+    def pass_turn(self, place: int) -> None:
+        """Let the next one have its turn."""
+        with self._changed:
+            self._pass(place)
+
+    def leave(self, place: int) -> None:
+        """Give back what is held."""
+        with self._changed:
+            self._held.pop(place, None)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let nobody wait any more."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def _pass(self, place: int) -> None:
+        if place >= self._turn:
+            self._passed.add(place)
+        while self._turn in self._passed:
+            self._passed.remove(self._turn)
+            self._turn += 1
+        self._changed.notify_all()
+
+
 def batched(items: Iterable[T], n_items: int) -> Iterator[list[T]]:
-    """Group items, the last group being what is left."""
+    """Group items, the last group being what is left, also when there is an error after it."""
     rest = iter(items)
-    while group := list(islice(rest, n_items)):
+    while True:
+        group: list[T] = []
+        try:
+            group.extend(islice(rest, n_items))
+        except Exception:
+            if group:
+                yield group
+            raise
+        if not group:
+            return
         yield group

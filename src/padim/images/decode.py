@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from padim.errors import ImageReadError, ShapeError, UsageError
+from padim.images.stream import open_regular, require_few_scans
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
@@ -26,8 +27,10 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _WHITE_16 = 65535
+DECODE_BYTES_PER_PX = 8  # Pillow's pixels and a copy of them on the way
 
 _Read = TypeVar("_Read")
+Hold = Callable[[int], None]  # told how many bytes of memory are to be taken; may wait for them
 
 
 class _MutedPillow:
@@ -60,19 +63,23 @@ class _MutedPillow:
 _muted_pillow = _MutedPillow()
 
 
-def decode(file: Path | bytes) -> Image.Image:
+def take_any(_n_bytes: int) -> None:
+    """Take memory without asking."""
+
+
+def decode(file: Path | bytes, hold: Hold = take_any) -> Image.Image:
     """Read an image file, whatever its suffix, as `turn_to_8_bit` has it; of frames, the first.
 
     Raises:
         ImageReadError: Whatever is wrong: missing, empty, not an image, damaged, cut short, too
             large (``PIL.Image.MAX_IMAGE_PIXELS``), or of a kind that `turn_to_8_bit` refuses.
     """
-    return _read(file, lambda image: turn_to_8_bit(image, _name(file)))
+    return _read(file, lambda image: turn_to_8_bit(image, _name(file)), hold)
 
 
-def decode_with_mode(path: Path) -> tuple[Image.Image, str]:
+def decode_with_mode(path: Path, hold: Hold = take_any) -> tuple[Image.Image, str]:
     """Read an image file as `decode` does, and the Pillow mode that the file has."""
-    return _read(path, lambda image: (turn_to_8_bit(image, path), image.mode))
+    return _read(path, lambda image: (turn_to_8_bit(image, path), image.mode), hold)
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -108,10 +115,13 @@ def turn_to_8_bit(image: Image.Image, name: Path | str = "The Pillow image") -> 
     keep the colour they are stored with. The EXIF orientation is obeyed.
 
     Raises:
-        ImageReadError: The pixels are floats, or integers outside 0 to 65535, or damaged.
+        ImageReadError: The pixels are floats, or integers outside 0 to 65535, or damaged, or there
+            are none.
     """
     with raise_own_errors(name):
         image = _turn_upright(image)
+    if not image.width or not image.height:
+        raise ImageReadError(name, f"it has no pixels ({image.height}x{image.width} px)")
     if image.mode == "F":
         raise ImageReadError(
             name,
@@ -173,10 +183,12 @@ def _advise(image: NDArray[Any]) -> str:
     return "Convert it to 8 bits." if image.dtype != np.uint8 else "Give one of that shape."
 
 
-def _read(file: Path | bytes, convert: Callable[[Image.Image], _Read]) -> _Read:
+def _read(
+    file: Path | bytes, convert: Callable[[Image.Image], _Read], hold: Hold = take_any
+) -> _Read:
     with (
         raise_own_errors(_name(file)),
-        io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream,
+        io.BytesIO(file) if isinstance(file, bytes) else open_regular(file) as stream,
     ):
         if not stream.read(1):
             raise ImageReadError(_name(file), "it is empty")
@@ -185,6 +197,9 @@ def _read(file: Path | bytes, convert: Callable[[Image.Image], _Read]) -> _Read:
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
             raise Image.DecompressionBombError
+        if image.format in ("JPEG", "MPO"):
+            require_few_scans(stream, _name(file))
+        hold(DECODE_BYTES_PER_PX * image.width * image.height)
         return convert(image)
 
 
@@ -222,6 +237,11 @@ def _reason(error: Exception) -> str:
             )
         case MemoryError():
             return "there is not enough memory for it"
+        case ValueError() if "MAX_TEXT" in str(error):
+            return (
+                "its text is longer than what PIL.PngImagePlugin.MAX_TEXT_CHUNK and "
+                "MAX_TEXT_MEMORY allow; save it without its text"
+            )
         case OSError(errno=int(), strerror=str() as reason):
             return reason
     return f"it is damaged or cut short ({str(error).rstrip('.') or type(error).__name__})"

@@ -1,0 +1,85 @@
+import io
+import os
+import socket
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from padim.errors import ImageReadError, ShapeError
+from padim.images.ahead import content_sha256, open_image
+from padim.images.decode import decode, read_image, read_mask, read_size_px
+from padim.images.stream import read_stdin
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="has no such files")
+
+
+@POSIX
+def test_a_pipe_without_a_writer_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    os.mkfifo(path)
+    for read in (read_image, read_mask, read_size_px, content_sha256):
+        with pytest.raises(ImageReadError, match="a pipe; name a file, or - for a pipe"):
+            read(path)
+
+
+@POSIX
+def test_devices_and_sockets_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ImageReadError, match=r"/dev/zero cannot be read .* it is a device"):
+        read_image(Path("/dev/zero"))
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as there:
+        there.bind("a.png")
+        with pytest.raises(ImageReadError, match="it is a socket"):
+            read_image(Path("a.png"))
+
+
+def test_standard_input_is_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    for content in (b"abc", b""):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        if content:
+            assert read_stdin() == content
+        else:
+            with pytest.raises(ImageReadError, match=r"Standard input .* it is empty"):
+                read_stdin()
+
+
+def jpeg(n_more_scans: int, *, progressive: bool) -> bytes:
+    """A JPEG whose last scan is there so many times more."""
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", progressive=progressive)
+    content = stream.getvalue()
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + scan * n_more_scans + content[-2:]
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_of_many_scans_is_refused(progressive: bool) -> None:
+    assert decode(jpeg(0, progressive=progressive)).size == (32, 32)
+    with pytest.raises(ImageReadError, match="more than 64 scans; save it anew as a plain JPEG"):
+        decode(jpeg(2000, progressive=progressive))
+
+
+@pytest.mark.parametrize("size", [(0, 10), (10, 0), (0, 0)])
+def test_an_image_without_a_pixel_has_no_verdict(size: tuple[int, int]) -> None:
+    netpbm = f"P5 {size[0]} {size[1]} 255\n".encode()
+    with pytest.raises(ImageReadError):
+        decode(netpbm)
+    for mode in ("L", "RGB", "I;16", "1"):
+        with pytest.raises(ImageReadError, match=rf"no pixels \({size[1]}x{size[0]} px\)"):
+            open_image(Image.new(mode, size))
+    with pytest.raises(ShapeError, match="a pixel at least"):
+        open_image(np.zeros(size, np.uint8))
+
+
+def test_long_text_is_called_what_it_is(tmp_path: Path) -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("parameters", "a" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+    Image.new("L", (4, 3)).save(tmp_path / "a.png", pnginfo=text)
+    with pytest.raises(
+        ImageReadError, match=r"its text is longer than .* save it without its text"
+    ):
+        read_image(tmp_path / "a.png")
