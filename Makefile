@@ -5,7 +5,14 @@ OLDEST ?= .venv-oldest
 # Two processes: most tests keep one core busy. A file stays in one, for what its tests share.
 SIDE_BY_SIDE := -n 2 --dist loadfile
 
-.PHONY: demo test oldest browser docs format clean
+# Of `make fuzz`: how long at most, how many of each, and what they are drawn by.
+SECONDS ?= 1800
+SEED ?= 0
+CASES ?= 42500
+KILLS ?= 1000
+RACES ?= 200
+
+.PHONY: demo test fuzz oldest browser docs format clean
 
 demo: $(VENV)/installed
 	$(BIN)/padim demo
@@ -18,6 +25,11 @@ test: $(VENV)/installed browser
 	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin src main.py
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+
+# Damaged and hostile files, kills and races.
+fuzz: $(VENV)/installed
+	cd tests && $(abspath $(BIN))/python -m hostile --seconds $(SECONDS) --seed $(SEED) \
+		--cases $(CASES) --kills $(KILLS) --races $(RACES) $(FUZZ)
 
 # The oldest release of each range; what they warn of has changed since.
 oldest: $(OLDEST)/installed

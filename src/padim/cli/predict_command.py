@@ -30,9 +30,7 @@ KEPT_PX = 1_000_000  # of a source image that is drawn from memory; larger ones 
 
 def predict(
     model: options.Model,
-    images: Annotated[
-        list[Path], typer.Argument(help="Images and folders; - for a pipe.")
-    ],
+    images: Annotated[list[Path], typer.Argument(help="Images and folders; - for a pipe.")],
     out: Annotated[Path, option("Folder of the results.", "DIR", "-o", "--out")],
     opening: options.Opening,
     recursive: options.Recursive = False,

@@ -1,0 +1,148 @@
+"""The files that are changed, raced for and killed over: a small site of all padim writes."""
+
+import csv
+import json
+import os
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from trees import make_category, striped
+
+from hostile.processes import redirect
+from padim.cli import main
+from padim.fitting.config import choices_of, format_choices
+from padim.model.file import load_state
+
+FIT = ("--size-px", "64", "--taps", "1,2", "--dims", "16", "--n-threads", "1")
+
+
+def build_aside(context: ForkServerContext, folder: Path) -> None:
+    """Build the site in a process of its own, so that this one loads no torch."""
+    builder = context.Process(target=build_site, args=(folder,))
+    builder.start()
+    builder.join()
+    if builder.exitcode:
+        raise AssertionError((folder / "said").read_text())
+
+
+def build_site(folder: Path) -> None:
+    """Write models, graphs, results, datasets and images into a new folder."""
+    folder.mkdir(parents=True)
+    os.chdir(folder)
+    redirect(Path("said"))
+    make_category(Path("root/carpet"), n_train=6, n_test=2)
+    for place, seeds in {"good": range(6), "other": range(50, 54), "held": range(60, 64)}.items():
+        Path(place).mkdir()
+        for seed in seeds:
+            striped(seed).save(f"{place}/{seed}.png")
+    Path("more").mkdir()
+    for name, seed in {"a": 70, "b": 71}.items():
+        striped(seed).save(f"more/{name}.png")
+    striped(99, spot=True).save("look.png")
+    _run("fit", "good", "-o", "part.safetensors", "--keep-moments", *FIT)
+    _run("fit", "other", "-o", "other.safetensors", "--keep-moments", *FIT)
+    _run("export", "part.safetensors", "-o", "part.onnx")
+    _run("export", "part.safetensors", "-o", "part.xml")
+    _run("predict", "part.safetensors", "good", "-o", "predictions", "--maps", "npy")
+    _run("benchmark", "root", "-o", "first", *FIT)
+    _run("benchmark", "root", "-o", "second", *FIT, "--eps", "0.1")
+    build_datasets(Path("data"))
+    _build_config(Path("config"))
+
+
+def _build_config(folder: Path) -> None:
+    folder.mkdir()
+    choices = choices_of(load_state(Path("part.safetensors")))
+    (folder / "choices.toml").write_text(format_choices(choices))
+
+
+def _run(*arguments: str) -> None:
+    if main(arguments):
+        raise AssertionError(f"padim {' '.join(arguments)} failed.")
+
+
+def build_datasets(root: Path) -> None:
+    """Write a small dataset for each layout that has a text of its own."""
+    _build_loco(root / "loco/pushpins")
+    _build_visa(root / "visa")
+    _build_real_iad(root / "real_iad")
+    _build_manifest(root / "manifest")
+    polygon = {"shapes": [{"points": [[8, 8], [64, 8], [64, 64], [8, 64]]}]}
+    (root / "roi").mkdir()
+    (root / "roi/roi.json").write_text(json.dumps(polygon))
+
+
+def _draw(path: Path, level: int = 128, *, is_mask: bool = False) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if is_mask:
+        levels = np.zeros((8, 8), np.uint8)
+        levels[:2, :3] = level
+        Image.fromarray(levels).save(path)
+    else:
+        Image.new("RGB", (8, 8), (level, level, level)).save(path)
+
+
+def _build_loco(root: Path) -> None:
+    names = ("train/good/0", "validation/good/0", "test/good/0", "test/logical_anomalies/0")
+    for i, name in enumerate(names):
+        _draw(root / f"{name}.png", 100 + i)
+    _draw(root / "ground_truth/logical_anomalies/0/000.png", 255, is_mask=True)
+    kind = {
+        "defect_name": "missing",
+        "pixel_value": 255,
+        "saturation_threshold": 3,
+        "relative_saturation": False,
+    }
+    (root / "defects_config.json").write_text(json.dumps([kind]))
+
+
+def _build_visa(root: Path) -> None:
+    names = ("object", "split", "label", "image", "mask")
+    rows = [
+        ("candle", "train", "normal", "candle/Data/0.png", ""),
+        ("candle", "test", "normal", "candle/Data/1.png", ""),
+        ("candle", "test", "anomaly", "candle/Data/2.png", "candle/Masks/2.png"),
+    ]
+    for i, row in enumerate(rows):
+        _draw(root / row[3], 100 + i)
+    _draw(root / "candle/Masks/2.png", 1, is_mask=True)
+    _write_csv(root / "split_csv/1cls.csv", [names, *rows])
+
+
+def _build_manifest(root: Path) -> None:
+    names = ("path", "split", "label", "mask", "category", "defect")
+    rows = [
+        ("a/0.png", "train", "good", "", "one", ""),
+        ("a/1.png", "test", "good", "", "one", ""),
+        ("a/2.png", "test", "1", "a/2_mask.png", "one", "hole"),
+    ]
+    for i, row in enumerate(rows):
+        _draw(root / row[0], 100 + i)
+    _draw(root / "a/2_mask.png", 255, is_mask=True)
+    _write_csv(root / "manifest.csv", [names, *rows])
+
+
+def _write_csv(path: Path, rows: list[tuple[str, ...]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def _build_real_iad(root: Path) -> None:
+    images = root / "realiad_1024/audiojack"
+    entries = [("OK/0.png", "OK", None), ("OK/1.png", "OK", None), ("NG/2.png", "BX", "NG/2_m.png")]
+    for i, (name, _, _) in enumerate(entries):
+        _draw(images / name, 100 + i)
+    _draw(images / "NG/2_m.png", 255, is_mask=True)
+    keys = ("image_path", "anomaly_class", "mask_path")
+    train, *test = [
+        dict(zip(keys, entry, strict=True)) | {"category": "audiojack"} for entry in entries
+    ]
+    document = {
+        "meta": {"normal_class": "OK", "prefix": "audiojack/"}, "train": [train], "test": test
+    }  # fmt: skip
+    lists = root / "realiad_jsons/realiad_jsons"
+    lists.mkdir(parents=True)
+    (lists / "audiojack.json").write_text(json.dumps(document))
