@@ -75,9 +75,10 @@ def test_a_misspelt_setting_fails_the_type_checker(call: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("choices", "words"),
     [
-        ({"eps": 0}, r"^eps is 0, but needs to be above 0\. Try 0\.01\.$"),
+        ({"eps": 0}, r"^eps is 0, but needs to be above 0 and below 1e\+06\. Try 0\.01\.$"),
         ({"eps": float("inf")}, "needs to be above 0"),
         ({"eps": float("nan")}, "needs to be above 0"),
+        ({"eps": 1e300}, "needs to be above 0 and below"),
         ({"eps": "much"}, r"^eps is 'much', but needs to be a number\.$"),
         ({"eps": True}, "needs to be a number"),
         ({"size_px": 2.5}, r"^The size is 2\.5, but needs to be .* such as \[256, 512\]"),

@@ -18,7 +18,7 @@ from padim.scoring.engines import DEVICES, ENGINES, PRECISIONS
 
 STORE_NAMES = ("float16", "float32")
 Size = int | str | tuple[int, int]
-_ABOVE_0 = Range(0, is_open=True, usual=0.01)
+_EPS = Range(0, 1e6, is_open=True, usual=0.01)  # far above, every distance is zero
 
 
 def _parse_taps(text: str) -> tuple[int, ...]:
@@ -91,7 +91,7 @@ class FitSettings:
     ] = 0
     eps: Annotated[
         float | None,
-        Choice("Added to the covariances' diagonal.", "network", "X", within=_ABOVE_0),
+        Choice("Added to the covariances' diagonal.", "network", "X", within=_EPS),
     ] = None
     eps_rule: Annotated[
         str | None,
