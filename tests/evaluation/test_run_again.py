@@ -17,7 +17,7 @@ from padim.evaluation.job import Job, remove_half_done
 from padim.evaluation.processes import Ended
 from padim.evaluation.record import Record, read_record, record_name, write_record
 from padim.files import lock_folder
-from padim.model.file_tensor import write_tensors
+from padim.tensors.file_tensor import write_tensors
 
 
 @pytest.fixture

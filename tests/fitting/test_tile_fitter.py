@@ -17,17 +17,19 @@ from padim.backbones import backbone
 from padim.cli import main
 from padim.errors import ModelFileError, ModelFileHashError, UsageError
 from padim.features.features import TiledFeatures
+from padim.files import sha256
 from padim.fitting.fit import build_model
 from padim.fitting.fitter import Fitter
 from padim.images.roi import Roi
 from padim.method.pyramid import build_pyramid
 from padim.method.tiles import plan_tiles
 from padim.model.file import load_state
-from padim.model.file_tensor import FileTensor, map_tensor, write_tensors
 from padim.model.padim import PaDiM
 from padim.model.scorer import postprocess_of, scorer_of
 from padim.model.torch_score import TileScore
 from padim.recipes import RECIPES
+from padim.tensors.file_tensor import FileTensor, write_tensors
+from padim.tensors.reading import open_tensors
 
 SIZE_PX = (96, 128)
 TILED = {"size_px": SIZE_PX, "tile_px": 64, "tile_overlap_px": 32}
@@ -291,4 +293,8 @@ def test_files_are_read_by_safetensors_itself(
     for name, tensor in tensors.items():
         assert read[name].dtype == tensor.dtype
         assert torch.equal(read[name], tensor)
-    assert torch.equal(map_tensor(path, "a")[1:3], torch.tensor([1.0, 2.0]))
+    with open_tensors(path) as file:
+        content = file.read(left=("a",))
+    assert torch.equal(content.tensors["b"], tensors["b"])
+    assert torch.equal(content.tensors["a"][1:3], torch.tensor([1.0, 2.0]))
+    assert content.sha256 == sha256(path)

@@ -19,7 +19,7 @@ from padim.model.export import export
 from padim.model.file import load_state, save_state
 from padim.model.opening import verify
 from padim.model.scorer import CameraScorer
-from padim.scoring.description import write_description
+from padim.scoring.graph_file import write_description
 from padim.scoring.parity import N_SAMPLES, TOLERANCE
 
 SIZE_PX = (64, 96)

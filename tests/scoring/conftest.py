@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from padim.files import sha256
 from padim.images.preprocess import Preprocess
 from padim.scoring.calibration import Collector
 from padim.scoring.description import Description
@@ -34,4 +35,5 @@ def predictor(tmp_path: Path) -> Predictor:
         "image_sha256": [],
     }
     description = Description(preprocess, collector.calibration("held-out"), None, facts)
-    return Predictor(darkness, description, 4, "onnxruntime", tmp_path / "m.safetensors")
+    path = tmp_path / "m.safetensors"
+    return Predictor(darkness, description, 4, "onnxruntime", path, sha256(path))

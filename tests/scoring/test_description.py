@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from padim.errors import ModelFileError, ModelFileVersionError
-from padim.scoring.description import Description, write_description
+from padim.scoring.description import Description
+from padim.scoring.graph_file import write_description
 from padim.scoring.predictor import Predictor
 
 
@@ -40,6 +41,8 @@ def test_a_description_is_read_as_it_was_written(predictor: Predictor) -> None:
         {"camera_px": 5},
         {"graph_version": "one"},
         {"graph_version": None},
+        {"graph_version": 0},
+        {"graph_version": -1},
         {"calibration": {"source": "held-out"}},
         {"calibration": 7},
     ],
@@ -53,8 +56,8 @@ def test_a_description_that_makes_no_sense_is_refused(
 
 
 def test_a_newer_description_is_refused(predictor: Predictor) -> None:
-    text = json.dumps(said(predictor) | {"graph_version": 2, "preprocess": "otherwise"})
-    with pytest.raises(ModelFileVersionError, match="graph version 2, but this release reads up"):
+    text = json.dumps(said(predictor) | {"graph_version": 3, "preprocess": "otherwise"})
+    with pytest.raises(ModelFileVersionError, match="graph version 3, but this release reads up"):
         Description.read(text, Path("a.onnx"))
 
 

@@ -14,7 +14,7 @@ from padim.cli.options import option
 from padim.datasets import expand
 from padim.errors import UsageError, format_count
 from padim.memory import format_bytes
-from padim.scoring.engines import graph_parts
+from padim.scoring.graph_file import graph_parts
 
 if TYPE_CHECKING:
     from padim.scoring.parity import Parity

@@ -12,7 +12,8 @@ from padim.errors import UnknownNameError, UsageError, format_count
 from padim.images.roi import Roi
 from padim.memory import format_bytes
 from padim.scoring.calibration import DEFAULT_PIXEL_RATE, Calibration
-from padim.scoring.engines import ENGINES, graph_parts, is_graph
+from padim.scoring.engines import ENGINES, is_graph
+from padim.scoring.graph_file import graph_parts, read_graph
 from padim.scoring.prediction import decide
 
 Document = dict[str, Any]  # what a file says of itself, as --json prints it
@@ -91,6 +92,7 @@ def _read_graph(file: Path, engine: str) -> tuple[Document, Calibration | None]:
     }
     document |= {
         "runs_on": predictor.engine,
+        "sealed": read_graph(file, with_weights=False).is_sealed,
         "file_bytes": sum(part.stat().st_size for part in graph_parts(file)),
         "n_samples": len(document.pop("samples")),
     }
@@ -101,7 +103,8 @@ def _describe(file: Path, document: Document) -> dict[str, str]:
     backbone, recipe, levels = document["backbone"], document["recipe"], document["levels"]
     fraction = recipe["score_fraction"]
     if "graph_version" in document:
-        kind = f"graph {document['graph_version']}, runs on {document['runs_on']}"
+        seal = "sealed" if document["sealed"] else "not sealed: damage would go unnoticed"
+        kind = f"graph {document['graph_version']}, {seal}, runs on {document['runs_on']}"
         inside = "inside"
         more = {
             "exported from": f"sha256 {document['model_sha256']}",

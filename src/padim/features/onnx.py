@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from padim.scoring.engines import INPUT
+from padim.scoring.graph_file import DESCRIPTION, write_seal
 
 _LARGEST_PROTOBUF = 2**31 - 2**27  # a single ONNX file stays below 2 GiB
 
@@ -22,7 +23,7 @@ def write_onnx(
     description: str,
     n_batch: int | None = None,
 ) -> None:
-    """Write a module that takes uint8 images as an ONNX graph, weights inside when under 2 GB.
+    """Write a module that takes uint8 images as a sealed ONNX graph, weights inside under 2 GB.
 
     Args:
         module: Takes RGB, shape ``(N, H, W, 3)``, uint8.
@@ -49,9 +50,10 @@ def write_onnx(
     assert program is not None
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # where in which file of this machine it came from
-    program.model.metadata_props["padim"] = description
+    program.model.metadata_props[DESCRIPTION] = description
     n_bytes = sum(t.numel() * t.element_size() for t in module.state_dict().values())
     program.save(path, external_data=n_bytes > _LARGEST_PROTOBUF)
+    write_seal(path)
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from padim.files import lock_file
 from padim.images.ahead import ImageInput, content_sha256
 from padim.model.opening import load
 from padim.scoring.calibration import HELD_OUT, Collector, check_rate, least_cost
-from padim.scoring.description import write_description
 from padim.scoring.engines import is_graph
+from padim.scoring.graph_file import write_description
 from padim.scoring.predictor import Predictor
 
 

@@ -24,8 +24,8 @@ from padim.images.preprocess import Preprocess
 from padim.images.roi import Roi, read_roi
 from padim.method.pyramid import RANDOM_DIMS_SEED, build_pyramid
 from padim.method.tiles import Tiling, plan_tiles
-from padim.model.file_tensor import n_bytes
 from padim.recipes import RECIPES, Recipe
+from padim.tensors.file_tensor import n_bytes
 from padim.versions import read_versions
 
 INCLUDE_BACKBONE_BYTES = 50_000_000

@@ -24,9 +24,9 @@ from padim.images.ahead import DECODE_THREADS, ImageInput, load_ahead, load_imag
 from padim.method.gaussian import STORES, factor, level_eps
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.pyramid import Pyramid
-from padim.model.file_tensor import FileTensor
 from padim.model.state import ModelState
 from padim.scoring.calibration import LEAVE_ONE_OUT
+from padim.tensors.file_tensor import FileTensor
 
 if TYPE_CHECKING:
     from padim.fitting.fitter import Fitter

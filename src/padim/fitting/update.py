@@ -215,7 +215,15 @@ def _change(
     save_pair(state, moments, path)
     device, n_batch = embedder.device.type, embedder.n_batch
     features = embedder.features
-    return PaDiM(state, moments, features=features, device=device, n_batch=n_batch, path=path)
+    return PaDiM(
+        state,
+        moments,
+        features=features,
+        device=device,
+        n_batch=n_batch,
+        path=path,
+        file_sha256=sha256(path),
+    )
 
 
 @contextmanager

@@ -16,10 +16,10 @@ from torch import nn
 from padim.choices import require_path
 from padim.errors import UnknownNameError, UsageError
 from padim.features.onnx import write_onnx
-from padim.files import sha256, write_together
+from padim.files import write_together
 from padim.images.ahead import ImageInput, batched, load_ahead
 from padim.method.gaussian import STORES
-from padim.model.file import load_state
+from padim.model.file import load_hashed
 from padim.model.opening import load
 from padim.model.padim import network_of
 from padim.model.scorer import CameraScorer, scorer_of
@@ -81,7 +81,7 @@ def export(
     """
     model, target = require_path(model), require_path(target, "The graph")
     _check_choices(target, to, camera_px, n_batch, store)
-    state = _read_exportable(model, camera_px, has_images=bool(images))
+    state, digest = _read_exportable(model, camera_px, has_images=bool(images))
     features, samples = network_of(state, weights).features(), state.samples
     torch_score = TorchScore(scorer_of(state, features), torch.device("cpu"))
     if samples is not None:
@@ -102,7 +102,7 @@ def export(
         "graph_version": GRAPH_VERSION,
         "store": store,
         "camera_px": camera_px,
-        "model_sha256": sha256(model),
+        "model_sha256": digest,
         "compared_sha256": hashes,
         "samples": samples.to_json() if samples is not None else [],
         "calibration": state.calibration and state.calibration.to_json(),
@@ -180,11 +180,11 @@ def _check_choices(
 
 def _read_exportable(
     model: Path, camera_px: tuple[int, int] | None, *, has_images: bool
-) -> ModelState:
-    """Read a model that can be a graph."""
+) -> tuple[ModelState, str]:
+    """Read a model that can be a graph, and the sha256 of its file."""
     if is_graph(model):
         raise UsageError(f"{model} is a graph already. Name the model file it was made of.")
-    state = load_state(model)
+    state, digest = load_hashed(model)
     if len(state.tiling.tiles) > 1:
         raise UsageError(
             f"{model} scores large images tile by tile, and its graph would hold all tiles at "
@@ -203,7 +203,7 @@ def _read_exportable(
             f"The camera is {camera_px[0]}x{camera_px[1]} px, but the region of interest is for "
             f"{roi.source_px[0]}x{roi.source_px[1]} px. Use --camera with that size."
         )
-    return state
+    return state, digest
 
 
 def _write(
@@ -218,5 +218,5 @@ def _write(
         return
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         onnx = Path(folder) / "graph.onnx"
-        write_onnx(graph, onnx, input_px, Outputs._fields, description, n_batch)
+        write_onnx(graph, onnx, input_px, Outputs._fields, "", n_batch)
         ENGINES[engines_of(path)[0]].load().convert(onnx, path, description)

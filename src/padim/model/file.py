@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from padim.backbones import BackboneSpec
@@ -29,13 +27,12 @@ from padim.images.preprocess import Preprocess
 from padim.method.moments import Moments
 from padim.method.pyramid import Pyramid
 from padim.method.tiles import plan_tiles
-from padim.model.file_tensor import FileTensor, map_tensor, pieces, write_tensors
 from padim.model.state import FORMAT_VERSION, ModelState
 from padim.recipes import Recipe
 from padim.scoring.calibration import ARRAYS, Calibration
 from padim.scoring.parity import Samples
-
-_WINDOWS = os.name == "nt"  # replaces no file that is mapped
+from padim.tensors.file_tensor import FileTensor, hash_tensor, write_tensors
+from padim.tensors.reading import TensorFileError, TensorReader, open_tensors
 
 Json = dict[str, Any]  # what a file says of itself; each value is checked where it is taken
 
@@ -59,7 +56,12 @@ def save_state(state: ModelState, path: Path) -> None:
 
 
 def load_state(path: Path) -> ModelState:
-    """Read a model file.
+    """Read a model file, as ``load_hashed`` does."""
+    return load_hashed(path)[0]
+
+
+def load_hashed(path: Path) -> tuple[ModelState, str]:
+    """Read a model file into memory; the sha256 is that of the file as it was read.
 
     Raises:
         PathMissingError: There is no such file.
@@ -68,7 +70,7 @@ def load_state(path: Path) -> ModelState:
         ModelFileTensorError: A tensor is missing, superfluous or of another shape.
         ModelFileHashError: A tensor, or what the file says of itself, is not what was written.
     """
-    tensors, data = _read(path, "model")
+    tensors, data, digest = _read(path, "model")
     pyramid = Pyramid.from_json(data["levels"], data.get("coarse_cells"))
     mean, whitening = [], []
     for i, level in enumerate(pyramid.levels):
@@ -78,7 +80,7 @@ def load_state(path: Path) -> ModelState:
     recipe = Recipe(**_tuples(data["recipe"]))
     preprocess = Preprocess.from_json(data["preprocess"])
     find_cells = None if preprocess.roi is None else preprocess.roi.find_cells
-    return ModelState(
+    state = ModelState(
         encoder=Encoder(
             spec=BackboneSpec(**_tuples(data["backbone"])),
             tiling=plan_tiles(pyramid, recipe, find_cells),
@@ -98,6 +100,7 @@ def load_state(path: Path) -> ModelState:
         samples=_samples(tensors, path),
         calibration=_calibration(tensors, data.get("calibration"), path),
     )
+    return state, digest
 
 
 def _calibration(
@@ -166,7 +169,7 @@ def load_moments(path: Path) -> Moments:
     Raises:
         PadimError: As ``load_state``.
     """
-    tensors, data = _read(path, "moments")
+    tensors, data, _ = _read(path, "moments")
     pyramid = Pyramid.from_json(data["levels"], data.get("coarse_cells"))
     means, scatters = [], []
     for i, level in enumerate(pyramid.levels):
@@ -182,46 +185,41 @@ def load_moments(path: Path) -> Moments:
 
 
 def _write(tensors: dict[str, Tensor | FileTensor], metadata: Json, path: Path) -> None:
-    hashes = {name: _sha256(tensor) for name, tensor in sorted(tensors.items())}
+    hashes = {name: hash_tensor(tensor) for name, tensor in sorted(tensors.items())}
     metadata = metadata | {"tensor_sha256": hashes}
     text = _json(metadata | {"metadata_sha256": _json_sha256(metadata)})
     with write_whole(path) as partial:
         write_tensors(tensors, partial, {"padim": text})
 
 
-def _read(path: Path, holds: str) -> tuple[Json, Json]:
+def _read(path: Path, holds: str) -> tuple[Json, Json, str]:
     with _open(path) as (file, data):
         if data.get("holds", "model") != holds:
             raise ModelFileTensorError(
                 f"{path} holds {data.get('holds', 'model')}, but {holds} is needed. "
                 "Name the other file of the pair."
             )
-        left = ("/whitening",) if data["recipe"].get("tile_px") else ()  # read piece by piece
-        get = (lambda name: file.get_tensor(name).clone()) if _WINDOWS else file.get_tensor
-        tensors = {
-            name: map_tensor(path, name) if name.endswith(left) else get(name)
-            for name in file.keys()  # noqa: SIM118  # no mapping
-        }
+        content = file.read(left=("/whitening",) if data["recipe"].get("tile_px") else ())
     hashes = data["tensor_sha256"]
-    if missing := sorted(hashes.keys() - tensors.keys()):
+    if missing := sorted(hashes.keys() - content.hashes.keys()):
         raise _report_missing(path, join_names(missing))
-    for name, tensor in tensors.items():
-        if _sha256(tensor) != hashes.get(name):
+    for name, digest in content.hashes.items():
+        if digest != hashes.get(name):
             raise ModelFileHashError(
                 f"{path} holds another tensor {name} than was written. Copy the file again."
             )
-    return tensors, data
+    return content.tensors, data, content.sha256
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[Any, Json]]:
+def _open(path: Path) -> Iterator[tuple[TensorReader, Json]]:
     """Open a file, and read what it says of itself."""
     if not path.is_file():
         raise PathMissingError(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            yield file, _metadata(file, path)
-    except SafetensorError as error:
+        with open_tensors(path) as file:
+            yield file, _metadata(file.metadata, path)
+    except TensorFileError as error:
         raise ModelFileTruncatedError(
             f"{path} is no whole model file ({error}). Copy it again, or fit it anew."
         ) from error
@@ -231,8 +229,8 @@ def _report_missing(path: Path, name: str) -> ModelFileTensorError:
     return ModelFileTensorError(f"{path} lacks the tensor {name}. Copy it again.")
 
 
-def _metadata(file: Any, path: Path) -> Json:
-    text = (file.metadata() or {}).get("padim")
+def _metadata(metadata: Mapping[str, str], path: Path) -> Json:
+    text = metadata.get("padim")
     if text is None:
         raise ModelFileTruncatedError(
             f"{path} is a safetensors file, but no model. Name one that padim fit wrote."
@@ -275,13 +273,6 @@ def _json(data: Json) -> str:
 
 def _json_sha256(data: Json) -> str:
     return hashlib.sha256(_json(data).encode()).hexdigest()
-
-
-def _sha256(tensor: Tensor | FileTensor) -> str:
-    digest = hashlib.sha256(str((tensor.dtype, tuple(tensor.shape))).encode())
-    for piece in pieces(tensor):
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def _tuples(data: Json) -> Any:

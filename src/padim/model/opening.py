@@ -8,13 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padim.choices import require_path
-from padim.errors import ModelFileError, UsageError, naming_extras
+from padim.errors import ModelFileError, ModelFileHashError, UsageError, naming_extras
 from padim.images.decode import IMAGE_SUFFIXES
-from padim.scoring.description import Description, no_model
+from padim.scoring.description import Description
 from padim.scoring.engines import N_BATCH, graph_engine, is_graph
 from padim.scoring.graph import Graph
+from padim.scoring.graph_file import no_model
 from padim.scoring.parity import TOLERANCE, Parity, Samples, compare, resize
 from padim.scoring.predictor import Outputs, Predictor
+
+_UNSEALED_VERSION = 1  # of graphs from before there were seals
 
 
 def load(
@@ -61,17 +64,19 @@ def load(
         raise UsageError(f"{path} is an image, not a model. Load a model, and let it predict this.")
     if not is_graph(path):
         with naming_extras():
-            from padim.model.file import load_state
+            from padim.model.file import load_hashed
             from padim.model.padim import PaDiM
 
+        state, digest = load_hashed(path)
         return PaDiM(
-            load_state(path),
+            state,
             weights=weights,
             device=device,
             precision=precision,
             engine=engine,
             n_threads=n_threads,
             path=path,
+            file_sha256=digest,
         )
     if device not in ("auto", "cpu"):
         raise UsageError(f"The device is {device}, but a graph runs on the CPU here. Use cpu.")
@@ -81,6 +86,10 @@ def load(
     if graph.runtime.names != Outputs._fields or not graph.runtime.description:
         raise no_model(path)
     description = Description.read(graph.runtime.description, path)
+    if not graph.is_sealed and description.facts["graph_version"] != _UNSEALED_VERSION:
+        raise ModelFileHashError(
+            f"{path} lacks the seal that it was written with. Copy it again, or export it anew."
+        )
     if graph.size_px != (description.camera_px or description.preprocess.size_px):
         raise ModelFileError(f"{path} takes images of another size than it says. Export it anew.")
     return Predictor(
@@ -89,6 +98,7 @@ def load(
         graph.n_batch or N_BATCH,
         graph.engine,
         path,
+        graph.file_sha256,
     )
 
 

@@ -47,6 +47,7 @@ class PaDiM(Predictor):
         engine: Who runs the trunk, as for ``padim.load``.
         n_threads: Threads of the whole process; one for each core when None.
         path: The file that it was opened from, if any.
+        file_sha256: Of that file, as it was read.
 
     Examples:
         >>> model = padim.fit("part/train/good", size_px=(64, 64))
@@ -74,6 +75,7 @@ class PaDiM(Predictor):
         engine: str = "auto",
         n_threads: int | None = None,
         path: Path | None = None,
+        file_sha256: str | None = None,
     ) -> None:
         self.state = state
         self.moments = moments
@@ -103,6 +105,7 @@ class PaDiM(Predictor):
             choose_batch(n_batch, on_device),
             engine,
             path,
+            file_sha256,
         )
 
     def calibrated(self, calibration: Calibration) -> Self:

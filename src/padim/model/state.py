@@ -10,10 +10,10 @@ from padim.features.encoder import Encoder
 from padim.images.preprocess import Preprocess
 from padim.method.pyramid import Pyramid
 from padim.method.tiles import Tiling
-from padim.model.file_tensor import FileTensor
 from padim.recipes import Recipe
 from padim.scoring.calibration import Calibration
 from padim.scoring.parity import Samples
+from padim.tensors.file_tensor import FileTensor
 
 FORMAT_VERSION = 1
 

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from padim.errors import ModelFileError, ModelFileVersionError, format_count
-from padim.files import write_whole
 from padim.images.preprocess import Preprocess
 from padim.scoring.calibration import Calibration
-from padim.scoring.engines import ENGINES, engines_of
 
-GRAPH_VERSION = 1
+GRAPH_VERSION = 2  # the first that has a seal
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,8 @@ class Description:
         try:
             facts = json.loads(text)
             graph_version = int(facts["graph_version"])
+            if graph_version < 1:
+                raise ValueError
             if graph_version <= GRAPH_VERSION:
                 camera_px, calibration = facts["camera_px"], facts.get("calibration")
                 return cls(
@@ -64,20 +64,3 @@ class Description:
             f"{self.facts['backbone']['name']}, {self.facts['recipe']['name']} recipe, "
             f"{height}x{width} px, fitted on {format_count(self.facts['count'], 'image')}"
         )
-
-
-def write_description(path: Path, text: str) -> None:
-    """Replace what a graph that ``padim export`` wrote says, whole or not at all.
-
-    Files beside it stay. One that says nothing so far is a `ModelFileError`.
-    """
-    content = ENGINES[engines_of(path)[0]].load().with_description(path, text)
-    if content is None:
-        raise no_model(path)
-    with write_whole(path) as partial:
-        partial.write_bytes(content)
-
-
-def no_model(path: Path) -> ModelFileError:
-    """What to say of a graph that is no model."""
-    return ModelFileError(f"{path} is a graph, but no model. Name one that padim export wrote.")

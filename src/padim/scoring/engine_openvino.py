@@ -3,16 +3,12 @@
 import threading
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
 
-from padim.errors import ModelFileError, ModelFileHashError
-from padim.files import sha256
-from padim.scoring.engines import Arrays, unreadable
-
-_BIN_SHA256 = "padim_bin_sha256"  # under which an .xml says what its .bin is
+from padim.scoring.engines import Arrays
+from padim.scoring.graph_file import DESCRIPTION, GraphFile, unreadable, write_seal
 
 
 class OpenVino:
@@ -23,7 +19,7 @@ class OpenVino:
 
     any_batch = False
 
-    def __init__(self, path: Path, n_threads: int, precision: str) -> None:
+    def __init__(self, file: GraphFile, n_threads: int, precision: str) -> None:
         import openvino
 
         self._core = openvino.Core()
@@ -36,18 +32,11 @@ class OpenVino:
         }
         self._compiling = threading.Lock()
         self._compiled: dict[int, tuple[Any, list[Any]]] = {}
-        beside = path.with_suffix(".bin")
-        if path.suffix == ".xml" and not beside.is_file():
-            raise ModelFileError(f"{path} lacks its weights {beside.name}. Copy them beside it.")
+        self._weights = file.beside  # the model refers to them
         try:
-            self._model = self._core.read_model(path)
-        except RuntimeError as error:
-            raise unreadable(path, "OpenVINO") from error
-        says = self._model.has_rt_info([_BIN_SHA256])
-        if says and sha256(beside) != self._model.get_rt_info([_BIN_SHA256]).value:
-            raise ModelFileHashError(
-                f"{beside} is not the one that {path.name} was written with. Copy both again."
-            )
+            self._model = self._read(file)
+        except (RuntimeError, UnicodeDecodeError) as error:
+            raise unreadable(file.path) from error
         self.names = tuple(min(output.names, default="") for output in self._model.outputs)
         axes = self._model.input(0).get_partial_shape()
         self.shape = (
@@ -55,9 +44,18 @@ class OpenVino:
             if axes.rank.is_static
             else ()
         )
-        key = ["framework", "padim"] if path.suffix == ".onnx" else ["padim"]
+        key = ["framework", DESCRIPTION] if file.path.suffix == ".onnx" else [DESCRIPTION]
         described = self._model.has_rt_info(key)
         self.description = self._model.get_rt_info(key).value if described else None
+
+    def _read(self, file: GraphFile) -> Any:
+        import openvino
+
+        if file.path.suffix == ".onnx":
+            self._core.set_property({"ENABLE_MMAP": False})  # of weights beside it
+            return self._core.read_model(file.path)
+        weights = openvino.Tensor(self._weights, shared_memory=True)
+        return self._core.read_model(str(file.content, "utf-8"), weights)
 
     def run(self, images: NDArray[np.uint8]) -> Arrays:
         """Run the graph on a batch."""
@@ -86,25 +84,13 @@ open_graph = OpenVino
 
 
 def convert(onnx: Path, target: Path, description: str) -> None:
-    """Write an ONNX graph as ``.xml`` and ``.bin``; the former says what the latter is."""
+    """Write an ONNX graph as ``.xml`` and ``.bin``, sealed."""
     import openvino
 
     model = openvino.Core().read_model(onnx)
-    model.set_rt_info(description, ["padim"])
+    model.set_rt_info(description, [DESCRIPTION])
     openvino.save_model(model, target, compress_to_fp16=False)
-    model.set_rt_info(sha256(target.with_suffix(".bin")), [_BIN_SHA256])
-    openvino.save_model(model, target, compress_to_fp16=False)
-
-
-def with_description(path: Path, description: str) -> bytes | None:
-    """What an ``.xml`` holds with another description; its ``.bin`` stays."""
-    root = ElementTree.parse(path).getroot()
-    said = root.find("rt_info/padim")
-    if said is None:
-        return None
-    said.set("value", description)
-    content: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
-    return content
+    write_seal(target)
 
 
 def _multiply_in_bfloat16(model: Any) -> None:

@@ -7,12 +7,15 @@ from importlib import import_module
 from importlib.metadata import version
 from operator import index
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from padim.errors import MissingExtraError, ModelFileError, UnknownNameError, UsageError
+from padim.errors import MissingExtraError, UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    from padim.scoring.graph_file import GraphFile
 
 _MOST_THREADS = 1024  # more of them are a slip of the hand, and end the process
 PRECISIONS = ("float32", "bfloat16")
@@ -36,16 +39,13 @@ class Runtime(Protocol):
 
 
 class EngineModule(Protocol):
-    """What the file of an engine defines; the last two only where it has a format of its own."""
+    """What the file of an engine defines; the last only where it has a format of its own."""
 
-    def open_graph(self, path: Path, n_threads: int, precision: str) -> Runtime:
+    def open_graph(self, file: "GraphFile", n_threads: int, precision: str) -> Runtime:
         """Load a graph for so many threads of one call, or raise a `ModelFileError`."""
 
     def convert(self, onnx: Path, target: Path, description: str) -> None:
-        """Write an ONNX graph in the engine's format."""
-
-    def with_description(self, path: Path, description: str) -> bytes | None:
-        """What a graph's file holds with another description; None if it has none so far."""
+        """Write an ONNX graph in the engine's format, sealed."""
 
 
 @dataclass(frozen=True)
@@ -147,12 +147,6 @@ def check_precision(engine: str, precision: str) -> None:
         )
 
 
-def graph_parts(path: Path) -> list[Path]:
-    """The files of a graph that must travel together: itself, and its weights beside it."""
-    beside = path.with_suffix(".bin") if path.suffix == ".xml" else Path(f"{path}.data")
-    return [path, beside] if beside.is_file() else [path]
-
-
 def require_engine(engine: str) -> None:
     """Raise, before any work, a `MissingExtraError` if an engine is not installed."""
     row = ENGINES[engine]
@@ -183,10 +177,3 @@ def n_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def unreadable(path: Path, engine: str) -> ModelFileError:
-    """What to say of a graph that an engine cannot read."""
-    return ModelFileError(
-        f"{path} is no graph that {engine} reads. Copy it again, or export it anew."
-    )

@@ -1,5 +1,7 @@
 """A graph in a file, batched by whoever runs it."""
 
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from padim.scoring.engines import (
     graph_engine,
     require_engine,
 )
+from padim.scoring.graph_file import read_graph
 
 
 class Graph:
@@ -42,7 +45,14 @@ class Graph:
         self.n_threads = choose_threads(n_threads)
         check_precision(self.engine, precision)
         require_engine(self.engine)
-        self.runtime = ENGINES[self.engine].load().open_graph(path, self.n_threads, precision)
+        row = ENGINES[self.engine]
+        with ThreadPoolExecutor(1) as executor:
+            reading = executor.submit(read_graph, path)
+            import_module(row.package)  # as long as it takes to hash a graph
+            file = reading.result()
+        self.is_sealed, self.file_sha256 = file.is_sealed, file.sha256
+        self.runtime = row.load().open_graph(file, self.n_threads, precision)
+        file.check_unchanged()
         if len(self.runtime.shape) != 4:
             raise ModelFileError(
                 f"{path} is a graph, but none that takes images. Name one that padim export wrote."
@@ -52,7 +62,8 @@ class Graph:
         self.size_px = height, width
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Graph, (self.path, self.engine, self.n_threads, self.precision)
+        choices = self.path, self.engine, self.n_threads, self.precision
+        return _open_again, (*choices, self.file_sha256)
 
     def __call__(self, images: NDArray[np.uint8]) -> Arrays:
         """Run a batch of one image or more: RGB ``(N, H, W, 3)`` to outputs of N."""
@@ -72,3 +83,11 @@ class Graph:
         rest = np.repeat(images[-1:], n_run - n_images, axis=0)
         outputs = self.runtime.run(np.concatenate((images, rest)))
         return tuple(output[:n_images] for output in outputs)
+
+
+def _open_again(path: Path, engine: str, n_threads: int, precision: str, file_sha256: str) -> Graph:
+    """Open a graph in another process, where its file needs to be the same."""
+    graph = Graph(path, engine, n_threads, precision)
+    if graph.file_sha256 != file_sha256:
+        raise ModelFileError(f"{path} has changed since it was loaded. Load it again.")
+    return graph

@@ -52,7 +52,7 @@ class Origin:
     """What a prediction came of, so that it can be traced."""
 
     image_sha256: str  # as content_sha256 has it
-    model_sha256: str | None  # of the file it was opened from; None when that is gone
+    model_sha256: str | None  # of the file it was opened from, as it was read; None if of none
     padim: str  # version of this package
     engine: str  # who computed, with its version
 

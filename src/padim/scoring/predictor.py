@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import version
 from io import IOBase
 from numbers import Integral
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from padim.errors import ImageReadError, ModelFileError, ShapeError, UsageError
-from padim.files import sha256
 from padim.images.ahead import DECODE_AHEAD, IMAGE_TYPES, ImageInput, Loaded, batched, load_ahead
 from padim.images.decode import rgb_pixels
 from padim.scoring.calibration import Calibration
@@ -53,6 +51,7 @@ class Predictor:
         n_batch: Images in one call.
         engine: Name of what computes.
         path: The file that it was opened from, if any.
+        file_sha256: Of that file, as it was read.
 
     Attributes:
         preprocess: The way from an image to the network.
@@ -73,6 +72,7 @@ class Predictor:
         n_batch: int,
         engine: str,
         path: Path | None = None,
+        file_sha256: str | None = None,
     ) -> None:
         self.score = score
         self.description = description
@@ -81,7 +81,7 @@ class Predictor:
         self.n_batch = n_batch
         self.engine = engine
         self.path = path
-        self._written_ns = path.stat().st_mtime_ns if path else 0
+        self.file_sha256 = file_sha256
         self.decision: Decision | None = None
         if description.calibration is not None:
             self.decision = decide(description.calibration)
@@ -236,13 +236,9 @@ class Predictor:
             "it was exported from."
         )
 
-    @cached_property
+    @property
     def _origin(self) -> tuple[str | None, str, str]:
-        digest = None
-        # Another file of that name by now is not this model.
-        if self.path and self.path.is_file() and self.path.stat().st_mtime_ns == self._written_ns:
-            digest = sha256(self.path)
-        return digest, version("padim-efficientnet"), ENGINES[self.engine].words()
+        return self.file_sha256, version("padim-efficientnet"), ENGINES[self.engine].words()
 
     def __repr__(self) -> str:
         threshold = "no threshold"

@@ -1,12 +1,13 @@
 """Tensors in safetensors files that are larger than memory: written and read piece by piece."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -22,11 +23,13 @@ _NAMES = {
     torch.bfloat16: "BF16",
     torch.int64: "I64",
     torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-_TYPES = {name: dtype for dtype, name in _NAMES.items()}
-_PIECE_BYTES = 8 << 20
+TYPES = {name: dtype for dtype, name in _NAMES.items()}
+PIECE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class FileTensor:
     shape: tuple[int, ...]
     dtype: torch.dtype
     # What the system said of the file when it was opened; None for one that may change
-    written: tuple[int, ...] | None = None
+    identity: tuple[int, ...] | None = None
     owner: object = None  # kept as long as it is: the folder of a temporary file
 
     @classmethod
@@ -60,7 +63,7 @@ class FileTensor:
                 "A model of tiles that was just fitted is still in temporary files, and cannot "
                 "travel. Save it, and load its file where it is to be."
             )
-        return FileTensor, (self.path, self.start, self.shape, self.dtype, self.written)
+        return FileTensor, (self.path, self.start, self.shape, self.dtype, self.identity)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -69,11 +72,13 @@ class FileTensor:
         first, last, step = rows.indices(len(self))
         assert step == 1
         n_row = prod(self.shape[1:]) * self.dtype.itemsize
+        n_wanted = max(0, last - first) * n_row
         with self.path.open("rb") as file:
-            if self.written is not None and self.written != _identity(file):
-                raise ModelFileError(f"{self.path} has changed since it was loaded. Load it again.")
             file.seek(self.start + first * n_row)
-            raw = np.fromfile(file, np.uint8, max(0, last - first) * n_row)
+            raw = np.fromfile(file, np.uint8, n_wanted)
+            is_other = self.identity is not None and self.identity != identify(file)
+        if is_other or len(raw) < n_wanted:
+            raise ModelFileError(f"{self.path} has changed since it was loaded. Load it again.")
         return torch.from_numpy(raw).view(self.dtype).view(-1, *self.shape[1:])
 
     def write(self, first: int, values: Tensor) -> None:
@@ -81,7 +86,7 @@ class FileTensor:
         n_row = prod(self.shape[1:]) * self.dtype.itemsize
         with self.path.open("rb+") as file:
             file.seek(self.start + first * n_row)
-            file.write(_raw(values.to(self.dtype)))
+            file.write(raw_bytes(values.to(self.dtype)))
 
 
 def n_bytes(tensors: Mapping[str, Tensor]) -> int:
@@ -95,9 +100,9 @@ def pieces(tensor: Tensor | FileTensor) -> Iterator[memoryview]:
         assert isinstance(tensor, Tensor)
         tensor = tensor.reshape(1)
     n_row = max(1, prod(tensor.shape[1:]) * tensor.dtype.itemsize)
-    step = max(1, _PIECE_BYTES // n_row)
+    step = max(1, PIECE_BYTES // n_row)
     for first in range(0, tensor.shape[0], step):
-        yield _raw(tensor[first : first + step])
+        yield raw_bytes(tensor[first : first + step])
 
 
 def write_tensors(
@@ -130,21 +135,26 @@ def write_tensors(
                 file.write(piece)
 
 
-def map_tensor(path: Path, name: str) -> FileTensor:
-    """A tensor of a safetensors file, whose header has been found right, left where it is."""
-    with path.open("rb") as file:
-        n_header = int.from_bytes(file.read(8), "little")
-        said = json.loads(file.read(n_header))[name]
-        written = _identity(file)
-    start = 8 + n_header + said["data_offsets"][0]
-    return FileTensor(path.absolute(), start, tuple(said["shape"]), _TYPES[said["dtype"]], written)
+def hash_tensor(tensor: Tensor | FileTensor) -> str:
+    """The sha256 of a tensor: over its type and shape, then its bytes."""
+    digest = begin_hash(tensor.dtype, tuple(tensor.shape))
+    for piece in pieces(tensor):
+        digest.update(piece)
+    return str(digest.hexdigest())
 
 
-def _identity(file: BinaryIO) -> tuple[int, ...]:
+def begin_hash(dtype: torch.dtype, shape: tuple[int, ...]) -> Any:
+    """A sha256 that has seen the type and the shape of a tensor."""
+    return hashlib.sha256(str((dtype, shape)).encode())
+
+
+def identify(file: BinaryIO) -> tuple[int, ...]:
+    """What the system says of an open file; once it is changed, it says another thing."""
     status = os.fstat(file.fileno())
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _raw(tensor: Tensor) -> memoryview:
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, those in memory where it is contiguous there."""
     contiguous = tensor.detach().cpu().contiguous()
     return contiguous.reshape(-1).view(torch.uint8).numpy().data

@@ -1,0 +1,255 @@
+"""The files of a graph: read, held against their seal, and changed, without an engine.
+
+A seal is the sha256 of a file with the seal left out. What is beside the file is held against the
+sha256 that the file says of it.
+"""
+
+import hashlib
+import html
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from padim.errors import ModelFileError, ModelFileHashError, PathMissingError
+from padim.files import sha256, write_whole
+from padim.scoring.engines import ENGINES, engines_of
+
+DESCRIPTION = "padim"  # the key of what a graph says of itself
+_SEAL = "padim_sha256"
+_BESIDE = {".xml": "padim_bin_sha256", ".onnx": "padim_data_sha256"}
+_METADATA = 14  # the field metadata_props of ModelProto, in onnx.proto
+_MOST_VARINT_BYTES = 10
+
+Entry = tuple[int, int, bytes]  # from where to where it is in its file, and its value
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """A graph's file as it was read."""
+
+    path: Path
+    content: memoryview
+    beside: NDArray[np.uint8] | None  # what is in the file of its weights, if it has one
+    is_sealed: bool
+    sha256: str
+    identity: tuple[int, ...]  # what the system says of the file
+
+    def check_unchanged(self) -> None:
+        """Raise a `ModelFileError` if another file is there than was read."""
+        if not self.path.is_file() or _identify(self.path.stat()) != self.identity:
+            raise ModelFileError(f"{self.path} has changed while it was loaded. Load it again.")
+
+
+def read_graph(path: Path, *, with_weights: bool = True) -> GraphFile:
+    """Read a graph's file, and what is beside it, and hold both against what they say.
+
+    Raises:
+        PathMissingError: There is no such file.
+        ModelFileError: It is no graph, or lacks its weights.
+        ModelFileHashError: It is not what was written.
+    """
+    if not path.is_file():
+        raise PathMissingError(path)
+    with path.open("rb") as file:
+        identity = _identify(os.fstat(file.fileno()))
+        content = np.fromfile(file, np.uint8).data
+    seal = _find_one(path, content, _SEAL)
+    start, stop, said = seal or (len(content), len(content), b"")
+    whole = hashlib.sha256(content[:start])
+    sealed = whole.copy()
+    sealed.update(content[stop:])
+    whole.update(content[start:])
+    if seal is not None and sealed.hexdigest().encode() != said:
+        raise ModelFileHashError(
+            f"{path} is not what was written, so it may score otherwise. Copy it again, or export "
+            "it anew."
+        )
+    beside = _read_beside(path, content) if with_weights else None
+    return GraphFile(path, content, beside, seal is not None, whole.hexdigest(), identity)
+
+
+def _read_beside(path: Path, content: memoryview) -> NDArray[np.uint8] | None:
+    """What is beside a graph's file."""
+    part, entry = part_beside(path), _find_one(path, content, _BESIDE[path.suffix])
+    if not part.is_file():
+        if entry is None and path.suffix == ".onnx":
+            return None
+        raise ModelFileError(f"{path} lacks its weights {part.name}. Copy them beside it.")
+    weights = np.fromfile(part, np.uint8)
+    if entry is not None and hashlib.sha256(weights.data).hexdigest().encode() != entry[2]:
+        raise ModelFileHashError(
+            f"{part} is not the one that {path.name} was written with. Copy both again."
+        )
+    return weights
+
+
+def part_beside(path: Path) -> Path:
+    """Where the weights of a graph are when they are not in its file."""
+    return path.with_suffix(".bin") if path.suffix == ".xml" else Path(f"{path}.data")
+
+
+def graph_parts(path: Path) -> list[Path]:
+    """The files of a graph that must travel together: itself, and its weights beside it."""
+    beside = part_beside(path)
+    return [path, beside] if beside.is_file() else [path]
+
+
+def write_seal(path: Path) -> None:
+    """Let a graph that has just been written say what is beside it, and what itself is."""
+    content, part = path.read_bytes(), part_beside(path)
+    if part.is_file():
+        content = _with_entry(path, content, _BESIDE[path.suffix], sha256(part))
+    path.write_bytes(_with_seal(path, content))
+
+
+def write_description(path: Path, text: str) -> None:
+    """Replace what a graph that ``padim export`` wrote says, whole or not at all.
+
+    Files beside it stay. One that says nothing so far is a `ModelFileError`.
+    """
+    content = bytes(read_graph(path, with_weights=False).content)
+    if _find_one(path, content, DESCRIPTION) is None:
+        raise no_model(path)
+    content = _with_seal(path, _with_entry(path, content, DESCRIPTION, text))
+    with write_whole(path) as partial:
+        partial.write_bytes(content)
+
+
+def no_model(path: Path) -> ModelFileError:
+    """What to say of a graph that is no model."""
+    return ModelFileError(f"{path} is a graph, but no model. Name one that padim export wrote.")
+
+
+def unreadable(path: Path) -> ModelFileError:
+    """What to say of a file that is no graph."""
+    engine = ENGINES[engines_of(path)[0]].title
+    return ModelFileError(
+        f"{path} is no graph that {engine} reads. Copy it again, or export it anew."
+    )
+
+
+def _with_seal(path: Path, content: bytes) -> bytes:
+    """A file's content with a new seal."""
+    content = _with_entry(path, content, _SEAL, "0" * 64)
+    found = _find_one(path, content, _SEAL)
+    assert found is not None
+    digest = hashlib.sha256(content[: found[0]] + content[found[1] :])
+    return _with_entry(path, content, _SEAL, digest.hexdigest())
+
+
+def _with_entry(path: Path, content: bytes, key: str, value: str) -> bytes:
+    """A file's content with another value of a key, which is there or not."""
+    form, entry = _FORMS[path.suffix], _find_one(path, content, key)
+    if entry is None:
+        return form.insert(content, key, value)
+    return content[: entry[0]] + form.write(key, value) + content[entry[1] :]
+
+
+def _find_one(path: Path, content: bytes | memoryview, key: str) -> Entry | None:
+    """The entry of a key; None where there is none, a `ModelFileError` where there are several."""
+    try:
+        found = list(_FORMS[path.suffix].find(content, key.encode()))
+    except (ValueError, IndexError) as error:
+        raise unreadable(path) from error
+    if len(found) > 1:
+        raise unreadable(path)
+    return found[0] if found else None
+
+
+def _identify(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class _Form(Protocol):
+    """How entries are written in a format; what ``find`` gives is what ``write`` writes."""
+
+    def find(self, content: bytes | memoryview, key: bytes) -> Iterator[Entry]: ...
+
+    def write(self, key: str, value: str) -> bytes: ...
+
+    def insert(self, content: bytes, key: str, value: str) -> bytes: ...
+
+
+class _Onnx:
+    """Fields of protobuf; an entry is a whole field of metadata."""
+
+    def find(self, content: bytes | memoryview, key: bytes) -> Iterator[Entry]:
+        begin = _write_field(1, key) + bytes([2 << 3 | 2])
+        place = 0
+        while place < len(content):
+            start = place
+            tag, place = _read_varint(content, place)
+            if tag & 7 not in (0, 2):  # a number, or bytes
+                raise ValueError
+            n_bytes, place = _read_varint(content, place)
+            if tag & 7 == 0:
+                continue
+            value, place = place, place + n_bytes
+            if place > len(content):
+                raise ValueError
+            if tag >> 3 == _METADATA and content[value : value + len(begin)] == begin:
+                n_bytes, value = _read_varint(content, value + len(begin))
+                if value + n_bytes != place:
+                    raise ValueError
+                yield start, place, bytes(content[value:place])
+
+    def write(self, key: str, value: str) -> bytes:
+        fields = _write_field(1, key.encode()) + _write_field(2, value.encode())
+        return _write_field(_METADATA, fields)
+
+    def insert(self, content: bytes, key: str, value: str) -> bytes:
+        return content + self.write(key, value)
+
+
+class _Xml:
+    """Elements of the last ``rt_info``; an entry is the text of an attribute.
+
+    What OpenVINO keeps there of an ONNX file comes first, under ``framework``.
+    """
+
+    def find(self, content: bytes | memoryview, key: bytes) -> Iterator[Entry]:
+        text = bytes(content)
+        begin = max(0, text.rfind(b"</framework>"))
+        for found in re.compile(rb'<%s value="([^"]*)"' % key).finditer(text, begin):
+            yield (*found.span(1), found[1])
+
+    def write(self, _key: str, value: str) -> bytes:
+        return html.escape(value).encode()
+
+    def insert(self, content: bytes, key: str, value: str) -> bytes:
+        end = content.rindex(b"</rt_info>")
+        element = b'\t<%s value="%s" />\n\t' % (key.encode(), self.write(key, value))
+        return content[:end] + element + content[end:]
+
+
+_FORMS: dict[str, _Form] = {".onnx": _Onnx(), ".xml": _Xml()}
+
+
+def _write_field(number: int, content: bytes) -> bytes:
+    """A field of protobuf that holds bytes."""
+    return _write_varint(number << 3 | 2) + _write_varint(len(content)) + content
+
+
+def _write_varint(number: int) -> bytes:
+    parts = bytearray()
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*parts, number])
+
+
+def _read_varint(content: bytes | memoryview, start: int) -> tuple[int, int]:
+    """The whole number that is written from a place on, and the place behind it."""
+    number = 0
+    for i in range(_MOST_VARINT_BYTES):
+        byte = content[start + i]
+        number |= (byte & 127) << 7 * i
+        if byte < 128:
+            return number, start + i + 1
+    raise ValueError

@@ -1,0 +1,1 @@
+"""Tensors in safetensors files: read whole and hashed, or left there and read piece by piece."""
