@@ -26,7 +26,7 @@ test: $(VENV)/installed browser
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
-# Damaged and hostile files, kills and races.
+# Damaged and hostile files, kills and races: docs/reference/promises.md says what must hold.
 fuzz: $(VENV)/installed
 	cd tests && $(abspath $(BIN))/python -m hostile --seconds $(SECONDS) --seed $(SEED) \
 		--cases $(CASES) --kills $(KILLS) --races $(RACES) $(FUZZ)

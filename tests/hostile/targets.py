@@ -114,7 +114,7 @@ class Pair:
 
     def use(self) -> object:
         state = learning.update(self._path, self._site / "more/a.png").state
-        numbers = [array.numpy() for array in (*state.mean, *state.in_memory())]
+        numbers = [array.double().numpy() for array in (*state.mean, *state.in_memory())]
         if not all(np.isfinite(array).all() for array in numbers):
             return "not finite"
         digest = hashlib.sha256(b"".join(array.tobytes() for array in numbers)).hexdigest()
