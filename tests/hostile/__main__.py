@@ -12,7 +12,7 @@ from pathlib import Path
 from hostile.cases import Pool
 from hostile.inputs import build_aside
 from hostile.kills import Killer
-from hostile.outcome import Outcome, Tally
+from hostile.outcome import KEPT, Outcome, Tally
 from hostile.processes import start_server
 from hostile.races import Racer
 from hostile.targets import SHARES
@@ -96,10 +96,8 @@ def _work(works: list[Work], benches: list[Bench], asked: argparse.Namespace) ->
     """Do the pieces of work side by side, in their order, until the time is up."""
     tally, lock = Tally(), threading.Lock()
     start_s, left = time.monotonic(), iter(works)
-    n_done = 0
 
     def do(bench: Bench) -> None:
-        nonlocal n_done
         while time.monotonic() - start_s < asked.seconds:
             with lock:
                 work = next(left, None)
@@ -108,9 +106,7 @@ def _work(works: list[Work], benches: list[Bench], asked: argparse.Namespace) ->
             found = bench.run(*work)
             with lock:
                 tally.add(found)
-                n_done += len(found)
-                if sys.stderr.isatty():
-                    sys.stderr.write(f"\r{n_done} cases, {len(tally.broken)} broken ")
+                tell(tally, found)
 
     threads = [threading.Thread(target=do, args=(bench,)) for bench in benches]
     for thread in threads:
@@ -120,6 +116,16 @@ def _work(works: list[Work], benches: list[Bench], asked: argparse.Namespace) ->
     spent_s = time.monotonic() - start_s
     sys.stdout.write(f"seed {asked.seed}, {asked.jobs} at a time, {spent_s:.0f} s\n")
     return tally
+
+
+def tell(tally: Tally, found: list[Outcome]) -> None:
+    """Say at once what breaks a promise, and on a terminal how far it is."""
+    for one in found:
+        if one.verdict not in KEPT:
+            sys.stderr.write(f"{one.kind}:{one.index} {one.verdict} [{one.change}] {one.said}\n")
+    if sys.stderr.isatty():
+        n_done = sum(counts.total() for counts in tally.counts.values())
+        sys.stderr.write(f"{n_done} cases, {len(tally.broken)} broken\r")
 
 
 if __name__ == "__main__":
