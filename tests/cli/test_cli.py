@@ -101,7 +101,9 @@ def test_fit_says_first_what_it_will_take(
     out = tmp_path / "m.safetensors"
     assert main(["fit", str(category), "-o", str(out), "--size", "64", "--keep-moments"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith(f"MVTec AD: 6 good images in {category}")
+    assert said.startswith(
+        f"MVTec AD: {category.name}, learning from train/good (6 images); test: good (3), spot (3)."
+    )
     assert said.index("6 good images") < said.index("Forecast: peak memory")
     assert said.index("Forecast: peak memory") < said.index("fitted on 6 images")
     assert {path.name for path in tmp_path.iterdir()} == {

@@ -244,7 +244,8 @@ def test_a_category_is_read(bottle: Path) -> None:
 
 def test_a_category_describes_itself(bottle: Path) -> None:
     assert read_category(bottle).describe() == (
-        "bottle: 2 train and 4 test images (2 crack, 1 good, 1 hole).\nMasks: 2 found, 1 missing."
+        "bottle: learning from train/good (2 images); test: crack (2), good (1), hole (1).\n"
+        "Masks: 2 found, 1 missing."
     )
     touch(bottle, "ground_truth/crack/009_mask.png")
     assert read_category(bottle).describe().endswith("1 missing, 1 of no test image.")
@@ -253,7 +254,9 @@ def test_a_category_describes_itself(bottle: Path) -> None:
 def test_a_category_without_test_images_describes_itself(tmp_path: Path) -> None:
     category = read_category(touch(tmp_path / "tile", "train/good/a.png"))
     assert category.test == ()
-    assert category.describe() == ("tile: 1 train and 0 test images.\nMasks: 0 found, 0 missing.")
+    assert category.describe() == (
+        "tile: learning from train/good (1 image); test: none.\nMasks: 0 found, 0 missing."
+    )
 
 
 def test_masks_pair_by_name_not_by_position(bottle: Path) -> None:

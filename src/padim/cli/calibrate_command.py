@@ -10,7 +10,7 @@ from padim.cli import options
 from padim.cli.console import progress, result, say
 from padim.cli.images import Unreadable, describe_threshold
 from padim.cli.options import option
-from padim.datasets import expand, normal_images
+from padim.datasets import expand_defects, normal_images
 from padim.errors import PathMissingError, UsageError
 
 
@@ -37,7 +37,7 @@ def calibrate(
             "Costs and a share of defects need known defects to weigh. Name them with --anomalous."
         )
     normal = normal_images(good, recursive=recursive)
-    defects = expand([anomalous], recursive=True) if anomalous else ()
+    defects = expand_defects(anomalous) if anomalous else ()
     from padim.fitting.calibrate import calibrate as set_thresholds
     from padim.fitting.calibrate import write_calibration
     from padim.model.opening import load

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from padim.cli import options
-from padim.cli.console import detail, phases, result, say
+from padim.cli.console import detail, phases, result, say, warn
 from padim.cli.images import (
     Unreadable,
     describe_threshold,
@@ -18,7 +18,9 @@ from padim.cli.images import (
     require_writable,
 )
 from padim.cli.options import option
-from padim.datasets import describe, layout_of, normal_images, read_dataset
+from padim.datasets import NormalImages, describe, find_normal, read_dataset
+from padim.datasets.folder import folder_name
+from padim.datasets.naming import means_not_good
 from padim.errors import UsageError, format_count
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.decode import decode
@@ -69,14 +71,15 @@ def fit(
 ) -> None:
     """Fit a model on good images."""
     settings = settings_with(**choices)
-    chosen, title = _find_images(images, category, layout, recursive)
+    found = _find_images(images, category, layout, recursive)
+    chosen = found.paths
     _require_place(out)
     if outlier_overlays is not None:
         require_apart(outlier_overlays, [images])
         require_writable(outlier_overlays)
     largest_px, words = measure_sizes(chosen)
-    count = format_count(len(chosen), "good image")
-    say(f"{title}: " * bool(title) + f"{count} in {images}, {words}.")
+    place = "" if found.category else f" in {images}"
+    say(f"{format_count(len(chosen), 'good image')}{place}, {words}.")
     from padim.fitting.prepare import find_source_px, require_outliers_known
 
     require_outliers_known(settings, outlier_overlays is not None)
@@ -121,15 +124,24 @@ def fit(
 
 def _find_images(
     images: Path, category: str | None, layout: str | None, recursive: bool
-) -> tuple[Sequence[Path], str | None]:
-    """The good images that a path stands for, and what it is, in words."""
+) -> NormalImages:
+    """The good images that a path stands for, of which it is said what was taken for what."""
     if category is None and layout is None:
-        known = layout_of(images)
-        return normal_images(images, recursive=recursive), known.title if known else None
-    found = read_dataset(images, (category,) if category else (), layout)
-    if len(found) > 1:
-        raise UsageError(f"{describe(found)}. Name one with --category.")
-    return found[0].train, describe(found)
+        found = find_normal(images, recursive)
+    else:
+        categories = read_dataset(images, (category,) if category else (), layout)
+        if len(categories) > 1:
+            raise UsageError(f"{describe(categories)}. Name one with --category.")
+        found = NormalImages(categories[0].train, categories[0])
+    if found.category is not None:
+        taken = found.category
+        say(f"{taken.layout}: {taken.name}, {taken.describe_split()}.")
+    elif means_not_good(folder_name(images)):
+        warn(
+            f"{images} is named as if its images were not good, but a model learns what is good. "
+            "Rename it if they are."
+        )
+    return found
 
 
 def _require_place(out: Path) -> None:

@@ -9,7 +9,7 @@ from padim.cli import options
 from padim.cli.console import phases, result
 from padim.cli.images import describe_threshold
 from padim.cli.options import option
-from padim.datasets import expand
+from padim.datasets import expand, expand_good
 from padim.errors import format_count
 from padim.scoring.prediction import decide
 
@@ -72,8 +72,8 @@ def _change(
     recursive: bool,
     weights: Path | None,
 ) -> None:
-    chosen = expand(images, recursive=recursive)
-    used = expand(recalibrate or (), recursive=recursive)
+    chosen = (expand_good if way == "update" else expand)(images, recursive=recursive)
+    used = expand_good(recalibrate or (), recursive=recursive)
     from padim.fitting import update as learning
 
     change = {"update": learning.update, "forget": learning.forget}[way]

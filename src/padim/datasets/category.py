@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from padim.errors import DatasetError, ShapeError, join_names
+from padim.datasets.naming import means_good
+from padim.errors import DatasetError, ShapeError, format_count, join_names
 from padim.images.decode import read_levels, read_mask
 
 GOOD = "good"
@@ -162,16 +163,30 @@ class Category:
         inside = path.is_relative_to(self.root)
         return (path.relative_to(self.root) if inside else path).as_posix()
 
+    def describe_split(self) -> str:
+        """Say which images are learned from, and what each folder of test images is taken for."""
+        places = {path.parent for path in self.train}
+        source = format_count(len(self.train), "image")
+        if len(places) == 1:
+            source = f"{self.name_of(min(places))} ({source})"
+        kinds = Counter(map(_describe_kind, self.test))
+        tests = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
+        more = f"; {len(self.validation)} more for validation" if self.validation else ""
+        return f"learning from {source}; test: {tests or 'none'}{more}"
+
     def describe(self) -> str:
         """Say in two lines what is there and what is missing."""
-        defects = Counter(sample.defect for sample in self.test)
-        test = ", ".join(f"{count} {defect}" for defect, count in defects.items())
         n_missing = len(self.missing_masks)
         lines = (
-            f"{self.name}: {len(self.train)} train and {len(self.test)} test images"
-            + (f" ({test})" if test else "")
-            + (f"; {len(self.validation)} more for validation." if self.validation else "."),
+            f"{self.name}: {self.describe_split()}.",
             f"Masks: {self.n_anomalous - n_missing} found, {n_missing} missing"
             + (f", {len(self.unused_masks)} of no test image." if self.unused_masks else "."),
         )
         return "\n".join(lines)
+
+
+def _describe_kind(sample: Sample) -> str:
+    folder = sample.path.parent.name
+    if sample.is_anomalous or folder == GOOD or not means_good(folder):
+        return sample.defect
+    return f"{folder} is {GOOD}"

@@ -1,5 +1,6 @@
 """Which image files a folder holds."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -62,6 +63,24 @@ def list_visible(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise _unreadable(folder, error) from error
+
+
+def list_folders(folder: Path) -> list[Path]:
+    """List the folders in a folder that may be missing, without hidden ones, sorted by name.
+
+    Raises:
+        DatasetError: It may not be read.
+    """
+    if not folder.is_dir():
+        return []
+    try:
+        with os.scandir(folder) as entries:  # which knows what a folder is without a look at each
+            names = sorted(
+                entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."
+            )
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return [folder / name for name in names]
 
 
 def some_images(folder: Path, *, recursive: bool = False) -> tuple[Path, ...]:

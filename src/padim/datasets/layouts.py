@@ -81,7 +81,10 @@ LAYOUTS: dict[str, Layout] = {
         find_real_iad,
     ),
     "folders": Layout(
-        "plain folders", "images in train, test/<good or defect>", is_plain, read_plain
+        "plain folders",
+        "images in train or train/<good>, test/<good or defect>",
+        is_plain,
+        read_plain,
     ),
     "manifest": Layout(
         "manifest",

@@ -7,6 +7,7 @@ from pathlib import Path
 from padim.datasets.category import Category, Saturation
 from padim.datasets.folder import list_images
 from padim.datasets.mvtec import MVTEC
+from padim.datasets.naming import find_folder
 from padim.datasets.pairing import Folders, folder_names, images_in
 from padim.errors import DatasetError
 
@@ -18,7 +19,9 @@ def is_loco(folder: Path) -> bool:
     """Whether a folder has ``train/good`` and what only MVTec LOCO AD has."""
     if not MVTEC.fits(folder):
         return False
-    return (folder / _CONFIG).is_file() or bool(_DEFECTS & folder_names(folder / "test"))
+    return (folder / _CONFIG).is_file() or bool(
+        _DEFECTS & folder_names(find_folder(folder, MVTEC.test))
+    )
 
 
 def read_loco(folder: Path) -> Category:
@@ -38,7 +41,7 @@ def read_loco(folder: Path) -> Category:
         Bergmann et al. 2022 (MVTec LOCO AD) and the readme that comes with the dataset.
     """
     saturations = _read_saturations(folder / _CONFIG)
-    truth = folder / "ground_truth"
+    truth = find_folder(folder, MVTEC.truth) or folder / MVTEC.truth
     category = Folders("MVTec LOCO AD", validation="validation/good").read(folder)
     samples = []
     used = set()

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from padim.datasets.category import GOOD, Category, Sample
-from padim.datasets.folder import folder_name, list_images, list_visible, some_images
+from padim.datasets.folder import folder_name, list_folders, list_images, some_images
+from padim.datasets.naming import find_folder, find_good, means_good, means_truth
 from padim.errors import DatasetError, join_names
 
 
@@ -15,32 +16,50 @@ class Folders:
 
     title: str
     train: str = "train/good"  # of the normal images to learn from
-    test: str = "test"  # of ``<defect>/<stem>.*``
+    test: str = "test"  # of ``<defect>/<stem>.*``; any name of good is normal
     # Of ``<defect>/<stem>_mask.*`` or, if there is none, ``<defect>/<stem>.*``.
     truth: str = "ground_truth"
-    normal: str = GOOD  # name of the folder of normal images in ``test``
     validation: str = ""  # of normal images that are set aside; none when empty
     marks: tuple[str, ...] = ()  # what else must be there for a category to be laid out so
 
     def fits(self, folder: Path) -> bool:
-        """Whether a folder is laid out so."""
-        return all((folder / name).is_dir() for name in (self.train, *self.marks))
+        """Whether a folder is laid out so, whatever the case of its names.
+
+        Raises:
+            DatasetError: Two of its folders differ in their case alone.
+        """
+        return all(find_folder(folder, name) is not None for name in (self.train, *self.marks))
+
+    def list_train(self, folder: Path, *, recursive: bool = False) -> tuple[Path, ...]:
+        """List the images to learn from, of which there must be at least one.
+
+        Raises:
+            DatasetError: There are none, or another folder beside them is of good images as well.
+        """
+        train = find_folder(folder, self.train) or folder / self.train
+        if means_good(train.name) and train.parent != folder:
+            find_good(train.parent)
+        return some_images(train, recursive=recursive)
 
     def read(self, folder: Path) -> Category:
         """Read a category that is laid out so.
 
         Raises:
-            DatasetError: Masks fit twice, or there are no images to learn from.
+            DatasetError: Masks fit twice, a folder of masks is among the tests, or there are no
+                images to learn from.
         """
-        test_folder, truth_folder = folder / self.test, folder / self.truth
+        test_folder = find_folder(folder, self.test)
+        truth_folder = find_folder(folder, self.truth) or _find_truth_inside(test_folder)
+        tests, truths = _by_defect(test_folder, truth_folder), _by_defect(truth_folder)
         samples: list[Sample] = []
         unused: list[Path] = []
         normal_masks: list[tuple[Path, Path]] = []
-        for defect in sorted(folder_names(test_folder) | folder_names(truth_folder)):
-            if test_folder / defect == truth_folder:
-                continue
-            images, masks = images_in(test_folder / defect), images_in(truth_folder / defect)
-            if defect == self.normal:
+        places = truths | tests
+        for defect in sorted(places, key=lambda defect: places[defect].name):
+            images = images_in(tests[defect]) if defect in tests else ()
+            masks = images_in(truths[defect]) if defect in truths else ()
+            name = places[defect].name
+            if means_good(name):
                 # A normal image has no defect to mark, whatever lies beside it.
                 samples.extend(Sample(image, GOOD) for image in images)
                 by_stem = {mask.stem: mask for mask in masks}
@@ -49,32 +68,50 @@ class Folders:
                     if mask is not None:
                         normal_masks.append((image, mask))
                 continue
+            if means_truth(name) and images:
+                raise DatasetError(
+                    f"{tests[defect]} is named as ground truth, but would be taken for images of "
+                    f"a defect. Move it to {folder / self.truth}, or rename it."
+                )
             paired = _pair(images, masks)
-            samples.extend(Sample(image, defect, paired[image]) for image in images)
+            samples.extend(Sample(image, name, paired[image]) for image in images)
             used = set().union(*paired.values())
             unused.extend(mask for mask in masks if mask not in used)
+        validation = find_folder(folder, self.validation) if self.validation else None
         return Category(
             folder_name(folder),
             folder,
-            some_images(folder / self.train),
+            self.list_train(folder),
             tuple(samples),
             tuple(unused),
-            validation=images_in(folder / self.validation) if self.validation else (),
+            validation=() if validation is None else images_in(validation),
             normal_masks=tuple(normal_masks),
             layout=self.title,
         )
 
 
-def folder_names(folder: Path) -> set[str]:
+def folder_names(folder: Path | None) -> set[str]:
     """Names of the folders in a folder that may be missing."""
-    return (
-        {path.name for path in list_visible(folder) if path.is_dir()} if folder.is_dir() else set()
-    )
+    return set() if folder is None else {path.name for path in list_folders(folder)}
 
 
 def images_in(folder: Path) -> tuple[Path, ...]:
     """The images of a folder that may be missing."""
     return list_images(folder) if folder.is_dir() else ()
+
+
+def _find_truth_inside(test_folder: Path | None) -> Path | None:
+    return None if test_folder is None else find_folder(test_folder, "ground_truth")
+
+
+def _by_defect(folder: Path | None, apart: Path | None = None) -> dict[str, Path]:
+    """The folders in a folder but one, by their name in small letters."""
+    found: dict[str, Path] = {}
+    for path in list_folders(folder) if folder is not None else ():
+        if path != apart:
+            find_folder(path.parent, path.name)  # or it refuses two
+            found[path.name.casefold()] = path
+    return found
 
 
 def _pair(images: Sequence[Path], masks: Sequence[Path]) -> dict[Path, tuple[Path, ...]]:

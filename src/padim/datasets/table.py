@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from padim.datasets.category import GOOD, Category, Sample
+from padim.datasets.naming import means_good
 from padim.errors import DatasetError, join_names
 
 _SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
-_NORMAL = frozenset({"good", "normal", "ok", "0", "0.0", "false"})
+_NORMAL = frozenset({"0", "0.0", "false"})  # and any name of good
 _ONLY_ANOMALOUS = frozenset({"1", "1.0", "true"})  # say that it is, not what
 
 
@@ -128,7 +129,7 @@ def _make_row(cells: Mapping[str, str], place: str, root: Path) -> Row:
         raise _wrong(place, f"the split {cells['split']!r}", join_names(_SPLITS))
     if not label or not path:
         raise _wrong(place, "an empty cell", "a path and a label")
-    if label.lower() in _NORMAL:
+    if label.lower() in _NORMAL or means_good(label):
         defect = GOOD
     elif split == "train":
         raise _wrong(place, f"the label {label!r} in train", "good there, or split test")
@@ -137,7 +138,7 @@ def _make_row(cells: Mapping[str, str], place: str, root: Path) -> Row:
         if _is_number(named):
             raise _wrong(place, f"the label {label!r}", "0, 1 or a word")
         defect = cells.get("defect") or named
-        if defect == GOOD:
+        if means_good(defect):
             raise _wrong(place, f"the defect {defect!r}", f"another for the label {label!r}")
     return Row(root / path, split, defect, root / mask if mask else None, place)
 

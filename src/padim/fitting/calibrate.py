@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from padim.datasets import expand, normal_images
+from padim.datasets import expand_defects, normal_images
 from padim.errors import DatasetError, ImageReadError, UsageError, format_count, join_names
 from padim.files import lock_file
 from padim.images.ahead import ImageInput, content_sha256
@@ -64,7 +64,7 @@ def calibrate(
     predictor = model if isinstance(model, Predictor) else load(model)
     normal = normal_images(Path(good)) if isinstance(good, str | Path) else good
     if isinstance(defects, str | Path):
-        defects = expand([Path(defects)], recursive=True)
+        defects = expand_defects(Path(defects))
     _check_unseen(normal, defects, set(predictor.description.facts["image_sha256"]))
     collectors = Collector(), Collector()
     for collector, images in zip(collectors, (normal, defects), strict=True):
