@@ -67,6 +67,7 @@ _EXTRAS = {
     "report": ("matplotlib", "jinja2"),
     "openvino": ("openvino",),
     "parquet": ("pyarrow",),
+    "tiff": ("tifffile", "imagecodecs"),
 }
 
 

@@ -14,6 +14,8 @@ from padim.fitting.settings import FitChoices, FitSettings, settings_with
 
 EVERY: FitChoices = {
     "roi": "part.png",
+    "white": 4095,
+    "page": 2,
     "backbone": "resnet18",
     "recipe": "fast",
     "size_px": (64, 96),

@@ -21,7 +21,7 @@ from padim.evaluation.compare import compare
 from padim.evaluation.run_folder import markdown, read_run
 from padim.fitting import update as learning
 from padim.fitting.config import read_choices
-from padim.images.decode import decode_with_mode, read_levels, read_size_px
+from padim.images.decode import decode_stretched, read_levels, read_size_px
 from padim.images.roi import read_roi
 from padim.model.opening import load, verify
 from padim.report.page import write_report
@@ -184,7 +184,7 @@ class ImageFile:
 
     def use(self) -> object:
         given: list[object] = [read_size_px(self._path)]
-        image, mode = decode_with_mode(self._path)
+        image, _, mode = decode_stretched(self._path)
         given += [mode, image.size, read_levels(self._path).shape]
         prediction = self._model.predict(self._path)
         if not np.isfinite([prediction.score, prediction.anomaly_map.max()]).all():

@@ -220,13 +220,6 @@ def test_exif_orientation_of_sixteen_bits_is_obeyed(mode: str) -> None:
     assert _rgb(image)[..., 0].tolist() == [[0], [255]]
 
 
-@pytest.mark.parametrize("name", ["a.gif", "a.tif", "a.png", "a.webp"])
-def test_first_frame_of_several_is_read(tmp_path: Path, name: str) -> None:
-    first, second = Image.new("RGB", (8, 6), "white"), Image.new("RGB", (8, 6), "black")
-    path = written(tmp_path, first, name, save_all=True, append_images=[second])
-    assert (read_image(path) == 255).all()
-
-
 def test_missing_file_is_named(tmp_path: Path) -> None:
     refuses(tmp_path / "absent.png", "it does not exist")
 

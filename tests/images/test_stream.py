@@ -68,11 +68,10 @@ def test_an_image_without_a_pixel_has_no_verdict(size: tuple[int, int]) -> None:
     netpbm = f"P5 {size[0]} {size[1]} 255\n".encode()
     with pytest.raises(ImageReadError):
         decode(netpbm)
-    for mode in ("L", "RGB", "I;16", "1"):
-        with pytest.raises(ImageReadError, match=rf"no pixels \({size[1]}x{size[0]} px\)"):
-            open_image(Image.new(mode, size))
-    with pytest.raises(ShapeError, match="a pixel at least"):
-        open_image(np.zeros(size, np.uint8))
+    frames = [np.zeros(size, np.uint8), *(Image.new(mode, size) for mode in ("L", "I;16", "1"))]
+    for frame in frames:
+        with pytest.raises(ShapeError, match="a pixel at least"):
+            open_image(frame)
 
 
 def test_long_text_is_called_what_it_is(tmp_path: Path) -> None:

@@ -33,7 +33,9 @@ from padim.files import write_text, write_whole
 from padim.fitting.fit import build_model
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
+from padim.images.facts import ImageFacts
 from padim.images.preprocess import Preprocess
+from padim.images.reading import Reading
 from padim.method.moments import Moments
 from padim.method.pyramid import Level, nest
 from padim.method.tiles import Tiling
@@ -343,15 +345,37 @@ def test_a_description_that_makes_no_sense_is_refused(tmp_path: Path, text: str)
             read(tmp_path / "odd")
 
 
+def test_how_files_are_read_and_what_images_were_like_is_kept(tmp_path: Path) -> None:
+    small, path = small_state(), tmp_path / "a"
+    save_state(small, path)
+    said = json.loads(header(path)["padim"])
+    assert said["format_version"] == 1
+    assert not {"images", "reading"} & {*said, *said["preprocess"]}  # as releases before wrote it
+
+    facts = ImageFacts(("16-bit grey",), (10.5, 20.25), 4000)
+    preprocess = replace(small.preprocess, reading=Reading(4095, 2))
+    kept = replace(small, encoder=replace(small.encoder, preprocess=preprocess), images=facts)
+    save_state(kept, path)
+    said = json.loads(header(path)["padim"])
+    assert said["format_version"] == 2  # an older release would read other pixels
+    assert said["preprocess"]["reading"] == {"white": 4095, "page": 2}
+    found = load_state(path)
+    assert (found.preprocess, found.images) == (preprocess, facts)
+
+
 def test_a_newer_version_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as newer:
-        newer.setattr(state, "FORMAT_VERSION", 2)
-        save_state(small_state(), tmp_path / "new")
+        newer.setattr(state, "FORMAT_VERSION", 3)
+        small = small_state()
+        reading = replace(small.preprocess, reading=Reading(white=4095))
+        save_state(
+            replace(small, encoder=replace(small.encoder, preprocess=reading)), tmp_path / "new"
+        )
     for read in (load_state, load_moments):
         with pytest.raises(
-            ModelFileVersionError, match=r"format version 2, but this release reads up to 1\."
+            ModelFileVersionError, match=r"format version 3, but this release reads up to 2\."
         ):
             read(tmp_path / "new")
 

@@ -89,12 +89,15 @@ def run_benchmark(
     """Prepare a fit and run it over categories, with as many workers as memory allows."""
     from padim.evaluation.job import Watcher
     from padim.evaluation.run import run
+    from padim.fitting.prepare import find_white
 
     require_writable(out)
     settings = plan.settings
     n_train = max(len(found.train) for found in categories)
-    largest_px, words = measure_sizes(path for found in categories for path in found.images())
+    files = [path for found in categories for path in found.images()]
+    largest_px, words = measure_sizes(files, settings.reading)
     say(f"{describe(categories)}; images {words}.")
+    settings = find_white(settings, [path for found in categories for path in found.train])
     source_px = _find_source_px(categories, settings)
     fitter, forecast = prepare_within(settings, largest_px, n_train, source_px=source_px)
     n_workers = min(n_workers, len(categories) * plan.n_seeds)

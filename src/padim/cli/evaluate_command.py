@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from padim.cli import options
-from padim.cli.console import progress, result, say, table
+from padim.cli.console import progress, result, say, table, warn
 from padim.cli.images import Unreadable, measure_sizes, say_threshold
 from padim.datasets import describe
+from padim.images.facts import describe_differences
 from padim.metrics.resamples import Intervals
 from padim.scoring.calibration import Threshold
 
@@ -56,6 +57,8 @@ def evaluate(
             loaded, found, advance=advance, unreadable=unreadable.callback
         )
     unreadable.report()
+    if words := describe_differences(one.differences for one in evaluation.predictions):
+        warn(words)
     rows = [
         (METRICS[name].label, format_metric(value) + format_interval(evaluation.intervals[name]))
         for name, value in evaluation.metrics.items()

@@ -24,6 +24,7 @@ from padim.datasets.naming import means_not_good
 from padim.errors import UsageError, format_count
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.decode import decode
+from padim.images.facts import describe_depth
 from padim.images.heatmap import overlay, save_picture
 from padim.images.regions import regions_above
 from padim.memory import format_bytes, watch_peak
@@ -77,12 +78,13 @@ def fit(
     if outlier_overlays is not None:
         require_apart(outlier_overlays, [images])
         require_writable(outlier_overlays)
-    largest_px, words = measure_sizes(chosen)
+    largest_px, words = measure_sizes(chosen, settings.reading)
     place = "" if found.category else f" in {images}"
     say(f"{format_count(len(chosen), 'good image')}{place}, {words}.")
-    from padim.fitting.prepare import find_source_px, require_outliers_known
+    from padim.fitting.prepare import find_source_px, find_white, require_outliers_known
 
     require_outliers_known(settings, outlier_overlays is not None)
+    settings = find_white(settings, chosen)
     source_px = find_source_px(settings, chosen)
     fitter, forecast = prepare_within(
         settings, largest_px, len(chosen), source_px=source_px, scratch=out.parent
@@ -101,6 +103,8 @@ def fit(
         names = name_outputs(chosen, [images])
         drawn = _draw_outliers(fitted, {p: outlier_overlays / n for p, n in names.items()})
     unreadable.report()
+    if words := describe_depth(fitted.state.images, encoder.preprocess.reading.white):
+        warn(words)
     document = {
         "model": str(out),
         "n_train": fitted.state.count,
@@ -196,7 +200,7 @@ def _draw_outliers(fitted: "Fitted", places: dict[Path, Path]) -> dict[int, str]
         path, calibration = fitted.paths[i], fitted.state.calibration
         assert path is not None
         assert calibration is not None
-        image = decode(path)
+        image = decode(path, fitted.state.preprocess.reading)
         window = fitted.state.preprocess.window((image.height, image.width))
         _, inside = regions_above(anomaly_map, decide(calibration).pixel_threshold)
         drawn[i] = f"{places[path]}.jpg"

@@ -10,6 +10,7 @@ from padim.cli.console import Output, say, warn
 from padim.errors import ImageReadError, PadimError, UsageError, format_count, join_names
 from padim.files import Names, same_name
 from padim.images.decode import read_size_px
+from padim.images.reading import AS_IT_IS, Reading
 from padim.scoring.prediction import Decision
 
 
@@ -31,7 +32,9 @@ class Unreadable:
             say(f"{len(self.paths)} unreadable {were} left out: {join_names(self.paths)}.")
 
 
-def measure_sizes(paths: Iterable[Path]) -> tuple[tuple[int, int], str]:
+def measure_sizes(
+    paths: Iterable[Path], reading: Reading = AS_IT_IS
+) -> tuple[tuple[int, int], str]:
     """The (height, width) that holds every image, and the sizes in words.
 
     Images that cannot be read are left to whoever reads them.
@@ -39,7 +42,7 @@ def measure_sizes(paths: Iterable[Path]) -> tuple[tuple[int, int], str]:
     found = set()
     for path in paths:
         with suppress(ImageReadError):
-            found.add(read_size_px(path))
+            found.add(read_size_px(path, reading))
     if not found:
         return (0, 0), "of unknown size"
     heights, widths = zip(*found, strict=True)

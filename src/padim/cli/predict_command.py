@@ -1,5 +1,6 @@
 """``padim predict``."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -19,8 +20,9 @@ from padim.cli.images import (
 from padim.cli.options import option
 from padim.datasets import expand
 from padim.errors import PadimError, PathMissingError, UsageError, format_count
+from padim.images.facts import describe_differences
 from padim.images.stream import STDIN, is_stdin, read_stdin
-from padim.scoring.prediction import NOT_CALIBRATED, Decision, PredictionRecord
+from padim.scoring.prediction import NOT_CALIBRATED, Decision, Prediction, PredictionRecord
 from padim.scoring.writer import PredictionWriter
 
 _SHOWN = 10
@@ -63,11 +65,12 @@ def predict(
     if fail_on_anomaly and loaded.decision is None:
         raise UsageError(f"{NOT_CALIBRATED} Until then, leave --fail-on-anomaly out.")
     count = format_count(len(chosen), "image")
-    say(f"{count} to score, {measure_sizes(chosen)[1]}. Engine: {loaded.engine}.")
+    sizes = measure_sizes(chosen, loaded.preprocess.reading)[1]
+    say(f"{count} to score, {sizes}. Engine: {loaded.engine}.")
     if loaded.decision is not None:
         say_threshold(loaded.decision)
     unreadable = Unreadable(skip_unreadable)
-    tally = _Tally(loaded.decision)
+    tally, differences = _Tally(loaded.decision), list[tuple[str, ...]]()
     predictions = loaded.stream(
         [read_stdin() if path == STDIN else path for path in chosen],
         unreadable.callback,
@@ -75,7 +78,7 @@ def predict(
         traced=True,
     )
     with progress("predict", len(chosen)) as advance:
-        for record in writer.write(predictions):
+        for record in writer.write(_note(predictions, differences)):
             tally.add(record)
             advance(1)
     unreadable.report()
@@ -93,6 +96,8 @@ def predict(
         f"{tally.words()}\nScores and regions: {out / 'predictions.csv'}, "
         f"{out / 'predictions.jsonl'}.{pictures}",
     )
+    if words := describe_differences(differences):
+        warn(words)
     if tally.all_alien:
         warn(
             f"All {tally.n_images} images are as unlike the good ones as can be. If they are not "
@@ -102,6 +107,15 @@ def predict(
         raise PadimError(f"Nothing was judged: of {count} none could be read. Check the files.")
     if fail_on_anomaly and tally.n_anomalous:
         raise typer.Exit(1)
+
+
+def _note(
+    predictions: Iterable[Prediction], differences: list[tuple[str, ...]]
+) -> Iterator[Prediction]:
+    """Pass predictions on, and note how their images differ from those of the fit."""
+    for prediction in predictions:
+        differences.append(prediction.differences)
+        yield prediction
 
 
 class _Tally:

@@ -14,7 +14,7 @@ from padim.datasets.category import GOOD
 from padim.errors import ImageReadError
 from padim.files import sha256
 from padim.images.ahead import map_within
-from padim.images.decode import Hold, decode_with_mode, read_mask
+from padim.images.decode import Hold, decode_stretched, read_mask
 from padim.images.thumbnails import Look, far_sizes, near_duplicates
 
 KINDS: dict[str, str] = {
@@ -130,10 +130,10 @@ def _see(one: tuple[str, Sample], hold: Hold) -> _Seen:
     errors: list[ImageReadError] = []
     digest, mode, look = "", "", None
     try:
-        picture, mode = decode_with_mode(item.path, hold)
+        picture, depth, mode = decode_stretched(item.path, hold)
         digest = sha256(item.path)
         small = picture.resize((_LOOK_PX, _LOOK_PX), Image.Resampling.BICUBIC).convert("RGB")
-        look = Look.of(np.asarray(small), (picture.height, picture.width))
+        look = Look.of(np.asarray(small), (picture.height, picture.width), depth)
     except ImageReadError as error:
         errors.append(error)
     masks = []

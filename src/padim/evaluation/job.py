@@ -30,6 +30,7 @@ from padim.fitting.fit import build_model
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
+from padim.images.facts import describe_depth, describe_differences
 from padim.images.heatmap import DEFAULT_COLORMAP
 from padim.images.preprocess import Preprocess
 from padim.memory import watch_peak
@@ -40,6 +41,8 @@ from padim.model.pair import moments_path
 _CURVE_POINTS = 500
 _BESIDE_FITTER = (
     "roi",
+    "white",
+    "page",
     "dims_seed",
     "calibrate",
     "drop_outliers",
@@ -137,11 +140,16 @@ def run_job(
         peak, start = watch_peak(), time.perf_counter()
         fitted = fitter.fit(category.train, begin, unreadable)
         fit_s, fit_peak = time.perf_counter() - start, peak()
+        white = fitter.encoder.preprocess.reading.white
+        if words := describe_depth(fitted.state.images, white):
+            watcher.say(f"{category.name}: {words}")
         model = build_model(fitter, fitted)
         advance = begin("score", len(category.test))
         evaluation = evaluate(
             model, category, advance=advance, unreadable=unreadable, scratch=scratch
         )
+        if words := describe_differences(one.differences for one in evaluation.predictions):
+            watcher.say(f"{job.category.name}: {words}")
         if job.seed == 0:
             advance = begin("draw", len(evaluation.samples))
             _write_pictures(job, evaluation, fitter.encoder.preprocess, out, plan, advance)

@@ -70,7 +70,7 @@ def pictures(
     for sample, score, anomaly_map in zip(
         evaluation.samples, evaluation.image_score, evaluation.anomaly_map, strict=True
     ):
-        image = Image.fromarray(read_image(sample.path))
+        image = Image.fromarray(read_image(sample.path, preprocess.reading))
         shown_px = _fit_panel((image.height, image.width))
         shown = np.asarray(image.resize(shown_px[::-1], Image.Resampling.BILINEAR))
         on_panel = preprocess.to_source(anomaly_map.astype(np.float32), shown_px)

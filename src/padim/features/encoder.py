@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from padim.backbones import BackboneSpec
 from padim.images.preprocess import Preprocess
+from padim.images.reading import AS_IT_IS
 from padim.method.pyramid import Pyramid
 from padim.method.tiles import Tiling
 from padim.scoring.engines import ENGINES
@@ -58,7 +59,7 @@ class Encoder:
         """The same for one part of an image, all cells of which are modelled."""
         window_px = self.tiling.window_px
         tiling = Tiling.whole(self.tiling.tiles[0].pyramid, window_px)
-        preprocess = replace(self.preprocess, size_px=window_px, roi=None)
+        preprocess = replace(self.preprocess, size_px=window_px, roi=None, reading=AS_IT_IS)
         return replace(self, tiling=tiling, preprocess=preprocess)
 
     def differences(self, other: "Encoder") -> dict[str, tuple[object, object]]:

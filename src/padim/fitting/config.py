@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from padim.errors import PathMissingError, UsageError
 from padim.files import sha256
 from padim.fitting.settings import CHOICES, KINDS, FitChoices, require_known
+from padim.images.reading import AS_IT_IS
 
 if TYPE_CHECKING:
     from padim.features.encoder import Encoder
@@ -89,6 +90,8 @@ def choices_of(state: "ModelState") -> FitChoices:
         choices["taps"] = recipe.taps
     if recipe.tile_px is not None:
         choices["tile_px"] = recipe.tile_px
+    if (reading := encoder.preprocess.reading) != AS_IT_IS:
+        choices["white"], choices["page"] = reading.white, reading.page
     if encoder.preprocess.roi is not None:
         choices["roi"] = "the file of the region of interest"
     if recipe.tile_px is not None or encoder.preprocess.roi is not None:

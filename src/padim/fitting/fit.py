@@ -7,7 +7,7 @@ from typing import Unpack
 from padim.datasets import normal_images
 from padim.fitting.fitter import Fitter
 from padim.fitting.looks import Fitted
-from padim.fitting.prepare import find_source_px, prepare
+from padim.fitting.prepare import find_source_px, find_white, prepare
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.ahead import ImageInput
 from padim.model.padim import PaDiM
@@ -53,6 +53,7 @@ def fit(
     settings = settings_with(settings, **choices)
     if isinstance(images, str | Path):
         images = normal_images(Path(images), recursive=recursive)
+    settings = find_white(settings, images)
     fitter = prepare(settings, source_px=find_source_px(settings, images))
     if (limit := settings.max_bytes) is not None:
         fitter = fitter.within(limit, len(images), (0, 0))

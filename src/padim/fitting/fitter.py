@@ -162,6 +162,7 @@ class Fitter:
             # differences, in which the last digits of an engine weigh more than on the line.
             mirrored = np.stack([image.pixels[:, ::-1] for image in samples])
             state = replace(state, samples=sample(state, self.embedder, mirrored))
+        state = replace(state, images=seen.facts)
         left_moments = held if settings.keep_moments else None
         places = tuple(sorted(dropped))
         return Fitted(state, seen.paths, left_moments, suspects, places, outlier_maps)

@@ -19,6 +19,7 @@ from padim.features.encoder import Encoder
 from padim.features.features import TiledFeatures
 from padim.fitting.review import Suspect
 from padim.images.ahead import ImageInput, Loaded, batched, load_ahead
+from padim.images.facts import ImageFacts
 from padim.images.thumbnails import Look
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Accumulator, Moments
@@ -62,7 +63,13 @@ class Embedder:
         if self.tile is not None:
             assert isinstance(self.features, TiledFeatures)
             compute = partial(self.features.of_tile, tile=self.tile)
-        loaded = load_ahead(images, self._bring, unreadable, hashed=True)
+        loaded = load_ahead(
+            images,
+            self._bring,
+            unreadable,
+            reading=self.encoder.preprocess.reading,
+            hashed=True,
+        )
         for batch in batched(loaded, self.n_batch):
             pixels = torch.from_numpy(np.stack([image.pixels for image in batch])).to(self.device)
             with torch.inference_mode():
@@ -103,6 +110,7 @@ class Seen:
     paths: tuple[Path | None, ...] = ()  # of each; None for one given as pixels
     thumbnails: tuple[Look, ...] = ()  # of each, when they are to be reviewed
     samples: tuple[Loaded, ...] = ()  # a few that may travel with the model, when wanted
+    facts: ImageFacts | None = None  # what they were like; unknown of older models
 
     def add(
         self, batch: list[Loaded], *, with_thumbnails: bool, with_samples: bool = False
@@ -115,6 +123,7 @@ class Seen:
             tuple(image.path for image in batch),
             tuple(Look.of(image.pixels, image.source_px) for image in looked),
             tuple(batch if with_samples else ()),
+            reduce(ImageFacts.merge, map(ImageFacts.of, batch)),
         )
         return self.merge(new)
 
@@ -137,7 +146,13 @@ class Seen:
             self.paths + other.paths,
             self.thumbnails + other.thumbnails,
             tuple(samples),
+            self._merge_facts(other),
         )
+
+    def _merge_facts(self, other: "Seen") -> ImageFacts | None:
+        if not self.hashes or not other.hashes:
+            return self.facts or other.facts
+        return self.facts.merge(other.facts) if self.facts and other.facts else None
 
 
 class FirstLook(NamedTuple):

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from padim.backbones import BackboneSpec, backbone
 from padim.errors import DatasetError, ImageReadError, PathMissingError, UsageError
@@ -19,8 +21,9 @@ from padim.fitting.fitter import Fitter
 from padim.fitting.forecast import NetworkBytes
 from padim.fitting.looks import Embedder
 from padim.fitting.settings import FitSettings, recipe_of
-from padim.images.ahead import ImageInput, load_image
+from padim.images.ahead import ImageInput, load_ahead, load_image
 from padim.images.preprocess import Preprocess
+from padim.images.reading import FULL_WHITE, smallest_white
 from padim.images.roi import Roi, read_roi
 from padim.method.pyramid import RANDOM_DIMS_SEED, build_pyramid
 from padim.method.tiles import Tiling, plan_tiles
@@ -122,8 +125,30 @@ def find_source_px(settings: FitSettings, images: Iterable[ImageInput]) -> tuple
         )
     for image in images:
         with suppress(ImageReadError):
-            return load_image(image, lambda _: np.empty(0, np.uint8)).source_px
+            return load_image(image, _bring_nothing, settings.reading).source_px
     raise DatasetError("No image can be read. Name a folder of good images.")
+
+
+def find_white(settings: FitSettings, images: Iterable[ImageInput]) -> FitSettings:
+    """Replace a white that is to be found by the smallest usual one that holds all good images.
+
+    Raises:
+        UsageError: They can be looked at once only.
+    """
+    if settings.white != "auto":
+        return settings
+    if isinstance(images, Iterator):
+        raise UsageError(
+            "The images come from an iterator, but white is found by looking at all of them first. "
+            "Give a list of them, or a number as white."
+        )
+    loaded = load_ahead(images, _bring_nothing, lambda error: None, reading=settings.reading)
+    highest = max((one.depth.highest for one in loaded if one.depth.is_deep), default=FULL_WHITE)
+    return replace(settings, white=smallest_white(highest))
+
+
+def _bring_nothing(_: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.empty(0, np.uint8)
 
 
 def _build_preprocess(
@@ -131,7 +156,12 @@ def _build_preprocess(
 ) -> Preprocess:
     """The way from an image to the network, with the region of interest."""
     preprocess = Preprocess(
-        recipe.size_px, recipe.crop_fraction, recipe.resample, spec.mean, spec.std
+        recipe.size_px,
+        recipe.crop_fraction,
+        recipe.resample,
+        spec.mean,
+        spec.std,
+        reading=settings.reading,
     )
     region = settings.roi
     if isinstance(region, str | Path):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from padim.backbones import BACKBONES, DEFAULT_BACKBONE
 from padim.choices import Choice, Range, is_same, parse_size
 from padim.errors import UsageError
+from padim.images.reading import FULL_WHITE, Reading
 from padim.memory import parse_bytes
 from padim.recipes import DEFAULT_RECIPE, EPS_RULES, RECIPES, Recipe
 from padim.scoring.engines import DEVICES, ENGINES, PRECISIONS
@@ -28,7 +29,7 @@ def _parse_taps(text: str) -> tuple[int, ...]:
         raise UsageError(f"The taps are {text!r}, but need to be such as 1,2,4.") from None
 
 
-def _parse_dims(text: str) -> int | str:
+def _parse_number(text: str) -> int | str:
     try:
         return int(text)
     except ValueError:
@@ -60,6 +61,25 @@ class FitSettings:
             "FILE",
         ),
     ] = None
+    white: Annotated[
+        int | Literal["auto"],
+        Choice(
+            "White in 16-bit files, such as 4095; auto looks at the images.",
+            "data",
+            "N",
+            within=Range(1, FULL_WHITE, usual=4095),
+            parse=_parse_number,
+        ),
+    ] = FULL_WHITE
+    page: Annotated[
+        int | None,
+        Choice(
+            "Page of files that have several, from 1; the model reads the same one.",
+            "data",
+            "N",
+            within=Range(1),
+        ),
+    ] = None
     backbone: Annotated[
         str, Choice("See padim backbones.", "network", "NAME", names=tuple(BACKBONES))
     ] = DEFAULT_BACKBONE
@@ -84,7 +104,9 @@ class FitSettings:
     ] = None
     dims: Annotated[
         int | Literal["all"] | None,
-        Choice("all, or how many dimensions to draw at random.", "network", "N", parse=_parse_dims),
+        Choice(
+            "all, or how many dimensions to draw at random.", "network", "N", parse=_parse_number
+        ),
     ] = None
     dims_seed: Annotated[
         int, Choice("Of the draw of dimensions.", "network", "N", within=Range(0))
@@ -216,6 +238,11 @@ class FitSettings:
         limit = self.max_memory
         return parse_bytes(limit) if isinstance(limit, str) else limit
 
+    @property
+    def reading(self) -> Reading:
+        """How image files are read; white that is not known yet is as high as can be."""
+        return Reading(FULL_WHITE if isinstance(self.white, str) else self.white, self.page)
+
     def __eq__(self, other: object) -> bool:
         """Whether every choice is the same; a region of interest may be an array."""
         if not isinstance(other, FitSettings):
@@ -227,6 +254,8 @@ class FitChoices(TypedDict, total=False):
     """The fields of ``FitSettings`` that somebody chose: the typed keywords of ``padim.fit``."""
 
     roi: str | Path | NDArray[np.bool_] | None
+    white: int | Literal["auto"]
+    page: int | None
     backbone: str
     recipe: str
     size_px: Size | None

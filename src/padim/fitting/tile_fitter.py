@@ -70,6 +70,7 @@ def fit_tiles(
         whitening=files.whitening,
         image_sha256=tuple(sorted(seen.hashes)),
         trunk=fitter.trunk,
+        images=seen.facts,
     )
     if files.distances is None:
         return Fitted(state, seen.paths)
@@ -124,7 +125,9 @@ def _survey(
     """What can be read, with hash, path and thumbnail."""
     readable: list[ImageInput] = []
     seen, bring, n_ahead = Seen(0), fitter.encoder.preprocess, 2 * DECODE_THREADS
-    for loaded in load_ahead(images, bring, unreadable, hashed=True, n_ahead=n_ahead):
+    for loaded in load_ahead(
+        images, bring, unreadable, reading=bring.reading, hashed=True, n_ahead=n_ahead
+    ):
         advance(1)
         readable.append(loaded.image)
         seen = seen.add([loaded], with_thumbnails=True)
@@ -141,9 +144,9 @@ def _find_eps(fitter: "Fitter", images: list[ImageInput]) -> list[float]:
     pilot: list[Tensor] = []
     sums: list[Tensor] = []
     squares = [0.0] * n_levels
-    images = images[:N_PILOT]
+    images, preprocess = images[:N_PILOT], fitter.encoder.preprocess
     for image in images:
-        loaded = load_image(image, fitter.encoder.preprocess)
+        loaded = load_image(image, preprocess, preprocess.reading)
         pixels = torch.from_numpy(loaded.pixels[None]).to(fitter.embedder.device)
         with torch.inference_mode():
             embeddings = fitter.features(pixels)

@@ -65,8 +65,9 @@ def update(
             raise DatasetError(f"{path} knows {known} already. Name images that it has not seen.")
         embedder = _build_embedder(state, weights)
         more = looks.look(embedder, added, begin("update", len(added)), start=state.count)
-        before = FirstLook(Seen(0, state.image_sha256), moments, [])
+        before = FirstLook(Seen(0, state.image_sha256, facts=state.images), moments, [])
         whole = looks.merge_in_order((before, more))
+        state = replace(state, images=whole.seen.facts)
         return _change(path, embedder, state, whole.moments, whole.seen.hashes, used, begin)
 
 
@@ -165,6 +166,8 @@ def merge(
         )
     embedder = _build_embedder(state, weights)
     hashes = state.image_sha256 + other.image_sha256
+    images = state.images.merge(other.images) if state.images and other.images else None
+    state = replace(state, images=images)
     with lock_file(out):
         return _change(out, embedder, state, moments.merge(more), hashes, {}, begin)
 
@@ -211,7 +214,7 @@ def _change(
     samples = before.samples
     if samples is not None:
         samples = sample(state, embedder, samples.image)
-    state = replace(state, calibration=calibration, samples=samples)
+    state = replace(state, calibration=calibration, samples=samples, images=before.images)
     save_pair(state, moments, path)
     device, n_batch = embedder.device.type, embedder.n_batch
     features = embedder.features

@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from padim.errors import ImageReadError, ShapeError
-from padim.images.decode import Hold, decode, raise_own_errors, rgb_pixels, take_any
+from padim.images.decode import (
+    Depth,
+    Hold,
+    decode_with_depth,
+    raise_own_errors,
+    reduce_to_8_bit,
+    rgb_pixels,
+    take_any,
+)
+from padim.images.reading import AS_IT_IS, Reading
 from padim.images.stream import open_regular
 
 T = TypeVar("T")
@@ -40,7 +49,13 @@ class Loaded:
     pixels: NDArray[np.uint8]  # RGB, (H, W, 3)
     source_px: tuple[int, int]
     sha256: str  # as content_sha256 says; empty when not asked for
+    depth: Depth  # what it was before it had 8 bits
     picture: Image.Image | None = None  # the source image of a file, when it was to be kept
+
+    @property
+    def brightness(self) -> float:
+        """Mean grey level of every fourth row and column, 0 to 255."""
+        return float(self.pixels[::4, ::4].mean())
 
     @property
     def path(self) -> Path | None:
@@ -48,13 +63,24 @@ class Loaded:
         return Path(self.image) if isinstance(self.image, str | Path) else None
 
 
-def open_image(image: ImageInput, hold: Hold = take_any) -> Image.Image | NDArray[np.uint8]:
-    """Read one image: a file, or its bytes, as `decode` does, one in memory as `rgb_pixels`."""
+def open_image(
+    image: ImageInput, reading: Reading = AS_IT_IS, hold: Hold = take_any
+) -> tuple[Image.Image | NDArray[np.uint8], Depth]:
+    """Read one image: a file, or its bytes, as `decode` does, one in memory as `rgb_pixels`.
+
+    Returns:
+        The image of 8 bits, and what it was before.
+    """
     if isinstance(image, str | Path):
-        return decode(Path(image), hold)
+        return decode_with_depth(Path(image), reading, hold)
     if isinstance(image, bytes | bytearray | memoryview):
-        return decode(bytes(image), hold)
-    return rgb_pixels(image)
+        return decode_with_depth(bytes(image), reading, hold)
+    if isinstance(image, Image.Image):
+        found, depth = reduce_to_8_bit(image, white=reading.white)
+        return rgb_pixels(found), depth
+    pixels = rgb_pixels(image)
+    is_grey = image.ndim == 2 or image.shape[2] == 1
+    return pixels, Depth("8-bit grey" if is_grey else "8-bit colour")
 
 
 def content_sha256(image: ImageInput) -> str:
@@ -70,6 +96,8 @@ def content_sha256(image: ImageInput) -> str:
 def load_image(
     image: ImageInput,
     bring: Bring,
+    reading: Reading = AS_IT_IS,
+    *,
     hashed: bool = False,
     kept_px: int = 0,
     hold: Hold = take_any,
@@ -79,11 +107,12 @@ def load_image(
     Args:
         image: What ``open_image`` takes.
         bring: The way to that size, by custom a ``Preprocess``.
+        reading: How files are read.
         hashed: Whether its content is to be hashed.
         kept_px: Pixels of a file's picture that is kept, at most.
         hold: Told how many bytes of memory it takes, before and after.
     """
-    opened = open_image(image, hold)
+    opened, depth = open_image(image, reading, hold)
     kept = None
     if isinstance(opened, Image.Image):
         source_px = opened.height, opened.width
@@ -97,7 +126,8 @@ def load_image(
             raise ShapeError(f"{image}: {error}") from error
         raise
     hold(pixels.nbytes + (3 * kept.height * kept.width if kept else 0))
-    return Loaded(image, pixels, source_px, content_sha256(image) if hashed else "", kept)
+    digest = content_sha256(image) if hashed else ""
+    return Loaded(image, pixels, source_px, digest, depth, kept)
 
 
 def load_ahead(
@@ -105,6 +135,7 @@ def load_ahead(
     bring: Bring,
     unreadable: Callable[[ImageReadError], None] | None = None,
     *,
+    reading: Reading = AS_IT_IS,
     hashed: bool = False,
     kept_px: int = 0,
     n_ahead: int = DECODE_AHEAD,
@@ -117,7 +148,7 @@ def load_ahead(
 
     def load(image: ImageInput, hold: Hold) -> Loaded | ImageReadError:
         try:
-            return load_image(image, bring, hashed, kept_px, hold)
+            return load_image(image, bring, reading, hashed=hashed, kept_px=kept_px, hold=hold)
         except ImageReadError as error:
             return error
 

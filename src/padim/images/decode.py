@@ -6,14 +6,19 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from padim.errors import ImageReadError, ShapeError, UsageError
+from padim.images.pages import choose_page
+from padim.images.raster import Raster, has_floats, is_misread, loses_depth, read_raster, read_tags
+from padim.images.reading import AS_IT_IS, FULL_WHITE, Reading, smallest_white
 from padim.images.stream import open_regular, require_few_scans
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
@@ -26,7 +31,7 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Without a handler of its own, Python prints what Pillow logs about damaged files.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
-_WHITE_16 = 65535
+_FLOATS = "its pixels are floats, whose black and white are not known; save it with 8 or 16 bits"
 DECODE_BYTES_PER_PX = 8  # Pillow's pixels and a copy of them on the way
 
 _Read = TypeVar("_Read")
@@ -67,29 +72,79 @@ def take_any(_n_bytes: int) -> None:
     """Take memory without asking."""
 
 
-def decode(file: Path | bytes, hold: Hold = take_any) -> Image.Image:
-    """Read an image file, whatever its suffix, as `turn_to_8_bit` has it; of frames, the first.
+@dataclass(frozen=True)
+class Depth:
+    """What an image was before it had 8 bits."""
+
+    kind: str  # such as ``8-bit colour`` or ``16-bit grey``
+    white: int = FULL_WHITE  # the value of 16 bits that became 255
+    highest: int = (
+        FULL_WHITE  # value; the highest it can be where only the upper 8 of 16 bits are read
+    )
+    n_above_white: int = 0  # pixels, or values of channels
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether it had more than 8 bits."""
+        return self.kind.startswith("16")
+
+
+PLAIN = Depth("8-bit colour")
+
+
+def decode(file: Path | bytes, reading: Reading = AS_IT_IS, hold: Hold = take_any) -> Image.Image:
+    """Read an image file, whatever its suffix, as `turn_to_8_bit` has it.
 
     Raises:
         ImageReadError: Whatever is wrong: missing, empty, not an image, damaged, cut short, too
-            large (``PIL.Image.MAX_IMAGE_PIXELS``), or of a kind that `turn_to_8_bit` refuses.
+            large (``PIL.Image.MAX_IMAGE_PIXELS``), of several pages none of which was chosen, or
+            of a kind that `turn_to_8_bit` refuses.
     """
-    return _read(file, lambda image: turn_to_8_bit(image, _name(file)), hold)
+    return decode_with_depth(file, reading, hold)[0]
 
 
-def decode_with_mode(path: Path, hold: Hold = take_any) -> tuple[Image.Image, str]:
-    """Read an image file as `decode` does, and the Pillow mode that the file has."""
-    return _read(path, lambda image: (turn_to_8_bit(image, path), image.mode), hold)
+def decode_with_depth(
+    file: Path | bytes, reading: Reading = AS_IT_IS, hold: Hold = take_any
+) -> tuple[Image.Image, Depth]:
+    """Read an image file as `decode` does, and tell what it was before."""
+    name = _name(file)
+
+    def convert(opened: Image.Image | Raster) -> tuple[Image.Image, Depth]:
+        if isinstance(opened, Raster):
+            return _scale(opened.values, reading.white, name, opened.is_inverted)
+        # Pillow has brought these to 16 bits, whatever they say is white.
+        white = FULL_WHITE if opened.format == "PPM" else reading.white
+        return reduce_to_8_bit(opened, name, white)
+
+    return _read(file, convert, reading, hold)
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def decode_stretched(path: Path, hold: Hold = take_any) -> tuple[Image.Image, Depth, str]:
+    """Read an image file as `decode_with_depth` does, and its Pillow mode.
+
+    White of 16 bits is the smallest of `reading.WHITES` that holds the image's highest value.
+    """
+
+    def convert(opened: Image.Image | Raster) -> tuple[Image.Image, Depth, str]:
+        if isinstance(opened, Raster):
+            image, depth = _scale(opened.values, None, path, opened.is_inverted)
+            return image, depth, depth.kind
+        mode = opened.mode
+        return *reduce_to_8_bit(opened, path, None), mode
+
+    return _read(path, convert, AS_IT_IS, hold)
+
+
+def read_image(path: Path, reading: Reading = AS_IT_IS) -> NDArray[np.uint8]:
     """Read an image file as `decode` does: RGB ``(H, W, 3)``, contiguous and writable."""
-    return np.array(decode(path).convert("RGB"))
+    return np.array(decode(path, reading).convert("RGB"))
 
 
-def read_size_px(path: Path) -> tuple[int, int]:
+def read_size_px(path: Path, reading: Reading = AS_IT_IS) -> tuple[int, int]:
     """Read the (height, width) of an image from its header, before any EXIF rotation."""
-    return _read(path, lambda image: (image.height, image.width))
+    with raise_own_errors(path), open_regular(path) as stream:
+        opened = _open(stream, path, reading, take_any, floats=True)
+        return opened.height, opened.width
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
@@ -105,40 +160,72 @@ def read_levels(path: Path) -> NDArray[Any]:
 
     They are those of the highest colour channel.
     """
-    return _read(path, _take_levels)
+    return _read(path, _take_levels, floats=True)
 
 
-def turn_to_8_bit(image: Image.Image, name: Path | str = "The Pillow image") -> Image.Image:
+def turn_to_8_bit(
+    image: Image.Image, name: Path | str = "The Pillow image", white: int = FULL_WHITE
+) -> Image.Image:
     """Turn a Pillow image of any mode into an upright one of mode ``L`` or ``RGB``.
 
-    Grey of 16 bits is scaled over its full range (65535 becomes 255, rounded). Transparent pixels
-    keep the colour they are stored with. The EXIF orientation is obeyed.
+    Grey of 16 bits is scaled so that ``white`` becomes 255, rounded; what is above does too.
+    Transparent pixels keep the colour they are stored with. The EXIF orientation is obeyed.
 
     Raises:
-        ImageReadError: The pixels are floats, or integers outside 0 to 65535, or damaged, or there
-            are none.
+        ImageReadError: The pixels are floats, or integers outside 0 to 65535, or damaged.
     """
+    return reduce_to_8_bit(image, name, white)[0]
+
+
+def reduce_to_8_bit(
+    image: Image.Image, name: Path | str = "The Pillow image", white: int | None = FULL_WHITE
+) -> tuple[Image.Image, Depth]:
+    """Do as `turn_to_8_bit`, and tell what it was before; of white None, as `decode_stretched`."""
+    is_deep = loses_depth(image)
     with raise_own_errors(name):
         image = _turn_upright(image)
-    if not image.width or not image.height:
-        raise ImageReadError(name, f"it has no pixels ({image.height}x{image.width} px)")
-    if image.mode == "F":
+    if image.mode.startswith(("F", "I")):
+        return _scale(np.asarray(image), white, name)
+    image = _reduce_mode(image)
+    colour = "grey" if image.mode == "L" else "colour"
+    if not is_deep:
+        return image, Depth(f"8-bit {colour}")
+    extrema = np.asarray(image.getextrema())
+    return image, Depth(f"16-bit {colour}", FULL_WHITE, int(extrema.max()) * 256 + 255)
+
+
+def _scale(
+    values: NDArray[Any], white: int | None, name: Path | str, is_inverted: bool = False
+) -> tuple[Image.Image, Depth]:
+    """Scale grey ``(H, W)`` or colour ``(H, W, 3)`` to 8 bits; ``is_inverted`` where 0 is white."""
+    if values.dtype.kind == "f":
+        raise ImageReadError(name, _FLOATS)
+    low, high = int(values.min(initial=0)), int(values.max(initial=0))
+    if low < 0 or high > FULL_WHITE:
         raise ImageReadError(
             name,
-            "its pixels are floats, whose black and white are not known; save it with 8 or 16 bits",
+            f"its pixels go from {low} to {high}, but grey needs to be within 0 to "
+            f"{FULL_WHITE}; save it with 8 or 16 bits",
         )
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int32)
-        low, high = int(grey.min(initial=0)), int(grey.max(initial=0))
-        if low < 0 or high > _WHITE_16:
-            raise ImageReadError(
-                name,
-                f"its pixels go from {low} to {high}, but grey needs to be within 0 to "
-                f"{_WHITE_16}; save it with 8 or 16 bits",
-            )
-        # 65535 = 255 * 257, and 257 is odd: this rounds, and there are no ties.
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8))
-    return _reduce_mode(image)
+    colour = "grey" if values.ndim == 2 else "colour"
+    is_deep = values.dtype.itemsize > 1
+    if not is_deep:
+        white = 255
+    elif white is None:
+        white = smallest_white(high)
+    levels = _levels_of(white)
+    image = Image.fromarray((255 - levels if is_inverted else levels)[values])
+    if not is_deep:
+        return image, Depth(f"8-bit {colour}")
+    n_above = int(np.count_nonzero(values > white)) if high > white else 0
+    return image, Depth(f"16-bit {colour}", white, high, n_above)
+
+
+@lru_cache(maxsize=8)
+def _levels_of(white: int) -> NDArray[np.uint8]:
+    """The level of 8 bits of each value of 16 bits, rounded, shape ``(65536,)``."""
+    values = np.arange(FULL_WHITE + 1, dtype=np.int64).clip(max=white)
+    return ((values * 510 + white) // (2 * white)).astype(np.uint8)
 
 
 def rgb_pixels(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -184,23 +271,48 @@ def _advise(image: NDArray[Any]) -> str:
 
 
 def _read(
-    file: Path | bytes, convert: Callable[[Image.Image], _Read], hold: Hold = take_any
+    file: Path | bytes,
+    convert: Callable[[Image.Image | Raster], _Read],
+    reading: Reading = AS_IT_IS,
+    hold: Hold = take_any,
+    *,
+    floats: bool = False,
 ) -> _Read:
     with (
         raise_own_errors(_name(file)),
         io.BytesIO(file) if isinstance(file, bytes) else open_regular(file) as stream,
     ):
-        if not stream.read(1):
-            raise ImageReadError(_name(file), "it is empty")
+        name = _name(file)
+        opened = _open(stream, name, reading, hold, floats=floats)
+        if isinstance(opened, Image.Image):
+            if opened.format in ("JPEG", "MPO"):
+                require_few_scans(stream, name)
+            hold(DECODE_BYTES_PER_PX * opened.width * opened.height)
+            if is_misread(opened, reading.white):
+                opened = read_raster(stream, reading, name, hold)
+        return convert(opened)
+
+
+def _open(
+    stream: BinaryIO, name: Path | str, reading: Reading, hold: Hold, *, floats: bool
+) -> Image.Image | Raster:
+    """Open a page of an image file; one that Pillow cannot open is read."""
+    if not stream.read(1):
+        raise ImageReadError(name, "it is empty")
+    try:
         image = Image.open(stream, formats=_FORMATS)
-        # Pillow only warns up to twice its limit; one limit, whatever the warning filters.
-        limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and image.width * image.height > limit:
-            raise Image.DecompressionBombError
-        if image.format in ("JPEG", "MPO"):
-            require_few_scans(stream, _name(file))
-        hold(DECODE_BYTES_PER_PX * image.width * image.height)
-        return convert(image)
+    except UnidentifiedImageError:
+        if (tags := read_tags(stream)) is None:
+            raise
+        if has_floats(tags) and not floats:
+            raise ImageReadError(name, _FLOATS) from None
+        return read_raster(stream, reading, name, hold)
+    choose_page(image, reading.page, name)
+    # Pillow only warns up to twice its limit; one limit, whatever the warning filters.
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise Image.DecompressionBombError
+    return image
 
 
 def _name(file: Path | bytes) -> Path | str:
@@ -247,8 +359,11 @@ def _reason(error: Exception) -> str:
     return f"it is damaged or cut short ({str(error).rstrip('.') or type(error).__name__})"
 
 
-def _take_levels(image: Image.Image) -> NDArray[Any]:
-    image = _turn_upright(image)
+def _take_levels(opened: Image.Image | Raster) -> NDArray[Any]:
+    if isinstance(opened, Raster):
+        values = opened.values.max(axis=2) if opened.values.ndim == 3 else opened.values
+        return np.iinfo(values.dtype).max - values if opened.is_inverted else values
+    image = _turn_upright(opened)
     if image.mode != "F" and not image.mode.startswith("I"):
         image = _reduce_mode(image)
     levels: NDArray[Any] = np.atleast_3d(np.asarray(image)).max(axis=2)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from padim.errors import ShapeError
 from padim.images.decode import rgb_pixels
+from padim.images.reading import AS_IT_IS, Reading
 from padim.images.roi import Roi
 
 _SUPPORT = {"bilinear": 1.0, "lanczos": 3.0}
@@ -27,6 +28,7 @@ class Preprocess:
         mean: Per-channel mean of values in [0, 1], subtracted in the network's graph.
         std: Per-channel deviation, divided by in the network's graph.
         roi: Where to look; everywhere when None.
+        reading: How image files are read.
     """
 
     size_px: tuple[int, int]
@@ -35,6 +37,7 @@ class Preprocess:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     roi: Roi | None = None
+    reading: Reading = AS_IT_IS
 
     def __call__(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Bring an array, or a Pillow image of mode ``L`` or ``RGB``, to network size.
@@ -148,7 +151,10 @@ class Preprocess:
 
     def to_json(self) -> dict[str, Any]:
         """The contract as plain data."""
-        return asdict(self) | {"roi": self.roi and self.roi.to_json()}
+        data = asdict(self) | {"roi": self.roi and self.roi.to_json()}
+        if self.reading == AS_IT_IS:  # which readers of version 1 of the file take for granted
+            del data["reading"]
+        return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Preprocess":
@@ -158,6 +164,8 @@ class Preprocess:
         }
         if fields.get("roi") is not None:
             fields["roi"] = Roi.from_json(fields["roi"])
+        if "reading" in fields:
+            fields["reading"] = Reading.from_json(fields["reading"])
         return cls(**fields)
 
     def _require_fitting(self, source_px: tuple[int, int]) -> None:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from padim.images.decode import PLAIN, Depth
+from padim.images.reading import smallest_white
+
 _THUMBNAIL_PX = 32
 _DUPLICATE_RMS = 1.0  # grey levels between thumbnails
 _FAR_FACTOR = 2  # of size
@@ -20,27 +23,34 @@ class Look:
     source_px: tuple[int, int]
     brightness: float  # mean grey level, 0 to 255
     thumbnail: NDArray[np.float32]  # grey levels, (32, 32)
+    depth: Depth = PLAIN  # what the image was before it had 8 bits
 
     @classmethod
-    def of(cls, pixels: NDArray[np.uint8], source_px: tuple[int, int]) -> "Look":
+    def of(
+        cls,
+        pixels: NDArray[np.uint8],
+        source_px: tuple[int, int],
+        depth: Depth = PLAIN,
+    ) -> "Look":
         """Look at RGB pixels ``(H, W, 3)``, for instance at network size, at least 32x32."""
         grey = pixels.mean(axis=2, dtype=np.float32)
         edges = [np.arange(_THUMBNAIL_PX) * side // _THUMBNAIL_PX for side in grey.shape]
         sums = np.add.reduceat(np.add.reduceat(grey, edges[0], axis=0), edges[1], axis=1)
         counts = [np.diff(edge, append=side) for edge, side in zip(edges, grey.shape, strict=True)]
         n_pixels = np.maximum(np.outer(*counts), 1).astype(np.float32)  # below 32 px some have none
-        return cls(source_px, float(grey.mean()), sums / n_pixels)
+        return cls(source_px, float(grey.mean()), sums / n_pixels, depth)
 
 
 def near_duplicates(looks: Sequence[Look]) -> Iterator[tuple[int, int]]:
-    """Find images that look as an earlier one does.
+    """Find images that look as an earlier one does, in the range of values that they share.
 
     Yields:
         The index of such an image, ascending, and that of the first that it looks like.
     """
     if not looks:
         return
-    flat = np.stack([look.thumbnail.ravel() for look in looks])
+    white = max(smallest_white(look.depth.highest) for look in looks)
+    flat = np.stack([look.thumbnail.ravel() * (look.depth.white / white) for look in looks])
     flat = flat - flat.mean(axis=0)
     squares = (flat**2).sum(axis=1)
     limit = _DUPLICATE_RMS**2 * flat.shape[1]

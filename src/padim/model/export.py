@@ -141,7 +141,8 @@ class _Reference:
         if not self.images and self.state.samples is not None:
             yield resize(self.state.samples.image, self.input_px)
         bring = self.state.preprocess if self.camera_px is None else Camera(self.camera_px)
-        for batch in batched(load_ahead(self.images, bring), N_BATCH):
+        reading = self.state.preprocess.reading
+        for batch in batched(load_ahead(self.images, bring, reading=reading), N_BATCH):
             yield np.stack([image.pixels for image in batch])
 
     def score(self, images: NDArray[np.uint8]) -> Samples:

@@ -23,6 +23,7 @@ from padim.errors import (
 )
 from padim.features.encoder import Encoder, Engine
 from padim.files import write_whole
+from padim.images.facts import ImageFacts
 from padim.images.preprocess import Preprocess
 from padim.method.moments import Moments
 from padim.method.pyramid import Pyramid
@@ -99,6 +100,7 @@ def load_hashed(path: Path) -> tuple[ModelState, str]:
         trunk=_take(tensors, "backbone/"),
         samples=_samples(tensors, path),
         calibration=_calibration(tensors, data.get("calibration"), path),
+        images=ImageFacts.from_json(data["images"]) if "images" in data else None,
     )
     return state, digest
 

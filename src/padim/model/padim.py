@@ -101,7 +101,7 @@ class PaDiM(Predictor):
             score = TorchScore(scorer_of(state, features), on_device)
         super().__init__(
             score,
-            Description(state.preprocess, state.calibration, None, state.metadata()),
+            Description(state.preprocess, state.calibration, None, state.metadata(), state.images),
             choose_batch(n_batch, on_device),
             engine,
             path,

@@ -7,7 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from padim.features.encoder import Encoder
+from padim.images.facts import ImageFacts
 from padim.images.preprocess import Preprocess
+from padim.images.reading import AS_IT_IS
 from padim.method.pyramid import Pyramid
 from padim.method.tiles import Tiling
 from padim.recipes import Recipe
@@ -15,7 +17,7 @@ from padim.scoring.calibration import Calibration
 from padim.scoring.parity import Samples
 from padim.tensors.file_tensor import FileTensor
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the newest; what needs no more is written as version 1
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class ModelState:
     trunk: Mapping[str, Tensor]  # empty when it is not to travel with the model
     samples: Samples | None = None  # a few of the images, mirrored; None when they may not travel
     calibration: Calibration | None = None  # how good images score; None when not asked for
+    images: ImageFacts | None = None  # what they were like; None in older models
 
     def in_memory(self) -> list[Tensor]:
         """The whitening rows, all read."""
@@ -57,8 +60,8 @@ class ModelState:
     def metadata(self) -> dict[str, Any]:
         """Everything but the tensors, as plain data."""
         encoder = self.encoder
-        return {
-            "format_version": FORMAT_VERSION,
+        data = {
+            "format_version": 1 if encoder.preprocess.reading == AS_IT_IS else FORMAT_VERSION,
             "backbone": asdict(encoder.spec),
             "weights_sha256": encoder.weights_sha256,
             "recipe": asdict(self.recipe),
@@ -73,3 +76,4 @@ class ModelState:
             "versions": dict(encoder.versions),
             "calibration": self.calibration and self.calibration.without_arrays(),
         }
+        return data if self.images is None else data | {"images": self.images.to_json()}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from padim.errors import ModelFileError, ModelFileVersionError, format_count
+from padim.images.facts import ImageFacts
 from padim.images.preprocess import Preprocess
 from padim.scoring.calibration import Calibration
 
@@ -21,6 +22,7 @@ class Description:
     calibration: Calibration | None
     camera_px: tuple[int, int] | None  # of the only images it takes, if its graph resizes them
     facts: Mapping[str, Any]  # all of it as plain data, as docs/format.md lists it
+    images: ImageFacts | None = None  # what those of the fit were like; None in older models
 
     @classmethod
     def read(cls, text: str, path: Path) -> "Description":
@@ -42,6 +44,7 @@ class Description:
                     Calibration.from_json(calibration) if calibration else None,
                     (camera_px[0], camera_px[1]) if camera_px else None,
                     facts,
+                    ImageFacts.from_json(facts["images"]) if "images" in facts else None,
                 )
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ModelFileError(

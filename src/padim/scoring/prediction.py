@@ -105,6 +105,8 @@ class Prediction:
         picture: What was read of a file, when it was to be kept.
         decision: Where normal ends; None when the model is not calibrated.
         origin: What it came of; None when nobody asked for it.
+        differences: How the image differs in depth, colour or brightness from those of the fit, in
+            words; values above white are among them.
 
     Examples:
         >>> prediction = padim.load("part.safetensors").predict("part/test/spot/0.png")
@@ -127,6 +129,7 @@ class Prediction:
     picture: Image.Image | None = None
     decision: Decision | None = None
     origin: Origin | None = None
+    differences: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path | None:
@@ -263,7 +266,7 @@ class Prediction:
         )
 
     def _open(self) -> Image.Image:
-        opened = self.picture or open_image(self.image)
+        opened = self.picture or open_image(self.image, self.preprocess.reading)[0]
         return opened if isinstance(opened, Image.Image) else Image.fromarray(opened)
 
     @property

@@ -16,6 +16,7 @@ from PIL import Image
 from padim.errors import ImageReadError, ModelFileError, ShapeError, UsageError
 from padim.images.ahead import DECODE_AHEAD, IMAGE_TYPES, ImageInput, Loaded, batched, load_ahead
 from padim.images.decode import rgb_pixels
+from padim.images.facts import clipped
 from padim.scoring.calibration import Calibration
 from padim.scoring.description import Description
 from padim.scoring.engines import ENGINES
@@ -196,8 +197,15 @@ class Predictor:
             n_batch = min(n_batch, n_ahead // 2 + 1)
             n_decoded = n_ahead + 2 - n_batch
         bring = self.preprocess if self.camera_px is None else Camera(self.camera_px)
+        facts = self.description.images
         loaded = load_ahead(
-            images, bring, unreadable, hashed=traced, kept_px=kept_px, n_ahead=n_decoded
+            images,
+            bring,
+            unreadable,
+            reading=self.preprocess.reading,
+            hashed=traced,
+            kept_px=kept_px,
+            n_ahead=n_decoded,
         )
         for batch in batched(loaded, n_batch):
             outputs = self.score(np.stack([image.pixels for image in batch]))
@@ -219,6 +227,7 @@ class Predictor:
                     image.picture,
                     self.decision,
                     origin,
+                    (*(facts.differences(image) if facts else ()), *clipped(image)),
                 )
 
     def save(self, path: str | Path, *, moments: bool = False) -> None:

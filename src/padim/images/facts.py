@@ -1,0 +1,104 @@
+"""What the images of a fit were like, to say of others how they differ."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from padim.errors import format_count
+from padim.images.ahead import Loaded
+from padim.images.reading import FULL_WHITE, smallest_white
+
+_MARGIN_LEVELS = 16  # of mean grey levels, beyond as much as the images of the fit differ
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What images were like together.
+
+    Attributes:
+        kinds: Their depths and whether they had colour, such as ``16-bit grey``, sorted.
+        brightness: Lowest and highest mean grey level at network size, 0 to 255.
+        highest: Highest value in files of 16 bits; 0 when there was none.
+    """
+
+    kinds: tuple[str, ...]
+    brightness: tuple[float, float]
+    highest: int
+
+    @classmethod
+    def of(cls, image: Loaded) -> "ImageFacts":
+        """Of one image."""
+        level = image.brightness
+        highest = image.depth.highest if image.depth.is_deep else 0
+        return cls((image.depth.kind,), (level, level), highest)
+
+    def merge(self, other: "ImageFacts") -> "ImageFacts":
+        """Of these images and others."""
+        low, high = zip(self.brightness, other.brightness, strict=True)
+        return ImageFacts(
+            tuple(sorted({*self.kinds, *other.kinds})),
+            (min(low), max(high)),
+            max(self.highest, other.highest),
+        )
+
+    def differences(self, image: Loaded) -> tuple[str, ...]:
+        """How an image differs from these, in words that end a sentence; maybe not at all."""
+        found = []
+        if image.depth.kind not in self.kinds:
+            found.append(f"of {image.depth.kind}, not {' or '.join(self.kinds)}")
+        low, high = self.brightness
+        margin = high - low + _MARGIN_LEVELS
+        if image.brightness < low - margin:
+            found.append("much darker than any good image")
+        if image.brightness > high + margin:
+            found.append("much brighter than any good image")
+        return tuple(found)
+
+    def to_json(self) -> dict[str, Any]:
+        """The facts as plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "ImageFacts":
+        """The facts from plain data."""
+        low, high = data["brightness"]
+        return cls(tuple(map(str, data["kinds"])), (float(low), float(high)), int(data["highest"]))
+
+
+def describe_depth(facts: ImageFacts | None, white: int) -> str:
+    """Say whether the white of a fit suits its images of 16 bits; empty where it does."""
+    if facts is None or not facts.highest:
+        return ""
+    if facts.highest > white:
+        return (
+            f"The 16-bit images go up to {facts.highest}, and what is above white, {white}, is "
+            f"clipped. Fit with --white {smallest_white(facts.highest)}, or auto."
+        )
+    usual = smallest_white(facts.highest)
+    if usual == FULL_WHITE or white < FULL_WHITE:
+        return ""
+    return (
+        f"No 16-bit image goes above {facts.highest} of {FULL_WHITE}: most grey levels are lost, "
+        f"as if the files held {usual.bit_length()} bits. Fit with --white {usual}, or auto."
+    )
+
+
+def clipped(image: Loaded) -> tuple[str, ...]:
+    """Whether an image has values above white, in words that end a sentence."""
+    depth = image.depth
+    return (f"with values above white, {depth.white}",) if depth.n_above_white else ()
+
+
+def describe_differences(images: Iterable[tuple[str, ...]]) -> str:
+    """Say in a sentence how many of some images differ from those of a fit; empty when none do."""
+    differing = list(images)
+    counts = Counter(words for one in differing for words in one)
+    if not counts:
+        return ""
+    n_differing = format_count(sum(map(bool, differing)), "image")
+    words = "; ".join(f"{count} {words}" for words, count in counts.most_common())
+    return (
+        f"{n_differing} of {len(differing)} differ from those of the fit: {words}. Check the "
+        "camera and its light, or fit anew."
+    )

@@ -1,0 +1,133 @@
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from padim.datasets import Category
+from padim.datasets.check import check
+from padim.errors import ImageReadError
+from padim.images.ahead import ImageInput, Loaded, load_image
+from padim.images.decode import decode, decode_with_depth
+from padim.images.facts import ImageFacts, describe_depth, describe_differences
+from padim.images.reading import FULL_WHITE, Reading, smallest_white
+
+
+def png(values: NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("white", [1, 255, 1023, 4095, 16383, 65535])
+def test_white_is_what_becomes_255_and_what_is_above_is_counted(white: int) -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    image, depth = decode_with_depth(png(values), Reading(white=white))
+    expected = np.floor(values.clip(max=white) * (255 / white) + 0.5)
+    assert np.abs(np.asarray(image) - expected).max() <= (white % 2 == 0)
+    assert (depth.kind, depth.highest) == ("16-bit grey", 65535)
+    assert depth.n_above_white == 65535 - white
+
+
+def test_white_is_of_16_bits_alone() -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    image, depth = decode_with_depth(png(values), Reading(white=4095))
+    np.testing.assert_array_equal(np.asarray(image), values)
+    assert (depth.kind, depth.n_above_white) == ("8-bit grey", 0)
+
+
+def test_netpbm_says_itself_what_is_white() -> None:
+    content = b"P5 2 1 4095\n" + np.array([[4095, 0]], ">u2").tobytes()
+    assert np.asarray(decode(content, Reading(white=4095))).tolist() == [[255, 0]]
+
+
+def test_colour_of_16_bits_keeps_its_depth_under_another_white() -> None:
+    codecs = pytest.importorskip("imagecodecs", reason="writes what Pillow does not")
+    values = np.random.default_rng(0).integers(0, 4096, (8, 9, 3), dtype=np.uint16)
+    content = bytes(codecs.png_encode(values))
+    image, depth = decode_with_depth(content, Reading(white=4095))
+    expected = np.floor(values * (255 / 4095) + 0.5)
+    np.testing.assert_array_equal(np.asarray(image), expected)
+    assert depth.kind == "16-bit colour"
+    assert decode_with_depth(content)[1].highest == 4095
+
+
+@pytest.mark.parametrize(
+    ("highest", "white"),
+    [(0, 1023), (1023, 1023), (1024, 4095), (4095, 4095), (4096, 16383), (65535, 65535)],
+)
+def test_white_that_holds_all_values(highest: int, white: int) -> None:
+    assert smallest_white(highest) == white
+
+
+def look(image: ImageInput, white: int = FULL_WHITE) -> Loaded:
+    def bring(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        return np.asarray(picture.convert("RGB"))
+
+    return load_image(image, bring, Reading(white=white))
+
+
+def level(value: int, dtype: str = "u2") -> bytes:
+    return png(np.full((8, 8), value, dtype))
+
+
+def test_differences_of_depth_colour_and_brightness_are_named() -> None:
+    facts = ImageFacts.of(look(level(2000), 4095)).merge(ImageFacts.of(look(level(2200), 4095)))
+    assert facts == ImageFacts.from_json(facts.to_json())
+    assert (facts.kinds, facts.highest) == (("16-bit grey",), 2200)
+    assert facts.differences(look(level(2100), 4095)) == ()
+    assert facts.differences(look(level(125, "u1"), 4095)) == ("of 8-bit grey, not 16-bit grey",)
+    assert facts.differences(look(level(100), 4095)) == ("much darker than any good image",)
+    assert facts.differences(look(level(65535), 4095)) == ("much brighter than any good image",)
+    colour = png(np.full((8, 8, 3), 125, np.uint8))
+    assert facts.differences(look(colour)) == ("of 8-bit colour, not 16-bit grey",)
+    differing = [facts.differences(look(level(100), 4095)), (), ("x",), ("x",)]
+    assert describe_differences(differing) == (
+        "3 images of 4 differ from those of the fit: 2 x; 1 much darker than any good image. "
+        "Check the camera and its light, or fit anew."
+    )
+    assert not describe_differences([(), ()])
+
+
+@pytest.mark.parametrize(
+    ("value", "white", "words"),
+    [
+        (4000, 65535, "as if the files held 12 bits. Fit with --white 4095, or auto"),
+        (1000, 65535, "as if the files held 10 bits. Fit with --white 1023, or auto"),
+        (5000, 4095, "up to 5000, and what is above white, 4095, is clipped"),
+        (4000, 4095, ""),
+        (20000, 65535, ""),
+    ],
+)
+def test_a_white_that_does_not_suit_is_said(value: int, white: int, words: str) -> None:
+    said = describe_depth(ImageFacts.of(look(level(value), white)), white)
+    assert words in said
+    assert bool(words) == bool(said)
+
+
+@pytest.mark.parametrize("n_bits", [10, 12, 16])
+def test_dark_images_of_16_bits_are_no_duplicates(tmp_path: Path, n_bits: int) -> None:
+    generator = np.random.default_rng(n_bits)
+    paths = []
+    for i in range(6):
+        rough = generator.integers(0, 2**n_bits, (16, 16), dtype=np.uint16)
+        picture = np.kron(rough, np.ones((8, 8), np.uint16))
+        for name in (f"{i}.png", f"{i}_again.tif")[: 1 + (i == 5)]:
+            Image.fromarray(picture).save(tmp_path / name)
+            paths.append(tmp_path / name)
+    findings = check(Category("part", tmp_path, tuple(paths), ()), 2)
+    repeated = [finding.path.name for finding in findings if finding.kind == "duplicate"]
+    assert repeated == ["5_again.tif"]
+
+
+def test_a_missing_extra_is_named_for_deep_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    codecs = pytest.importorskip("imagecodecs", reason="writes what Pillow does not")
+    content = bytes(codecs.png_encode(np.zeros((4, 3, 3), np.uint16)))
+    monkeypatch.setitem(__import__("sys").modules, "imagecodecs", None)
+    assert decode(content).size == (3, 4)
+    with pytest.raises(ImageReadError, match=r"needs imagecodecs; .*\[tiff\]"):
+        decode(content, Reading(white=4095))
