@@ -14,6 +14,10 @@ Contents = dict[str, str]  # a digest of each file, by its path
 
 _CHANCE = re.compile(r"(_s|_bytes|mtime_ns|n_bytes|images|root)$")  # times, sizes, stamps of files
 _LOCK = re.compile(r"(^|/)\.[^/]*lock$")
+_NEXT = ".next."
+_MOMENTS_NEXT = ".moments.next."
+_PAIRS = re.compile(r"(?<!moments)(?<!next)\.(safetensors|xml)$")
+_BESIDE = {".safetensors": ".moments.safetensors", ".xml": ".bin"}
 _LOG = re.compile(r"\.(jsonl|csv)$")  # which may grow line by line
 
 
@@ -78,18 +82,40 @@ def find_torn(folder: Path, old: Contents, new: Contents, texts: dict[str, str])
         texts: Of ``new``, the texts that may be written line by line, and so stop anywhere.
     """
     found = read_contents(folder)
-    for name in {*old, *new, *found}:
+    for name in sorted({*old, *new, *found}):
         if is_hidden(name):
             continue
         if name not in found:
             if name in old and name in new:
                 return f"{name} is gone"
-        elif found[name] not in (old.get(name), new.get(name)):
-            text = (folder / name).read_text(errors="replace") if name in texts else None
-            if text is None or not (text.endswith("\n") or not text):
+        elif name not in texts:
+            # New moments wait under a name of their own until their model is there.
+            if found[name] not in (old.get(name), new.get(name.replace(_NEXT, "."))):
                 return f"{name} is neither old nor new"
-            if not texts[name].startswith(text):
+        else:
+            text = (folder / name).read_text(errors="replace")
+            if found[name] != old.get(name) and not _is_beginning(text, texts[name]):
                 return f"{name} is no beginning of the new one"
+    return _find_unpaired(found, old, new)
+
+
+def _is_beginning(text: str, whole: str) -> bool:
+    """Whether a text is some of the first lines of another."""
+    return whole.startswith(text) and (not text or text.endswith("\n"))
+
+
+def _find_unpaired(found: Contents, old: Contents, new: Contents) -> str | None:
+    """Of two files that belong together, one that is old beside a new one."""
+    for name in found:
+        beside = _PAIRS.sub(lambda end: _BESIDE[end[0]], name)
+        if beside == name or beside not in found or is_hidden(name):
+            continue
+        is_new, its = found[name] == new.get(name), {found[beside]}
+        if ".moments." in beside:
+            its |= {found.get(beside.replace(".moments.", _MOMENTS_NEXT), "")}
+        wanted = (new if is_new else old).get(beside)
+        if old.get(beside) != new.get(beside) and wanted not in its:
+            return f"{beside} is not of {name}, which is {'new' if is_new else 'old'}"
     return None
 
 

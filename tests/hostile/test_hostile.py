@@ -11,6 +11,7 @@ if sys.platform == "win32":
     pytest.skip("forks and is killed as Windows cannot", allow_module_level=True)
 
 from hostile.cases import Pool
+from hostile.folders import find_torn, read_contents
 from hostile.inputs import build_aside
 from hostile.outcome import Outcome, Tally, Verdict, is_sentence
 from hostile.processes import start_server
@@ -86,3 +87,40 @@ def test_a_broken_promise_is_told_with_how_to_make_it_again() -> None:
 )
 def test_a_refusal_is_a_sentence(text: str, expected: bool) -> None:
     assert is_sentence(text) is expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"m.safetensors": "old", "m.moments.safetensors": "OLD"}, None),
+        ({"m.safetensors": "new", "m.moments.safetensors": "NEW"}, None),
+        (
+            {
+                "m.safetensors": "new",
+                "m.moments.safetensors": "OLD",
+                "m.moments.next.safetensors": "NEW",
+            },
+            None,
+        ),
+        (
+            {"m.safetensors": "new", "m.moments.safetensors": "OLD"},
+            "m.moments.safetensors is not of m.safetensors, which is new",
+        ),
+        ({"m.safetensors": "new"}, "m.moments.safetensors is gone"),
+        (
+            {"m.safetensors": "ne", "m.moments.safetensors": "OLD"},
+            "m.safetensors is neither old nor new",
+        ),
+    ],
+)
+def test_what_is_torn_is_found(tmp_path: Path, files: dict[str, str], expected: str | None) -> None:
+    found = []
+    for version, place in (("old", "a"), ("new", "b")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "m.safetensors").write_text(version)
+        (tmp_path / place / "m.moments.safetensors").write_text(version.upper())
+        found.append(read_contents(tmp_path / place))
+    (tmp_path / "c").mkdir()
+    for name, text in files.items():
+        (tmp_path / "c" / name).write_text(text)
+    assert find_torn(tmp_path / "c", *found, {}) == expected
