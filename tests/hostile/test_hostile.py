@@ -114,13 +114,16 @@ def test_a_refusal_is_a_sentence(text: str, expected: bool) -> None:
     ],
 )
 def test_what_is_torn_is_found(tmp_path: Path, files: dict[str, str], expected: str | None) -> None:
-    found = []
-    for version, place in (("old", "a"), ("new", "b")):
+    def write(place: str, texts: dict[str, str]) -> Path:
         (tmp_path / place).mkdir()
-        (tmp_path / place / "m.safetensors").write_text(version)
-        (tmp_path / place / "m.moments.safetensors").write_text(version.upper())
-        found.append(read_contents(tmp_path / place))
-    (tmp_path / "c").mkdir()
-    for name, text in files.items():
-        (tmp_path / "c" / name).write_text(text)
-    assert find_torn(tmp_path / "c", *found, {}) == expected
+        for name, text in texts.items():
+            (tmp_path / place / name).write_text(text)
+        return tmp_path / place
+
+    old, new = (
+        read_contents(
+            write(version, {"m.safetensors": version, "m.moments.safetensors": version.upper()})
+        )
+        for version in ("old", "new")
+    )
+    assert find_torn(write("found", files), old, new, {}) == expected
