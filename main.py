@@ -12,6 +12,7 @@ from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES, Category, read_dataset
 from padim.errors import ModelFileError, PadimError, PathMissingError, UsageError, join_names
 from padim.files import sha256
 from padim.images.heatmap import DEFAULT_COLORMAP, colours_of
+from padim.interrupts import guard
 
 if TYPE_CHECKING:
     from padim.evaluation.record import Record, Settings
@@ -182,4 +183,4 @@ def _digits(auroc: float | None) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_guarded(lambda: _run(sys.argv[1:])))
+    raise SystemExit(guard(lambda: run_guarded(lambda: _run(sys.argv[1:]))))

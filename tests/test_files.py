@@ -17,13 +17,17 @@ from padim.errors import PadimError, UsageError
 from padim.evaluation.run_folder import record_name
 from padim.files import (
     Names,
+    complete,
+    lock_file,
     lock_folder,
+    move,
     safe_name,
     same_name,
     write_text,
     write_together,
     write_whole,
 )
+from padim.temporary import sweep
 
 
 @pytest.mark.parametrize(
@@ -226,3 +230,101 @@ def test_a_file_replaces_neither_folder_nor_device(
             pass
     assert {one.name for one in tmp_path.iterdir()} == set(kinds)
     assert not any(one.is_file() for one in tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes and links of POSIX")
+@pytest.mark.parametrize("writer", [write_whole, write_together])
+def test_rights_and_links_of_what_is_replaced_are_kept(
+    writer: Callable[[Path], AbstractContextManager[Path]], tmp_path: Path
+) -> None:
+    (tmp_path / "store").mkdir()
+    target, link = tmp_path / "store/m.bin", tmp_path / "m.bin"
+    link.symlink_to(target)
+    for text, mode in (("old", 0o600), ("new", 0o440), ("newer", 0o604)):
+        with writer(link) as partial:
+            partial.write_text(text)
+        assert target.read_text() == text
+        target.chmod(mode)
+        with writer(link) as partial:
+            assert partial.parent in (target.parent, *target.parent.iterdir())
+            partial.write_text(text)
+        assert target.stat().st_mode & 0o777 == mode
+    assert link.is_symlink()
+    assert [path.name for path in target.parent.iterdir()] == ["m.bin"]
+
+
+def test_a_file_moves_to_another_disk_simulated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "deep/target"
+    target.parent.mkdir()
+    source.write_text("new")
+    replace = Path.replace
+
+    def refuse(self: Path, to: Path) -> Path:
+        if self == source:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return replace(self, to)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    move(source, target)
+    assert target.read_text() == "new"
+    assert not source.exists()
+
+
+def test_the_longest_name_of_all_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 250 + ".json")
+    write_text(path, "whole")
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+    with lock_file(path), pytest.raises(PadimError, match="is changing"), lock_file(path):
+        pass
+
+
+def test_a_full_disk_is_that_of_the_file(tmp_path: Path) -> None:
+    def fill(partial: Path) -> None:
+        assert partial.exists()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as caught, write_whole(tmp_path / "m") as it:
+        fill(it)
+    assert caught.value.filename == str(tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the end of a process needs one to end")
+@pytest.mark.parametrize("is_first", [True, False])
+def test_of_files_that_belong_together_all_are_old_or_new(
+    is_first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended between any two moves, a later call or whoever reads makes up the rest."""
+    main, beside = tmp_path / "g.xml", tmp_path / "g.bin"
+    replace, rename = Path.replace, Path.rename
+    for n_moves in range(5):
+        for path in (main, beside):
+            path.unlink(missing_ok=True) if is_first else path.write_text("old")
+        left = n_moves
+
+        def die(self: Path, target: Path, move: Callable[[Path, Path], Path]) -> Path:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os._exit(9)
+            return move(self, target)
+
+        process = os.fork()
+        if not process:
+            Path.replace = lambda self, to: die(self, to, replace)  # type: ignore[method-assign, assignment]  # in the child alone
+            Path.rename = lambda self, to: die(self, to, rename)  # type: ignore[method-assign, assignment]
+            with write_together(main) as partial:
+                partial.write_text("new")
+                partial.with_suffix(".bin").write_text("new")
+            os._exit(0)
+        _, status = os.waitpid(process, 0)
+        complete(main)
+        found = {path.read_text() if path.exists() else None for path in (main, beside)}
+        assert found == {"new" if n_moves else (None if is_first else "old")}
+        for path in (main, beside):
+            path.touch()
+    assert status == 0
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"g.xml", "g.bin"}

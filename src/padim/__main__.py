@@ -1,15 +1,16 @@
 """The command line: ``padim`` and ``python -m padim``."""
 
-import sys
+from padim.interrupts import guard
 
 
 def main() -> int:
     """Run the command line, which a Ctrl-C may reach while it is still being loaded."""
-    try:
-        from padim.cli import main as run
-    except KeyboardInterrupt:
-        sys.stderr.write("error: Interrupted.\n")
-        return 130
+    return guard(_run)
+
+
+def _run() -> int:
+    from padim.cli import main as run
+
     return run()
 
 

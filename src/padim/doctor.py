@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from padim.model.opening import load
 from padim.scoring.engines import ENGINES, engines_of, n_cores
+from padim.temporary import TemporaryFolder
 
 # What makes a convolution or a product faster, in the words of /proc/cpuinfo.
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve")
@@ -98,9 +98,8 @@ def time_default(n_threads: int | None) -> list[Timing]:
     from padim.model.file import load_state, save_state
     from padim.model.padim import network_of
 
-    # Windows removes no file that is open, and an engine may still hold the graph.
-    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        model, graph = Path(folder) / "model.safetensors", Path(folder) / "model.onnx"
+    with TemporaryFolder() as folder:
+        model, graph = folder / "model.safetensors", folder / "model.onnx"
         settings = FitSettings(device="cpu", engine="torch", n_threads=n_threads, calibrate=False)
         fitter = prepare(settings)
         size_px = fitter.encoder.preprocess.size_px

@@ -4,6 +4,7 @@ import errno
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -64,11 +65,23 @@ class MissingExtraError(PadimError, ImportError):
 
 _EXTRAS = {
     "fit": ("torch", "torchvision", "timm", "onnxscript", "platformdirs"),
-    "report": ("matplotlib", "jinja2"),
+    "report": ("matplotlib", "cycler", "jinja2", "markupsafe"),
     "openvino": ("openvino",),
     "parquet": ("pyarrow",),
     "tiff": ("tifffile", "imagecodecs"),
 }
+
+
+def require_extras(*extras: str) -> None:
+    """Raise, before any work, a `MissingExtraError` that names all extras that are missing."""
+    missing = {
+        extra: package
+        for extra in extras
+        for package in reversed(_EXTRAS[extra])
+        if find_spec(package) is None
+    }
+    if missing:
+        raise MissingExtraError(next(iter(missing.values())), ",".join(missing))
 
 
 @contextmanager
@@ -141,6 +154,11 @@ def format_count(n: int, one: str, several: str = "") -> str:
     return f"{n} {one}" if n == 1 else f"{n} {several or one + 's'}"
 
 
+def is_of_disk(error: OSError) -> bool:
+    """Whether nothing more can be written, whatever the file."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
 def failure_of(error: BaseException) -> tuple[str, str] | None:
     """The class and a sentence of an error that ends a piece of work, and no other.
 
@@ -151,8 +169,7 @@ def failure_of(error: BaseException) -> tuple[str, str] | None:
         return kind, str(error)
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
         where = f"{error.filename}: " if error.filename else ""
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-        advice = " Free the disk or choose another folder." if full else ""
+        advice = " Free the disk or choose another folder." if is_of_disk(error) else ""
         return kind, f"{where}{error.strerror or error}.{advice}"
     # torch has no class of its own for a CPU that ran out of memory, nor has ONNX Runtime.
     is_engines = isinstance(error, RuntimeError) or kind == "RuntimeException"

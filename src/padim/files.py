@@ -1,21 +1,20 @@
 """Files that are either there and whole, or not there, under names that every system takes."""
 
+import errno
 import hashlib
 import os
 import re
-import secrets
 import shutil
-import tempfile
+import stat
 import time
 import unicodedata
-import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from glob import escape
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain, count
 from pathlib import Path
 
 from padim.errors import PadimError, UsageError
+from padim.temporary import TemporaryFolder, name_temporary, sweep_once
 
 # Windows: what no name may hold, and names of devices, whatever their suffix. learn.microsoft.com,
 # "Naming Files, Paths, and Namespaces".
@@ -23,27 +22,30 @@ _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 _DEVICE = re.compile(
     r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE
 )
-_LONGEST_BYTES = 240  # of 255, less what write_whole and a suffix add
+_LONGEST_BYTES = 240  # of 255, less a suffix
 _WAITS_S = (0.1, 0.2, 0.4, 0.8, 1.6)
 
 
 @contextmanager
-def write_whole(path: Path) -> Iterator[Path]:
+def write_whole(path: Path, *, is_one_of_many: bool = False) -> Iterator[Path]:
     """Let a file be written under another name; it takes its own once it is whole and on disk.
 
-    Nothing is left of it, or of a folder made for it, when the block fails. A folder or a device is
-    not replaced.
+    What it replaces keeps its rights, and a link stays one. Nothing is left of it, or of a folder
+    made for it, when the block fails. A folder or a device is not replaced. A power cut may take
+    the name of one of many, but leaves no half of it.
     """
     _require_replaceable(path)
+    path = _follow(path)
     is_new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    sweep_once(path.parent)
+    partial = path.with_name(name_temporary(path.suffix))
     try:
-        partial.open("xb").close()
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        _replace(partial, path)
+        with naming(path, partial):
+            partial.open("xb").close()
+            _copy_rights(path, partial, stat.S_IRUSR | stat.S_IWUSR)
+            yield partial
+            _replace(partial, path, is_one_of_many=is_one_of_many)
     except BaseException:
         partial.unlink(missing_ok=True)
         if is_new:
@@ -53,26 +55,66 @@ def write_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def write_together(path: Path, *, same: bool = False) -> Iterator[Path]:
+def write_together(path: Path) -> Iterator[Path]:
     """Let a file and what it refers to be written elsewhere; they move once all are on disk.
 
-    Whatever else is written into the folder that is given moves beside it, and first. A file of
-    before goes before that, so that one that is there fits what it refers to, unless it says the
-    ``same``. Nothing changes when the block fails.
+    Whatever else is written into the folder that is given moves beside it, and first. Nothing
+    changes when the block fails, and what is cut short while they move is made up by ``complete``.
     """
     _require_replaceable(path)
+    path = _follow(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as name:
-        partial = Path(name) / path.name
+    complete(path)
+    with naming(path), TemporaryFolder(path.parent) as folder:
+        partial = folder / path.name
         yield partial
-        parts = sorted(partial.parent.iterdir(), key=lambda part: part == partial)
+        parts = sorted(folder.iterdir())
         for part in parts:
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
-        if len(parts) > 1 and not same:
-            _when_free(path, lambda: path.unlink(missing_ok=True))
-        for part in parts:
+            _sync(part)
+        if len(parts) == 1:
+            _replace(partial, path)
+            return
+        sync_folder(folder)
+        ready = _find_ready(path)
+        folder.rename(ready)
+        sync_folder(path.parent)
+        try:
+            complete(path)
+        except PadimError:
+            if len(list(ready.iterdir())) == len(parts):  # nothing has moved
+                ready.rename(folder)
+            raise
+
+
+def complete(path: Path) -> None:
+    """Finish what ``write_together`` had ready of a file when its process died."""
+    path = _follow(path)
+    ready = _find_ready(path)
+    if not ready.is_dir():
+        return
+    for part in sorted(ready.iterdir(), key=lambda part: part.name == path.name):
+        with suppress(FileNotFoundError):  # another process has done so
             _replace(part, path.with_name(part.name))
+    with suppress(OSError):
+        ready.rmdir()
+
+
+def _find_ready(path: Path) -> Path:
+    """Where the parts of a file wait that are whole and on their way."""
+    return path.with_name(_hide(path.name, ".ready"))
+
+
+def move(source: Path, path: Path) -> None:
+    """Let a file take the place of another, with that one's rights, also on another disk."""
+    try:
+        with naming(path):
+            _replace(source, _follow(path))
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with write_whole(path) as partial:
+            shutil.copyfile(source, partial)
+        source.unlink()
 
 
 def _require_replaceable(path: Path) -> None:
@@ -82,8 +124,58 @@ def _require_replaceable(path: Path) -> None:
         raise UsageError(f"{path} is a {kind}, but a file is to be written. Name another.")
 
 
-def _replace(partial: Path, path: Path) -> None:
+def _follow(path: Path) -> Path:
+    """The file that a link leads to, or the path itself."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+@contextmanager
+def naming(path: Path, partial: Path | None = None) -> Iterator[None]:
+    """Say which file it is where the system names none, as of a full disk, or the partial one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, partial and str(partial)):
+            error.filename = str(path)
+        raise
+
+
+def _replace(partial: Path, path: Path, *, is_one_of_many: bool = False) -> None:
+    _sync(partial)
+    _copy_rights(path, partial)
     _when_free(path, lambda: partial.replace(path))
+    if not is_one_of_many:
+        sync_folder(path.parent)
+
+
+def _copy_rights(source: Path, target: Path, more: int = 0) -> None:
+    """Give a file the mode and the owner of another, where there is one."""
+    if os.name == "nt":
+        return
+    with suppress(OSError):  # there is none, or it is another's
+        status = source.stat()
+        target.chmod(stat.S_IMODE(status.st_mode) | more)
+        mine = target.stat()
+        if (mine.st_uid, mine.st_gid) != (status.st_uid, status.st_gid):
+            os.chown(target, status.st_uid, status.st_gid)
+
+
+def _sync(path: Path) -> None:
+    """Bring the bytes of a file to the disk."""
+    with path.open("rb+" if os.name == "nt" else "rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can."""
+    if os.name == "nt":
+        return
+    with suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def _when_free(path: Path, change: Callable[[], object]) -> None:
@@ -110,31 +202,90 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def remove_partial(path: Path) -> None:
-    """Remove what ``write_whole`` has written of a file when its process died."""
-    for partial in path.parent.glob(f".{escape(path.stem)}-{'?' * 8}{escape(path.suffix)}"):
-        partial.unlink()
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all; names of files in it need not be text."""
     with write_whole(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
+def csv_cell(value: object) -> object:
+    """A value as a table has it: text that a spreadsheet would compute with gets a quote before it.
+
+    Source: OWASP, CSV Injection.
+    """
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return value
+
+
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder, which is made when missing, as ``lock`` does."""
+    """Keep other processes out of a folder, as ``lock`` does.
+
+    One that is missing is made, and goes when nothing is written into it.
+    """
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with lock(folder / ".lock", f"is writing into {folder}. Wait for it, or choose another folder"):
-        yield
+    held = folder / ".lock"
+    with lock(held, f"is writing into {folder}. Wait for it, or choose another folder"):
+        try:
+            yield
+        finally:
+            if is_new and list(folder.iterdir()) == [held]:
+                with suppress(OSError):  # Windows removes no file that is open
+                    held.unlink()
+                    folder.rmdir()
 
 
 @contextmanager
 def lock_file(path: Path) -> Iterator[None]:
     """Keep other processes from changing a file that is there, as ``lock`` does."""
-    with lock(path.with_name(f".{path.name}.lock"), f"is changing {path}. Wait for it"):
+    with lock(path.with_name(_hide(path.name, ".lock")), f"is changing {path}. Wait for it"):
         yield
+
+
+@contextmanager
+def hold(path: Path) -> Iterator[Callable[[], None]]:
+    """Keep other processes from changing a file while it is read, and replaced by what came of it.
+
+    Yields:
+        What raises a `PadimError` if another program has changed it all the same.
+
+    Raises:
+        PadimError: Another process is changing it.
+    """
+    with lock_file(path) if path.is_file() else nullcontext():
+        yield remember(path)
+
+
+def remember(path: Path) -> Callable[[], None]:
+    """Remember which file is there; gives what raises a `PadimError` if it is another by then."""
+    before = _identify(path)
+
+    def check() -> None:
+        if _identify(path) != before:
+            raise PadimError(
+                f"{path} has changed since it was read, and nothing was written. Run it again."
+            )
+
+    return check
+
+
+def _identify(path: Path) -> tuple[int, ...]:
+    """What tells a file from another that has taken its place; nothing where none is there."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _hide(name: str, suffix: str) -> str:
+    """A hidden name beside a file's, which may be as long as names can be."""
+    content = os.fsencode(name)
+    if len(content) > _LONGEST_BYTES:
+        name = hashlib.sha256(content).hexdigest()
+    return f".{name}{suffix}"
 
 
 @contextmanager
@@ -203,24 +354,3 @@ class Names:
 def plain_text(name: str) -> str:
     """A name as text; file names need not be."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-class TemporaryFolder:
-    """A folder that goes, with all that is in it, when nobody holds it any more.
-
-    So does its parent, if it was missing and is empty then.
-    """
-
-    def __init__(self, parent: Path | None = None) -> None:
-        is_new = parent is not None and not parent.exists()
-        if parent is not None:
-            parent.mkdir(parents=True, exist_ok=True)
-        self.path = Path(tempfile.mkdtemp(prefix=".padim-", dir=parent)).absolute()
-        weakref.finalize(self, _remove, self.path, is_new)
-
-
-def _remove(folder: Path, with_parent: bool) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    if with_parent:
-        with suppress(OSError):  # others have written there
-            folder.parent.rmdir()

@@ -67,6 +67,9 @@ def test_import_and_help_load_no_torch() -> None:
         ("torch", "fit", ["fit", "CATEGORY", "-o", "OUT/m"]),
         ("torch", "fit", ["info", "MODEL"]),
         ("matplotlib", "report", ["benchmark", "CATEGORY", "-o", "OUT"]),
+        ("cycler", "report", ["benchmark", "CATEGORY", "-o", "OUT"]),
+        ("timm", "fit", ["benchmark", "CATEGORY", "-o", "OUT"]),
+        ("jinja2", "report", ["report", "OUT"]),
     ],
 )
 def test_a_missing_extra_is_named_before_any_work(
@@ -249,10 +252,10 @@ def test_a_failure_leaves_no_folder(
 
 def test_tiff_maps_hold_the_same_numbers(model: Path, category: Path, tmp_path: Path) -> None:
     for kind in ("npy", "tiff"):
-        arguments = ["predict", model, category / "test/good", "-o", tmp_path, "-q"]
+        arguments = ["predict", model, category / "test/good", "-o", tmp_path / kind, "-q"]
         assert main([*map(str, arguments), "--maps", kind]) == 0
-    tiff = np.asarray(Image.open(tmp_path / "maps/0.tiff"))
-    np.testing.assert_array_equal(tiff, np.load(tmp_path / "maps/0.npy"))
+    tiff = np.asarray(Image.open(tmp_path / "tiff/maps/0.tiff"))
+    np.testing.assert_array_equal(tiff, np.load(tmp_path / "npy/maps/0.npy"))
 
 
 def test_images_of_one_stem_keep_apart(model: Path, tmp_path: Path) -> None:
@@ -464,6 +467,24 @@ def test_a_folder_that_cannot_be_written_to_is_refused_first(
         assert "cannot be written to" in said
 
 
+@pytest.mark.skipif(os.name == "nt", reason="how long a name may be is POSIX's to say")
+def test_a_name_that_is_too_long_is_refused_first(
+    category: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, n_bytes in (
+        (["fit", category, "-o", tmp_path / ("x" * 300), *SMALL], 300),
+        (["fit", category, "-o", tmp_path / "é" / ("é" * 128) / "m", *SMALL], 256),
+        (["fit", category, "-o", tmp_path / ("x" * 250), "--keep-moments", *SMALL], 258),
+        (["export", model, "-o", tmp_path / ("x" * 300 + ".onnx")], 305),
+        (["predict", model, category / "test/good", "-o", tmp_path / ("x" * 256)], 256),
+        (["merge", model, model, "-o", tmp_path / ("x" * 256)], 256),
+        (["report", tmp_path, "-o", tmp_path / ("x" * 256)], 256),
+    ):
+        said, _ = failure(words, capsys, 2)
+        assert f"has a name of {n_bytes} bytes, which is too long." in said
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_leaves_nothing(category: Path, tmp_path: Path) -> None:
     # A limit on the size of files stands in for a disk that is full.
     code = (
@@ -477,6 +498,7 @@ def test_a_full_disk_leaves_nothing(category: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
+    assert done.stderr.startswith(f"error: {out}: ")
     assert "Free the disk" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ import pytest
 from pages import ROOT
 
 import padim
-from padim.scoring.writer import COLUMNS
+from padim.scoring.journal import COLUMNS
 
 DOCS = ROOT / "docs"
 NOTICE = "CC BY-NC-SA 4.0"

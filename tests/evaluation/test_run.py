@@ -118,7 +118,7 @@ def test_a_finished_category_is_not_done_again(
     assert (out / "models/carpet.safetensors").stat().st_mtime_ns == before
     assert len(json.loads((out / "results.json").read_text())["rows"]) == 2
 
-    assert benchmark(root, out, "--eps", "0.02") == 0
+    assert benchmark(root, out, "--eps", "0.02", "--overwrite") == 0
     assert "carpet: done again, because of eps." in capsys.readouterr().out
     (root / "carpet/train/good/0.png").unlink()
     assert benchmark(root, out, "--eps", "0.02") == 0

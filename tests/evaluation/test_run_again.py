@@ -3,21 +3,30 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from trees import benchmark, make_category, make_fingerprint, make_record, make_two_categories
+from trees import (
+    benchmark,
+    make_category,
+    make_fingerprint,
+    make_record,
+    make_two_categories,
+    striped,
+)
 
 from padim.datasets import Category
 from padim.errors import PadimError
 from padim.evaluation.category import evaluate
-from padim.evaluation.job import Job, remove_half_done
+from padim.evaluation.job import Job, complete_job, find_ready
 from padim.evaluation.processes import Ended
 from padim.evaluation.record import Record, read_record, record_name, write_record
 from padim.files import lock_folder
-from padim.tensors.file_tensor import write_tensors
 
 
 @pytest.fixture
@@ -116,29 +125,73 @@ def test_what_is_missing_is_made_again(
     assert model.read_bytes() == whole
 
 
-def test_an_interrupted_rerun_leaves_what_it_has_not_begun(
+def test_an_interrupted_rerun_leaves_what_it_has_not_finished(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     assert benchmark(root, out, "-q") == 0
-    bottle, carpet = of("bottle", out), of("carpet", out)
+    before, tables = {path: path.read_bytes() for path in of("", out)}, document(out)
+    striped(99).save(root / "bottle/train/good/0.png")
 
     def interrupt(*_: object, **__: object) -> None:
-        assert (out / "records/carpet.json").exists()
-        assert document(out)["rows"] == []
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr("padim.model.file.write_tensors", interrupt)
-        assert benchmark(root, out, "--eps", "0.02", "-q") == 130
-    assert (of("bottle", out), of("carpet", out)) == (set(), carpet)
+        assert benchmark(root, out, "-q") == 130
+    assert document(out) == tables
     assert events(out)[-1]["event"] == "stopped"
     assert events(out)[-1]["type"] == "KeyboardInterrupt"
+    del before[out / "log.jsonl"]
+    assert {path: path.read_bytes() for path in of("", out) if path.name != "log.jsonl"} == before
 
     capsys.readouterr()
     assert benchmark(root, out) == 0
-    assert "carpet: finished before" in capsys.readouterr().out
-    assert of("bottle", out) == bottle
+    said = capsys.readouterr().out
+    assert "bottle: done again, because of its images." in said
+    assert "carpet: finished before" in said
+    model = out / "models/bottle.safetensors"
+    assert model.read_bytes() != before[model]
+
+
+def test_results_that_were_ready_take_their_places_whenever_that_is_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(Category("a", tmp_path, (), ()), 0, make_fingerprint())
+    old = ("records/a.json", "records/a.npz", "models/a.safetensors", "maps/a/0.npy")
+    new = (*old[:3], "pictures/a/0.png")
+    replace, rename = Path.replace, os.rename
+    for n_moves in range(6):
+
+        def write(folder: Path, names: tuple[str, ...], text: str) -> None:
+            for name in names:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_text(text)
+
+        out, left = tmp_path / f"out{n_moves}", n_moves
+        write(out, old, "old")
+        write(find_ready(job, out), new, "new")
+        written = '["record", "arrays", "model", "pictures"]'
+        (find_ready(job, out) / "written.json").write_text(written)
+
+        def count() -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise SystemExit
+
+        monkeypatch.setattr(Path, "replace", lambda *words: (count(), replace(*words))[1])
+        monkeypatch.setattr(os, "rename", lambda *words: (count(), rename(*words))[1])
+        with suppress(SystemExit):
+            complete_job(job, out)
+        assert (left < 0) == (out / f"{find_ready(job, out).name}/written.json").exists()
+        monkeypatch.setattr(Path, "replace", replace)
+        monkeypatch.setattr(os, "rename", rename)
+        complete_job(job, out)
+        complete_job(job, out)
+        assert {path.relative_to(out).as_posix() for path in of("", out)} == set(new)
+        assert all(path.read_text() == "new" for path in of("", out))
+    assert left == 1
 
 
 def test_an_interrupted_run_has_tables_of_what_is_finished(
@@ -146,18 +199,18 @@ def test_an_interrupted_run_has_tables_of_what_is_finished(
 ) -> None:
     out = tmp_path / "out"
     assert benchmark(root, out, "--eps", "0.02", "-q") == 0
+    assert benchmark(root, out, "-q") == 2
 
-    def mistaken(tensors: Any, path: Path, metadata: Any) -> None:
-        if "carpet" in path.name:
+    def mistaken(predictor: Any, category: Category, **rest: Any) -> Any:
+        if category.name == "carpet":
             raise ZeroDivisionError
-        write_tensors(tensors, path, metadata)
+        return evaluate(predictor, category, **rest)
 
-    monkeypatch.setattr("padim.model.file.write_tensors", mistaken)
+    monkeypatch.setattr("padim.evaluation.job.evaluate", mistaken)
     with pytest.raises(ZeroDivisionError):
-        benchmark(root, out, "-q")
+        benchmark(root, out, "--overwrite", "-q")
     assert [row["category"] for row in document(out)["rows"]] == ["bottle"]
     assert "carpet" not in (out / "images.jsonl").read_text()
-    assert not of("carpet", out)
     assert [event["event"] for event in events(out)[-2:]] == ["finished", "stopped"]
 
 
@@ -268,8 +321,14 @@ def test_what_a_dead_process_left_is_removed(
         work: Any, jobs: Sequence[Job], n: int, hear: Any, clean_up: Callable[[Job], None]
     ) -> Iterator[Ended[Any, Any]]:
         dead, alive = jobs
-        (out / "models").mkdir()
-        (out / "models" / f".{dead.name}-abcd1234.safetensors").touch()
+        left = subprocess.run(
+            [sys.executable, "-c", "from padim.temporary import *; print(name_temporary())"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        (out / left).mkdir()
+        (out / left / dead.name).touch()
         (work.keywords["scratch"] / "maps").touch()
         clean_up(dead)
         yield Ended(dead, None, ("ProcessDied", "Its process was ended by signal 9."))
@@ -284,17 +343,30 @@ def test_what_a_dead_process_left_is_removed(
     assert not scratch.exists()
 
 
-def test_whole_results_and_those_of_others_stay(tmp_path: Path) -> None:
-    job = Job(Category("a", tmp_path, (), ()), 0, make_fingerprint())
-    other = tmp_path / "models/.a-b-abcd1234.safetensors"
-    for path in (tmp_path / "models/a.safetensors", other, tmp_path / "records/a.json"):
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    remove_half_done(job, tmp_path)
-    assert (tmp_path / "models/a.safetensors").exists()
-    (tmp_path / "records/a.json").unlink()
-    remove_half_done(job, tmp_path)
-    assert list((tmp_path / "models").iterdir()) == [other]
+def test_another_benchmark_takes_no_place_unless_told_to(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert benchmark(root, out, "-q") == 0
+    (out / "report.html").touch()
+    before = {path: path.read_bytes() for path in of("", out)}
+    for more, words in (
+        (("--category", "carpet"), "holds a benchmark with also bottle."),
+        (("--eps", "0.02"), "holds a benchmark with another eps."),
+    ):
+        capsys.readouterr()
+        assert benchmark(root, out, *more, "-q") == 2
+        said = capsys.readouterr().err
+        assert words in said
+        assert "with --overwrite, or choose another folder." in said
+        assert {path: path.read_bytes() for path in of("", out)} == before
+        assert benchmark(root, out, *more, "--overwrite", "-q") == 0
+        assert not (out / "report.html").exists()
+        assert benchmark(root, out, "--overwrite", "-q") == 0
+        (out / "report.html").touch()
+        before = {path: path.read_bytes() for path in of("", out)}
+    assert benchmark(root, out, "-q") == 0
+    assert (out / "report.html").exists()
 
 
 def test_a_folder_is_written_by_one_benchmark_at_a_time(

@@ -19,6 +19,7 @@ from padim.cli import main
 from padim.errors import DatasetError, PadimError, UsageError
 from padim.files import lock_file
 from padim.fitting import update as learning
+from padim.images.ahead import content_sha256
 from padim.method.moments import Moments
 from padim.method.pyramid import Level, nest
 from padim.method.tiles import Tiling
@@ -208,6 +209,107 @@ def test_a_model_is_changed_by_one_at_a_time(images: list[Path], tmp_path: Path)
                 change(path, images[7:] if change is learning.update else images[:1])
     assert path.read_bytes() == before
     assert learning.update(path, images[7:]).state.count == 12
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace a file as a program that minds no lock does."""
+    other = path.with_suffix(".other")
+    other.write_bytes(content)
+    other.replace(path)
+
+
+def test_what_was_read_is_what_is_replaced(
+    images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = fitted(images[:4], tmp_path / "m"), fitted(images[4:7], tmp_path / "o")
+    theirs = other.read_bytes()
+
+    def solve(*words: Any) -> ModelState:
+        replace_file(path, theirs)
+        return real(*words)
+
+    real = learning.solve
+    monkeypatch.setattr(learning, "solve", solve)
+    for change in (
+        lambda: learning.update(path, images[7:]),
+        lambda: learning.forget(path, images[4:5]),
+    ):
+        with pytest.raises(PadimError, match="has changed since it was read, and nothing was"):
+            change()
+        assert path.read_bytes() == theirs
+        shutil.copy(moments_path(other), moments_path(path))
+
+
+def test_calibrate_and_export_stay_apart_from_what_changes_a_model(
+    images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, graph = fitted(images[:4], tmp_path / "m.safetensors"), tmp_path / "m.onnx"
+    padim.export(path, graph)
+    before = path.read_bytes(), graph.read_bytes()
+    for held in (path, graph):
+        with lock_file(held), pytest.raises(PadimError, match=f"Another padim is changing {held}"):
+            padim.calibrate(held, images[6:])
+    with lock_file(path):
+        words = ["fit", images[0].parent, "-o", path, "--size", "64", "-q"]
+        assert main(list(map(str, words))) == 1
+        with pytest.raises(PadimError, match="Another padim is changing"):
+            padim.load(path).save(path)
+    with lock_file(graph), pytest.raises(PadimError, match="Another padim is changing"):
+        padim.export(path, graph)
+    assert (path.read_bytes(), graph.read_bytes()) == before
+
+    for held in (path, graph):
+        known = held.read_bytes()
+
+        def touch(image: object, held: Path = held, known: bytes = known) -> str:
+            replace_file(held, known)
+            return content_sha256(image)  # type: ignore[arg-type]  # as it was given
+
+        with monkeypatch.context() as patch:
+            patch.setattr("padim.fitting.calibrate.content_sha256", touch)
+            with pytest.raises(PadimError, match="has changed since it was read"):
+                padim.calibrate(held, images[6:])
+        assert held.read_bytes() == known
+        assert padim.calibrate(held, images[6:]).decision is not None
+
+
+def test_a_folder_that_grows_is_added_as_it_is(
+    images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, folder = fitted(images[:5], tmp_path / "m.safetensors"), images[0].parent
+    with pytest.raises(DatasetError, match="leave out those that it has with --skip-known"):
+        learning.update(path, folder)
+    words = ["update", str(path), str(folder), "--skip-known"]
+    assert main([*words, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["count"], document["n_known"]) == (12, 5)
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    assert main(words) == 0
+    assert capsys.readouterr().out.endswith("knows 12 images already. Nothing was changed.\n")
+    assert learning.update(path, folder, skip_known=True).state.count == 12
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+def test_a_fit_leaves_no_moments_of_another_model(images: list[Path], tmp_path: Path) -> None:
+    path = fitted(images[:4], tmp_path / "m.safetensors")
+    kept = moments_path(path)
+    padim.fit(images[:4], size_px=SIZE_PX, device="cpu", store="float32").save(path)
+    assert load_pair(path)[1].count == 4  # they are of this model as well
+    words = ["fit", str(images[0].parent), "-o", str(path), "--size", "64", "-q"]
+    assert main(words) == 0
+    assert not kept.exists()
+    for other in (b"notes of another program", path.read_bytes()):
+        kept.write_bytes(other)
+        assert main(words) == 0
+        assert kept.read_bytes() == other
+
+
+def test_a_merge_does_not_depend_on_who_is_first(images: list[Path], tmp_path: Path) -> None:
+    a, b = fitted(images[:5], tmp_path / "a"), fitted(images[5:], tmp_path / "b")
+    for first, second, out in ((a, b, "ab"), (b, a, "ba")):
+        learning.merge(first, second, tmp_path / out)
+    for path in (Path, moments_path):
+        assert path(tmp_path / "ab").read_bytes() == path(tmp_path / "ba").read_bytes()
 
 
 def test_a_graph_learns_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,9 +8,12 @@ import pytest
 from PIL import Image
 
 from padim.errors import UnknownNameError, UsageError
+from padim.scoring.journal import COLUMNS, Journal, Run
 from padim.scoring.prediction import Prediction
 from padim.scoring.predictor import Predictor
-from padim.scoring.writer import COLUMNS, PredictionWriter
+from padim.scoring.writer import PredictionWriter
+
+RUN = Run("0" * 64, "0.1", "torch 2", 99.0, 0.01, 120.0, True, "npy", 1)
 
 
 def numbered(prediction: Prediction) -> Path:
@@ -26,7 +29,9 @@ def frames() -> list[np.ndarray]:
 
 def test_what_came_of_a_camera_is_written_as_of_files(predictor: Predictor, tmp_path: Path) -> None:
     writer = PredictionWriter(tmp_path / "out", numbered, maps="npy")
-    records = list(writer.write(predictor.stream(frames(), traced=True)))
+    with Journal(tmp_path / "out", RUN, predictor.decision) as journal:
+        records = list(writer.write(predictor.stream(frames(), traced=True), journal))
+        journal.finish()
     assert [record.score for record in records] == [55, 85, 115, 145, 175, 205]
     lines = (tmp_path / "out/predictions.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [record.to_dict() for record in records]
@@ -52,14 +57,6 @@ def test_old_columns_come_first() -> None:
         *("path", "score", "label", "p_value", "peak_x", "peak_y"),
         *("x", "y", "width", "height", "area_px"),
     )
-
-
-def test_tables_that_were_not_finished_are_not_there(predictor: Predictor, tmp_path: Path) -> None:
-    writer = PredictionWriter(tmp_path / "out", numbered, overlays=False)
-    written = writer.write(predictor.stream(frames()))
-    next(written)
-    written.close()
-    assert not (tmp_path / "out").exists()
 
 
 def test_impossible_choices_are_refused(tmp_path: Path) -> None:

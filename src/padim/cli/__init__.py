@@ -27,12 +27,18 @@ from padim.cli import (
     report_command,
     weights_command,
 )
-from padim.cli.console import Output, fail
+from padim.cli.console import Output, fail, flush_streams
 from padim.cli.help import Command, Group
 from padim.cli.options import with_shared_options
 from padim.errors import PadimError, failure_of, naming_extras
+from padim.interrupts import (
+    describe_interrupt,
+    interrupted_status,
+    open_streams,
+    was_interrupted,
+)
 
-INTERRUPTED = 130
+_INTERRUPTED = 130  # as Typer has it, whatever the signal
 PIPE_CLOSED = 141  # 128 and SIGPIPE, which Windows does not name
 
 app = typer.Typer(
@@ -85,10 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, the process's own when None.
 
     Returns:
-        The exit status: 0, 1 for a failure, 2 for wrong usage, 130 when interrupted.
+        The exit status: 0, 1 for a failure, 2 for wrong usage, 130 or 143 when interrupted.
     """
     Output.as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     Output.quiet = Output.verbose = Output.has_result = False
+    Output.lost, Output.advice = None, ""
     command = typer.main.get_command(app)
 
     def work() -> int:
@@ -99,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if isinstance(leaving.__context__, BrokenPipeError):
                 raise leaving.__context__ from None  # Typer leaves with 1, as if it had failed
             raise
-        if status == INTERRUPTED:
+        if status == _INTERRUPTED:
             raise KeyboardInterrupt  # Typer makes it a status and says nothing
         return status or 0
 
@@ -111,16 +118,31 @@ def run_guarded(work: Callable[[], int | None]) -> int:
     # torch's threads would spin while they wait: two processes on one machine, or decoding beside a
     # fit, then crawl. OpenMP reads this when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started this
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115  # as long as it runs
+    open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
         with naming_extras():
-            return work() or 0
-    except TyperException as error:
+            status = work() or 0
+    except BaseException as error:
+        failed = _tell_failure(error)
+        if failed is None:
+            raise
+        status = failed
+    lost = flush_streams()
+    if lost is not None and not status:
+        fail(lost, f"The standard output cannot be written to: {lost.strerror}. The work is done.")
+        status = 1
+    return status
+
+
+def _tell_failure(error: BaseException) -> int | None:
+    """Say what went wrong; the exit status, or None for a mistake in the code."""
+    if isinstance(error, KeyboardInterrupt | typer.Abort) or was_interrupted():
+        fail(KeyboardInterrupt(), describe_interrupt())
+        return interrupted_status()
+    if isinstance(error, TyperException):
         message = error.format_message()
         if message in ("", "Missing command."):
             context = getattr(error, "ctx", None)
@@ -129,19 +151,13 @@ def run_guarded(work: Callable[[], int | None]) -> int:
             )
         fail(error, message)
         return error.exit_code
-    except PadimError as error:
+    if isinstance(error, PadimError):
         fail(error, str(error))
         return error.exit_status
-    except (KeyboardInterrupt, typer.Abort) as error:
-        fail(error, "Interrupted.")
-        return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read the results has seen enough; keep Python from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
-    except Exception as error:
-        failure = failure_of(error)
-        if failure is None:
-            raise
-        fail(error, failure[1])
-        return 1
+    if isinstance(error, BrokenPipeError):
+        return PIPE_CLOSED  # whoever read the results has seen enough
+    failure = failure_of(error)
+    if failure is None:
+        return None
+    fail(error, failure[1])
+    return 1

@@ -17,7 +17,14 @@ from padim.cli.fit_command import prepare_within
 from padim.cli.images import measure_sizes, require_apart, require_writable
 from padim.cli.options import option
 from padim.datasets import Category, describe, read_dataset
-from padim.errors import MissingExtraError, PadimError, UnknownNameError, UsageError, format_count
+from padim.errors import (
+    MissingExtraError,
+    PadimError,
+    UnknownNameError,
+    UsageError,
+    format_count,
+    require_extras,
+)
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.heatmap import DEFAULT_COLORMAP, colours_of
 from padim.memory import resident_bytes
@@ -35,6 +42,15 @@ class Sinks(TypedDict, total=False):
     tensorboard: Annotated[Path, Choice("Write the rows there as scalars.", "output", "DIR")]
 
 
+class Keeping(TypedDict, total=False):
+    """What is kept of the results, and of those of before."""
+
+    keep_maps: Annotated[bool, Choice("Keep the maps of the test images, as float16.", "output")]
+    overwrite: Annotated[
+        bool, Choice("Replace a benchmark of other settings or categories.", "output")
+    ]
+
+
 def benchmark(
     root: Annotated[
         Path, typer.Argument(help="Folder of categories in any known layout, or a manifest.")
@@ -42,20 +58,19 @@ def benchmark(
     out: Annotated[Path, option("Folder of the results.", "DIR", "-o", "--out")],
     choices: FitChoices,
     sinks: Sinks,
+    keeping: Keeping,
     category: options.Categories = None,
     layout: options.Layout = None,
     skip_unreadable: options.SkipUnreadable = False,
     workers: Annotated[int, option("Categories at a time, as memory allows.", "N")] = 1,
     seeds: Annotated[int, option("Draw what is random (--dims) K times.", "K")] = 1,
-    keep_maps: Annotated[
-        bool, option("Keep the maps of the test images, as float16.", None, "--keep-maps")
-    ] = False,
     colormap: Annotated[str, option("Of the pictures: inferno or jet.", "NAME")] = DEFAULT_COLORMAP,
     against: Annotated[
         str | None, option("Compare with the published figures.", "published")
     ] = None,
 ) -> None:
     """Fit and evaluate every category: tables, curves and pictures."""
+    require_extras("fit", "report")
     settings = settings_with(**choices)
     for package in sinks:
         if find_spec(package) is None:
@@ -73,8 +88,10 @@ def benchmark(
     from padim.evaluation.job import Plan
     from padim.evaluation.tracking import send_to_mlflow, write_tensorboard
 
-    plan = Plan(settings, seeds, skip_unreadable, keep_maps, colormap)
-    outcome = run_benchmark(categories, out, plan, workers)
+    plan = Plan(settings, seeds, skip_unreadable, keeping.get("keep_maps", False), colormap)
+    outcome = run_benchmark(
+        categories, out, plan, workers, overwrite=keeping.get("overwrite", False)
+    )
     steps = [partial(finish, outcome, out, against)]
     if "mlflow" in sinks:
         steps.append(partial(send_to_mlflow, outcome, sinks["mlflow"]))
@@ -84,7 +101,12 @@ def benchmark(
 
 
 def run_benchmark(
-    categories: tuple[Category, ...], out: Path, plan: "Plan", n_workers: int = 1
+    categories: tuple[Category, ...],
+    out: Path,
+    plan: "Plan",
+    n_workers: int = 1,
+    *,
+    overwrite: bool = False,
 ) -> "Results":
     """Prepare a fit and run it over categories, with as many workers as memory allows."""
     from padim.evaluation.job import Watcher
@@ -111,7 +133,8 @@ def run_benchmark(
         settings = replace(settings, n_threads=max(1, n_cores() // n_workers))
     plan = replace(plan, settings=settings, source_px=source_px)
     with bars() as bar:
-        return run(categories, plan, out, Watcher(say, partial(_begin, bar)), fitter, n_workers)
+        watcher = Watcher(say, partial(_begin, bar))
+        return run(categories, plan, out, watcher, fitter, n_workers, overwrite=overwrite)
 
 
 def _find_source_px(

@@ -12,6 +12,7 @@ from padim.cli.images import Unreadable, describe_threshold
 from padim.cli.options import option
 from padim.datasets import expand_defects, normal_images
 from padim.errors import PathMissingError, UsageError
+from padim.files import hold
 
 
 def calibrate(
@@ -42,22 +43,24 @@ def calibrate(
     from padim.fitting.calibrate import write_calibration
     from padim.model.opening import load
 
-    predictor = load(model, **opening)
-    say(f"Good images: {len(normal)}. Anomalous: {len(defects)}. Engine: {predictor.engine}.")
     unreadable = Unreadable(skip_unreadable)
-    with progress("calibrate", len(normal) + len(defects)) as advance:
-        calibrated = set_thresholds(
-            predictor,
-            normal,
-            defects,
-            miss_cost=1.0 if miss_cost is None else miss_cost,
-            false_alarm_cost=1.0 if false_alarm_cost is None else false_alarm_cost,
-            defect_rate=defect_rate,
-            unreadable=unreadable.callback,
-            advance=advance,
-        )
-    unreadable.report()
-    write_calibration(calibrated, model)
+    with hold(model) as check:
+        predictor = load(model, **opening)
+        say(f"Good images: {len(normal)}. Anomalous: {len(defects)}. Engine: {predictor.engine}.")
+        with progress("calibrate", len(normal) + len(defects)) as advance:
+            calibrated = set_thresholds(
+                predictor,
+                normal,
+                defects,
+                miss_cost=1.0 if miss_cost is None else miss_cost,
+                false_alarm_cost=1.0 if false_alarm_cost is None else false_alarm_cost,
+                defect_rate=defect_rate,
+                unreadable=unreadable.callback,
+                advance=advance,
+            )
+        unreadable.report()
+        check()
+        write_calibration(calibrated, model)
     decision = calibrated.decision
     assert decision is not None
     document = {

@@ -6,10 +6,12 @@ and other text moves to stderr.
 """
 
 import json
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -18,7 +20,6 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
-    TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
@@ -32,14 +33,66 @@ class Output:
     quiet = False
     verbose = False
     has_result = False  # so that stdout takes no other document
+    advice = ""  # what to say after what went wrong
+    lost: OSError | None = None  # why stdout took not all that was said
+
+
+# What a terminal obeys in place of showing it, but the end of a line: control characters, and those
+# that turn the direction of writing, which make a name look like another (Unicode TR 36).
+_CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def escape(text: str) -> str:
+    """A text in which names can do nothing but be read."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def _one_line(text: str) -> str:
+    return escape(text).replace("\n", "\\n")
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write a text; a stream that takes no more, of a full disk, does not end the work."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _silence(stream)
+        if stream is sys.stdout:
+            Output.lost = error
+
+
+def flush_streams() -> OSError | None:
+    """Write what is left of both streams, so that Python has nothing to complain of as it ends.
+
+    Returns:
+        Why stdout took not all that was said, if it is so.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            _silence(stream)
+            if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+                Output.lost = error
+    return Output.lost
+
+
+def _silence(stream: TextIO) -> None:
+    """Let what is still written to a stream go nowhere."""
+    with suppress(OSError, ValueError):  # a stream that is no file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        stream.flush()
 
 
 def say(text: str) -> None:
     """Tell a person something."""
     if not Output.quiet:
-        stream = sys.stderr if Output.as_json else sys.stdout
-        stream.write(text + "\n")
-        stream.flush()
+        _write(sys.stderr if Output.as_json else sys.stdout, escape(text) + "\n")
 
 
 def detail(text: str) -> None:
@@ -50,16 +103,13 @@ def detail(text: str) -> None:
 
 def result(document: Any, text: str) -> None:
     """Give the result of a command: a document as JSON would have it, or a text for a person."""
-    if Output.as_json:
-        text = json.dumps(document, indent=2)
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    _write(sys.stdout, (json.dumps(document, indent=2) if Output.as_json else escape(text)) + "\n")
     Output.has_result = True
 
 
 def warn(message: str) -> None:
     """Say on stderr what is doubtful about a result, even if only results are wanted."""
-    sys.stderr.write(f"warning: {message}\n")
+    _write(sys.stderr, f"warning: {_one_line(message)}\n")
 
 
 def fail(error: BaseException, message: str) -> None:
@@ -67,11 +117,13 @@ def fail(error: BaseException, message: str) -> None:
 
     A document that is there already stays the only one.
     """
-    sys.stderr.write(f"error: {message}\n")
+    message = f"{message} {Output.advice}".rstrip()
+    with suppress(BrokenPipeError):
+        _write(sys.stderr, f"error: {_one_line(message)}\n")
     if Output.as_json and not Output.has_result:
         failure = {"error": {"type": type(error).__name__, "message": message}}
-        sys.stdout.write(json.dumps(failure) + "\n")
-        sys.stdout.flush()
+        with suppress(BrokenPipeError):
+            _write(sys.stdout, json.dumps(failure) + "\n")
 
 
 @contextmanager
@@ -102,7 +154,7 @@ def bars() -> Progress:
     """Progress bars on stderr, where that is a terminal."""
     console = Console(stderr=True, soft_wrap=True)
     return Progress(
-        TextColumn("{task.description}"),
+        _NameColumn(),
         BarColumn(),
         MofNCompleteColumn(),
         _RateColumn(),
@@ -111,6 +163,13 @@ def bars() -> Progress:
         console=console,
         disable=Output.quiet or not console.is_terminal,
     )
+
+
+class _NameColumn(ProgressColumn):
+    """What is done, as it is named, which may be by a folder."""
+
+    def render(self, task: Task) -> Text:
+        return Text(_one_line(task.description))
 
 
 class _RateColumn(ProgressColumn):
@@ -130,7 +189,8 @@ def align(lines: dict[str, str]) -> str:
 
 
 def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Columns of text, numbers and all, aligned by spaces."""
+    """Columns of text, numbers and all, aligned by spaces, a line each."""
+    rows = [tuple(map(_one_line, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -27,7 +27,8 @@ def demo(
     results = out / "results"
     from padim.evaluation.job import Plan
 
-    outcome = run_benchmark((category,), results, Plan(FitSettings(recipe=recipe)))
+    plan = Plan(FitSettings(recipe=recipe))
+    outcome = run_benchmark((category,), results, plan, overwrite=True)
     finish(outcome, results)
     say(
         f"{LICENCE}\nTry it on an image: padim predict "

@@ -9,7 +9,7 @@ import typer
 from padim.choices import parse_size
 from padim.cli import options
 from padim.cli.console import result
-from padim.cli.images import require_writable
+from padim.cli.images import require_place
 from padim.cli.options import option
 from padim.datasets import expand
 from padim.errors import UsageError, format_count
@@ -40,7 +40,7 @@ def export(
     if batch != "dynamic" and not batch.isdecimal():
         raise UsageError(f"The batch is {batch!r}, but needs to be dynamic or a whole number.")
     images = expand(verify, recursive=False) if verify else ()
-    require_writable(out.parent)
+    require_place(out)
     from padim.model import export as exporting
 
     parity = exporting.export(

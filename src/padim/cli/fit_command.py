@@ -1,6 +1,7 @@
 """``padim fit``."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,8 @@ from padim.cli.images import (
     measure_sizes,
     name_outputs,
     require_apart,
+    require_names,
+    require_place,
     require_writable,
 )
 from padim.cli.options import option
@@ -22,6 +25,7 @@ from padim.datasets import NormalImages, describe, find_normal, read_dataset
 from padim.datasets.folder import folder_name
 from padim.datasets.naming import means_not_good
 from padim.errors import UsageError, format_count
+from padim.files import lock_file
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.decode import decode
 from padim.images.facts import describe_depth
@@ -74,7 +78,7 @@ def fit(
     settings = settings_with(**choices)
     found = _find_images(images, category, layout, recursive)
     chosen = found.paths
-    _require_place(out)
+    _require_place(out, settings)
     if outlier_overlays is not None:
         require_apart(outlier_overlays, [images])
         require_writable(outlier_overlays)
@@ -148,8 +152,9 @@ def _find_images(
     return found
 
 
-def _require_place(out: Path) -> None:
+def _require_place(out: Path, settings: FitSettings) -> None:
     """Make sure that a model file can be written to a place."""
+    require_names(out)
     if out.is_dir():
         raise UsageError(
             f"{out} is a folder, but -o needs to name a file. Try {out / 'model.safetensors'}."
@@ -159,23 +164,27 @@ def _require_place(out: Path) -> None:
             f"{out} would be taken for a graph, but fit writes a model file. Try "
             f"{out.with_suffix('.safetensors')}, and padim export after that."
         )
-    require_writable(out.parent)
+    require_place(out)
+    if settings.keep_moments:
+        from padim.model.pair import moments_path, next_moments_path
+
+        require_place(moments_path(out), next_moments_path(out))
 
 
 def _fit_to(
     out: Path, fitter: "Fitter", chosen: Sequence[Path], unreadable: Unreadable
 ) -> "tuple[Fitted, int | None]":
     """Fit with a bar, write the model, and tell the peak memory in bytes as well, if known."""
-    from padim.model.file import save_state
-    from padim.model.pair import save_pair
+    from padim.model.pair import save_alone, save_pair
 
     peak = watch_peak()
-    with phases() as begin:
-        fitted = fitter.fit(chosen, begin, unreadable.callback)
-    if fitted.moments is not None:
-        save_pair(fitted.state, fitted.moments, out)
-    else:
-        save_state(fitted.state, out)
+    with lock_file(out) if out.is_file() else nullcontext():
+        with phases() as begin:
+            fitted = fitter.fit(chosen, begin, unreadable.callback)
+        if fitted.moments is not None:
+            save_pair(fitted.state, fitted.moments, out)
+        else:
+            save_alone(fitted.state, out)
     return fitted, peak()
 
 

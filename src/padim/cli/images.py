@@ -1,5 +1,6 @@
 """What the commands that read images and write folders have in common."""
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -92,6 +93,31 @@ def require_writable(folder: Path) -> None:
         raise PadimError(f"{there} is no folder. Choose another place.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise PadimError(f"{folder} cannot be written to. Choose another place.")
+    require_names(folder)
+
+
+def require_place(*files: Path) -> None:
+    """Make sure, before any work, that files can be written to where they are to be."""
+    for path in files:
+        require_names(path)
+        require_writable(path.parent)
+
+
+def require_names(path: Path) -> None:
+    """Make sure that no part of a path is longer than a name can be where it is to be made."""
+    there = path
+    while not os.path.lexists(there):
+        there = there.parent
+    for name in path.parts[len(there.parts) :]:
+        try:
+            os.lstat(there / name)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                n_bytes = len(os.fsencode(name))
+                raise UsageError(
+                    f"{path} has a name of {n_bytes} bytes, which is too long. Choose a shorter "
+                    "one."
+                ) from error
 
 
 def name_outputs(chosen: Sequence[Path], given: Sequence[Path]) -> dict[Path, Path]:

@@ -1,13 +1,13 @@
 """``padim update``, ``padim forget`` and ``padim merge``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from padim.cli import options
 from padim.cli.console import phases, result
-from padim.cli.images import describe_threshold
+from padim.cli.images import describe_threshold, require_place
 from padim.cli.options import option
 from padim.datasets import expand, expand_good
 from padim.errors import format_count
@@ -33,10 +33,28 @@ def update(
     images: Images,
     recalibrate: Recalibrate = None,
     recursive: options.Recursive = False,
+    skip_known: Annotated[
+        bool,
+        option("Leave out images that the model was made of.", None, "--skip-known"),
+    ] = False,
     weights: options.Weights = None,
 ) -> None:
     """Add good images to a model. It is as if it had been fitted on them as well."""
-    _change("update", model, images, recalibrate, recursive, weights)
+    chosen = expand_good(images, recursive=recursive)
+    used = expand_good(recalibrate or (), recursive=recursive)
+    from padim.fitting.update import add_images
+
+    known: list[Path] = []
+    with phases() as begin:
+        tell = known.extend if skip_known else None
+        changed = add_images(model, chosen, used, tell, weights=weights, begin=begin)
+    if len(known) == len(chosen):
+        text = f"{model}: knows {format_count(len(known), 'image')} already. Nothing was changed."
+    else:
+        text = _describe(model, changed.state)
+        if known:
+            text += f" Left out, since it knows them already: {len(known)}."
+    result({**_document(model, changed.state), "n_known": len(known)}, text)
 
 
 def forget(
@@ -47,7 +65,13 @@ def forget(
     weights: options.Weights = None,
 ) -> None:
     """Take images out of a model. It is as if it had never been fitted on them."""
-    _change("forget", model, images, recalibrate, recursive, weights)
+    chosen = expand(images, recursive=recursive)
+    used = expand_good(recalibrate or (), recursive=recursive)
+    from padim.fitting import update as learning
+
+    with phases() as begin:
+        changed = learning.forget(model, chosen, used, weights=weights, begin=begin)
+    result(_document(model, changed.state), _describe(model, changed.state))
 
 
 def merge(
@@ -58,34 +82,21 @@ def merge(
 ) -> None:
     """Join two models into one, fitted on the images of both."""
     from padim.fitting import update as learning
+    from padim.model.pair import moments_path, next_moments_path
 
+    require_place(out, moments_path(out), next_moments_path(out))
     with phases() as begin:
         changed = learning.merge(first, second, out, weights=weights, begin=begin)
-    _tell(out, changed.state)
+    result(_document(out, changed.state), _describe(out, changed.state))
 
 
-def _change(
-    way: Literal["update", "forget"],
-    model: Path,
-    images: list[Path],
-    recalibrate: list[Path] | None,
-    recursive: bool,
-    weights: Path | None,
-) -> None:
-    chosen = (expand_good if way == "update" else expand)(images, recursive=recursive)
-    used = expand_good(recalibrate or (), recursive=recursive)
-    from padim.fitting import update as learning
-
-    change = {"update": learning.update, "forget": learning.forget}[way]
-    with phases() as begin:
-        changed = change(model, chosen, used, weights=weights, begin=begin)
-    _tell(model, changed.state)
-
-
-def _tell(path: Path, state: "ModelState") -> None:
-    calibration = state.calibration
+def _describe(path: Path, state: "ModelState") -> str:
     text = f"{path}: made of {format_count(state.count, 'image')} now."
-    if calibration is not None:
-        text += f" {describe_threshold(decide(calibration))}"
-    stale = calibration.stale if calibration else None
-    result({"model": str(path), "count": state.count, "stale": stale}, text)
+    if state.calibration is not None:
+        text += f" {describe_threshold(decide(state.calibration))}"
+    return text
+
+
+def _document(path: Path, state: "ModelState") -> dict[str, object]:
+    stale = state.calibration.stale if state.calibration else None
+    return {"model": str(path), "count": state.count, "stale": stale}

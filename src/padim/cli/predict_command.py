@@ -1,9 +1,10 @@
 """``padim predict``."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,11 +20,17 @@ from padim.cli.images import (
 )
 from padim.cli.options import option
 from padim.datasets import expand
-from padim.errors import PadimError, PathMissingError, UsageError, format_count
+from padim.errors import ImageReadError, PadimError, PathMissingError, UsageError, format_count
+from padim.files import lock_folder
+from padim.images.ahead import content_sha256
 from padim.images.facts import describe_differences
 from padim.images.stream import STDIN, is_stdin, read_stdin
+from padim.scoring.journal import Journal, Run
 from padim.scoring.prediction import NOT_CALIBRATED, Decision, Prediction, PredictionRecord
 from padim.scoring.writer import PredictionWriter
+
+if TYPE_CHECKING:
+    from padim.scoring.predictor import Predictor
 
 _SHOWN = 10
 _MANY = 20  # images that are all alien are hardly all defective
@@ -70,17 +77,8 @@ def predict(
     if loaded.decision is not None:
         say_threshold(loaded.decision)
     unreadable = Unreadable(skip_unreadable)
-    tally, differences = _Tally(loaded.decision), list[tuple[str, ...]]()
-    predictions = loaded.stream(
-        [read_stdin() if path == STDIN else path for path in chosen],
-        unreadable.callback,
-        kept_px=KEPT_PX if overlays else 0,
-        traced=True,
-    )
-    with progress("predict", len(chosen)) as advance:
-        for record in writer.write(_note(predictions, differences)):
-            tally.add(record)
-            advance(1)
+    tally = _Tally(loaded.decision)
+    _score(chosen, loaded, writer, unreadable, tally)
     unreadable.report()
     document = {
         "model": str(model),
@@ -96,7 +94,7 @@ def predict(
         f"{tally.words()}\nScores and regions: {out / 'predictions.csv'}, "
         f"{out / 'predictions.jsonl'}.{pictures}",
     )
-    if words := describe_differences(differences):
+    if words := describe_differences(tally.differences):
         warn(words)
     if tally.all_alien:
         warn(
@@ -105,6 +103,7 @@ def predict(
         )
     if not tally.n_images:
         raise PadimError(f"Nothing was judged: of {count} none could be read. Check the files.")
+    _require_pictures(writer)
     if fail_on_anomaly and tally.n_anomalous:
         raise typer.Exit(1)
 
@@ -118,12 +117,103 @@ def _note(
         yield prediction
 
 
+def _score(
+    chosen: Sequence[Path],
+    loaded: "Predictor",
+    writer: PredictionWriter,
+    unreadable: Unreadable,
+    tally: "_Tally",
+) -> None:
+    """Score images into a folder, and count them."""
+    with (
+        lock_folder(writer.folder),
+        Journal(writer.folder, _describe_run(loaded, writer), loaded.decision) as journal,
+        progress("predict", len(chosen)) as advance,
+    ):
+        waiting = _take_over(chosen, journal, writer, tally)
+        advance(tally.n_images)
+        predictions = loaded.stream(
+            [read_stdin() if path == STDIN else path for path in waiting],
+            unreadable.callback,
+            kept_px=KEPT_PX if writer.overlays else 0,
+            traced=True,
+        )
+        with _saying_how_far(tally, len(chosen)):
+            for record in writer.write(_note(predictions, tally.differences), journal):
+                tally.add(record)
+                advance(1)
+            journal.finish(None if path == STDIN else str(path) for path in chosen)
+
+
+def _require_pictures(writer: PredictionWriter) -> None:
+    """Fail where the pictures of an image could not be written."""
+    if writer.troubles:
+        pictures = format_count(len(writer.troubles), "image")
+        raise PadimError(
+            f"The pictures of {pictures} are not there. {' '.join(writer.troubles[:3])}"
+        )
+
+
+def _describe_run(loaded: "Predictor", writer: PredictionWriter) -> Run:
+    """What the rows to be rest on."""
+    decision = loaded.decision
+    return Run(
+        *loaded.origin,
+        threshold=decision.threshold.score if decision else None,
+        false_alarm_rate=decision.threshold.rate if decision else None,
+        pixel_threshold=decision.pixel_threshold if decision else None,
+        overlays=writer.overlays,
+        maps=writer.maps,
+        min_region_px=writer.min_region_px,
+    )
+
+
+def _take_over(
+    chosen: Sequence[Path], journal: Journal, writer: PredictionWriter, tally: "_Tally"
+) -> list[Path]:
+    """Count the images that a run has done which was stopped; gives those that wait."""
+    if journal.replaced:
+        say(
+            f"A run into {journal.folder} was stopped, but of another model or other options. "
+            "This one begins anew."
+        )
+    waiting = []
+    for path in chosen:
+        entry = journal.find(str(path))
+        is_done = False
+        if entry is not None:
+            with suppress(ImageReadError):  # who scores it says so
+                is_done = writer.is_done(entry, content_sha256(path))
+        if is_done and entry is not None and entry.record is not None:
+            tally.add(entry.record)
+        else:
+            waiting.append(path)
+    if tally.n_images:
+        count = format_count(tally.n_images, "image")
+        say(f"{count} of a run that was stopped need not be scored again.")
+    return waiting
+
+
+@contextmanager
+def _saying_how_far(tally: "_Tally", n_images: int) -> Iterator[None]:
+    """Say, when the work is stopped, how far it has come."""
+    try:
+        yield
+    except BaseException:
+        if tally.n_images:
+            Output.advice = (
+                f"{tally.n_images} of {n_images} images are done: the same command goes on."
+            )
+        raise
+
+
 class _Tally:
     """Counts predictions and keeps those that are shown: all for JSON, else the hottest."""
 
     def __init__(self, decision: Decision | None) -> None:
         self.decision = decision
         self.records: list[PredictionRecord] = []
+        self.differences: list[tuple[str, ...]] = []  # of each image from those of the fit
         self.n_images = self.n_anomalous = self.n_alien = 0
 
     def add(self, record: PredictionRecord) -> None:

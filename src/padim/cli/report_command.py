@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from padim.cli.console import phases, result, warn
-from padim.cli.images import require_writable
+from padim.cli.images import require_place
 from padim.cli.options import option
-from padim.errors import PathMissingError, format_count
+from padim.errors import PathMissingError, format_count, require_extras
 from padim.memory import format_bytes
 
 
@@ -24,14 +24,15 @@ def report(
     data: Annotated[Path | None, option("Where the dataset is, if it has moved.", "ROOT")] = None,
 ) -> None:
     """Write a benchmark as one HTML file: metrics, curves, images."""
+    require_extras("report")
     from padim.report.page import write_report
 
     if data is not None and not data.is_dir():
         raise PathMissingError(data)
     if out is not None:
+        require_place(out)
         if out.is_dir():
             raise PathMissingError(out)
-        require_writable(out.parent)
     with phases() as begin:
         written = write_report(
             run, out, full_size=full_size, data=data, begin=partial(begin, "draw")

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from padim.datasets import Category, Sample, read_category, read_dataset
 from padim.errors import DatasetError, ImageReadError, format_count
-from padim.files import TemporaryFolder
 from padim.images.regions import label_regions
 from padim.metrics.counts import MapCounts
 from padim.metrics.images import ImageMetrics
@@ -22,6 +21,7 @@ from padim.metrics.table import HEADLINES, METRICS, format_metric
 from padim.model.opening import load
 from padim.scoring.prediction import Decision, Prediction
 from padim.scoring.predictor import Predictor
+from padim.temporary import TemporaryFolder
 
 N_RESAMPLES = 1000
 PREVIEW_PX = 64

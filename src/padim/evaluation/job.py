@@ -1,5 +1,8 @@
 """One category of a benchmark: fitted, evaluated, its model and pictures written."""
 
+import hashlib
+import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +28,7 @@ from padim.evaluation.record import (
     record_name,
     write_record,
 )
-from padim.files import Names, remove_partial, safe_name, sha256, write_whole
+from padim.files import Names, move, safe_name, sha256, sync_folder, write_text, write_whole
 from padim.fitting.fit import build_model
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
@@ -37,8 +40,10 @@ from padim.memory import watch_peak
 from padim.metrics.table import METRICS
 from padim.model.file import is_whole
 from padim.model.pair import moments_path
+from padim.temporary import TemporaryFolder
 
 _CURVE_POINTS = 500
+_WRITTEN = "written.json"  # which places of a job have been written, where they are ready
 _BESIDE_FITTER = (
     "roi",
     "white",
@@ -115,10 +120,10 @@ def run_job(
     watcher: Watcher,
     scratch: Path | None = None,
 ) -> Record:
-    """Fit and evaluate a category, and write its model, its pictures and, last, its record.
+    """Fit and evaluate a category, and write its model, its pictures and its record.
 
-    What is there of the job goes first, and nothing half done is left. Temporary files are in the
-    folder ``scratch``, the system's when None.
+    They take the place of what is there of the job once all are whole, and nothing half done is
+    left. Temporary files are in the folder ``scratch``, the system's when None.
 
     Raises:
         PadimError: It cannot be done.
@@ -134,9 +139,8 @@ def run_job(
         return watcher.begin(f"{category.name}: {phase}", n_images)
 
     unreadable = leave_out if plan.skip_unreadable else None
-    remove_results(job, out)
     watcher.say(category.describe())
-    try:
+    with TemporaryFolder(out) as made:
         peak, start = watch_peak(), time.perf_counter()
         fitted = fitter.fit(category.train, begin, unreadable)
         fit_s, fit_peak = time.perf_counter() - start, peak()
@@ -152,8 +156,8 @@ def run_job(
             watcher.say(f"{job.category.name}: {words}")
         if job.seed == 0:
             advance = begin("draw", len(evaluation.samples))
-            _write_pictures(job, evaluation, fitter.encoder.preprocess, out, plan, advance)
-        model_path = _places(job, out)["model"]
+            _write_pictures(job, evaluation, fitter.encoder.preprocess, made, plan, advance)
+        model_path = _places(job, made)["model"]
         model.save(model_path, moments=plan.settings.keep_moments)
         record = record_of(
             job,
@@ -164,11 +168,42 @@ def run_job(
             n_train=fitted.state.count,
             model_bytes=model_path.stat().st_size,
         )
-        write_record(record, out)
-    except BaseException:
-        remove_results(job, out)
-        raise
+        write_record(record, made)
+        written = [what for what, path in _all_places(job, made).items() if path.exists()]
+        write_text(made / _WRITTEN, json.dumps(written))
+        made.rename(find_ready(job, out))
+        sync_folder(out)
+        complete_job(job, out)
     return record
+
+
+def complete_job(job: Job, out: Path) -> None:
+    """Let the results of a job that are ready take their places, also when that was cut short."""
+    ready = find_ready(job, out)
+    if not ready.is_dir():
+        return
+    if (ready / _WRITTEN).exists():  # else all has moved
+        written = json.loads((ready / _WRITTEN).read_text(encoding="utf-8"))
+        sources, places = _all_places(job, ready), _all_places(job, out)
+        if sources["record"].exists():  # what says that the others are there goes first
+            _remove(places["record"])
+        for what, path in places.items():
+            if sources[what].is_dir() or what not in written:
+                _remove(path)
+            if sources[what].exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+            if sources[what].is_dir():
+                shutil.move(sources[what], path)
+                sync_folder(path.parent)
+            elif sources[what].exists():
+                move(sources[what], path)
+    shutil.rmtree(ready)
+
+
+def find_ready(job: Job, out: Path) -> Path:
+    """Where results of a job wait that are whole and on their way."""
+    digest = hashlib.sha256(os.fsencode(job.name)).hexdigest()
+    return out / f".{digest[:16]}.ready"
 
 
 def find_missing(job: Job, plan: Plan, out: Path, n_images: int) -> list[str]:
@@ -185,21 +220,19 @@ def find_missing(job: Job, plan: Plan, out: Path, n_images: int) -> list[str]:
     return missing
 
 
-def remove_results(job: Job, out: Path) -> None:
-    """Remove what was written of a job before, or is half written; first what says it is there."""
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _all_places(job: Job, out: Path) -> dict[str, Path]:
+    """Where a job writes, its record last."""
     places = _places(job, out)
-    for path in (*record_files(out, job.name), moments_path(places["model"]), *places.values()):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-            remove_partial(path)
-
-
-def remove_half_done(job: Job, out: Path) -> None:
-    """Remove what a process that died has written of a job; whole results stay."""
-    if not record_files(out, job.name)[0].exists():
-        remove_results(job, out)
+    document, arrays = record_files(out, job.name)
+    moments = moments_path(places["model"])
+    return {**places, "moments": moments, "arrays": arrays, "record": document}
 
 
 def _places(job: Job, out: Path) -> dict[str, Path]:
@@ -288,7 +321,7 @@ def _write_pictures(
 
 
 def _save_array(path: Path, array: NDArray[np.float16]) -> None:
-    with write_whole(path) as partial, partial.open("wb") as file:
+    with write_whole(path, is_one_of_many=True) as partial, partial.open("wb") as file:
         np.save(file, array, allow_pickle=False)
 
 

@@ -124,7 +124,7 @@ def save_pictures(named: Iterable[tuple[Path, Image.Image]]) -> Iterator[Path]:
 
     def save(one: tuple[Path, Image.Image]) -> Path:
         path, picture = one
-        with write_whole(path) as partial:
+        with write_whole(path, is_one_of_many=True) as partial:
             picture.save(partial, compress_level=1)
         return path
 

@@ -3,10 +3,12 @@
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -61,7 +63,8 @@ def in_processes(
                 item = waiting.pop()
                 ours, theirs = _SPAWN.Pipe(duplex=False)
                 process = _SPAWN.Process(target=_run, args=(work, item, theirs), daemon=True)
-                process.start()
+                with _deaf():
+                    process.start()
                 theirs.close()
                 running[ours] = item, process
             for ready in wait(list(running)):
@@ -93,7 +96,21 @@ def in_processes(
             clean_up(item)
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Let a process that is started here not hear a Ctrl-C: its parent does, and ends it."""
+    if sys.platform == "win32":  # it ignores the signal itself, as soon as it can
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _run(work: Callable[[T, Tell], R], item: T, parent: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def tell(content: Any) -> None:
@@ -102,8 +119,6 @@ def _run(work: Callable[[T, Tell], R], item: T, parent: Connection) -> None:
     message: tuple[str, Any]
     try:
         message = ("done", work(item, tell))
-    except KeyboardInterrupt:
-        return  # the parent was interrupted as well, and says so
     except Exception as error:
         failure = failure_of(error)
         message = ("raised", _make_portable(error)) if failure is None else ("failed", failure)

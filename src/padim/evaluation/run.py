@@ -1,18 +1,17 @@
 """Fit and evaluate every category of a dataset, and write down what came out."""
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import cast
 
 from padim.datasets import Category
-from padim.errors import DatasetError, UsageError, failure_of
-from padim.evaluation.job import Job, Plan, Watcher, find_missing, remove_half_done, run_job
+from padim.errors import DatasetError, UsageError, failure_of, join_names
+from padim.evaluation.job import Job, Plan, Watcher, complete_job, find_missing, run_job
 from padim.evaluation.pictures import Curve, draw_roc, encode_png
 from padim.evaluation.processes import Ended, Tell, in_processes
 from padim.evaluation.record import (
@@ -25,9 +24,10 @@ from padim.evaluation.record import (
     record_name,
     to_plain,
 )
-from padim.evaluation.run_folder import Failure, Results, write_results
+from padim.evaluation.run_folder import Failure, Results, read_results, write_results
 from padim.files import lock_folder, plain_text, same_name, write_whole
 from padim.fitting.fitter import Fitter
+from padim.temporary import TemporaryFolder, sweep
 
 
 def run(
@@ -37,15 +37,18 @@ def run(
     watcher: Watcher,
     fitter: Fitter,
     n_workers: int = 1,
+    *,
+    overwrite: bool = False,
 ) -> Results:
     """Fit and evaluate categories, with one worker in this process, else each in its own.
 
     Each finished category leaves a record and is not done again while nothing it rests on has
-    changed; an unfinished one leaves nothing, and one that fails does not stop the others. The
-    fitter is that of the first seed.
+    changed; an unfinished one leaves what was there of it before, and one that fails does not stop
+    the others. The fitter is that of the first seed.
 
     Raises:
-        UsageError: Nothing is random, and there are several seeds.
+        UsageError: Nothing is random, and there are several seeds. Or the folder holds a benchmark
+            of other settings or of more categories, which only ``overwrite`` replaces.
         PadimError: Another process writes into the folder.
         DatasetError: The results of two categories would have one name.
     """
@@ -56,6 +59,8 @@ def run(
         )
     with lock_folder(out):
         _check_names(categories, out)
+        if not overwrite:
+            _require_same_benchmark(categories, plan, fitter, out)
         return _run(categories, plan, out, watcher, fitter, n_workers)
 
 
@@ -72,6 +77,37 @@ def _check_names(categories: Sequence[Category], out: Path) -> None:
             )
 
 
+def _require_same_benchmark(
+    categories: Sequence[Category], plan: Plan, fitter: Fitter, out: Path
+) -> None:
+    """Make sure that the tables of a benchmark of before are not replaced by those of another."""
+    before = read_results(out)
+    if before is None or not before.rows:
+        return
+    ours: Mapping[str, object] = _settings_of(plan, fitter)
+    theirs: Mapping[str, object] = before.settings
+    other = [
+        name
+        for name in {**theirs, **ours}
+        if name != "n_seeds" and ours.get(name) != theirs.get(name)
+    ]
+    if before.settings.get("n_seeds", 1) > plan.n_seeds:
+        other.append("n_seeds")
+    gone = {row.category for row in before.rows} - {category.name for category in categories}
+    reasons = [f"another {join_names(other)}"] * bool(other)
+    reasons += [f"also {join_names(sorted(gone))}"] * bool(gone)
+    if reasons:
+        raise UsageError(
+            f"{out} holds a benchmark with {' and '.join(reasons)}. Replace its tables with "
+            "--overwrite, or choose another folder."
+        )
+
+
+def _settings_of(plan: Plan, fitter: Fitter) -> Settings:
+    """Everything that the results of each category rest on but its images."""
+    return cast(Settings, {**settings_of(fitter), **to_plain(plan.departures())})
+
+
 def _run(
     categories: Sequence[Category],
     plan: Plan,
@@ -80,10 +116,11 @@ def _run(
     fitter: Fitter,
     n_workers: int,
 ) -> Results:
-    rests_on = cast(Settings, {**settings_of(fitter), **plan.departures()})
+    rests_on = _settings_of(plan, fitter)
     settings: Settings = {**rests_on, "n_seeds": plan.n_seeds}
     log = _Log(out / "log.jsonl")
     log.write("started", settings=settings, categories=[category.name for category in categories])
+    before: dict[str, Record] = {}  # of these settings, until it is done again
     records: dict[str, Record] = {}
     failed: dict[str, Failure] = {}
     jobs = []
@@ -91,25 +128,29 @@ def _run(
         fingerprint = fingerprint_of(category, rests_on, plan.colormap)
         for seed in range(plan.n_seeds):
             job = Job(category, seed, fingerprint)
+            complete_job(job, out)
             if (known := _find_finished(job, plan, out, watcher)) is None:
                 jobs.append(job)
+                older = read_record(out, job.name)
+                if older is not None and older.fingerprint.settings == rests_on:
+                    before[job.name] = older
             else:
                 records[job.name] = known
                 log.write("reused", category=category.name, seed=seed)
 
     def write() -> Results:
-        finished = []
+        finished, there = [], before | records
         for category in categories:
             names = [record_name(category.name, seed) for seed in range(plan.n_seeds)]
-            if all(name in records for name in names):
-                finished += [records[name] for name in names]
+            if category.name not in failed and all(name in there for name in names):
+                finished += [there[name] for name in names]
         results = Results.of(settings, finished, list(failed.values()))
         write_results(results, finished, out)
         write_roc(finished, out / "roc_curve.png")
         return results
 
     if jobs:
-        write()  # whatever ends this run, the tables name nothing that it has removed
+        write()  # whatever ends this run, the tables are of its settings
     try:
         work = partial(_do_in_processes, n_workers) if n_workers > 1 else partial(_do_here, fitter)
         with closing(work(jobs, plan, out, watcher)) as done:
@@ -118,6 +159,8 @@ def _run(
                 if record is not None:
                     records[job.name] = record
                     log.write("finished", category=name, **record.row.metrics, seed=job.seed)
+                    if before.pop(job.name, None):
+                        write()
                     continue
                 assert failure is not None
                 kind, message = failure
@@ -190,10 +233,11 @@ def _do_in_processes(
     n_workers: int, jobs: Sequence[Job], plan: Plan, out: Path, watcher: Watcher
 ) -> Generator[Ended[Job, Record], None, None]:
     advance = watcher.begin("categories", len(jobs))
-    with TemporaryDirectory(prefix=".padim-", ignore_cleanup_errors=True) as scratch:
-        work = partial(_work, plan=plan, out=out, scratch=Path(scratch))
-        remove = partial(remove_half_done, out=out)
-        with closing(in_processes(work, jobs, n_workers, watcher.say, remove)) as ended:
+    with TemporaryFolder() as scratch:
+        work = partial(_work, plan=plan, out=out, scratch=scratch)
+        with closing(
+            in_processes(work, jobs, n_workers, watcher.say, lambda job: sweep(out))
+        ) as ended:
             for one in ended:
                 advance(1)
                 yield one

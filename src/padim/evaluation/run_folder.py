@@ -23,7 +23,7 @@ from padim.evaluation.record import (
     restore,
     to_plain,
 )
-from padim.files import write_text
+from padim.files import csv_cell, write_text
 from padim.metrics.curves import Floats
 from padim.metrics.resamples import Intervals, Values, intervals
 from padim.metrics.table import METRICS, format_interval, format_metric
@@ -39,6 +39,7 @@ COLUMNS = tuple(
 )  # of results.csv, before the ends of intervals
 
 _FEW_COLUMNS = 4
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -119,12 +120,34 @@ class Results:
 
 
 def write_results(results: Results, records: Sequence[Record], out: Path) -> None:
-    """Write ``results.json``, ``.csv``, ``.md`` and ``images.jsonl``."""
-    write_text(out / "results.json", json.dumps(results.document(), indent=2) + "\n")
+    """Write ``results.json``, ``.csv``, ``.md`` and ``images.jsonl``.
+
+    A ``report.html`` of other results is removed.
+    """
+    text, path = json.dumps(results.document(), indent=2) + "\n", out / "results.json"
+    if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
+        (out / "report.html").unlink(missing_ok=True)
+    write_text(path, text)
     write_text(out / "results.csv", _format_csv(results))
     write_text(out / "results.md", markdown(results))
     lines = [json.dumps(to_plain(image)) for record in records for image in record.images]
     write_text(out / "images.jsonl", "".join(line + "\n" for line in lines))
+
+
+def read_results(out: Path) -> Results | None:
+    """The tables of a benchmark; None where there are none that this release can read."""
+    try:
+        return _read_results(out)
+    except _UNREADABLE:
+        return None
+
+
+def _read_results(out: Path) -> Results:
+    document = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    if document["schema_version"] != SCHEMA_VERSION:
+        raise ValueError(document["schema_version"])
+    results: Results = restore(Results, document)
+    return results
 
 
 def read_run(out: Path) -> tuple[Results, dict[str, list[Record]]]:
@@ -137,12 +160,9 @@ def read_run(out: Path) -> tuple[Results, dict[str, list[Record]]]:
     if not out.is_dir():
         raise PathMissingError(out)
     try:
-        document = json.loads((out / "results.json").read_text(encoding="utf-8"))
-        if document["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(document["schema_version"])
-        results: Results = restore(Results, document)
+        results = _read_results(out)
         n_seeds = results.settings["n_seeds"]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except _UNREADABLE as error:
         raise DatasetError(
             f"{out} is no folder that padim benchmark of this release wrote. Name its -o."
         ) from error
@@ -205,7 +225,7 @@ def _format_csv(results: Results) -> str:
         cells = {**(line.metrics if line.group else facts[line.name]), "category": line.name}
         for name, found in line.intervals.items():
             cells |= zip((f"{name}_low", f"{name}_high"), found or (None, None), strict=True)
-        writer.writerow(cells)
+        writer.writerow({name: csv_cell(value) for name, value in cells.items()})
     return table.getvalue()
 
 

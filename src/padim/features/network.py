@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -22,6 +21,7 @@ from padim.features.trunk import activation_bytes, build_trunk, load_trunk, opti
 from padim.files import write_together
 from padim.scoring.engines import DEVICES, ENGINES, N_BATCH, choose_threads, require_engine
 from padim.scoring.graph import Graph
+from padim.temporary import TemporaryFolder
 from padim.versions import read_versions
 
 TRUNK_BATCH = {"cpu": N_BATCH, "cuda": 32}
@@ -99,7 +99,7 @@ class Network:
         """Write its trunk as a graph, from uint8 images to ``level_0``, ..., with its tensors."""
         features = self.build()
         tensors, n_bytes = self.trunk()
-        with write_together(path, same=True) as partial:
+        with write_together(path) as partial:
             names = [f"level_{i}" for i in range(len(features.pyramid.levels))]
             write_onnx(_ImageByImage(features), partial, features.size_px, names, "")
             contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -140,8 +140,8 @@ class GraphFeatures(nn.Module):
         try:
             self._network.write_trunk(path)
         except (OSError, SafetensorError):  # a full disk, or a cache that may not be written
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "trunk.onnx"
+            with TemporaryFolder() as folder:
+                path = folder / "trunk.onnx"
                 self._network.write_trunk(path)
                 return self._open(path)
         return self._open(path)

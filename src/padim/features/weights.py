@@ -63,9 +63,9 @@ def fetch(spec: BackboneSpec, to: Path | None = None) -> Path:
         else:
             from torch.hub import download_url_to_file
 
-            download_url_to_file(
-                spec.url, str(target), hash_prefix=parse_hash(target.name), progress=False
-            )
+            prefix = parse_hash(target.name)
+            with write_whole(target) as partial:
+                download_url_to_file(spec.url, str(partial), hash_prefix=prefix, progress=False)
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash a RuntimeError
         reason = str(error).rstrip(".")
         raise WeightsError(

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from padim.choices import require_path
 from padim.datasets import expand_defects, normal_images
 from padim.errors import DatasetError, ImageReadError, UsageError, format_count, join_names
-from padim.files import lock_file
+from padim.files import hold
 from padim.images.ahead import ImageInput, content_sha256
 from padim.model.opening import load
 from padim.scoring.calibration import HELD_OUT, Collector, check_rate, least_cost
@@ -50,7 +51,7 @@ def calibrate(
         DatasetError: The model was fitted on a good image, a defect is a good image as well, or
             there is no image.
         ImageReadError: An image cannot be read and nobody is told.
-        PadimError: The model cannot be loaded.
+        PadimError: The model cannot be loaded, or another process is changing its file.
 
     Examples:
         >>> model = padim.calibrate("part.safetensors", "part/test/good", "part/test/spot")
@@ -61,14 +62,30 @@ def calibrate(
         raise UsageError("A cost needs to be a number above 0. Leave it out for 1.")
     if defect_rate is not None:
         check_rate(defect_rate, "defect rate")
-    predictor = model if isinstance(model, Predictor) else load(model)
+    if not isinstance(model, Predictor):
+        path = require_path(model)
+        with hold(path) as check:
+            predictor = load(path)
+            calibrated = calibrate(
+                predictor,
+                good,
+                defects,
+                miss_cost=miss_cost,
+                false_alarm_cost=false_alarm_cost,
+                defect_rate=defect_rate,
+                unreadable=unreadable,
+                advance=advance,
+            )
+            check()
+            write_calibration(calibrated, path)
+        return load(path)
     normal = normal_images(Path(good)) if isinstance(good, str | Path) else good
     if isinstance(defects, str | Path):
         defects = expand_defects(Path(defects))
-    _check_unseen(normal, defects, set(predictor.description.facts["image_sha256"]))
+    _check_unseen(normal, defects, set(model.description.facts["image_sha256"]))
     collectors = Collector(), Collector()
     for collector, images in zip(collectors, (normal, defects), strict=True):
-        for prediction in predictor.stream(images, unreadable):
+        for prediction in model.stream(images, unreadable):
             collector.add(prediction.anomaly_map[None], prediction.score)
             advance(1)
     if not collectors[0].count or (defects and not collectors[1].count):
@@ -80,11 +97,7 @@ def calibrate(
             calibration.image_score, anomalous, miss_cost, false_alarm_cost, defect_rate
         )
         calibration = replace(calibration, chosen=chosen)
-    calibrated = predictor.calibrated(calibration)
-    if isinstance(model, Predictor):
-        return calibrated
-    write_calibration(calibrated, Path(model))
-    return load(model)
+    return model.calibrated(calibration)
 
 
 def write_calibration(model: Predictor, path: Path) -> None:
@@ -94,8 +107,7 @@ def write_calibration(model: Predictor, path: Path) -> None:
     else:
         from padim.model.file import load_state, save_state  # a graph needs no torch
 
-        with lock_file(path):
-            save_state(replace(load_state(path), calibration=model.description.calibration), path)
+        save_state(replace(load_state(path), calibration=model.description.calibration), path)
 
 
 def _check_unseen(

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from padim.errors import DatasetError, UsageError
 from padim.features.network import open_graphs
-from padim.files import TemporaryFolder
 from padim.fitting import looks
 from padim.fitting.forecast import N_FINISHED
 from padim.fitting.looks import Advance, Begin, Fitted, Seen, Unreadable
@@ -26,6 +25,7 @@ from padim.method.leave_one_out import LeaveOneOut
 from padim.method.pyramid import Pyramid
 from padim.model.state import ModelState
 from padim.scoring.calibration import LEAVE_ONE_OUT
+from padim.temporary import TemporaryFolder
 from padim.tensors.file_tensor import FileTensor
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """A model that keeps learning: images added, taken away and models joined, without a fit anew."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from padim.datasets import expand
 from padim.errors import DatasetError, UsageError, format_count, join_names
 from padim.features.encoder import Encoder
 from padim.features.network import choose_batch, choose_device, choose_engine, open_graphs
-from padim.files import lock_file, sha256
+from padim.files import hold, sha256
 from padim.fitting import looks
 from padim.fitting.fitter import sample, solve
 from padim.fitting.looks import Begin, Embedder, FirstLook, Seen
@@ -34,6 +34,7 @@ def update(
     images: Paths,
     recalibrate: Paths = (),
     *,
+    skip_known: bool = False,
     weights: str | Path | None = None,
     begin: Begin = looks.no_progress,
 ) -> PaDiM:
@@ -43,6 +44,8 @@ def update(
         path: A model file with its moments beside it; both change, or neither.
         images: Files that are not in it, or a folder of such.
         recalibrate: Images that are in it then, to set its threshold by, each left out in turn.
+        skip_known: Whether to leave out images that are in it already, as of a folder that grows;
+            where all are, the file stays as it is.
         weights: Local weights file of the backbone, when the model does not bring it.
         begin: Told of each phase and its number of steps; gives what is told of each step.
 
@@ -59,16 +62,40 @@ def update(
         >>> padim.update("kept.safetensors", "part/test/good").state.count
         9
     """
-    with _hold(path) as (path, state, moments):
+    known = set[Path]().update if skip_known else None
+    return add_images(path, images, recalibrate, known, weights=weights, begin=begin)
+
+
+def add_images(
+    path: str | Path,
+    images: Paths,
+    recalibrate: Paths,
+    known: Callable[[Collection[Path]], None] | None,
+    *,
+    weights: str | Path | None,
+    begin: Begin,
+) -> PaDiM:
+    """Do what ``update`` does, and tell which images were ``known``; an error if None."""
+    with _hold(path) as (path, state, moments, check):
         added, used = _hash(images), _hash(recalibrate)
-        if known := _list_named(added, set(state.image_sha256)):
-            raise DatasetError(f"{path} knows {known} already. Name images that it has not seen.")
+        there = set(state.image_sha256)
+        if known is not None:
+            known([image for image, digest in added.items() if digest in there])
+            added = {image: digest for image, digest in added.items() if digest not in there}
+            if not added:
+                return PaDiM(state, moments, weights=weights, path=path)
+        if names := _list_named(added, there):
+            raise DatasetError(
+                f"{path} knows {names} already. Name images that it has not seen, or leave out "
+                "those that it has with --skip-known."
+            )
         embedder = _build_embedder(state, weights)
         more = looks.look(embedder, added, begin("update", len(added)), start=state.count)
         before = FirstLook(Seen(0, state.image_sha256, facts=state.images), moments, [])
         whole = looks.merge_in_order((before, more))
         state = replace(state, images=whole.seen.facts)
-        return _change(path, embedder, state, whole.moments, whole.seen.hashes, used, begin)
+        hashes = whole.seen.hashes
+        return _change(path, embedder, state, whole.moments, hashes, used, begin, check)
 
 
 def forget(
@@ -101,7 +128,7 @@ def forget(
         >>> padim.forget("kept.safetensors", ["part/train/good/0.png"]).state.count
         5
     """
-    with _hold(path) as (path, state, moments):
+    with _hold(path) as (path, state, moments, check):
         gone, used = _hash(images), _hash(recalibrate)
         left = Counter(state.image_sha256)
         left.subtract(gone.values())
@@ -123,7 +150,8 @@ def forget(
         if state.samples is not None:
             samples = replace(state.samples, image=np.stack(kept)) if kept else None
             state = replace(state, samples=samples)
-        return _change(path, embedder, state, fewer, tuple(left.elements()), used, begin)
+        hashes = tuple(left.elements())
+        return _change(path, embedder, state, fewer, hashes, used, begin, check)
 
 
 def merge(
@@ -149,6 +177,7 @@ def merge(
     Raises:
         UsageError: A model was fitted without ``--keep-moments``, or the two do not fit together.
         DatasetError: An image is in both.
+        PadimError: Another process is changing the model to be.
 
     Examples:
         >>> model = padim.merge("kept.safetensors", "other.safetensors", "both.safetensors")
@@ -156,7 +185,23 @@ def merge(
         9
     """
     first, second, out = require_path(first), require_path(second), require_path(out)
-    (first, state, moments), (second, other, more) = _read(first), _read(second)
+    _require_no_graph(first)
+    _require_no_graph(second)
+    with hold(out) as check:
+        return _merge(first, second, out, weights, begin, check)
+
+
+def _merge(
+    first: Path,
+    second: Path,
+    out: Path,
+    weights: str | Path | None,
+    begin: Begin,
+    check: Callable[[], None],
+) -> PaDiM:
+    (state, moments), (other, more) = load_pair(first), load_pair(second)
+    if other.image_sha256 < state.image_sha256:  # the same bytes, whichever is named first
+        first, state, moments, second, other, more = second, other, more, first, state, moments
     recipes = () if state.recipe == other.recipe else ("recipe",)
     _require_alike(str(first), state.encoder, str(second), other.encoder, recipes)
     if both := set(state.image_sha256) & set(other.image_sha256):
@@ -168,8 +213,7 @@ def merge(
     hashes = state.image_sha256 + other.image_sha256
     images = state.images.merge(other.images) if state.images and other.images else None
     state = replace(state, images=images)
-    with lock_file(out):
-        return _change(out, embedder, state, moments.merge(more), hashes, {}, begin)
+    return _change(out, embedder, state, moments.merge(more), hashes, {}, begin, check)
 
 
 def _build_embedder(state: ModelState, weights: str | Path | None = None) -> Embedder:
@@ -194,8 +238,9 @@ def _change(
     hashes: Sequence[str],
     recalibrate: Mapping[Path, str],
     begin: Begin,
+    check: Callable[[], None],
 ) -> PaDiM:
-    """Solve a model anew and write it."""
+    """Solve a model anew and write it, after a last ``check``."""
     advance = begin("solve", before.pyramid.n_coarse_cells * (2 if recalibrate else 1))
     store = before.whitening[0].dtype
     state = solve(before.encoder, before.recipe, store, before.trunk, moments, hashes, advance)
@@ -215,6 +260,7 @@ def _change(
     if samples is not None:
         samples = sample(state, embedder, samples.image)
     state = replace(state, calibration=calibration, samples=samples, images=before.images)
+    check()
     save_pair(state, moments, path)
     device, n_batch = embedder.device.type, embedder.n_batch
     features = embedder.features
@@ -230,22 +276,20 @@ def _change(
 
 
 @contextmanager
-def _hold(model: str | Path) -> Iterator[tuple[Path, ModelState, Moments]]:
-    """Read a model and its moments, and keep other processes from changing them meanwhile."""
+def _hold(model: str | Path) -> Iterator[tuple[Path, ModelState, Moments, Callable[[], None]]]:
+    """Read a model and its moments, which ``hold`` keeps as they are."""
     path = require_path(model)
-    with lock_file(path) if path.is_file() and not is_graph(path) else nullcontext():
-        yield _read(path)
+    _require_no_graph(path)
+    with hold(path) as check:
+        yield path, *load_pair(path), check
 
 
-def _read(model: str | Path) -> tuple[Path, ModelState, Moments]:
-    """Read a model and its moments."""
-    path = require_path(model)
+def _require_no_graph(path: Path) -> None:
     if is_graph(path):
         raise UsageError(
             f"{path} is a graph, which learns nothing more. Change the model file that it was made "
             "of, and export that again."
         )
-    return path, *load_pair(path)
 
 
 def _hash(images: Paths) -> dict[Path, str]:

@@ -112,7 +112,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     suffix = path.suffix.lower()
     if suffix not in IMAGE_SUFFIXES:
         raise UsageError(f"{path} is no image by its name. Try {path.name}.jpg.")
-    with write_whole(path) as partial:
+    with write_whole(path, is_one_of_many=True) as partial:
         if suffix in (".jpg", ".jpeg"):
             picture.save(partial, quality=90)
         else:

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import nn
 from padim.choices import require_path
 from padim.errors import UnknownNameError, UsageError
 from padim.features.onnx import write_onnx
-from padim.files import write_together
+from padim.files import lock_file, write_together
 from padim.images.ahead import ImageInput, batched, load_ahead
 from padim.method.gaussian import STORES
 from padim.model.file import load_hashed
@@ -36,6 +36,7 @@ from padim.scoring.engines import (
 )
 from padim.scoring.parity import TOLERANCE, Parity, Samples, compare, resize
 from padim.scoring.predictor import Camera, Outputs
+from padim.temporary import TemporaryFolder
 
 
 def export(
@@ -71,6 +72,7 @@ def export(
         ModelFileError: The model file is damaged.
         ImageReadError: An image cannot be read.
         ShapeError: An image is not of the camera's size.
+        PadimError: Another process is changing the graph.
 
     Examples:
         >>> parity = padim.export("part.safetensors", "part.onnx")
@@ -81,6 +83,19 @@ def export(
     """
     model, target = require_path(model), require_path(target, "The graph")
     _check_choices(target, to, camera_px, n_batch, store)
+    with lock_file(target) if target.is_file() else nullcontext():
+        return _export(model, target, images, camera_px, n_batch, store, weights)
+
+
+def _export(
+    model: Path,
+    target: Path,
+    images: Sequence[ImageInput],
+    camera_px: tuple[int, int] | None,
+    n_batch: int | None,
+    store: str,
+    weights: str | Path | None,
+) -> Parity:
     state, digest = _read_exportable(model, camera_px, has_images=bool(images))
     features, samples = network_of(state, weights).features(), state.samples
     torch_score = TorchScore(scorer_of(state, features), torch.device("cpu"))
@@ -217,7 +232,7 @@ def _write(
     if path.suffix == ".onnx":
         write_onnx(graph, path, input_px, Outputs._fields, description, n_batch)
         return
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        onnx = Path(folder) / "graph.onnx"
+    with TemporaryFolder(path.parent) as folder:
+        onnx = folder / "graph.onnx"
         write_onnx(graph, onnx, input_px, Outputs._fields, "", n_batch)
         ENGINES[engines_of(path)[0]].load().convert(onnx, path, description)

@@ -154,6 +154,16 @@ def is_whole(path: Path) -> bool:
         return False
 
 
+def holds_moments(path: Path) -> bool:
+    """Whether a file holds the moments of some model.
+
+    Raises:
+        PadimError: As ``load_state``.
+    """
+    with _open(path) as (_, said):
+        return said.get("holds") == "moments"
+
+
 def moments_belong(path: Path, state: ModelState) -> bool:
     """Whether a file holds the moments of a model, whose calibration may have been renewed.
 

@@ -1,6 +1,7 @@
 """PaDiM: fit on good images, predict on others, save, load."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,10 +21,9 @@ from padim.features.network import (
     open_graphs,
 )
 from padim.features.weights import fetch, read_weights
-from padim.files import sha256
+from padim.files import lock_file, sha256
 from padim.method.moments import Moments
-from padim.model.file import save_state
-from padim.model.pair import save_pair
+from padim.model.pair import save_alone, save_pair
 from padim.model.scorer import scorer_of
 from padim.model.state import ModelState
 from padim.model.torch_score import TileScore, TorchScore
@@ -124,17 +124,19 @@ class PaDiM(Predictor):
 
         Raises:
             UsageError: It has no moments, or no file can have such a path.
+            PadimError: Another process is changing the file.
         """
         path = require_path(path, "The model file")
-        if not moments:
-            save_state(self.state, path)
-        elif self.moments is not None:
-            save_pair(self.state, self.moments, path)
-        else:
+        if moments and self.moments is None:
             raise UsageError(
                 "The model has no moments to save: it was fitted without keep_moments, or loaded. "
                 "Fit it with keep_moments=True, or leave moments out."
             )
+        with lock_file(path) if path.is_file() else nullcontext():
+            if moments and self.moments is not None:
+                save_pair(self.state, self.moments, path)
+            else:
+                save_alone(self.state, path)
 
 
 def network_of(state: ModelState, weights: str | Path | None = None) -> Network:

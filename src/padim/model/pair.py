@@ -9,8 +9,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from padim.errors import ModelFileError, PathMissingError, UsageError
+from padim.files import move
 from padim.method.moments import Moments
-from padim.model.file import load_moments, load_state, moments_belong, save_moments, save_state
+from padim.model.file import (
+    holds_moments,
+    load_moments,
+    load_state,
+    moments_belong,
+    save_moments,
+    save_state,
+)
 from padim.model.state import ModelState
 
 
@@ -23,11 +31,20 @@ def save_pair(state: ModelState, moments: Moments, path: Path) -> None:
     """Write a model file and the moments that it was made from, both or neither."""
     # Finish what was cut short, so that the name for new moments is free.
     with suppress(PathMissingError, ModelFileError):
-        if _path_of_moments(load_state(path), path) == _next_path(path):
-            _next_path(path).replace(moments_path(path))
-    save_moments(moments, state, _next_path(path))
+        if _path_of_moments(load_state(path), path) == next_moments_path(path):
+            move(next_moments_path(path), moments_path(path))
+    save_moments(moments, state, next_moments_path(path))
     save_state(state, path)
-    _next_path(path).replace(moments_path(path))
+    move(next_moments_path(path), moments_path(path))
+
+
+def save_alone(state: ModelState, path: Path) -> None:
+    """Write a model file without moments; those of another model that was there before go."""
+    save_state(state, path)
+    for moments in (moments_path(path), next_moments_path(path)):
+        with suppress(ModelFileError, PathMissingError):  # no file of ours
+            if holds_moments(moments) and not moments_belong(moments, state):
+                moments.unlink()
 
 
 def load_pair(path: Path) -> tuple[ModelState, Moments]:
@@ -54,12 +71,13 @@ def load_pair(path: Path) -> tuple[ModelState, Moments]:
 
 
 def _path_of_moments(state: ModelState, path: Path) -> Path | None:
-    for candidate in (moments_path(path), _next_path(path)):
+    for candidate in (moments_path(path), next_moments_path(path)):
         with suppress(ModelFileError, PathMissingError):
             if moments_belong(candidate, state):
                 return candidate
     return None
 
 
-def _next_path(path: Path) -> Path:
+def next_moments_path(path: Path) -> Path:
+    """Where new moments of a model file are, until they take the place of those of before."""
     return path.with_name(f"{path.stem}.moments.next{path.suffix}")

@@ -1,6 +1,7 @@
 """A graph in a file, batched by whoever runs it."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padim.errors import ModelFileError, PathMissingError
+from padim.files import complete
 from padim.scoring.engines import (
     ENGINES,
     N_BATCH,
@@ -38,6 +40,8 @@ class Graph:
         n_threads: int | None = None,
         precision: str = "float32",
     ) -> None:
+        with suppress(OSError):  # where it cannot be, the engine says what is wrong
+            complete(path)
         if not path.is_file():
             raise PathMissingError(path)
         self.path, self.precision = path, precision

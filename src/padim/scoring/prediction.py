@@ -3,10 +3,11 @@
 import base64
 import html
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +89,20 @@ class PredictionRecord:
             "pixel_threshold": decision.pixel_threshold if decision else None,
             **{one.name: getattr(self.origin, one.name, None) for one in fields(Origin)},
         }
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any], decision: Decision | None) -> "PredictionRecord":
+        """What ``to_dict`` made, by the same thresholds; of other data a Lookup- or TypeError."""
+        return cls(
+            row["path"],
+            row["score"],
+            row["label"],
+            row["p_value"],
+            _read_region(row),
+            tuple(map(_read_region, row["regions"])),
+            decision,
+            Origin(**{one.name: row[one.name] for one in fields(Origin)}),
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -299,6 +314,10 @@ def decide(
         threshold = replace(threshold, warning=f"{STALE} {threshold.warning}".rstrip())
     pixel_rate = DEFAULT_PIXEL_RATE if pixel_rate is None else pixel_rate
     return Decision(calibration, threshold, calibration.pixel_threshold(pixel_rate))
+
+
+def _read_region(row: Mapping[str, Any]) -> Region:
+    return Region(**{one.name: row[one.name] for one in fields(Region)})
 
 
 def _img(picture: Image.Image) -> str:

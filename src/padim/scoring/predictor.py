@@ -216,7 +216,7 @@ class Predictor:
             for image, anomaly_map, score, levels in zip(batch, *outputs, strict=True):
                 origin = None
                 if traced:
-                    origin = Origin(image.sha256, *self._origin)
+                    origin = Origin(image.sha256, *self.origin)
                 yield Prediction(
                     image.image,
                     float(score),
@@ -246,7 +246,8 @@ class Predictor:
         )
 
     @property
-    def _origin(self) -> tuple[str | None, str, str]:
+    def origin(self) -> tuple[str | None, str, str]:
+        """The sha256 of the model file, the version of this package, and that of the engine."""
         return self.file_sha256, version("padim-efficientnet"), ENGINES[self.engine].words()
 
     def __repr__(self) -> str:

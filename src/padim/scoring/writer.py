@@ -1,40 +1,46 @@
-"""Predictions into a folder: a table, JSON lines, maps and pictures."""
+"""Predictions into a folder: rows, maps and pictures."""
 
-import csv
-import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from padim.errors import UnknownNameError, UsageError
+from padim.errors import PadimError, UnknownNameError, UsageError, failure_of, is_of_disk
 from padim.files import write_whole
 from padim.images.ahead import WRITE_BEHIND, WRITE_THREADS, map_ahead
 from padim.images.heatmap import save_picture
+from padim.scoring.journal import Entry, Journal
 from padim.scoring.prediction import Prediction, PredictionRecord
 
-COLUMNS = (
-    *("path", "score", "label", "p_value", "peak_x", "peak_y"),
-    *("x", "y", "width", "height", "area_px"),
-    *("threshold", "false_alarm_rate", "pixel_threshold"),
-    *("image_sha256", "model_sha256", "padim", "engine"),
-)
 MAPS = ("npy", "tiff")
+
+
+class _Written(NamedTuple):
+    """What was written of an image: its pictures below the folder, and what went wrong."""
+
+    record: PredictionRecord
+    files: list[str]
+    trouble: str | None
 
 
 @dataclass(frozen=True)
 class PredictionWriter:
-    """Writes ``predictions.csv`` and ``.jsonl`` into a folder, ``overlays`` and ``maps``."""
+    """Writes ``overlays`` and ``maps`` into a folder, and rows into its journal.
+
+    Attributes:
+        troubles: What went wrong with pictures of single images, whose rows are there.
+    """
 
     folder: Path
     name: Callable[[Prediction], Path]  # of its pictures, without a suffix
     overlays: bool = True  # whether to draw each image with its map
     maps: str | None = None  # npy or tiff, for maps at source size as well
     min_region_px: int = 1  # source pixels; smaller regions are left out
+    troubles: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.maps is not None and self.maps not in MAPS:
@@ -44,39 +50,71 @@ class PredictionWriter:
                 f"--min-region-px is {self.min_region_px}, but needs to be 1 or more. Try 1."
             )
 
-    def write(self, predictions: Iterable[Prediction]) -> Iterator[PredictionRecord]:
+    @property
+    def n_files(self) -> int:
+        """How many pictures there are of each image."""
+        return self.overlays + (self.maps is not None)
+
+    def is_done(self, entry: Entry, image_sha256: str) -> bool:
+        """Whether a row is that of an image as it is, and its pictures are there."""
+        origin = entry.record.origin if entry.record else None
+        return (
+            origin is not None
+            and origin.image_sha256 == image_sha256
+            and len(entry.files) == self.n_files
+            and all((self.folder / name).is_file() for name in entry.files)
+        )
+
+    def write(
+        self, predictions: Iterable[Prediction], journal: Journal
+    ) -> Iterator[PredictionRecord]:
         """Write predictions, pictures in threads, and yield what has been written of each.
 
-        The tables are there once all have come.
+        Raises:
+            OSError: The disk is full, say; what is written until then stays.
         """
-        with ExitStack() as stack:
-            lines = stack.enter_context(write_whole(self.folder / "predictions.jsonl"))
-            values = stack.enter_context(write_whole(self.folder / "predictions.csv"))
-            jsonl = stack.enter_context(lines.open("w", encoding="utf-8", newline="\n"))
-            # Names of files need not be text.
-            file = stack.enter_context(
-                values.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-            )
-            table = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-            table.writeheader()
-            for record in map_ahead(self._write_one, predictions, WRITE_THREADS, WRITE_BEHIND):
-                row = record.to_dict()
-                table.writerow(row)
-                jsonl.write(json.dumps(row) + "\n")
-                yield record
 
-    def _write_one(self, prediction: Prediction) -> PredictionRecord:
-        name = self.name(prediction)
+        def promised() -> Iterator[Prediction]:
+            for prediction in predictions:
+                if self.n_files:
+                    journal.promise(self._name_files(prediction))
+                yield prediction
+
+        for written in map_ahead(self._write_one, promised(), WRITE_THREADS, WRITE_BEHIND):
+            if written.trouble is not None:
+                self.troubles.append(written.trouble)
+            journal.add(written.record, written.files)
+            yield written.record
+
+    def _write_one(self, prediction: Prediction) -> _Written:
         regions, outlined = prediction.outlined(self.min_region_px)
-        if self.overlays:
-            save_picture(prediction.draw(outlined), self.folder / "overlays" / f"{name}.jpg")
-        if self.maps is not None:
-            source_map = prediction.source_map()
-            with write_whole(self.folder / "maps" / f"{name}.{self.maps}") as partial:
-                if self.maps == "npy":
-                    encoded = BytesIO()  # of a full disk numpy says less than the system does
-                    np.save(encoded, source_map)
-                    partial.write_bytes(encoded.getbuffer())
+        files: list[str] = []
+        trouble = None
+        try:
+            for place in self._name_files(prediction):
+                if place.startswith("overlays/"):
+                    save_picture(prediction.draw(outlined), self.folder / place)
                 else:
-                    Image.fromarray(source_map).save(partial)
-        return prediction.record(regions)
+                    self._write_map(prediction, self.folder / place)
+                files.append(place)
+        except (OSError, PadimError) as error:
+            if isinstance(error, OSError) and is_of_disk(error):
+                raise
+            _, trouble = failure_of(error) or ("", str(error))
+        return _Written(prediction.record(regions), files, trouble)
+
+    def _name_files(self, prediction: Prediction) -> list[str]:
+        """The pictures of an image, below the folder."""
+        name = self.name(prediction).as_posix()
+        files = [f"overlays/{name}.jpg"] * self.overlays
+        return files + [f"maps/{name}.{self.maps}"] * (self.maps is not None)
+
+    def _write_map(self, prediction: Prediction, path: Path) -> None:
+        source_map = prediction.source_map()
+        with write_whole(path, is_one_of_many=True) as partial:
+            if self.maps == "npy":
+                encoded = BytesIO()  # of a full disk numpy says less than the system does
+                np.save(encoded, source_map)
+                partial.write_bytes(encoded.getbuffer())
+            else:
+                Image.fromarray(source_map).save(partial)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from padim.errors import ModelFileError, UsageError
-from padim.files import TemporaryFolder
+from padim.temporary import TemporaryFolder
 
 _NAMES = {
     torch.float64: "F64",

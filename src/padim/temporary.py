@@ -1,0 +1,125 @@
+"""Temporary files and folders, whose names say which process they are of.
+
+What a process that was killed has left is so known from what one that lives still needs, and the
+next one that writes there removes it: that of this machine alone, since a folder may be shared.
+"""
+
+import hashlib
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import weakref
+from contextlib import suppress
+from functools import cache, lru_cache
+from pathlib import Path
+
+_PREFIX = ".padim-"
+_SUFFIX_BYTES = 32  # a longer one says nothing of a file's format
+
+
+def name_temporary(suffix: str = "") -> str:
+    """A new name for a temporary file of this process, short enough for every folder."""
+    kept = suffix if len(os.fsencode(suffix)) <= _SUFFIX_BYTES else ""
+    machine, boot = _identify_machine()
+    return f"{_PREFIX}{machine}-{boot}-{os.getpid()}-{secrets.token_hex(4)}{kept}"
+
+
+def make_temporary_folder(parent: Path | None = None) -> Path:
+    """Make a temporary folder that nobody else may read, the system's when no parent is given."""
+    try:
+        folder = (parent or Path(tempfile.gettempdir())) / name_temporary()
+        sweep_once(folder.parent)
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        if parent is not None:
+            raise
+        advice = "Name a folder for temporary files in the variable TMPDIR"
+        raise OSError(error.errno, f"{error.strerror}. {advice}", error.filename) from error
+    return folder.absolute()
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that processes of this machine have left which are gone."""
+    with suppress(OSError):  # who writes there says so
+        for entry in list(os.scandir(folder)):
+            if entry.name.startswith(_PREFIX) and _is_left(entry.name):
+                _remove(Path(entry.path))
+
+
+@lru_cache(1024)
+def sweep_once(folder: Path) -> None:
+    """``sweep`` a folder, if this process has not done so yet."""
+    sweep(folder)
+
+
+class TemporaryFolder:
+    """A folder that goes, with all that is in it, when nobody holds it any more.
+
+    So does its parent, if it was missing and is empty then. In a ``with`` block it goes at its end.
+    """
+
+    def __init__(self, parent: Path | None = None) -> None:
+        is_new = parent is not None and not parent.exists()
+        if parent is not None:
+            parent.mkdir(parents=True, exist_ok=True)
+        self.path = make_temporary_folder(parent)
+        self._remove = weakref.finalize(self, _remove, self.path, with_parent=is_new)
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        self._remove()
+
+
+def _remove(path: Path, *, with_parent: bool = False) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):  # another process was faster, or it is not ours
+            path.unlink()
+    if with_parent:
+        with suppress(OSError):  # others have written there
+            path.parent.rmdir()
+
+
+def _is_left(name: str) -> bool:
+    """Whether a name is that of a temporary file of this machine whose process is gone."""
+    machine, _, rest = name.removeprefix(_PREFIX).partition("-")
+    boot, _, rest = rest.partition("-")
+    pid = rest.partition("-")[0]
+    our_machine, our_boot = _identify_machine()
+    if machine != our_machine or not pid.isdecimal():
+        return False
+    if boot != our_boot:
+        return True
+    import psutil
+
+    try:
+        return psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:  # another user's
+        return False
+
+
+@cache
+def _identify_machine() -> tuple[str, str]:
+    """This machine and its present run, each in a few letters.
+
+    A container with process numbers of its own is a machine of its own. Where the system does not
+    name its runs, what one has left is known by the process number alone.
+    """
+    names, boot = [socket.gethostname()], ""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            names.append(os.readlink("/proc/self/ns/pid"))  # noqa: PTH115  # it is no path
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
+    return _shorten("".join(names)), _shorten(boot)
+
+
+def _shorten(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
