@@ -18,6 +18,9 @@ _NEXT = ".next."
 _MOMENTS_NEXT = ".moments.next."
 _PAIRS = re.compile(r"(?<!moments)(?<!next)\.(safetensors|xml)$")
 _BESIDE = {".safetensors": ".moments.safetensors", ".xml": ".bin"}
+# Written anew whenever a category is done, with what is done so far.
+_SO_FAR = re.compile(r"/(results\.(json|csv|md)|roc_curve\.png)$")
+_TORN = "torn: "  # a digest of what is not whole
 _LOG = re.compile(r"\.(jsonl|csv)$")  # which may grow line by line
 
 
@@ -38,7 +41,7 @@ def digest(path: Path) -> str:
         try:
             content = json.dumps(_drop_chance(json.loads(content)), sort_keys=True).encode()
         except ValueError:
-            return f"no JSON: {content[-40:]!r}"
+            return f"{_TORN}{content[-40:]!r}"
     elif path.name == "results.csv":
         rows = list(csv.DictReader(io.StringIO(content.decode())))
         content = json.dumps(_drop_chance(rows)).encode()
@@ -51,7 +54,7 @@ def digest(path: Path) -> str:
         try:
             Image.open(path).load()
         except OSError:
-            return f"no image of {len(content)} bytes"
+            return f"{_TORN}{len(content)} bytes"
     return hashlib.sha256(content).hexdigest()
 
 
@@ -88,11 +91,13 @@ def find_torn(folder: Path, old: Contents, new: Contents, texts: dict[str, str])
         if name not in found:
             if name in old and name in new:
                 return f"{name} is gone"
-        elif name not in texts:
+        elif found[name].startswith(_TORN):
+            return f"{name} is not whole"
+        elif name not in texts and not _SO_FAR.search(name):
             # New moments wait under a name of their own until their model is there.
             if found[name] not in (old.get(name), new.get(name.replace(_NEXT, "."))):
                 return f"{name} is neither old nor new"
-        else:
+        elif name in texts:
             text = (folder / name).read_text(errors="replace")
             if found[name] != old.get(name) and not _is_beginning(text, texts[name]):
                 return f"{name} is no beginning of the new one"
