@@ -1,10 +1,14 @@
 import csv
 import hashlib
+import io
 import json
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from trees import make_category, striped
 
 import padim
@@ -87,7 +91,7 @@ def test_what_is_missing_says_what_was_looked_for(
     (tmp_path / "empty").mkdir()
     assert predict(folder, str(tmp_path / "empty"), tmp_path / "out") == 1
     said = capsys.readouterr().err
-    assert "empty has no images; it needs files that end in .bmp, .jpeg, .jpg, .png" in said
+    assert "empty has no images; it needs files that end in .bmp, .gif, .j2k, .jfif" in said
 
 
 def test_each_row_says_what_it_came_of(
@@ -110,3 +114,41 @@ def test_each_row_says_what_it_came_of(
         assert float(row["pixel_threshold"]) == line["pixel_threshold"]
         assert row["padim"] == line["padim"] == version("padim-efficientnet")
         assert row["engine"] == line["engine"] == f"onnxruntime {version('onnxruntime')}"
+
+
+def test_an_image_comes_through_a_pipe(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "stripes/test/spot/0.png"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes())))
+    arguments = ["predict", str(folder / "m.safetensors"), "-", "-o", str(tmp_path / "piped")]
+    assert main(arguments) == 0
+    assert predict(folder, "stripes/test/spot/0.png", tmp_path / "named") == 0
+    piped, named = (
+        json.loads((tmp_path / name / "predictions.jsonl").read_text())
+        for name in ("piped", "named")
+    )
+    assert named.pop("path") == str(path)
+    assert piped.pop("path") is None
+    assert piped == named
+    assert (tmp_path / "piped/overlays/stdin.jpg").is_file()
+
+
+def test_what_differs_from_the_fit_and_what_is_left_out_is_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = tmp_path / "new"
+    new.mkdir()
+    picture = striped(7).convert("L")
+    picture.save(new / "grey.bmp")
+    Image.fromarray(np.asarray(picture).astype(np.uint16) * 16).save(new / "deep.png")
+    striped(8).save(new / "like.jfif", "JPEG")
+    (new / "notes.txt").touch()
+    model = str(folder / "m.safetensors")
+    assert main(["predict", model, str(new), "-o", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert "Left out: 1 file that is no image (.txt 1).\n" in said.out
+    assert "warning: 2 of 3 images are not like those of the fit: " in said.err
+    assert "1 of 16-bit grey, not 8-bit colour" in said.err
+    assert "1 of 8-bit grey, not 8-bit colour" in said.err
+    assert "1 much darker than any good image" in said.err

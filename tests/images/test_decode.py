@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from padim.errors import ImageReadError
-from padim.images.decode import IMAGE_SUFFIXES, read_image, read_mask, turn_to_8_bit
+from padim.images.decode import read_image, read_mask, turn_to_8_bit
 
 MODES = {
     "PNG": ("RGB", "L", "P", "RGBA", "I;16"),
@@ -51,11 +51,7 @@ def refuses(path: Path, reason: str) -> None:
         assert caught.value.path == path
 
 
-def test_suffixes_are_lower_case_with_a_dot() -> None:
-    assert {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"} == IMAGE_SUFFIXES
-
-
-@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES - {".jpg", ".jpeg"}))
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".jp2"])
 def test_lossless_formats_come_back_exactly(tmp_path: Path, suffix: str) -> None:
     options = {"lossless": True} if suffix == ".webp" else {}
     path = written(tmp_path, Image.fromarray(gradient()), f"a{suffix}", **options)

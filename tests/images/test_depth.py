@@ -87,7 +87,7 @@ def test_differences_of_depth_colour_and_brightness_are_named() -> None:
     assert facts.differences(look(colour)) == ("of 8-bit colour, not 16-bit grey",)
     differing = [facts.differences(look(level(100), 4095)), (), ("x",), ("x",)]
     assert describe_differences(differing) == (
-        "3 images of 4 differ from those of the fit: 2 x; 1 much darker than any good image. "
+        "3 of 4 images are not like those of the fit: 2 x; 1 much darker than any good image. "
         "Check the camera and its light, or fit anew."
     )
     assert not describe_differences([(), ()])

@@ -14,9 +14,10 @@ from padim.choices import Choice
 from padim.cli import options
 from padim.cli.console import bars, result, say
 from padim.cli.fit_command import prepare_within
-from padim.cli.images import measure_sizes, require_apart, require_writable
+from padim.cli.images import measure_sizes, require_apart, require_writable, say_left_out
 from padim.cli.options import option
 from padim.datasets import Category, describe, read_dataset
+from padim.datasets.left_out import find_left_out_of
 from padim.errors import (
     MissingExtraError,
     PadimError,
@@ -119,6 +120,7 @@ def run_benchmark(
     files = [path for found in categories for path in found.images()]
     largest_px, words = measure_sizes(files, settings.reading)
     say(f"{describe(categories)}; images {words}.")
+    say_left_out(find_left_out_of(categories))
     settings = find_white(settings, [path for found in categories for path in found.train])
     source_px = _find_source_px(categories, settings)
     fitter, forecast = prepare_within(settings, largest_px, n_train, source_px=source_px)

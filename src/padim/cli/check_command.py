@@ -11,9 +11,11 @@ import typer
 
 from padim.cli import options
 from padim.cli.console import progress, result, say, table
+from padim.cli.images import say_left_out
 from padim.datasets import describe, read_dataset
 from padim.datasets.check import KINDS, SEVERE, Finding, n_images
 from padim.datasets.check import check as check_category
+from padim.datasets.left_out import find_left_out_of
 from padim.errors import format_count
 from padim.scoring.engines import choose_threads
 
@@ -30,6 +32,7 @@ def check(
     n_threads = choose_threads(threads)
     categories = read_dataset(data, category or (), layout)
     say(f"{describe(categories)}.")
+    say_left_out(find_left_out_of(categories))
     findings: list[Finding] = []
     n_all = sum(map(n_images, categories))
     with progress("check", n_all) as advance:

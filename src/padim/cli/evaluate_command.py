@@ -8,8 +8,9 @@ import typer
 
 from padim.cli import options
 from padim.cli.console import progress, result, say, table, warn
-from padim.cli.images import Unreadable, measure_sizes, say_threshold
+from padim.cli.images import Unreadable, measure_sizes, say_left_out, say_threshold
 from padim.datasets import describe
+from padim.datasets.left_out import find_left_out_of
 from padim.images.facts import describe_differences
 from padim.metrics.resamples import Intervals
 from padim.scoring.calibration import Threshold
@@ -49,6 +50,7 @@ def evaluate(
 
     found = read_test_category(data, category, layout)
     say(f"{describe([found])}.\n{found.describe()}\nImages: {measure_sizes(found.images())[1]}.")
+    say_left_out(find_left_out_of([found]))
     loaded = load(model, **opening).at(false_alarm_rate)
     say(f"Engine: {loaded.engine}.")
     unreadable = Unreadable(skip_unreadable)

@@ -19,10 +19,12 @@ from padim.cli.images import (
     require_names,
     require_place,
     require_writable,
+    say_left_out,
 )
 from padim.cli.options import option
 from padim.datasets import NormalImages, describe, find_normal, read_dataset
 from padim.datasets.folder import folder_name
+from padim.datasets.left_out import find_left_out, find_left_out_of
 from padim.datasets.naming import means_not_good
 from padim.errors import UsageError, format_count
 from padim.files import lock_file
@@ -85,6 +87,11 @@ def fit(
     largest_px, words = measure_sizes(chosen, settings.reading)
     place = "" if found.category else f" in {images}"
     say(f"{format_count(len(chosen), 'good image')}{place}, {words}.")
+    say_left_out(
+        find_left_out_of([found.category])
+        if found.category
+        else find_left_out([images], recursive=recursive)
+    )
     from padim.fitting.prepare import find_source_px, find_white, require_outliers_known
 
     require_outliers_known(settings, outlier_overlays is not None)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from padim.cli.console import Output, say, warn
+from padim.datasets.left_out import LeftOut
 from padim.errors import ImageReadError, PadimError, UsageError, format_count, join_names
 from padim.files import Names, same_name
 from padim.images.decode import read_size_px
@@ -52,6 +53,12 @@ def measure_sizes(
         f"{high[0]}x{high[1]} px" if low == high else f"{low[0]}x{low[1]} to {high[0]}x{high[1]} px"
     )
     return high, words
+
+
+def say_left_out(left_out: LeftOut) -> None:
+    """Say what folders hold beside the images that are taken, if there is something."""
+    if words := left_out.describe():
+        say(words)
 
 
 def describe_threshold(decision: Decision) -> str:

@@ -16,10 +16,12 @@ from padim.cli.images import (
     name_outputs,
     require_apart,
     require_writable,
+    say_left_out,
     say_threshold,
 )
 from padim.cli.options import option
 from padim.datasets import expand
+from padim.datasets.left_out import find_left_out
 from padim.errors import ImageReadError, PadimError, PathMissingError, UsageError, format_count
 from padim.files import lock_folder
 from padim.images.ahead import content_sha256
@@ -74,6 +76,7 @@ def predict(
     count = format_count(len(chosen), "image")
     sizes = measure_sizes(chosen, loaded.preprocess.reading)[1]
     say(f"{count} to score, {sizes}. Engine: {loaded.engine}.")
+    say_left_out(find_left_out(images, recursive=recursive))
     if loaded.decision is not None:
         say_threshold(loaded.decision)
     unreadable = Unreadable(skip_unreadable)

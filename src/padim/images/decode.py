@@ -22,11 +22,14 @@ from padim.images.reading import AS_IT_IS, FULL_WHITE, Reading, smallest_white
 from padim.images.stream import open_regular, require_few_scans
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+    {
+        *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
+        *(".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k"),
+    }
 )
 
 # The other formats of Pillow stay closed: EPS, for one, starts another program.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 # Without a handler of its own, Python prints what Pillow logs about damaged files.
 logging.getLogger("PIL").addHandler(logging.NullHandler())

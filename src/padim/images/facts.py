@@ -96,9 +96,10 @@ def describe_differences(images: Iterable[tuple[str, ...]]) -> str:
     counts = Counter(words for one in differing for words in one)
     if not counts:
         return ""
-    n_differing = format_count(sum(map(bool, differing)), "image")
-    words = "; ".join(f"{count} {words}" for words, count in counts.most_common())
+    n_differing, count = sum(map(bool, differing)), format_count(len(differing), "image")
+    verb = "is" if n_differing == 1 else "are"
+    words = "; ".join(f"{n} {words}" for words, n in counts.most_common())
     return (
-        f"{n_differing} of {len(differing)} differ from those of the fit: {words}. Check the "
-        "camera and its light, or fit anew."
+        f"{n_differing} of {count} {verb} not like those of the fit: {words}. Check the camera and "
+        "its light, or fit anew."
     )

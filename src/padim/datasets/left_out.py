@@ -1,0 +1,112 @@
+"""What folders hold beside the images that are taken from them."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from padim.datasets.category import Category
+from padim.datasets.folder import folders_in, list_images
+from padim.errors import format_count, join_names
+from padim.images.decode import IMAGE_SUFFIXES
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What was not taken.
+
+    Attributes:
+        suffixes: Of files that are no images, each once, and how many there are; the most first.
+        n_hidden: Files whose names begin with a dot.
+        dead_links: Links to what is not there.
+        n_special: Pipes, sockets and devices.
+        folders: Folders that hold images.
+    """
+
+    suffixes: tuple[tuple[str, int], ...] = ()
+    n_hidden: int = 0
+    dead_links: tuple[Path, ...] = ()
+    n_special: int = 0
+    folders: tuple[Path, ...] = ()
+
+    def describe(self) -> str:
+        """Say in a line what it is; empty when it is nothing."""
+        parts = []
+        if self.suffixes:
+            count = format_count(sum(n for _, n in self.suffixes), "file")
+            verb = "is no image" if count.startswith("1 ") else "are no images"
+            kinds = ", ".join(f"{suffix} {n}" for suffix, n in self.suffixes)
+            parts.append(f"{count} that {verb} ({kinds})")
+        if self.n_hidden:
+            parts.append(format_count(self.n_hidden, "hidden file"))
+        if self.dead_links:
+            count = format_count(len(self.dead_links), "dead link")
+            parts.append(f"{count}: {join_names(path.name for path in self.dead_links)}")
+        if self.n_special:
+            parts.append(format_count(self.n_special, "pipe or device", "pipes or devices"))
+        if self.folders:
+            count = format_count(len(self.folders), "folder")
+            names = join_names(path.name for path in self.folders)
+            parts.append(f"{count} of images, for which there is --recursive: {names}")
+        return f"Left out: {'; '.join(parts)}." if parts else ""
+
+
+def find_left_out(
+    folders: Iterable[Path], used: Iterable[Path] = (), *, recursive: bool = False
+) -> LeftOut:
+    """Find what folders hold beside images.
+
+    Args:
+        folders: Folders of images; other paths are passed over.
+        used: Files that are used otherwise, as masks are.
+        recursive: Whether images of the folders inside are taken as well.
+    """
+    suffixes, hidden, special = Counter[str](), 0, 0
+    dead: list[Path] = []
+    below: list[Path] = []
+    known = set(used)
+    for folder in _walk(folders, recursive):
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                path, suffix = folder / entry.name, Path(entry.name).suffix.lower()
+                if path in known:
+                    continue
+                if entry.is_symlink() and not path.exists():
+                    dead.append(path)
+                elif entry.is_dir():
+                    if not recursive and not entry.name.startswith(".") and list_images(path):
+                        below.append(path)
+                elif entry.name.startswith("."):
+                    hidden += 1
+                elif not entry.is_file():
+                    special += 1
+                elif suffix not in IMAGE_SUFFIXES:
+                    suffixes[suffix or "no suffix"] += 1
+    return LeftOut(tuple(suffixes.most_common()), hidden, tuple(dead), special, tuple(below))
+
+
+def find_left_out_of(categories: Sequence[Category]) -> LeftOut:
+    """Find what the folders of the images of categories hold beside images and masks."""
+    folders: dict[Path, None] = {}
+    used: set[Path] = set()
+    for category in categories:
+        for path in (*category.images(), *category.validation):
+            folders[path.parent] = None
+        used.update(category.unused_masks)
+        for sample in category.test:
+            used.update(sample.masks)
+    return find_left_out(() if _is_listed(categories) else folders, used)
+
+
+def _is_listed(categories: Sequence[Category]) -> bool:
+    """Whether a file says one by one which images there are."""
+    return any(category.layout in ("manifest", "VisA", "Real-IAD") for category in categories)
+
+
+def _walk(paths: Iterable[Path], recursive: bool) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir():
+            yield path
+            if recursive:
+                yield from folders_in(path, recursive)

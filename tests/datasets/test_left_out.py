@@ -1,0 +1,60 @@
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from padim.datasets import expand, read_dataset
+from padim.datasets.left_out import LeftOut, find_left_out, find_left_out_of
+from padim.images.decode import IMAGE_SUFFIXES, read_image
+
+
+def picture(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, 9), 70, np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_what_is_decoded_when_named_is_taken_in_a_folder(tmp_path: Path, suffix: str) -> None:
+    path = picture(tmp_path / f"a{suffix.upper()}")
+    assert expand([tmp_path], recursive=False) == (path,)
+    if suffix != ".pbm":  # of black and white
+        assert np.abs(read_image(path).astype(int) - 70).max() <= 1
+
+
+def test_what_is_left_out_is_counted_and_listed(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    for name in ("notes.txt", "b.TXT", "Thumbs.db", "README", ".hidden.png"):
+        (tmp_path / name).write_text("x")
+    picture(tmp_path / "more" / "c.png")
+    (tmp_path / "empty").mkdir()
+    dead = ""
+    if sys.platform != "win32":  # where links need rights
+        (tmp_path / "x.png").symlink_to(tmp_path / "gone.png")
+        os.mkfifo(tmp_path / "p.png")
+        dead = "; 1 dead link: x.png; 1 pipe or device"
+    assert find_left_out([tmp_path, tmp_path / "a.png"]).describe() == (
+        "Left out: 4 files that are no images (.txt 2, no suffix 1, .db 1); 1 hidden file"
+        f"{dead}; 1 folder of images, for which there is --recursive: more."
+    )
+    found = find_left_out([tmp_path], [tmp_path / "notes.txt"], recursive=True)
+    assert (dict(found.suffixes)[".txt"], found.folders) == (1, ())
+
+
+def test_nothing_left_out_is_nothing_said(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    assert find_left_out([tmp_path]) == LeftOut()
+    assert not LeftOut().describe()
+
+
+def test_masks_of_a_category_are_used(tmp_path: Path) -> None:
+    for name in ("train/good/0.png", "test/good/1.png", "test/spot/2.png"):
+        picture(tmp_path / name)
+    picture(tmp_path / "ground_truth/spot/2_mask.png")
+    (tmp_path / "test/spot/notes.txt").touch()
+    (tmp_path / "license.txt").touch()
+    found = find_left_out_of(read_dataset(tmp_path))
+    assert found == LeftOut(suffixes=((".txt", 1),))
