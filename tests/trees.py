@@ -7,6 +7,7 @@ from PIL import Image
 
 from padim.cli import main
 from padim.evaluation.record import Curves, Fingerprint, ImageResult, Record, Row, Settings
+from padim.metrics.resamples import N_RESAMPLES
 from padim.metrics.table import METRICS
 
 
@@ -87,7 +88,7 @@ def make_record(
     values = {name: (metrics or {}).get(name) for name in METRICS}
     return Record(
         name=category,
-        resampled={name: np.full(9, value) for name, value in (metrics or {}).items()},
+        resampled={name: np.full(N_RESAMPLES, value) for name, value in (metrics or {}).items()},
         root="/data",
         masks=masks,
         threshold=None,

@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Literal, TypedDict
+from typing import Annotated, Literal, TypedDict
 
+from msgspec import Meta
+
+from padim.documents import Count, Finite, Index, Positive
 from padim.errors import UnknownNameError
 
 
@@ -26,30 +29,43 @@ _V2 = "Tan & Le 2021, EfficientNetV2"
 _LITE = "Liu 2020, EfficientNet-Lite (TensorFlow TPU models)"
 
 
+_Channels = Annotated[int, Meta(ge=1, le=1 << 16)]
+_Stride = Annotated[int, Meta(ge=1, le=1 << 10)]
+_Name = Annotated[str, Meta(pattern=r"^\w[\w.{}-]*$", max_length=200)]
+
+
 @dataclass(frozen=True)
 class BackboneSpec:
     """What there is to know about a pretrained network before it is built."""
 
-    name: str  # what a user types
+    name: _Name  # what a user types
     library: Literal["timm", "torchvision"]  # whose code builds it
-    architecture: str  # the name that library knows it by
+    architecture: _Name  # the name that library knows it by
     weights_tag: str  # the name of the pretrained weights in that library
-    stem: tuple[str, ...]  # modules before the numbered blocks, in order
-    block: str  # how a numbered block is named, such as ``blocks.{}``
-    first_block: int  # its number
-    taps: tuple[int, ...]  # numbers of the tapped blocks, fine to coarse
-    channels: tuple[int, ...]  # C of each tapped feature map
-    strides: tuple[int, ...]  # input pixels per cell of each tapped feature map
-    mean: tuple[float, float, float]  # what these weights want subtracted, of values in [0, 1]
-    std: tuple[float, float, float]  # what they want divided by
+    stem: tuple[_Name, ...]  # modules before the numbered blocks, in order
+    block: _Name  # how a numbered block is named, such as ``blocks.{}``
+    first_block: Annotated[int, Meta(ge=0, le=100)]  # its number
+    taps: tuple[
+        Annotated[int, Meta(ge=0, le=100)], ...
+    ]  # numbers of the tapped blocks, fine to coarse
+    channels: tuple[_Channels, ...]  # C of each tapped feature map
+    strides: tuple[_Stride, ...]  # input pixels per cell of each tapped feature map
+    mean: tuple[Finite, Finite, Finite]  # what these weights want subtracted, of values in [0, 1]
+    std: tuple[Positive, Positive, Positive]  # what they want divided by
     # Where the weights are published, or their file's name when a package brings them; the file
     # name carries the first eight digits of their sha256.
     url: str
     package: str  # Python package that contains the weights, or empty
-    weights_bytes: int  # of all tensors of the whole network
+    weights_bytes: Count  # of all tensors of the whole network
     licence: str  # of the weights, as their publisher states it
     source: str  # where the network was published
-    n_random_dims: int | None = None  # drawn at random by default; all when None
+    n_random_dims: Index | None = None  # drawn at random by default; all when None
+
+    def __post_init__(self) -> None:
+        """Raise a ``ValueError`` if there is not one of everything for each tap."""
+        n_taps = {len(self.taps), len(self.channels), len(self.strides)}
+        if len(n_taps) > 1 or not self.taps or sorted(set(self.taps)) != list(self.taps):
+            raise ValueError("taps, channels and strides need to be of one length, taps ascending")
 
     @property
     def weights_file(self) -> str:

@@ -325,6 +325,14 @@ def safe_name(name: str) -> str:
     return safe
 
 
+def can_be_named(path: Path) -> bool:
+    """Whether a file can have such a name, be it there or not."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+
+
 def same_name(name: str) -> str:
     """What two names have in common when Windows or macOS take them for one."""
     return unicodedata.normalize("NFC", name).casefold()

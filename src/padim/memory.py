@@ -34,6 +34,26 @@ def format_bytes(n_bytes: float) -> str:
     return f"{n_bytes:.0f} B"
 
 
+# What a container may have, in the two forms that Linux knows.
+_CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+def machine_bytes() -> int:
+    """Memory of this machine, or of the container that this process is in, if that is less."""
+    import psutil
+
+    limits = [psutil.virtual_memory().total]
+    for path in _CGROUP_LIMITS:
+        try:
+            limits.append(int(path.read_text(encoding="ascii")))
+        except (OSError, ValueError):  # another system, or no limit
+            continue
+    return min(limits)
+
+
 def resident_bytes() -> int:
     """Memory this process holds now."""
     import psutil

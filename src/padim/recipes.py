@@ -1,9 +1,15 @@
 """Recipes: every choice between an image and its score, as data."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from padim.documents import Fraction, Index, Positive, Side
+from padim.errors import UsageError
 
 EPS_RULES = ("absolute", "relative")
+MOST_PX = 1 << 26  # of a picture at network size
 EPS_FLOOR = 1e-4  # a level of dead channels would otherwise have no covariance at all
 
 
@@ -12,18 +18,40 @@ class Recipe:
     """How images are brought to the network and distances to a score."""
 
     name: str  # of the recipe these settings started from
-    size_px: tuple[int, int]  # (height, width) of what the network sees
-    crop_fraction: float  # side of the centre crop over the resized short side; 1 for the whole
+    size_px: tuple[Side, Side]  # (height, width) of what the network sees
+    # Side of the centre crop over the resized short side; 1 for the whole
+    crop_fraction: Annotated[float, Meta(ge=0.1, le=1)]
     resample: Literal["bilinear", "lanczos"]  # Pillow's filter of the resize, antialiased
-    eps: float  # added to the diagonal of each covariance
+    eps: Positive  # added to the diagonal of each covariance
     eps_rule: Literal["absolute", "relative"]  # relative to the mean variance of the level, or not
-    sigma_px: float  # standard deviation of the Gaussian blur of the map
+    sigma_px: Annotated[
+        float, Meta(ge=0, le=1 << 16)
+    ]  # standard deviation of the Gaussian blur of the map
     # The image score is the mean of the hottest pixels of the map, this fraction of those that
     # count, or of as many as a tile has, and one at least: 0 is the maximum.
-    score_fraction: float
-    taps: tuple[int, ...] | None = None  # numbers of blocks; the backbone's own when None
-    tile_px: int | None = None  # side of the square parts that the network sees one at a time
-    tile_overlap_px: int = 128  # at least, and twice what is seen around a region of interest
+    score_fraction: Fraction
+    taps: tuple[Index, ...] | None = None  # numbers of blocks; the backbone's own when None
+    tile_px: Side | None = None  # side of the square parts that the network sees one at a time
+    tile_overlap_px: Index = 128  # at least, and twice what is seen around a region of interest
+
+    def __post_init__(self) -> None:
+        """Raise a ``UsageError`` if choices do not fit together."""
+        height, width = self.size_px
+        if height * width > MOST_PX:
+            raise UsageError(
+                f"The size is {height}x{width} px, but needs to be {MOST_PX >> 20} megapixels or "
+                "less. Try 8192x8192."
+            )
+        if self.sigma_px > min(height, width):
+            raise UsageError(
+                f"sigma_px is {self.sigma_px:g}, but needs to lie between 0 and "
+                f"{min(height, width)}. Try {min(height, width)}."
+            )
+        if self.crop_fraction < 1 and height != width:
+            raise UsageError(
+                f"The {self.name} recipe crops a square, but the size is {height}x{width}. "
+                f"Try {min(height, width)}, or the standard recipe."
+            )
 
 
 # Defard et al. 2021: 256 px, centre crop 224 px, eps 0.01, sigma 4, maximum of the map.

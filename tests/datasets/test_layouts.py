@@ -2,6 +2,7 @@
 
 import csv
 import json
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 import pytest
+from hostile.mutate_json import mutate_json
 from PIL import Image
 from pyarrow import parquet
 
 from padim.datasets import LAYOUTS, Category, normal_images, read_category, read_dataset
-from padim.errors import DatasetError, MissingExtraError, ShapeError, UnknownNameError
+from padim.errors import DatasetError, MissingExtraError, PadimError, ShapeError, UnknownNameError
 
 
 def picture(path: Path, level: int = 128, side_px: int = 8) -> Path:
@@ -297,7 +299,7 @@ def test_mvtec_loco_masks_that_do_not_fit_are_named(root: Path) -> None:
     with pytest.raises(DatasetError, match=r"drawn with 254, 255, but needs one value"):
         category.test[1].read_regions()
     (root / "pushpins/defects_config.json").write_text('[{"defect_name": "bent"}]')
-    with pytest.raises(DatasetError, match=r"KeyError: 'pixel_value'.*, but needs to be a list"):
+    with pytest.raises(DatasetError, match=r"cannot be understood: .* field pixel_value"):
         read_dataset(root)
 
 
@@ -397,7 +399,7 @@ def test_real_iad_is_read_through_its_lists(root: Path) -> None:
         read_dataset(root)
     assert read_dataset(root / "realiad_1024")
     (root / "realiad_jsons/realiad_jsons/audiojack.json").write_text("{}")
-    with pytest.raises(DatasetError, match=r"audiojack\.json cannot be understood \(KeyError"):
+    with pytest.raises(DatasetError, match=r"audiojack\.json cannot be understood: object missing"):
         read_dataset(root / "realiad_1024")
 
 
@@ -430,6 +432,51 @@ def test_an_entry_of_real_iad_that_cannot_be_meant_is_refused(
     document["test"].append(entry)
     path.write_text(json.dumps(document))
     with pytest.raises(DatasetError, match=message):
+        read_dataset(root)
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (loco, "pushpins/defects_config.json"),
+        (real_iad, "realiad_jsons/realiad_jsons/audiojack.json"),
+    ],
+)
+def test_a_changed_list_is_refused_or_read_to_the_end(
+    build: Callable[[Path], Path], name: str, root: Path
+) -> None:
+    path, source, n_refused = build(root) / name, random.Random(0), 0
+    document = json.loads(path.read_text())
+    for _ in range(300):
+        path.write_bytes(mutate_json(source, document)[0])
+        try:
+            for category in read_dataset(root):
+                assert category.describe()
+                for sample in category.test:
+                    sample.read_mask()
+                    sample.read_regions()
+        except PadimError:
+            n_refused += 1
+    assert 150 < n_refused < 300
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"pixel_value": 0}, "expected int >= 1"),
+        ({"pixel_value": "255"}, "expected int, got str"),
+        ({"saturation_threshold": -1}, "expected float > 0"),
+        ({"saturation_threshold": 2, "relative_saturation": True}, "relative saturation_threshold"),
+        ({"relative_saturation": 1}, "expected bool, got int"),
+    ],
+)
+def test_a_kind_of_defect_that_makes_no_sense_is_refused(
+    changes: dict[str, object], reason: str, root: Path
+) -> None:
+    path = loco(root) / "pushpins/defects_config.json"
+    first, *others = json.loads(path.read_text())
+    path.write_text(json.dumps([first | changes, *others]))
+    with pytest.raises(DatasetError, match=rf"defects_config\.json cannot be .*{reason}"):
         read_dataset(root)
 
 

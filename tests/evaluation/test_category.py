@@ -128,7 +128,7 @@ def test_a_hot_corner_is_the_bright_corner_of_a_card(tmp_path: Path, top: int, l
     image = ImageResult("lid", 0, "a.png", "anomalous", "dent", 9.0, (9.0,), None, None)
     lid = make_record("lid", images=(image,), masks=(("a_mask.png",),))
     previews = preview(anomaly_map)[None].astype(np.float32)
-    part = Part(lid, tmp_path, previews, WHOLE)
+    part = Part(lid, tmp_path, tmp_path, previews, WHOLE)
     (card,) = part.cards(False, lambda n_images: None)
     # Both lie over the whole of the image, so a place is the same share of either.
     assert card["box"] == [0, 0, 100, 100]

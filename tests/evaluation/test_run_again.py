@@ -21,7 +21,7 @@ from trees import (
 )
 
 from padim.datasets import Category
-from padim.errors import PadimError
+from padim.errors import DatasetError, PadimError
 from padim.evaluation.category import evaluate
 from padim.evaluation.job import Job, complete_job, find_ready
 from padim.evaluation.processes import Ended
@@ -277,7 +277,7 @@ def test_no_two_records_have_one_name() -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "list", "number", "type", "lack", "masks"])
-def test_a_damaged_record_is_none(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_record_is_refused(tmp_path: Path, damage: str) -> None:
     write_record(make_record("carpet", metrics={"image_auroc": 0.9}), tmp_path)
     assert read_record(tmp_path, "carpet") is not None
     document, arrays = (tmp_path / f"records/carpet.{suffix}" for suffix in ("json", "npz"))
@@ -291,7 +291,10 @@ def test_a_damaged_record_is_none(tmp_path: Path, damage: str) -> None:
         document.write_text(document.read_text().replace('"colormap"', '"colors"'))
     else:
         document.write_text("[]" if damage == "list" else "3")
-    assert read_record(tmp_path, "carpet") is None
+    with pytest.raises(
+        DatasetError, match=r"carpet\.json cannot be understood: .* benchmark again"
+    ):
+        read_record(tmp_path, "carpet")
 
 
 def test_a_name_need_not_be_text_nor_fit_a_table(tmp_path: Path) -> None:

@@ -1,27 +1,54 @@
 from dataclasses import replace
+from pathlib import Path
 
 import oracle
 import pytest
 import torch
 from torch import nn
 
+from padim import memory
 from padim.errors import MemoryLimitError
 from padim.features.trunk import activation_bytes
+from padim.fitting import forecast
 from padim.fitting.fit import fit
 from padim.fitting.forecast import Forecast
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
+from padim.memory import machine_bytes
 
 
 def test_a_fit_that_would_not_fit_is_refused() -> None:
-    forecast = Forecast(peak_bytes=2_000_000_000, file_bytes=1)
-    forecast.check(None)
-    forecast.check(2_000_000_000)
+    wanted = Forecast(peak_bytes=2_000_000_000, file_bytes=1)
+    wanted.check(None)
+    wanted.check(2_000_000_000)
     with pytest.raises(
         MemoryLimitError,
         match=r"needs about 2\.00 GB of memory, but may have 2\.00 GB\. Raise --max-memory, or",
     ):
-        forecast.check(1_999_999_999)
+        wanted.check(1_999_999_999)
+
+
+def test_a_fit_that_the_machine_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "machine_bytes", lambda: 1_000_000_000)
+    with pytest.raises(MemoryLimitError, match=r"2647 GB of memory, but this machine has 1\.00"):
+        Forecast(2_647_000_000_000, 1).check(None)
+    near = Forecast(950_000_000, 1)
+    near.check(None)
+    assert "of the 1.00 GB that this machine has" in near.warning
+    assert Forecast(800_000_000, 1).warning == ""
+
+
+def test_a_container_has_less_than_its_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = machine_bytes()
+    (tmp_path / "a").write_text("100000000\n")
+    (tmp_path / "b").write_text("max\n")
+    paths = (tmp_path / "a", tmp_path / "b", tmp_path / "c")
+    monkeypatch.setattr(memory, "_CGROUP_LIMITS", paths)
+    assert machine_bytes() == 100_000_000 < whole
+    monkeypatch.setattr(memory, "_CGROUP_LIMITS", paths[1:])
+    assert machine_bytes() >= whole
 
 
 @pytest.mark.parametrize("max_memory", ["100MB", 100_000_000])

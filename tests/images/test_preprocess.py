@@ -9,7 +9,8 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from padim.errors import ShapeError
+from padim.documents import Document
+from padim.errors import PadimError, ShapeError
 from padim.images.preprocess import Preprocess
 
 HALF = (0.5, 0.5, 0.5)
@@ -169,7 +170,10 @@ def test_every_pixel_goes_back_to_its_place(
 
 @pytest.mark.parametrize("preprocess", [REFERENCE, STANDARD, WIDE])
 def test_the_contract_survives_json(preprocess: Preprocess) -> None:
-    assert Preprocess.from_json(json.loads(json.dumps(preprocess.to_json()))) == preprocess
+    document = Document("it", PadimError, "")
+    assert (
+        document.restore(document.parse(json.dumps(preprocess.to_json())), Preprocess) == preprocess
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,3 @@
-import json
 from itertools import pairwise
 
 import numpy as np
@@ -117,11 +116,6 @@ def test_a_level_of_which_no_dim_was_drawn_is_left_out() -> None:
 def test_as_many_random_dims_as_there_are_is_all_of_them() -> None:
     spec = backbone("efficientnet_lite0")
     assert build_pyramid(spec, (64, 64), 176) == build_pyramid(spec, (64, 64))
-
-
-@given(pyramid=pyramids())
-def test_a_pyramid_survives_json(pyramid: Pyramid) -> None:
-    assert Pyramid.from_json(json.loads(json.dumps(pyramid.to_json()))) == pyramid
 
 
 @pytest.mark.parametrize("grid", [(3, 4), (4, 3), (1, 4)])

@@ -1,5 +1,7 @@
+import hashlib
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -7,11 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import oracle
 import pytest
 import torch
+from hostile.mutate_json import mutate_value
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -53,16 +57,16 @@ SEED = 0
 def small_state(dtype: torch.dtype = torch.float16) -> ModelState:
     """A model of a few kilobytes, whole in every part."""
     generator = torch.Generator().manual_seed(SEED)
-    pyramid = nest([Level((1, 1), (1,), ((0, 3),)), Level((2, 3), (0,), ((1,),))])
+    pyramid = nest([Level((1, 1), (1,), ((0, 3),)), Level((2, 2), (0,), ((1,),))])
     spec, settings = (
-        backbone("efficientnet_lite0"),
-        replace(RECIPES["standard"], size_px=(32, 48)),
+        replace(backbone("efficientnet_lite0"), strides=(16, 32, 32)),
+        replace(RECIPES["standard"], size_px=(32, 32)),
     )
     return ModelState(
         encoder=Encoder(
             spec=spec,
-            tiling=Tiling.whole(pyramid, (32, 48)),
-            preprocess=Preprocess((32, 48), 1.0, "bilinear", spec.mean, spec.std),
+            tiling=Tiling.whole(pyramid, (32, 32)),
+            preprocess=Preprocess((32, 32), 1.0, "bilinear", spec.mean, spec.std),
             engine=Engine("onnxruntime", "1.32.0"),
             precision="float32",
             weights_sha256="5" * 64,
@@ -71,10 +75,10 @@ def small_state(dtype: torch.dtype = torch.float16) -> ModelState:
         recipe=settings,
         eps=(0.01, 0.1 + 0.2),
         count=3,
-        mean=(torch.randn(1, 2, generator=generator), torch.randn(6, 1, generator=generator)),
+        mean=(torch.randn(1, 2, generator=generator), torch.randn(4, 1, generator=generator)),
         whitening=(
             torch.randn(1, 2, 2, generator=generator).to(dtype),
-            torch.randn(6, 1, 3, generator=generator).to(dtype),
+            torch.randn(4, 1, 3, generator=generator).to(dtype),
         ),
         image_sha256=("a" * 64, "b" * 64, "c" * 64),
         trunk={"conv.weight": torch.randn(2, 1, 3, 3, generator=generator), "n": torch.tensor(7)},
@@ -83,7 +87,7 @@ def small_state(dtype: torch.dtype = torch.float16) -> ModelState:
 
 def small_moments(n: int = 4) -> Moments:
     generator = torch.Generator().manual_seed(SEED)
-    cells = [(1, n, 2), (6, n, 1)]
+    cells = [(1, n, 2), (4, n, 1)]
     return Moments.of([torch.randn(*shape, generator=generator) for shape in cells])
 
 
@@ -185,6 +189,7 @@ import sys
 import oracle
 from padim.model.file import save_state
 from pathlib import Path
+from typing import Any
 fitted = oracle.small_fitter().fit(list(oracle.random_images(9, (60, 70), seed=3)))
 save_state(fitted.state, Path(sys.argv[1]))
 """
@@ -420,7 +425,7 @@ def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
     wrong = replace(small_state(), mean=(torch.zeros(1, 2), torch.zeros(5, 1)))
     save_state(wrong, tmp_path / "m")
     with pytest.raises(
-        ModelFileTensorError, match=r"levels/1/mean of shape \(5, 1\), but needs \(6, 1\)"
+        ModelFileTensorError, match=r"levels/1/mean of shape \(5, 1\), but needs \(4, 1\)"
     ):
         load_state(tmp_path / "m")
 
@@ -435,10 +440,10 @@ def test_a_model_without_one_of_its_levels_is_refused(tmp_path: Path) -> None:
 
 def test_moments_of_another_shape_are_refused(tmp_path: Path) -> None:
     moments = small_moments()
-    rows = ((moments.scatter[0][0],), (torch.zeros(6, 1, 3), moments.scatter[1][1]))
+    rows = ((moments.scatter[0][0],), (torch.zeros(4, 1, 3), moments.scatter[1][1]))
     save_moments(replace(moments, scatter=rows), small_state(), tmp_path / "m")
     with pytest.raises(
-        ModelFileTensorError, match=r"levels/1/scatter/0 of shape \(6, 1, 3\), but needs \(6, 1, 2"
+        ModelFileTensorError, match=r"levels/1/scatter/0 of shape \(4, 1, 3\), but needs \(4, 1, 2"
     ):
         load_moments(tmp_path / "m")
 
@@ -486,6 +491,51 @@ def test_a_number_changed_in_the_description_is_refused(file: Path) -> None:
         save_file(load_file(file), file, metadata=changed)
         with pytest.raises(ModelFileHashError, match="describes itself otherwise than was written"):
             load_state(file)
+
+
+def sealed(facts: Any, tensors: dict[str, Tensor], path: Path) -> Path:
+    """A file that says something else of itself, and hashes that agree with it."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    text = json.dumps({**facts, "metadata_sha256": digest}, sort_keys=True)
+    save_file(tensors, path, metadata={"padim": text})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"coarse_cells": [0]}, "coarse_cells are not those of its tiles"),
+        ({"coarse_cells": [1]}, "need to be different and below 1"),
+        ({"holds": "cats"}, "at holds, invalid enum value"),
+        ({"tensor_sha256": {"a": "b"}}, r"at tensor_sha256\[...\], expected str matching"),
+        ({"eps": [1]}, "2 levels need as many eps"),
+        ({"calibration": {"source": "held-out", "stale": 1}}, "stale, expected bool"),
+    ],
+)
+def test_fields_that_make_no_sense_are_refused(
+    file: Path, changes: dict[str, object], reason: str
+) -> None:
+    facts = json.loads(header(file)["padim"])
+    del facts["metadata_sha256"]
+    sealed(facts | changes, load_file(file), file)
+    with pytest.raises(ModelFileError, match=rf"describes itself .* be understood: .*{reason}"):
+        load_state(file)
+
+
+def test_changes_at_random_in_a_sealed_description_are_refused_or_open(file: Path) -> None:
+    facts, tensors, source = json.loads(header(file)["padim"]), load_file(file), random.Random(0)
+    del facts["metadata_sha256"]
+    n_refused = 0
+    for _ in range(300):
+        changed, _ = mutate_value(source, facts)
+        if not isinstance(changed, dict):
+            continue
+        sealed(changed, tensors, file)
+        state = loaded_or_error(file)
+        n_refused += isinstance(state, ModelFileError)
+        if isinstance(state, ModelState):
+            assert state.pyramid.n_cells(1) == 4
+    assert 150 < n_refused < 300
 
 
 # Writing

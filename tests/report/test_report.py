@@ -349,6 +349,38 @@ def test_changed_images_are_told(
     assert "Files that changed since the benchmark: 1" in out.read_text()
 
 
+@pytest.mark.parametrize("way", ["root", "absolute", "parent", "link"])
+def test_a_run_from_elsewhere_shows_no_file_of_this_machine(
+    run: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], way: str
+) -> None:
+    """With a folder named or not, and whatever size the record says that the file has."""
+    stolen, private = tmp_path / "run", tmp_path / "private/test/good/0.png"
+    private.parent.mkdir(parents=True)
+    striped(1).save(private)
+    shutil.copytree(run, stolen)
+    data = Path(shutil.copytree(root, tmp_path / "data"))
+    path = stolen / "records/carpet.json"
+    record = json.loads(path.read_text())
+    name = record["images"][0]["path"]
+    wanted = {"absolute": str(private), "parent": "../../private/test/good/0.png"}.get(way, name)
+    if way == "root":
+        record["root"] = str(tmp_path / "private")
+    elif way == "link":
+        record["root"] = str(data / "carpet")
+        (data / "carpet" / name).unlink()
+        (data / "carpet" / name).symlink_to(private)
+    record["images"][0]["path"] = wanted
+    stamps = record["fingerprint"]["images"]
+    stamps[:] = [[wanted, private.stat().st_size, 0], *(one for one in stamps if one[0] != name)]
+    path.write_text(json.dumps(record))
+    words = ["report", str(stolen), "-o", str(tmp_path / "o.html"), "-q"]
+    for more in ([], [] if way == "root" else ["--data", str(data)]):
+        assert main([*words, *more]) == 1
+        said = capsys.readouterr().err
+        assert "not the file that was benchmarked" in said or "is not there" in said
+        assert not (tmp_path / "o.html").exists()
+
+
 def test_a_curve_may_rise_where_its_chart_ends() -> None:
     assert (
         curve([[0, 0.5, 1, 1], [0, 0, 0, 1]], 1) == "M40.0 200.0L174.0 200.0L308.0 200.0L308.0 12.0"

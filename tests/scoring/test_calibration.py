@@ -1,10 +1,14 @@
+import json
+
 import numpy as np
 import pytest
 import scipy.stats
 from numpy.typing import NDArray
 
-from padim.errors import UsageError
+from padim.documents import Document
+from padim.errors import PadimError, UsageError
 from padim.scoring.calibration import Calibration, Collector, Tail
+from padim.scoring.facts import CalibrationFacts
 
 
 def calibrated(scores: NDArray[np.floating]) -> Calibration:
@@ -106,7 +110,10 @@ def test_a_pixel_threshold_is_a_quantile() -> None:
         threshold = calibration.pixel_threshold(rate)
         assert (maps > threshold).mean() <= rate
         assert threshold == pytest.approx(np.quantile(maps, 1 - rate, method="higher"), rel=2e-3)
-    assert Calibration.from_json(calibration.to_json()).threshold(0.2) == calibration.threshold(0.2)
+    document = Document("it", PadimError, "")
+    data = document.parse(json.dumps(calibration.to_json()))
+    again = document.restore(data, CalibrationFacts).calibration()
+    assert again.threshold(0.2) == calibration.threshold(0.2)
 
 
 @pytest.mark.parametrize("rate", [0, 1, -0.1, float("nan")])
@@ -142,7 +149,7 @@ def test_a_tail_claims_no_p_value_below_a_tenth_of_one_image() -> None:
 def test_a_threshold_lies_in_its_own_interval(seed: int) -> None:
     scores = np.random.default_rng(seed).gamma(9, 1, 60).astype(np.float32)
     scores[0] = 100  # an outlier, below which no threshold goes
-    calibration = Calibration("held-out", np.sort(scores), scores, np.ones(60, np.int64))
+    calibration = Calibration("held-out", np.sort(scores), np.sort(scores), np.ones(60, np.int64))
     threshold = calibration.threshold(0.01)
     assert threshold.interval is not None
     assert threshold.interval[0] <= threshold.score <= threshold.interval[1]

@@ -269,4 +269,6 @@ def prepare_within(
         f"{format_bytes(forecast.file_bytes)}."
     )
     forecast.check(limit)
+    if forecast.warning:
+        warn(forecast.warning)
     return fitter, forecast

@@ -162,8 +162,9 @@ def _describe_region(document: Document) -> str:
     height, width = document["levels"][0]["grid"]
     cells = document["coarse_cells"]
     n_modelled = height * width if cells is None else len(cells)
+    share = Roi(roi["source_px"], roi["png"]).mask.mean()
     return (
-        f"{Roi.from_json(roi).mask.mean():.0%} of images of {_format_px(roi['source_px'])}, "
+        f"{share:.0%} of images of {_format_px(roi['source_px'])}, "
         f"{n_modelled} of {height * width} coarse cells"
     )
 

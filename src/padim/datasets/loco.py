@@ -1,18 +1,35 @@
 """MVTec LOCO AD: several masks for each image, and how much of a defect is enough."""
 
-import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
 
 from padim.datasets.category import Category, Saturation
 from padim.datasets.folder import list_images
 from padim.datasets.mvtec import MVTEC
 from padim.datasets.naming import find_folder
 from padim.datasets.pairing import Folders, folder_names, images_in
+from padim.documents import Document, Positive
 from padim.errors import DatasetError
 
 _CONFIG = "defects_config.json"
 _DEFECTS = {"logical_anomalies", "structural_anomalies"}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A kind of defect, as ``defects_config.json`` lists it."""
+
+    defect_name: str
+    pixel_value: Annotated[int, Meta(ge=1, le=255)]
+    saturation_threshold: Positive
+    relative_saturation: bool
+
+    def __post_init__(self) -> None:
+        if self.relative_saturation and self.saturation_threshold > 1:
+            raise ValueError(f"relative saturation_threshold is {self.saturation_threshold:g}")
 
 
 def is_loco(folder: Path) -> bool:
@@ -64,19 +81,13 @@ def read_loco(folder: Path) -> Category:
 def _read_saturations(path: Path) -> tuple[Saturation, ...]:
     if not path.is_file():
         return ()
-    try:
-        return tuple(
-            Saturation(
-                str(entry["defect_name"]),
-                int(entry["pixel_value"]),
-                float(entry["saturation_threshold"]),
-                bool(entry["relative_saturation"]),
-            )
-            for entry in json.loads(path.read_text(encoding="utf-8"))
+    document = Document(path, DatasetError, "Fetch it anew.")
+    return tuple(
+        Saturation(
+            entry.defect_name,
+            entry.pixel_value,
+            entry.saturation_threshold,
+            entry.relative_saturation,
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(
-            f"{path} cannot be understood ({type(error).__name__}: {error}), but needs to be a "
-            "list of objects with defect_name, pixel_value, saturation_threshold and "
-            "relative_saturation. Fetch it anew."
-        ) from error
+        for entry in document.restore(document.read(path), tuple[_Entry, ...])
+    )

@@ -1,13 +1,13 @@
 """A manifest: one CSV or Parquet file that names every image of a dataset."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from padim.datasets.category import Category
 from padim.datasets.folder import folder_name
-from padim.datasets.table import RawRow, category_of, check_columns, read_csv, rows_of
+from padim.datasets.table import category_of, check_columns, read_csv, rows_of
 from padim.errors import DatasetError, MissingExtraError, join_names
 
 _NAMES = ("manifest.csv", "manifest.parquet")
@@ -60,6 +60,7 @@ def find_manifest(path: Path) -> dict[str, Callable[[], Category]]:
     if file is None:
         return {}
     is_parquet = file.suffix.lower() == ".parquet"
+    lines: Sequence[Mapping[str, object]]
     lines = _read_parquet(file) if is_parquet else read_csv(file, _NEEDED, _ADVICE)
     rows = rows_of(lines, file, file.parent, folder_name(file.parent))
     if not rows:
@@ -87,7 +88,7 @@ def _is_meant(file: Path) -> bool:
         return set(_NEEDED) <= set(next(csv.reader(stream), ()))
 
 
-def _read_parquet(file: Path) -> list[RawRow]:
+def _read_parquet(file: Path) -> list[dict[str, object]]:
     try:
         from pyarrow import ArrowException, parquet
     except ModuleNotFoundError as error:
@@ -99,5 +100,5 @@ def _read_parquet(file: Path) -> list[RawRow]:
     check_columns(file, table.column_names, _NEEDED, _ADVICE)
     wanted = {*_NEEDED, "mask", "category", "defect"}
     chosen = table.select([name for name in table.column_names if name in wanted])
-    rows: list[RawRow] = chosen.to_pylist()
+    rows: list[dict[str, object]] = chosen.to_pylist()
     return rows

@@ -1,17 +1,40 @@
 """Real-IAD: a JSON file for each category, and its images in a folder for each resolution."""
 
-import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from padim.datasets.category import GOOD, Category
 from padim.datasets.folder import folder_name, list_visible
-from padim.datasets.table import RawRow, Row, category_of
+from padim.datasets.table import Row, category_of
+from padim.documents import Document
 from padim.errors import DatasetError, join_names
 
 _LISTS = "realiad_jsons"  # the lists of all five views; others add _sv or _fuiad_0.4
 _IMAGES = "realiad_"  # and 256, 512, 1024 or raw
+
+
+@dataclass(frozen=True)
+class _Entry:
+    anomaly_class: str
+    image_path: str
+    mask_path: str | None = None
+
+
+@dataclass(frozen=True)
+class _Meta:
+    normal_class: str = "OK"
+    prefix: str | None = None
+
+
+@dataclass(frozen=True)
+class _List:
+    """A list, as ``find_real_iad`` describes it."""
+
+    meta: _Meta
+    train: tuple[_Entry, ...] = ()
+    test: tuple[_Entry, ...] = ()
 
 
 def is_real_iad(folder: Path) -> bool:
@@ -67,33 +90,21 @@ def find_real_iad(folder: Path) -> dict[str, Callable[[], Category]]:
 
 
 def _read(path: Path, images: Path) -> Category:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        meta = document["meta"]
-        normal = meta.get("normal_class", "OK")
-        folder = images / (meta.get("prefix") or path.stem)
-        rows = [
-            _make_row(entry, split, folder, normal, f"entry {number} of {split} in {path}")
-            for split in ("train", "test")
-            for number, entry in enumerate(document.get(split, []), 1)
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(
-            f"{path} cannot be understood ({type(error).__name__}: {error}), but needs meta, train "
-            "and test. Fetch it anew."
-        ) from error
+    document = Document(path, DatasetError, "Fetch it anew.")
+    found = document.restore(document.read(path), _List)
+    folder = images / (found.meta.prefix or path.stem)
+    rows = [
+        Row(
+            folder / entry.image_path,
+            split,
+            GOOD if entry.anomaly_class == found.meta.normal_class else entry.anomaly_class,
+            folder / entry.mask_path if entry.mask_path else None,
+            f"entry {number} of {split} in {path}",
+        )
+        for split, entries in (("train", found.train), ("test", found.test))
+        for number, entry in enumerate(entries, 1)
+    ]
     return category_of(rows, path.stem, folder, "Real-IAD")
-
-
-def _make_row(entry: RawRow, split: str, folder: Path, normal: str, place: str) -> Row:
-    kind, mask = str(entry["anomaly_class"]), entry.get("mask_path")
-    return Row(
-        folder / entry["image_path"],
-        split,
-        GOOD if kind == normal else kind,
-        folder / mask if mask else None,
-        place,
-    )
 
 
 def _find_lists(category: Path) -> list[Path]:

@@ -5,18 +5,15 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from padim.datasets.category import GOOD, Category, Sample
 from padim.datasets.naming import means_good
 from padim.errors import DatasetError, join_names
+from padim.files import can_be_named
 
 _SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 _NORMAL = frozenset({"0", "0.0", "false"})  # and any name of good
 _ONLY_ANOMALOUS = frozenset({"1", "1.0", "true"})  # say that it is, not what
-
-
-RawRow = dict[str, Any]  # as a file has it; checked where a Row is made of it
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Row:
     place: str  # where the list names it, in words
 
 
-def read_csv(file: Path, needed: Collection[str], advice: str) -> list[RawRow]:
+def read_csv(file: Path, needed: Collection[str], advice: str) -> list[dict[str, str]]:
     """Read the lines of a CSV file in UTF-8; what a short line lacks is empty.
 
     Raises:
@@ -59,7 +56,7 @@ def check_columns(file: Path, names: Collection[str], needed: Collection[str], a
 
 
 def rows_of(
-    lines: Iterable[Mapping[str, Any]], file: Path, root: Path, category: str = ""
+    lines: Iterable[Mapping[str, object]], file: Path, root: Path, category: str = ""
 ) -> dict[str, list[Row]]:
     """Make rows of the lines of a table, by category.
 
@@ -98,6 +95,9 @@ def category_of(
             if text in ("", ".", "..") or set("/\\\0") & set(text):
                 needed = "a name without slashes, neither . nor .. nor empty"
                 raise _wrong(row.place, f"the {kind} {text!r}", needed)
+        for image in filter(None, (row.path, row.mask_path)):
+            if not can_be_named(image):
+                raise _wrong(row.place, f"the file {image.name!r}", "a name that a file can have")
         is_good = row.defect == GOOD
         if row.split != "test" and not is_good:
             continue

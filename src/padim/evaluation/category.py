@@ -16,14 +16,19 @@ from padim.images.regions import label_regions
 from padim.metrics.counts import MapCounts
 from padim.metrics.images import ImageMetrics
 from padim.metrics.pixels import PixelMetrics
-from padim.metrics.resamples import Intervals, Values, bootstrap_weights, intervals
+from padim.metrics.resamples import (
+    N_RESAMPLES,
+    Intervals,
+    Values,
+    bootstrap_weights,
+    intervals,
+)
 from padim.metrics.table import HEADLINES, METRICS, format_metric
 from padim.model.opening import load
 from padim.scoring.prediction import Decision, Prediction
 from padim.scoring.predictor import Predictor
 from padim.temporary import TemporaryFolder
 
-N_RESAMPLES = 1000
 PREVIEW_PX = 64
 
 Floats = NDArray[np.float64]

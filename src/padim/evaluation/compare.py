@@ -135,6 +135,11 @@ def _mean(pairs: Sequence[Pair]) -> Pair:
 
 
 def _require_same_images(name: str, one: Record, other: Record) -> None:
+    if one.n_resamples != other.n_resamples:
+        raise DatasetError(
+            f"The two benchmarks have {one.n_resamples} and {other.n_resamples} resamples of "
+            f"{name}, so they cannot be paired. Run both anew."
+        )
     mine, theirs = ([(image.path, image.label) for image in run.images] for run in (one, other))
     if mine != theirs:
         raise DatasetError(

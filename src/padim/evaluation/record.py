@@ -3,31 +3,30 @@
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from types import UnionType
-from typing import (
-    Any,
-    Literal,
-    NamedTuple,
-    NotRequired,
-    TypedDict,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-    is_typeddict,
-)
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
+from msgspec import Meta
 
 from padim.datasets import Saturation
-from padim.files import safe_name, write_text, write_whole
+from padim.documents import Count, Document, Fraction, Index, Side
+from padim.errors import DatasetError
+from padim.files import can_be_named, safe_name, write_text, write_whole
 from padim.metrics.curves import Floats
 from padim.metrics.resamples import Values
 from padim.metrics.table import METRICS
 
 SCHEMA_VERSION = 2  # raised when an older reader would misread a newer file
+
+MOST_SEEDS = 1000
+_MOST_ARRAY_BYTES = 1 << 26
+
+Score = Annotated[float, Meta(ge=-1e9, le=1e9)]
+_Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+_Share = Annotated[float, Meta(ge=-1e-6, le=1 + 1e-6)]  # a rate with what rounding adds
+_Label = Annotated[str, Meta(pattern="^(normal|anomalous)$")]
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 Resampled = dict[str, Floats]  # each metric of bootstrap samples of the test images, shape ``(B,)``
@@ -38,12 +37,12 @@ class Settings(TypedDict):
 
     recipe: str
     backbone: str
-    size_px: list[int]
-    crop_fraction: float
+    size_px: Annotated[list[Side], Meta(min_length=2, max_length=2)]
+    crop_fraction: Annotated[float, Meta(ge=0.1, le=1)]
     resample: Literal["bilinear", "lanczos"]
-    n_dims: int
+    n_dims: Count
     versions: dict[str, str]
-    n_seeds: NotRequired[int]
+    n_seeds: NotRequired[Annotated[int, Meta(ge=1, le=MOST_SEEDS)]]
 
 
 class FileStamp(NamedTuple):
@@ -99,13 +98,18 @@ class Row:
     """
 
     category: str
-    n_train: int
-    n_test: int
+    n_train: Count
+    n_test: Count
     metrics: Values = field(metadata={"columns": tuple(METRICS)})
-    fit_s: float | None
-    score_s: float
-    fit_peak_bytes: int | None
-    model_bytes: int
+    fit_s: _Seconds | None
+    score_s: _Seconds
+    fit_peak_bytes: Count | None
+    model_bytes: Count
+
+    def __post_init__(self) -> None:
+        """Raise a ``ValueError`` if no file can be called as the category."""
+        if not can_be_named(Path(self.category)):
+            raise ValueError(f"no file can be called {self.category!r}")
 
 
 @dataclass(frozen=True)
@@ -117,17 +121,18 @@ class ImageResult:
     """
 
     category: str
-    seed: int
+    seed: Index
     path: str
-    label: str
+    label: _Label
     defect: str
-    score: float
-    level_scores: tuple[float, ...]
-    predicted: str | None
-    p_value: float | None
+    score: Score
+    level_scores: tuple[Score, ...]
+    predicted: _Label | None
+    p_value: Fraction | None
 
 
-Axes = tuple[tuple[float, ...], tuple[float, ...]]  # a rate, and what rises with it
+_Rates = Annotated[tuple[_Share, ...], Meta(max_length=10_000)]
+Axes = tuple[_Rates, _Rates]  # a rate, and what rises with it
 
 
 @dataclass(frozen=True)
@@ -138,16 +143,20 @@ class Curves:
     pixel: Axes
     pro: Axes
 
+    def __post_init__(self) -> None:
+        """Raise a ``ValueError`` if the axes of a curve do not fit together."""
+        for x, y in (self.image, self.pixel, self.pro):
+            if len(x) != len(y) or list(x) != sorted(x):
+                raise ValueError("a curve needs a value for each of its ascending rates")
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Record:
-    """What is kept of a category that was done once."""
+class RecordFacts:
+    """What the document of a record says."""
 
-    name: str  # of its files, as ``record_name`` gives it
-    resampled: Resampled
     root: str  # folder of the category
     masks: tuple[tuple[str, ...], ...]  # of each image, their ways from there
-    threshold: float | None  # of the model; None when it has none
+    threshold: Score | None  # of the model; None when it has none
     row: Row
     by_defect: dict[str, Values]  # every metric of each kind of defect against all normal images
     images: tuple[ImageResult, ...]
@@ -156,9 +165,31 @@ class Record:
     fingerprint: Fingerprint
 
     def __post_init__(self) -> None:
-        """Raise a ``ValueError`` if there is not one entry of masks for each image."""
+        """Raise a ``ValueError`` if fields are not of one number of images and of levels."""
         if len(self.masks) != len(self.images):
             raise ValueError(f"{len(self.masks)} entries of masks, but {len(self.images)} images")
+        if len({len(image.level_scores) for image in self.images}) > 1:
+            raise ValueError("images have scores of different numbers of levels")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Record(RecordFacts):
+    """What is kept of a category that was done once."""
+
+    name: str  # of its files, as ``record_name`` gives it
+    resampled: Resampled
+
+    @property
+    def n_resamples(self) -> int:
+        """Bootstrap samples of the test images; 0 where no metric could be had."""
+        return max((array.size for array in self.resampled.values()), default=0)
+
+
+@dataclass(frozen=True)
+class Version:
+    """What a file of results says first."""
+
+    schema_version: Count
 
 
 def record_name(category: str, seed: int) -> str:
@@ -184,18 +215,47 @@ def write_record(record: Record, out: Path) -> None:
 
 
 def read_record(out: Path, name: str) -> Record | None:
-    """A record of before; None where there is none that can be read."""
-    document, arrays = record_files(out, name)
+    """A record of before; None where there is none that this release wrote.
+
+    Raises:
+        DatasetError: It is damaged.
+    """
+    path, arrays = record_files(out, name)
+    document = Document(path, DatasetError, "Run padim benchmark again.")
     try:
-        data = json.loads(document.read_text(encoding="utf-8"))
-        if data["schema_version"] != SCHEMA_VERSION:
+        data = document.read(path)
+        if document.restore(data, Version).schema_version != SCHEMA_VERSION:
             return None
-        with arrays.open("rb") as file:
-            resampled = dict(np.load(file, allow_pickle=False))
-        record: Record = restore(Record, data | {"name": name, "resampled": resampled})
-    except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile):
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return record
+    facts = document.restore(data | {"row": nest_metrics(data.get("row"))}, RecordFacts)
+    try:
+        resampled = _read_arrays(arrays)
+    except Exception as error:  # zipfile lets out almost anything on damaged archives
+        raise document.refuse(f"{arrays.name} is not as it was written") from error
+    # What no table names counts as well where settings are compared.
+    fingerprint = replace(facts.fingerprint, settings=data["fingerprint"]["settings"])
+    return Record(**{**vars(facts), "fingerprint": fingerprint}, name=name, resampled=resampled)
+
+
+def nest_metrics(row: object) -> object:
+    """A row of a file, with its metrics as one field, as a table has them."""
+    if not isinstance(row, dict):
+        return row
+    return {**row, "metrics": {name: row.get(name) for name in METRICS}}
+
+
+def _read_arrays(path: Path) -> Resampled:
+    with zipfile.ZipFile(path) as archive:
+        if sum(one.file_size for one in archive.infolist()) > _MOST_ARRAY_BYTES:
+            raise ValueError(path)
+    with path.open("rb") as file:
+        resampled = dict(np.load(file, allow_pickle=False))
+    if any(array.ndim != 1 or array.dtype != np.float64 for array in resampled.values()):
+        raise ValueError(path)
+    if len({array.size for array in resampled.values()}) > 1:
+        raise ValueError(path)
+    return resampled
 
 
 def to_plain(value: Any) -> Any:
@@ -218,45 +278,3 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [to_plain(item) for item in value]
     return value
-
-
-def restore(kind: Any, data: Any) -> Any:
-    """What ``to_plain`` wrote, as the type it was; what the type does not know is left out.
-
-    Raises:
-        ValueError: A tuple has another length, or a name is none of those that there are.
-        TypeError: It is of another type.
-        LookupError: Something is missing.
-    """
-    origin, inner = get_origin(kind), get_args(kind)
-    if hasattr(origin, "__value__"):  # an alias of a type statement: NDArray on Python 3.12
-        origin = get_origin(origin.__value__)
-    if isinstance(kind, type) and is_dataclass(kind):
-        hints, given = get_type_hints(kind), {}
-        for one in fields(kind):
-            if "columns" in one.metadata:
-                given[one.name] = {
-                    name: restore(get_args(hints[one.name])[1], data.get(name))
-                    for name in one.metadata["columns"]
-                }
-            elif one.name in data or one.default is MISSING:
-                given[one.name] = restore(hints[one.name], data[one.name])
-        return kind(**given)
-    if hasattr(kind, "_fields"):
-        items = zip(get_type_hints(kind).values(), data, strict=True)
-        return kind(*(restore(one, item) for one, item in items))
-    if origin is tuple and inner[-1] is Ellipsis:
-        return tuple(restore(inner[0], item) for item in data)
-    if origin is tuple:
-        return tuple(restore(one, item) for one, item in zip(inner, data, strict=True))
-    if origin is dict:
-        return {key: restore(inner[1], item) for key, item in data.items()}
-    if origin in (UnionType, Union):
-        return None if data is None else restore(inner[0], data)
-    if is_typeddict(kind):
-        if missing := kind.__required_keys__ - data.keys():
-            raise LookupError(missing)
-        return data
-    if not isinstance(data, float | int if kind is float else origin or kind):
-        raise TypeError(f"{data!r} is no {kind}.")
-    return data

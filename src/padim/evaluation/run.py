@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -15,6 +15,7 @@ from padim.evaluation.job import Job, Plan, Watcher, complete_job, find_missing,
 from padim.evaluation.pictures import Curve, draw_roc, encode_png
 from padim.evaluation.processes import Ended, Tell, in_processes
 from padim.evaluation.record import (
+    MOST_SEEDS,
     FileStamp,
     Fingerprint,
     Record,
@@ -27,6 +28,7 @@ from padim.evaluation.record import (
 from padim.evaluation.run_folder import Failure, Results, read_results, write_results
 from padim.files import lock_folder, plain_text, same_name, write_whole
 from padim.fitting.fitter import Fitter
+from padim.metrics.resamples import N_RESAMPLES
 from padim.temporary import TemporaryFolder, sweep
 
 
@@ -47,11 +49,14 @@ def run(
     the others. The fitter is that of the first seed.
 
     Raises:
-        UsageError: Nothing is random, and there are several seeds. Or the folder holds a benchmark
-            of other settings or of more categories, which only ``overwrite`` replaces.
+        UsageError: Nothing is random, and there are several seeds; or there are too many. Or the
+            folder holds a benchmark of other settings or of more categories, which only
+            ``overwrite`` replaces.
         PadimError: Another process writes into the folder.
         DatasetError: The results of two categories would have one name.
     """
+    if plan.n_seeds > MOST_SEEDS:
+        raise UsageError(f"There are {plan.n_seeds} seeds, but may be {MOST_SEEDS}. Try 5.")
     if plan.n_seeds > 1 and fitter.encoder.pyramid.n_dims == fitter.encoder.spec.n_dims:
         raise UsageError(
             "Nothing is random with all dimensions, so every seed would give the same. Draw some "
@@ -131,9 +136,10 @@ def _run(
             complete_job(job, out)
             if (known := _find_finished(job, plan, out, watcher)) is None:
                 jobs.append(job)
-                older = read_record(out, job.name)
-                if older is not None and older.fingerprint.settings == rests_on:
-                    before[job.name] = older
+                with suppress(DatasetError):  # damaged, as has been said
+                    older = read_record(out, job.name)
+                    if older is not None and _is_current(older, rests_on):
+                        before[job.name] = older
             else:
                 records[job.name] = known
                 log.write("reused", category=category.name, seed=seed)
@@ -194,15 +200,27 @@ def settings_of(fitter: Fitter) -> Settings:
     return cast(Settings, to_plain(found))
 
 
+def _is_current(record: Record, settings: Settings) -> bool:
+    """Whether a record of before goes into the tables until its category is done again."""
+    is_paired = record.n_resamples in (0, N_RESAMPLES)
+    return is_paired and record.fingerprint.settings == settings
+
+
 def _find_finished(job: Job, plan: Plan, out: Path, watcher: Watcher) -> Record | None:
     """The record of a job that need not be done again."""
-    known = read_record(out, job.name)
+    name = job.category.name
+    try:
+        known = read_record(out, job.name)
+    except DatasetError as error:
+        watcher.say(f"{name}: done again. {error}")
+        return None
     if known is None:
         return None
-    name = job.category.name
     reasons = job.fingerprint.list_changes(known.fingerprint)
     if known.unreadable and not plan.skip_unreadable:
         reasons.append("images that were left out")
+    if known.n_resamples not in (0, N_RESAMPLES):
+        reasons.append("another number of resamples")
     reasons += [f"missing {what}" for what in find_missing(job, plan, out, len(known.images))]
     if not reasons:
         watcher.say(f"{name}: finished before, nothing changed.")

@@ -3,24 +3,26 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from padim.datasets import MVTEC_OBJECTS, MVTEC_TEXTURES
-from padim.errors import DatasetError, PathMissingError
+from padim.documents import Document
+from padim.errors import DatasetError, PathMissingError, join_names
 from padim.evaluation.record import (
     SCHEMA_VERSION,
     Record,
     Resampled,
     Row,
     Settings,
+    Version,
+    nest_metrics,
     read_record,
     record_name,
-    restore,
     to_plain,
 )
 from padim.files import csv_cell, write_text
@@ -28,7 +30,12 @@ from padim.metrics.curves import Floats
 from padim.metrics.resamples import Intervals, Values, intervals
 from padim.metrics.table import METRICS, format_interval, format_metric
 
-GROUPS = {"texture": MVTEC_TEXTURES, "object": MVTEC_OBJECTS, "all": None}
+Group = Literal["texture", "object", "all"]
+GROUPS: Mapping[Group, tuple[str, ...] | None] = {
+    "texture": MVTEC_TEXTURES,
+    "object": MVTEC_OBJECTS,
+    "all": None,
+}
 _TITLES = {
     "texture": "All texture classes",
     "object": "All object classes",
@@ -39,7 +46,6 @@ COLUMNS = tuple(
 )  # of results.csv, before the ends of intervals
 
 _FEW_COLUMNS = 4
-_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -78,10 +84,19 @@ class Results:
 
     settings: Settings
     rows: tuple[CategoryRow, ...]
-    means: dict[str, Values | None]
-    mean_intervals: dict[str, Intervals | None]
+    means: dict[Group, Values | None]
+    mean_intervals: dict[Group, Intervals | None]
     failed: tuple[Failure, ...]
     unreadable: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Raise a ``ValueError`` if settings or means are not whole."""
+        if "n_seeds" not in self.settings:
+            raise ValueError("settings need n_seeds")
+        if self.means.keys() != self.mean_intervals.keys():
+            raise ValueError("means and mean_intervals need to be of the same groups")
+        if any(mean is not None and METRICS.keys() - mean.keys() for mean in self.means.values()):
+            raise ValueError("means need to have every metric")
 
     @classmethod
     def of(
@@ -96,8 +111,8 @@ class Results:
             for name, of_one in seeds.items()
         }
         rows = {name: _join(of_one, resampled[name]) for name, of_one in seeds.items()}
-        means: dict[str, Values | None] = {}
-        ends: dict[str, Intervals | None] = {}
+        means: dict[Group, Values | None] = {}
+        ends: dict[Group, Intervals | None] = {}
         for group, members in GROUPS.items():
             chosen = [name for name in rows if members is None or name in members]
             means[group] = mean = _means([rows[name].metrics for name in chosen])
@@ -138,16 +153,8 @@ def read_results(out: Path) -> Results | None:
     """The tables of a benchmark; None where there are none that this release can read."""
     try:
         return _read_results(out)
-    except _UNREADABLE:
+    except (OSError, DatasetError):
         return None
-
-
-def _read_results(out: Path) -> Results:
-    document = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    if document["schema_version"] != SCHEMA_VERSION:
-        raise ValueError(document["schema_version"])
-    results: Results = restore(Results, document)
-    return results
 
 
 def read_run(out: Path) -> tuple[Results, dict[str, list[Record]]]:
@@ -161,11 +168,13 @@ def read_run(out: Path) -> tuple[Results, dict[str, list[Record]]]:
         raise PathMissingError(out)
     try:
         results = _read_results(out)
-        n_seeds = results.settings["n_seeds"]
-    except _UNREADABLE as error:
+    except OSError:
+        results = None
+    if results is None:
         raise DatasetError(
             f"{out} is no folder that padim benchmark of this release wrote. Name its -o."
-        ) from error
+        )
+    n_seeds = results.settings["n_seeds"]
     records = {}
     for row in results.rows:
         found = [read_record(out, record_name(row.category, seed)) for seed in range(n_seeds)]
@@ -174,7 +183,31 @@ def read_run(out: Path) -> tuple[Results, dict[str, list[Record]]]:
             raise DatasetError(
                 f"{out} lacks the records of {row.category}. Run padim benchmark again."
             )
+    sizes = {record.n_resamples for seeds in records.values() for record in seeds} - {0}
+    if len(sizes) > 1:
+        raise DatasetError(
+            f"{out} has records of {join_names(sorted(sizes))} resamples, but needs as many of "
+            "each. Run padim benchmark again."
+        )
     return results, records
+
+
+def _read_results(out: Path) -> Results | None:
+    """The contents of a ``results.json``; None if another release wrote it.
+
+    Raises:
+        DatasetError: It is damaged.
+    """
+    path = out / "results.json"
+    document = Document(path, DatasetError, "Run padim benchmark again.")
+    data = document.read(path)
+    if document.restore(data, Version).schema_version != SCHEMA_VERSION:
+        return None
+    if isinstance(rows := data.get("rows"), list):
+        data |= {"rows": [nest_metrics(row) for row in rows]}
+    results = document.restore(data, Results)
+    # Settings that no table names are shown and compared as well.
+    return replace(results, settings=data["settings"])
 
 
 def markdown(results: Results, *, is_for_terminal: bool = False) -> str:

@@ -1,6 +1,6 @@
 """``padim.fit``: good images in, a model out."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Unpack
 
@@ -35,7 +35,7 @@ def fit(
     Raises:
         UsageError: A name, a value or a path cannot be used.
         ImageReadError: An image cannot be read.
-        MemoryLimitError: The fit would need more than ``max_memory``.
+        MemoryLimitError: The fit would need more than ``max_memory``, or than the machine has.
         WeightsError: The pretrained weights are absent and cannot be fetched.
 
     Examples:
@@ -57,7 +57,8 @@ def fit(
     fitter = prepare(settings, source_px=find_source_px(settings, images))
     if (limit := settings.max_bytes) is not None:
         fitter = fitter.within(limit, len(images), (0, 0))
-        fitter.forecast(n_images=len(images)).check(limit)
+    n_images = len(images) if isinstance(images, Sized) else None
+    fitter.forecast(n_images=n_images).check(limit)
     return build_model(fitter, fitter.fit(images))
 
 

@@ -7,7 +7,7 @@ from padim.errors import MemoryLimitError
 from padim.fitting import looks
 from padim.images.ahead import DECODE_THREADS
 from padim.images.decode import DECODE_BYTES_PER_PX
-from padim.memory import format_bytes, resident_bytes
+from padim.memory import format_bytes, machine_bytes, resident_bytes
 from padim.method.gaussian import BLOCK_BYTES, STORES
 from padim.method.moments import GROUP
 from padim.scoring.parity import N_SAMPLES, STEP_PX
@@ -15,6 +15,7 @@ from padim.scoring.parity import N_SAMPLES, STEP_PX
 if TYPE_CHECKING:
     from padim.fitting.fitter import Fitter
 
+_SAFE_FRACTION = 0.9  # of a machine's memory: other programs need the rest
 SLACK = 1.12  # what the allocator holds beyond what is asked of it, as measured at most
 KEPT_FEATURE_BYTES = 256 << 20  # of features kept for a second look; beyond, they are recomputed
 N_FINISHED = 4  # leave-one-out maps of whole images at a time, of a fit tile by tile
@@ -31,14 +32,31 @@ class Forecast:
         """Refuse work that would not fit.
 
         Raises:
-            MemoryLimitError: The peak exceeds ``max_bytes``.
+            MemoryLimitError: The peak exceeds ``max_bytes``, or what the machine has.
         """
+        needed, advice = format_bytes(self.peak_bytes), "fewer --dims, another --recipe or "
+        advice = f"a smaller --size-px or --tile-px, {advice}--backbone."
         if max_bytes is not None and self.peak_bytes > max_bytes:
             raise MemoryLimitError(
-                f"This fit needs about {format_bytes(self.peak_bytes)} of memory, but may have "
-                f"{format_bytes(max_bytes)}. Raise --max-memory, or take a smaller --size-px or "
-                "--tile-px, fewer --dims, another --recipe or --backbone."
+                f"This fit needs about {needed} of memory, but may have {format_bytes(max_bytes)}. "
+                f"Raise --max-memory, or take {advice}"
             )
+        if self.peak_bytes > machine_bytes():
+            raise MemoryLimitError(
+                f"This fit needs about {needed} of memory, but this machine has "
+                f"{format_bytes(machine_bytes())}. Take {advice}"
+            )
+
+    @property
+    def warning(self) -> str:
+        """What to say of work that may not fit; empty where it does."""
+        if self.peak_bytes <= _SAFE_FRACTION * machine_bytes():
+            return ""
+        return (
+            f"This fit needs about {format_bytes(self.peak_bytes)} of the "
+            f"{format_bytes(machine_bytes())} that this machine has, so it may be slow, or be "
+            "ended. Set --max-memory to keep within less."
+        )
 
 
 @dataclass(frozen=True)

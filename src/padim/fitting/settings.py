@@ -319,16 +319,4 @@ def recipe_of(settings: FitSettings) -> Recipe:
     """
     names = [one.name for one in fields(Recipe) if one.name in CHOICES]
     given = {name: value for name in names if (value := getattr(settings, name)) is not None}
-    changed = replace(RECIPES[settings.recipe], **given)
-    height, width = changed.size_px
-    if changed.sigma_px > min(height, width):
-        raise UsageError(
-            f"sigma_px is {changed.sigma_px:g}, but needs to lie between 0 and "
-            f"{min(height, width)}. Try {min(height, width)}."
-        )
-    if changed.crop_fraction < 1 and height != width:
-        raise UsageError(
-            f"The {changed.name} recipe crops a square, but the size is {height}x{width}. "
-            f"Try {min(height, width)}, or the standard recipe."
-        )
-    return changed
+    return replace(RECIPES[settings.recipe], **given)

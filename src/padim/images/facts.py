@@ -1,14 +1,17 @@
 """What the images of a fit were like, to say of others how they differ."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from padim.errors import format_count
 from padim.images.ahead import Loaded
 from padim.images.reading import FULL_WHITE, smallest_white
 
+_Grey = Annotated[float, Meta(ge=0, le=255)]
 _MARGIN_LEVELS = 16  # of mean grey levels, beyond as much as the images of the fit differ
 
 
@@ -22,9 +25,9 @@ class ImageFacts:
         highest: Highest value in files of 16 bits; 0 when there was none.
     """
 
-    kinds: tuple[str, ...]
-    brightness: tuple[float, float]
-    highest: int
+    kinds: Annotated[tuple[str, ...], Meta(min_length=1, max_length=64)]
+    brightness: tuple[_Grey, _Grey]
+    highest: Annotated[int, Meta(ge=0, le=FULL_WHITE)]
 
     @classmethod
     def of(cls, image: Loaded) -> "ImageFacts":
@@ -58,12 +61,6 @@ class ImageFacts:
     def to_json(self) -> dict[str, Any]:
         """The facts as plain data."""
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "ImageFacts":
-        """The facts from plain data."""
-        low, high = data["brightness"]
-        return cls(tuple(map(str, data["kinds"])), (float(low), float(high)), int(data["highest"]))
 
 
 def describe_depth(facts: ImageFacts | None, white: int) -> str:

@@ -1,12 +1,14 @@
 """From a picture of any size to what the network sees, and back to source pixels."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 from PIL import Image
 
+from padim.documents import Finite, Positive, Side
 from padim.errors import ShapeError
 from padim.images.decode import rgb_pixels
 from padim.images.reading import AS_IT_IS, Reading
@@ -31,13 +33,18 @@ class Preprocess:
         reading: How image files are read.
     """
 
-    size_px: tuple[int, int]
-    crop_fraction: float
+    size_px: tuple[Side, Side]
+    crop_fraction: Annotated[float, Meta(ge=0.1, le=1)]
     resample: Literal["bilinear", "lanczos"]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Positive, Positive, Positive]
     roi: Roi | None = None
     reading: Reading = AS_IT_IS
+
+    def __post_init__(self) -> None:
+        """Raise a ``ValueError`` if the region of interest is of another size."""
+        if self.roi is not None and self.roi.mask.shape != self.size_px:
+            raise ValueError("roi needs to be a mask at size_px")
 
     def __call__(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Bring an array, or a Pillow image of mode ``L`` or ``RGB``, to network size.
@@ -155,18 +162,6 @@ class Preprocess:
         if self.reading == AS_IT_IS:  # which readers of version 1 of the file take for granted
             del data["reading"]
         return data
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Preprocess":
-        """The contract from plain data."""
-        fields: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
-        }
-        if fields.get("roi") is not None:
-            fields["roi"] = Roi.from_json(fields["roi"])
-        if "reading" in fields:
-            fields["reading"] = Reading.from_json(fields["reading"])
-        return cls(**fields)
 
     def _require_fitting(self, source_px: tuple[int, int]) -> None:
         if self.roi is not None and source_px != self.roi.source_px:

@@ -1,7 +1,9 @@
 """How image files are read where they leave a choice: what is white, and which page is meant."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 FULL_WHITE = 65535
 WHITES = (1023, 4095, 16383, FULL_WHITE)  # of 10, 12, 14 and 16 bits
@@ -16,17 +18,12 @@ class Reading:
         page: Which page or frame, from 1; when None, a file has to have a single one.
     """
 
-    white: int = FULL_WHITE
-    page: int | None = None
+    white: Annotated[int, Meta(ge=1, le=FULL_WHITE)] = FULL_WHITE
+    page: Annotated[int, Meta(ge=1, le=1 << 32)] | None = None
 
     def to_json(self) -> dict[str, int | None]:
         """The choices as plain data."""
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, int | None]) -> "Reading":
-        """The choices from plain data."""
-        return cls(int(data["white"] or FULL_WHITE), data["page"])
 
 
 AS_IT_IS = Reading()

@@ -2,29 +2,35 @@
 
 import base64
 import io
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from padim.documents import Document, Finite, Side
 from padim.errors import PathMissingError, UsageError
 from padim.images.decode import read_mask
+from padim.recipes import MOST_PX
 
 _EXAMPLE = "[[10, 10], [90, 10], [50, 80]]"
+_Polygon = Annotated[list[tuple[Finite, Finite]], Meta(min_length=3)]
+_Polygons = Annotated[list[_Polygon], Meta(min_length=1)]
 
 
 @dataclass(frozen=True)
 class Roi:
     """Where a model looks."""
 
-    source_px: tuple[int, int]  # (height, width) of the only images that it fits
-    png: str  # the mask at network size, in base64; the same bytes for the same mask
+    source_px: tuple[Side, Side]  # (height, width) of the only images that it fits
+    png: Annotated[
+        str, Meta(max_length=1 << 24)
+    ]  # the mask at network size, in base64; the same bytes for the same mask
 
     @classmethod
     def of(
@@ -48,8 +54,15 @@ class Roi:
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
-        """True where it looks, shape ``(H, W)`` at network size."""
-        return np.array(Image.open(io.BytesIO(base64.b64decode(self.png)), formats=["PNG"]))
+        """True where it looks, shape ``(H, W)`` at network size.
+
+        Raises:
+            ValueError: The PNG is none, or no mask.
+        """
+        mask = read_png(self.png)
+        if mask.dtype != np.bool_ or not mask.any():
+            raise ValueError("png needs to be of black and white, and not all black")
+        return mask
 
     def find_cells(self, grid: tuple[int, int]) -> NDArray[np.bool_]:
         """Whether each cell of a grid over the whole picture has a pixel of it."""
@@ -61,10 +74,20 @@ class Roi:
         """The region as plain data."""
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Roi":
-        """The region from plain data."""
-        return cls(tuple(data["source_px"]), data["png"])
+
+def read_png(text: str) -> NDArray[Any]:
+    """Read a PNG in base64 of one of our files, of no more pixels than a network may see.
+
+    Raises:
+        ValueError: It is none, or larger.
+    """
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(text)), formats=["PNG"]) as picture:
+            if picture.width * picture.height <= MOST_PX:
+                return np.array(picture)
+    except Exception as error:  # Pillow lets out almost anything on damaged pictures
+        raise ValueError("a picture in it is no PNG") from error
+    raise ValueError("a picture in it is too large")
 
 
 def read_roi(path: Path, source_px: tuple[int, int]) -> NDArray[np.bool_]:
@@ -100,20 +123,15 @@ def read_roi(path: Path, source_px: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _read_polygons(path: Path) -> list[list[tuple[float, float]]]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        polygons = data if isinstance(data[0][0], list) else [data]
-        found = [[(float(x), float(y)) for x, y in polygon] for polygon in polygons]
-        if not np.isfinite(np.concatenate(found)).all():
-            found = []
-    except (ValueError, TypeError, LookupError, RecursionError, OverflowError):
-        found = []
-    if not found or min(map(len, found)) < 3:
-        raise UsageError(
-            f"{path} is no polygon. Give the corners as [x, y] in source pixels, such as "
-            f"{_EXAMPLE}, or a list of such polygons."
-        )
-    return found
+    advice = (
+        f"Give the corners of a polygon as [x, y] in source pixels, such as {_EXAMPLE}, or a list "
+        "of such polygons."
+    )
+    document = Document(path, UsageError, advice)
+    data = document.read(path)
+    is_list = isinstance(data, list) and data and isinstance(data[0], list) and data[0]
+    is_one = is_list and not isinstance(data[0][0], list)
+    return document.restore([data] if is_one else data, _Polygons)
 
 
 def _draw(

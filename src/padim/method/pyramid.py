@@ -171,17 +171,6 @@ class Pyramid:
             for level in self.levels
         ]
 
-    @classmethod
-    def from_json(
-        cls, data: list[dict[str, Any]], coarse_cells: Sequence[int] | None = None
-    ) -> "Pyramid":
-        """A pyramid from its levels as plain data, and the coarse cells that are modelled."""
-        levels = tuple(
-            Level(tuple(d["grid"]), tuple(d["taps"]), tuple(map(tuple, d["channels"])))
-            for d in data
-        )
-        return cls(levels, None if coarse_cells is None else tuple(coarse_cells))
-
 
 def build_pyramid(
     spec: BackboneSpec,

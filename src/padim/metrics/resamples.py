@@ -13,10 +13,11 @@ Interval = tuple[float, float]
 Values = dict[str, float | None]  # of metrics by name; None where one cannot be had
 Intervals = dict[str, Interval | None]
 
+N_RESAMPLES = 1000
 _CHUNK_BYTES = 1 << 26
 
 
-def bootstrap_weights(labels: ArrayLike, n: int = 1000, seed: int = 0) -> Floats:
+def bootstrap_weights(labels: ArrayLike, n: int = N_RESAMPLES, seed: int = 0) -> Floats:
     """How often each image is drawn when as many are drawn with replacement, shape ``(n, N)``.
 
     Normal and anomalous images, as labels ``(N,)`` say, are drawn apart, so that there are as many

@@ -4,14 +4,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from padim.backbones import BackboneSpec
+from padim.documents import Count, Document
 from padim.errors import (
     ModelFileError,
     ModelFileHashError,
@@ -23,19 +23,22 @@ from padim.errors import (
 )
 from padim.features.encoder import Encoder, Engine
 from padim.files import write_whole
-from padim.images.facts import ImageFacts
-from padim.images.preprocess import Preprocess
 from padim.method.moments import Moments
-from padim.method.pyramid import Pyramid
-from padim.method.tiles import plan_tiles
+from padim.method.pyramid import Level, Pyramid
+from padim.method.tiles import Tiling, plan_tiles
 from padim.model.state import FORMAT_VERSION, ModelState
-from padim.recipes import Recipe
 from padim.scoring.calibration import ARRAYS, Calibration
+from padim.scoring.facts import ChosenFacts, FileFacts
 from padim.scoring.parity import Samples
 from padim.tensors.file_tensor import FileTensor, hash_tensor, write_tensors
 from padim.tensors.reading import TensorFileError, TensorReader, open_tensors
 
-Json = dict[str, Any]  # what a file says of itself; each value is checked where it is taken
+Json = dict[str, Any]  # what a file says of itself, as it is written
+
+
+@dataclass(frozen=True)
+class _Version:
+    format_version: Count
 
 
 def save_state(state: ModelState, path: Path) -> None:
@@ -71,68 +74,90 @@ def load_hashed(path: Path) -> tuple[ModelState, str]:
         ModelFileTensorError: A tensor is missing, superfluous or of another shape.
         ModelFileHashError: A tensor, or what the file says of itself, is not what was written.
     """
-    tensors, data, digest = _read(path, "model")
-    pyramid = Pyramid.from_json(data["levels"], data.get("coarse_cells"))
+    tensors, facts, digest = _read(path, "model")
+    pyramid = _pyramid_of(facts)
     mean, whitening = [], []
     for i, level in enumerate(pyramid.levels):
         shape, width = (pyramid.n_cells(i), level.n_dims), pyramid.context_dims(i) + level.n_dims
         mean.append(_find(tensors, f"levels/{i}/mean", shape, path))
         whitening.append(_find(tensors, f"levels/{i}/whitening", (*shape, width), path))
-    recipe = Recipe(**_tuples(data["recipe"]))
-    preprocess = Preprocess.from_json(data["preprocess"])
-    find_cells = None if preprocess.roi is None else preprocess.roi.find_cells
-    state = ModelState(
-        encoder=Encoder(
-            spec=BackboneSpec(**_tuples(data["backbone"])),
-            tiling=plan_tiles(pyramid, recipe, find_cells),
-            preprocess=preprocess,
-            engine=Engine.parse(data.get("engine", "torch")),
-            precision=data["precision"],
-            weights_sha256=data["weights_sha256"],
-            versions=data["versions"],
-        ),
-        recipe=recipe,
-        eps=tuple(data["eps"]),
-        count=data["count"],
-        mean=tuple(mean),
-        whitening=tuple(whitening),
-        image_sha256=tuple(data["image_sha256"]),
-        trunk=_take(tensors, "backbone/"),
-        samples=_samples(tensors, path),
-        calibration=_calibration(tensors, data.get("calibration"), path),
-        images=ImageFacts.from_json(data["images"]) if "images" in data else None,
-    )
+    try:
+        state = ModelState(
+            encoder=Encoder(
+                spec=facts.backbone,
+                tiling=_tiling_of(facts, pyramid),
+                preprocess=facts.preprocess,
+                engine=Engine.parse(facts.engine),
+                precision=facts.precision,
+                weights_sha256=facts.weights_sha256,
+                versions=facts.versions,
+            ),
+            recipe=facts.recipe,
+            eps=facts.eps,
+            count=facts.count,
+            mean=tuple(mean),
+            whitening=tuple(whitening),
+            image_sha256=facts.image_sha256,
+            trunk=_take(tensors, "backbone/"),
+            samples=_samples(tensors, facts, path),
+            calibration=_calibration(tensors, facts.calibration, path),
+            images=facts.images,
+        )
+    except ValueError as error:
+        raise _describe(path, ModelFileError).refuse(str(error)) from error
     return state, digest
 
 
+def _pyramid_of(facts: FileFacts) -> Pyramid:
+    levels = (Level(level.grid, level.taps, level.channels) for level in facts.levels)
+    return Pyramid(tuple(levels), facts.coarse_cells)
+
+
+def _tiling_of(facts: FileFacts, pyramid: Pyramid) -> Tiling:
+    """Cut the picture as the fit did; a ``ValueError`` if that gives other cells."""
+    roi = facts.preprocess.roi
+    tiling = plan_tiles(pyramid, facts.recipe, None if roi is None else roi.find_cells)
+    if tiling.pyramid != pyramid:
+        raise ValueError("coarse_cells are not those of its tiles and its region of interest")
+    return tiling
+
+
 def _calibration(
-    tensors: Mapping[str, Tensor], said: Json | None, path: Path
+    tensors: Mapping[str, Tensor], said: ChosenFacts | None, path: Path
 ) -> Calibration | None:
     if said is None:
         return None
     found = _take(tensors, "calibration/")
     if missing := [name for name in ARRAYS if name not in found]:
         raise _report_missing(path, f"calibration/{missing[0]}")
-    return Calibration.from_json(said | {name: found[name].numpy() for name in ARRAYS})
+    score, value, count = (found[name] for name in ARRAYS)
+    if (score.dtype, value.dtype, count.dtype) != (torch.float32, torch.float32, torch.int64):
+        raise ValueError("calibration needs scores of float32 and counts of int64")
+    arrays = score.numpy(), value.numpy(), count.numpy()
+    return Calibration(said.source, *arrays, said.chosen, said.stale)
 
 
-def _take(tensors: Mapping[str, Any], prefix: str) -> Json:
+def _take(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The tensors of a part of a file, under their names in it."""
     taken = (name for name in tensors if name.startswith(prefix))
     return {name.removeprefix(prefix): tensors[name] for name in taken}
 
 
-def _samples(tensors: Mapping[str, Tensor], path: Path) -> Samples | None:
-    found = {name: tensor.numpy() for name, tensor in _take(tensors, "samples/").items()}
+def _samples(tensors: Mapping[str, Tensor], facts: FileFacts, path: Path) -> Samples | None:
+    found = _take(tensors, "samples/")
     if not found:
         return None
-    try:
-        return Samples(**found)
-    except TypeError:
+    needed = [field.name for field in fields(Samples)]
+    if found.keys() != set(needed):
         raise ModelFileTensorError(
             f"{path} holds the samples {join_names(sorted(found))}, but needs "
-            f"{join_names(field.name for field in fields(Samples))}. Copy it again."
-        ) from None
+            f"{join_names(needed)}. Copy it again."
+        )
+    if any(tensor.dtype not in (torch.uint8, torch.float32) for tensor in found.values()):
+        raise ValueError("samples need to be uint8 and float32")
+    samples = Samples(**{name: tensor.numpy() for name, tensor in found.items()})
+    samples.check(facts.preprocess.size_px, len(facts.levels))
+    return samples
 
 
 def save_moments(moments: Moments, state: ModelState, path: Path) -> None:
@@ -181,8 +206,8 @@ def load_moments(path: Path) -> Moments:
     Raises:
         PadimError: As ``load_state``.
     """
-    tensors, data, _ = _read(path, "moments")
-    pyramid = Pyramid.from_json(data["levels"], data.get("coarse_cells"))
+    tensors, facts, _ = _read(path, "moments")
+    pyramid = _pyramid_of(facts)
     means, scatters = [], []
     for i, level in enumerate(pyramid.levels):
         shape = (pyramid.n_cells(i), level.n_dims)
@@ -193,7 +218,7 @@ def load_moments(path: Path) -> Moments:
                 for k, above in enumerate(pyramid.levels[: i + 1])
             )
         )
-    return Moments(data["count"], tuple(means), tuple(scatters))
+    return Moments(facts.count, tuple(means), tuple(scatters))
 
 
 def _write(tensors: dict[str, Tensor | FileTensor], metadata: Json, path: Path) -> None:
@@ -204,15 +229,16 @@ def _write(tensors: dict[str, Tensor | FileTensor], metadata: Json, path: Path) 
         write_tensors(tensors, partial, {"padim": text})
 
 
-def _read(path: Path, holds: str) -> tuple[Json, Json, str]:
+def _read(path: Path, holds: str) -> tuple[dict[str, Any], FileFacts, str]:
     with _open(path) as (file, data):
-        if data.get("holds", "model") != holds:
+        facts = _describe(path, ModelFileError).restore(data, FileFacts)
+        if facts.holds != holds:
             raise ModelFileTensorError(
-                f"{path} holds {data.get('holds', 'model')}, but {holds} is needed. "
-                "Name the other file of the pair."
+                f"{path} holds {facts.holds}, but {holds} is needed. Name the other file of the "
+                "pair."
             )
-        content = file.read(left=("/whitening",) if data["recipe"].get("tile_px") else ())
-    hashes = data["tensor_sha256"]
+        content = file.read(left=("/whitening",) if facts.recipe.tile_px else ())
+    hashes = facts.tensor_sha256
     if missing := sorted(hashes.keys() - content.hashes.keys()):
         raise _report_missing(path, join_names(missing))
     for name, digest in content.hashes.items():
@@ -220,7 +246,7 @@ def _read(path: Path, holds: str) -> tuple[Json, Json, str]:
             raise ModelFileHashError(
                 f"{path} holds another tensor {name} than was written. Copy the file again."
             )
-    return content.tensors, data, content.sha256
+    return content.tensors, facts, content.sha256
 
 
 @contextmanager
@@ -237,6 +263,10 @@ def _open(path: Path) -> Iterator[tuple[TensorReader, Json]]:
         ) from error
 
 
+def _describe(path: Path, error: type[ModelFileError]) -> Document:
+    return Document(f"{path} describes itself in a way that", error, "Copy the file again.")
+
+
 def _report_missing(path: Path, name: str) -> ModelFileTensorError:
     return ModelFileTensorError(f"{path} lacks the tensor {name}. Copy it again.")
 
@@ -247,19 +277,15 @@ def _metadata(metadata: Mapping[str, str], path: Path) -> Json:
         raise ModelFileTruncatedError(
             f"{path} is a safetensors file, but no model. Name one that padim fit wrote."
         )
-    try:
-        data: Json = json.loads(text)
-        format_version = int(data["format_version"])
-        recorded = data.pop("metadata_sha256", None)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelFileHashError(
-            f"{path} describes itself in a way that cannot be read. Copy the file again."
-        ) from error
-    if format_version > FORMAT_VERSION:
+    document = _describe(path, ModelFileHashError)
+    data: Json = document.parse(text)
+    version = document.restore(data, _Version).format_version
+    if version > FORMAT_VERSION:
         raise ModelFileVersionError(
-            f"{path} has the format version {format_version}, but this release reads up to "
+            f"{path} has the format version {version}, but this release reads up to "
             f"{FORMAT_VERSION}. Install the release that wrote it, or a newer one."
         )
+    recorded = data.pop("metadata_sha256", None)
     if _json_sha256(data) != recorded:
         raise ModelFileHashError(
             f"{path} describes itself otherwise than was written. Copy the file again."
@@ -285,7 +311,3 @@ def _json(data: Json) -> str:
 
 def _json_sha256(data: Json) -> str:
     return hashlib.sha256(_json(data).encode()).hexdigest()
-
-
-def _tuples(data: Json) -> Any:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}

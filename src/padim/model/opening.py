@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from padim.choices import require_path
 from padim.errors import ModelFileError, ModelFileHashError, UsageError, naming_extras
 from padim.images.decode import IMAGE_SUFFIXES
-from padim.scoring.description import Description
+from padim.scoring.description import Description, describe
 from padim.scoring.engines import N_BATCH, graph_engine, is_graph
+from padim.scoring.facts import GraphFacts
 from padim.scoring.graph import Graph
 from padim.scoring.graph_file import no_model
-from padim.scoring.parity import TOLERANCE, Parity, Samples, compare, resize
+from padim.scoring.parity import TOLERANCE, Parity, compare, resize
 from padim.scoring.predictor import Outputs, Predictor
 
 _UNSEALED_VERSION = 1  # of graphs from before there were seals
@@ -93,7 +94,7 @@ def load(
     if graph.size_px != (description.camera_px or description.preprocess.size_px):
         raise ModelFileError(f"{path} takes images of another size than it says. Export it anew.")
     return Predictor(
-        partial(_score, graph),
+        partial(_score, graph, description.preprocess.size_px),
         description,
         graph.n_batch or N_BATCH,
         graph.engine,
@@ -102,8 +103,15 @@ def load(
     )
 
 
-def _score(graph: Graph, images: NDArray[np.uint8]) -> Outputs:
-    return Outputs(*graph(images))
+def _score(graph: Graph, size_px: tuple[int, int], images: NDArray[np.uint8]) -> Outputs:
+    outputs = Outputs(*graph(images))
+    n = len(images)
+    shapes = [outputs.anomaly_map.shape, outputs.image_score.shape, outputs.level_scores.shape[:1]]
+    if shapes != [(n, *size_px), (n,), (n,)] or outputs.level_scores.ndim != 2:
+        raise ModelFileError(
+            f"{graph.path} gives maps or scores of another shape than it says. Export it anew."
+        )
+    return outputs
 
 
 def verify(
@@ -127,8 +135,9 @@ def verify(
             "it with padim export --verify where the model is."
         )
     try:
-        samples = Samples.from_json(predictor.description.facts["samples"])
-    except Exception as error:  # Pillow lets out almost anything on damaged pictures
+        facts = describe(path).restore(predictor.description.facts, GraphFacts)
+        samples = facts.read_samples()
+    except ValueError as error:
         raise ModelFileError(
             f"{path} brings samples that cannot be read. Copy it or export it again."
         ) from error

@@ -83,6 +83,7 @@ class Part:
 
     record: Record
     root: Path  # where its images are
+    data: Path | None  # the folder of the dataset, if it was named
     previews: NDArray[np.float32]  # maps, ``(N, h, w)``; NaN where the model does not look
     preprocess: Preprocess  # which part of an image a map shows
 
@@ -101,7 +102,7 @@ class Part:
             raise DatasetError(
                 f"{path} cannot be read, but holds the maps. Run padim benchmark again."
             ) from error
-        if len(previews) != len(images):
+        if previews.ndim != 3 or len(previews) != len(images):
             raise DatasetError(
                 f"{path} holds {len(previews)} maps, but needs {len(images)}. Run padim benchmark "
                 "again."
@@ -109,7 +110,7 @@ class Part:
         height, width = settings["size_px"]
         crop, resample = settings["crop_fraction"], settings["resample"]
         preprocess = Preprocess((height, width), crop, resample, mean=(0, 0, 0), std=(1, 1, 1))
-        return cls(record, _find_root(record, data), previews, preprocess)
+        return cls(record, _find_root(record, data), data, previews, preprocess)
 
     @property
     def name(self) -> str:
@@ -159,10 +160,14 @@ class Part:
     def find_changed(self) -> list[str]:
         """Names of the images and masks of another size than when they were benchmarked.
 
+        A folder of results may come from elsewhere, and its author must not choose which files of
+        this machine are shown: one is shown if it is inside the dataset that the user named, or if
+        it is, by its size and time, the very file that was benchmarked.
+
         Raises:
-            DatasetError: One is not there any more.
+            DatasetError: One is not there any more, or may not be shown.
         """
-        before = {stamp.name: stamp.n_bytes for stamp in self.record.fingerprint.images}
+        before = {stamp.name: stamp for stamp in self.record.fingerprint.images}
         changed = []
         for image, masks in zip(self.images, self.record.masks, strict=True):
             for name in (image.path, *masks):
@@ -171,10 +176,26 @@ class Part:
                         f"{self.root / name} was part of the benchmark, but is not there. Name the "
                         "folder of the dataset with --data ROOT."
                     )
+                status, stamp = (self.root / name).stat(), before.get(name)
+                now = status.st_size, status.st_mtime_ns
+                if stamp is not None and now == (stamp.n_bytes, stamp.mtime_ns):
+                    continue
+                if not self._is_inside(name):
+                    raise DatasetError(
+                        f"{self.root / name} is not the file that was benchmarked, so it is not "
+                        "shown. Name the folder of the dataset with --data ROOT, and keep its "
+                        "images inside."
+                    )
                 # Copying a dataset changes the times of its files, but not their sizes.
-                if (self.root / name).stat().st_size != before[name]:
+                if stamp is None or status.st_size != stamp.n_bytes:
                     changed.append(name)
         return changed
+
+    def _is_inside(self, name: str) -> bool:
+        """Whether a file is in the dataset that was named, wherever links lead."""
+        if self.data is None:
+            return False
+        return (self.root / name).resolve().is_relative_to(self.data.resolve())
 
     def cards(self, full_size: bool, advance: Callable[[int], None]) -> Iterator[Card]:
         """All there is to say of each image."""

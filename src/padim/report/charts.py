@@ -96,7 +96,8 @@ def histogram(
         return None
     marked = scores if threshold is None else np.append(scores, threshold)
     low, high = float(marked.min()), float(marked.max())
-    pad = (high - low) * 0.02 or 1.0
+    pad, least = (high - low) * 0.02, 1e-6 * max(abs(low), abs(high))
+    pad = pad if pad > least else max(1.0, least)
     low, high = low - pad, high + pad
     edges = np.linspace(low, high, _N_BINS + 1)
     both = [np.histogram(scores[chosen], edges)[0] for chosen in (~is_anomalous, is_anomalous)]

@@ -2,16 +2,16 @@
 
 import heapq
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from numbers import Real
 from operator import itemgetter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from padim.documents import Finite, Fraction
 from padim.errors import UsageError, format_count
 
 DEFAULT_RATE = 0.01
@@ -46,10 +46,10 @@ class Threshold:
         basis: What a least cost was found on; empty for others.
     """
 
-    rate: float
-    score: float
-    kind: str
-    interval: tuple[float, float] | None = None
+    rate: Fraction
+    score: Finite
+    kind: Literal["conformal", "tail", "cost"]
+    interval: tuple[Finite, Finite] | None = None
     warning: str = ""
     basis: str = ""
 
@@ -118,6 +118,19 @@ class Calibration:
     pixel_count: NDArray[np.int64]
     chosen: Threshold | None = None
     stale: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise a ``ValueError`` if these are no scores of good images and their pixels."""
+        scores, values, counts = (getattr(self, name) for name in ARRAYS)
+        if self.source not in (LEAVE_ONE_OUT, HELD_OUT):
+            raise ValueError(f"source is {self.source!r}")
+        for name, array in (("image_score", scores), ("pixel_score", values)):
+            if array.ndim != 1 or not array.size or not np.isfinite(array[[0, -1]]).all():
+                raise ValueError(f"{name} needs to be a list of finite numbers")
+            if not (np.diff(array) >= 0).all():
+                raise ValueError(f"{name} needs to ascend")
+        if counts.shape != values.shape or counts.min() < 0 or not 0 < counts.sum() < 1 << 62:
+            raise ValueError("pixel_count needs to say how many pixels have each pixel_score")
 
     @property
     def count(self) -> int:
@@ -230,18 +243,6 @@ class Calibration:
     def to_json(self) -> dict[str, object]:
         """The calibration as plain data."""
         return self.without_arrays() | {name: getattr(self, name).tolist() for name in ARRAYS}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Calibration":
-        """The calibration from plain data, or arrays in their places."""
-        return cls(
-            data["source"],
-            np.array(data["image_score"], np.float32),
-            np.array(data["pixel_score"], np.float32),
-            np.array(data["pixel_count"], np.int64),
-            Threshold(**data["chosen"]) if data["chosen"] else None,
-            data["stale"],
-        )
 
 
 class Collector:

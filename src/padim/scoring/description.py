@@ -1,17 +1,25 @@
 """What a model says of itself, read and checked, and changed in a graph's file."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from msgspec import Meta
+
+from padim.documents import Document
 from padim.errors import ModelFileError, ModelFileVersionError, format_count
 from padim.images.facts import ImageFacts
 from padim.images.preprocess import Preprocess
 from padim.scoring.calibration import Calibration
+from padim.scoring.facts import GraphFacts
 
 GRAPH_VERSION = 2  # the first that has a seal
+
+
+@dataclass(frozen=True)
+class _Version:
+    graph_version: Annotated[int, Meta(ge=1, le=1 << 48)]
 
 
 @dataclass(frozen=True)
@@ -32,28 +40,17 @@ class Description:
             ModelFileError: It cannot be understood.
             ModelFileVersionError: A newer release wrote it.
         """
-        try:
-            facts = json.loads(text)
-            graph_version = int(facts["graph_version"])
-            if graph_version < 1:
-                raise ValueError
-            if graph_version <= GRAPH_VERSION:
-                camera_px, calibration = facts["camera_px"], facts.get("calibration")
-                return cls(
-                    Preprocess.from_json(facts["preprocess"]),
-                    Calibration.from_json(calibration) if calibration else None,
-                    (camera_px[0], camera_px[1]) if camera_px else None,
-                    facts,
-                    ImageFacts.from_json(facts["images"]) if "images" in facts else None,
-                )
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise ModelFileError(
-                f"{path} describes itself in a way that cannot be read. Copy it or export it again."
-            ) from error
-        raise ModelFileVersionError(
-            f"{path} has the graph version {graph_version}, but this release reads up to "
-            f"{GRAPH_VERSION}. Install the release that wrote it, or a newer one."
-        )
+        document = describe(path)
+        data = document.parse(text)
+        version = document.restore(data, _Version).graph_version
+        if version > GRAPH_VERSION:
+            raise ModelFileVersionError(
+                f"{path} has the graph version {version}, but this release reads up to "
+                f"{GRAPH_VERSION}. Install the release that wrote it, or a newer one."
+            )
+        facts = document.restore(data, GraphFacts)
+        calibration = None if facts.calibration is None else facts.calibration.calibration()
+        return cls(facts.preprocess, calibration, facts.camera_px, data, facts.images)
 
     def calibrate(self, calibration: Calibration) -> "Description":
         """The same with another calibration."""
@@ -67,3 +64,9 @@ class Description:
             f"{self.facts['backbone']['name']}, {self.facts['recipe']['name']} recipe, "
             f"{height}x{width} px, fitted on {format_count(self.facts['count'], 'image')}"
         )
+
+
+def describe(path: Path) -> Document:
+    """What a graph says of itself, as a document."""
+    origin = f"{path} describes itself in a way that"
+    return Document(origin, ModelFileError, "Copy it or export it again.")

@@ -4,7 +4,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padim.scoring.engines import INPUT, Arrays
-from padim.scoring.graph_file import DESCRIPTION, GraphFile, part_beside, unreadable
+from padim.scoring.graph_file import (
+    DESCRIPTION,
+    GraphFile,
+    no_image_graph,
+    part_beside,
+    unreadable,
+    unrunnable,
+)
 
 
 class OnnxRuntime:
@@ -32,13 +39,19 @@ class OnnxRuntime:
             said = self._session.get_modelmeta().custom_metadata_map
         except Exception as error:  # the classes of its errors are not public; names are no text
             raise unreadable(file.path) from error
+        if [one.name for one in inputs] != [INPUT] or inputs[0].type != "tensor(uint8)":
+            raise no_image_graph(file.path)
+        self._path = file.path
         self.names = tuple(output.name for output in outputs)
         self.shape = tuple(axis if isinstance(axis, int) else None for axis in inputs[0].shape)
         self.description = said.get(DESCRIPTION)
 
     def run(self, images: NDArray[np.uint8]) -> Arrays:
         """Run the graph on a batch."""
-        return tuple(self._session.run(None, {INPUT: images}))
+        try:
+            return tuple(self._session.run(None, {INPUT: images}))
+        except Exception as error:  # the classes of its errors are not public
+            raise unrunnable(self._path, error) from error
 
 
 def open_graph(file: GraphFile, n_threads: int, _precision: str) -> OnnxRuntime:

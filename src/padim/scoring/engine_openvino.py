@@ -1,14 +1,24 @@
 """OpenVINO as an engine."""
 
 import threading
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from padim.memory import format_bytes
 from padim.scoring.engines import Arrays
-from padim.scoring.graph_file import DESCRIPTION, GraphFile, unreadable, write_seal
+from padim.scoring.graph_file import (
+    DESCRIPTION,
+    GraphFile,
+    no_image_graph,
+    unreadable,
+    unrunnable,
+    write_seal,
+)
+from padim.scoring.operators import BYTES_PER_PX, LEAST_BYTES, refuse
 
 
 class OpenVino:
@@ -32,13 +42,17 @@ class OpenVino:
         }
         self._compiling = threading.Lock()
         self._compiled: dict[int, tuple[Any, list[Any]]] = {}
+        self._path = file.path
         self._weights = file.beside  # the model refers to them
         try:
             self._model = self._read(file)
         except (RuntimeError, UnicodeDecodeError) as error:
             raise unreadable(file.path) from error
         self.names = tuple(min(output.names, default="") for output in self._model.outputs)
-        axes = self._model.input(0).get_partial_shape()
+        inputs = self._model.inputs
+        if len(inputs) != 1 or inputs[0].element_type.get_type_name() != "u8":
+            raise no_image_graph(file.path)
+        axes = inputs[0].get_partial_shape()
         self.shape = (
             tuple(axis.get_length() if axis.is_static else None for axis in axes)
             if axes.rank.is_static
@@ -59,12 +73,15 @@ class OpenVino:
 
     def run(self, images: NDArray[np.uint8]) -> Arrays:
         """Run the graph on a batch."""
-        compiled, idle = self._compiled_for(len(images))
         try:
-            request = idle.pop()
-        except IndexError:  # other threads have them all
-            request = compiled.create_infer_request()
-        outputs = request.infer([images], share_inputs=True).to_tuple()
+            compiled, idle = self._compiled_for(len(images))
+            try:
+                request = idle.pop()
+            except IndexError:  # other threads have them all
+                request = compiled.create_infer_request()
+            outputs = request.infer([images], share_inputs=True).to_tuple()
+        except RuntimeError as error:
+            raise unrunnable(self._path, error) from error
         idle.append(request)
         return outputs  # type: ignore[no-any-return]  # openvino is not typed
 
@@ -75,9 +92,25 @@ class OpenVino:
                 if self._precision == "bfloat16":
                     _multiply_in_bfloat16(model)
                 model.reshape([n_images, *self.shape[1:]])
+                height, width = model.input(0).shape[1:3]
+                _check_bytes(model, self._path, n_images * height * width)
                 compiled = self._core.compile_model(model, "CPU", self._settings)
                 self._compiled[n_images] = compiled, []
         return self._compiled[n_images]
+
+
+def _check_bytes(model: Any, path: Path, n_pixels: int) -> None:
+    """Refuse a graph in which one tensor is much larger than any that images so large need."""
+    for node in model.get_ops():
+        if node.get_type_name() == "Constant":
+            continue
+        for output in node.outputs():
+            shape = output.get_partial_shape()
+            if shape.is_dynamic:
+                raise refuse(path, "how large a tensor of it is cannot be known")
+            n_bytes = prod(shape.to_shape()) * output.element_type.size
+            if n_bytes > max(LEAST_BYTES, BYTES_PER_PX * n_pixels):
+                raise refuse(path, f"a tensor of it takes {format_bytes(n_bytes)}")
 
 
 open_graph = OpenVino

@@ -19,7 +19,8 @@ from padim.scoring.engines import (
     graph_engine,
     require_engine,
 )
-from padim.scoring.graph_file import read_graph
+from padim.scoring.graph_file import GraphFile, no_image_graph, read_graph
+from padim.scoring.operators import check_operators
 
 
 class Graph:
@@ -51,16 +52,14 @@ class Graph:
         require_engine(self.engine)
         row = ENGINES[self.engine]
         with ThreadPoolExecutor(1) as executor:
-            reading = executor.submit(read_graph, path)
-            import_module(row.package)  # as long as it takes to hash a graph
+            reading = executor.submit(_read, path)
+            import_module(row.package)  # as long as it takes to hash and to check a graph
             file = reading.result()
         self.is_sealed, self.file_sha256 = file.is_sealed, file.sha256
         self.runtime = row.load().open_graph(file, self.n_threads, precision)
         file.check_unchanged()
         if len(self.runtime.shape) != 4:
-            raise ModelFileError(
-                f"{path} is a graph, but none that takes images. Name one that padim export wrote."
-            )
+            raise no_image_graph(path)
         n_batch, height, width, _ = self.runtime.shape
         self.n_batch = n_batch
         self.size_px = height, width
@@ -82,11 +81,20 @@ class Graph:
         n_run = self.n_batch or N_BATCH
         if self.n_batch is None and (self.runtime.any_batch or n_images == 1):
             n_run = n_images
-        if n_run == n_images:
-            return self.runtime.run(np.ascontiguousarray(images))
         rest = np.repeat(images[-1:], n_run - n_images, axis=0)
-        outputs = self.runtime.run(np.concatenate((images, rest)))
+        whole = np.concatenate((images, rest)) if len(rest) else np.ascontiguousarray(images)
+        outputs = self.runtime.run(whole)
+        if any(output.dtype != np.float32 or output.shape[:1] != (n_run,) for output in outputs):
+            raise ModelFileError(
+                f"{self.path} gives something else than scores. Copy it again, or export it anew."
+            )
         return tuple(output[:n_images] for output in outputs)
+
+
+def _read(path: Path) -> GraphFile:
+    file = read_graph(path)
+    check_operators(file)
+    return file
 
 
 def _open_again(path: Path, engine: str, n_threads: int, precision: str, file_sha256: str) -> Graph:

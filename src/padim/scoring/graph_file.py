@@ -16,7 +16,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from padim.errors import ModelFileError, ModelFileHashError, PathMissingError
+from padim.errors import (
+    MemoryLimitError,
+    ModelFileError,
+    ModelFileHashError,
+    PadimError,
+    PathMissingError,
+)
 from padim.files import sha256, write_whole
 from padim.scoring.engines import ENGINES, engines_of
 
@@ -132,6 +138,21 @@ def unreadable(path: Path) -> ModelFileError:
     return ModelFileError(
         f"{path} is no graph that {engine} reads. Copy it again, or export it anew."
     )
+
+
+def no_image_graph(path: Path) -> ModelFileError:
+    """What to say of a graph that takes something else."""
+    return ModelFileError(
+        f"{path} is a graph, but none that takes images. Name one that padim export wrote."
+    )
+
+
+def unrunnable(path: Path, error: Exception) -> PadimError:
+    """What to say of a graph that an engine could read, but not run."""
+    reason = str(error).strip().partition("\n")[0][:200]
+    if isinstance(error, MemoryError) or "memory" in reason.lower() or "bad_alloc" in reason:
+        return MemoryLimitError(f"The memory ran out while {path} was run. Give smaller batches.")
+    return ModelFileError(f"{path} cannot be run ({reason}). Copy it again, or export it anew.")
 
 
 def _with_seal(path: Path, content: bytes) -> bytes:

@@ -26,6 +26,23 @@ class Samples:
     image_score: NDArray[np.float32]  # (n,)
     level_scores: NDArray[np.float32]  # (n, levels)
 
+    def check(self, size_px: tuple[int, int], n_levels: int) -> None:
+        """Raise a ``ValueError`` if they are none of a model of this size and so many levels."""
+        n, (height, width) = len(self.image_score), size_px
+        expected: dict[str, tuple[tuple[int, ...], type]] = {
+            "image": ((n, height, width, 3), np.uint8),
+            "anomaly_map": ((n, -(-height // STEP_PX), -(-width // STEP_PX)), np.float32),
+            "image_score": ((n,), np.float32),
+            "level_scores": ((n, n_levels), np.float32),
+        }
+        for name, (shape, kind) in expected.items():
+            array = getattr(self, name)
+            if array.shape != shape or array.dtype != kind or not np.isfinite(array).all():
+                raise ValueError(
+                    f"the {name} of its samples is {array.dtype} of shape {array.shape}, but needs "
+                    f"to be finite {kind.__name__} of shape {shape}"
+                )
+
     @classmethod
     def of(
         cls,
@@ -55,26 +72,6 @@ class Samples:
                 }
             )
         return samples
-
-    @classmethod
-    def from_json(cls, data: list[dict[str, Any]]) -> "Samples":
-        """The samples from plain data."""
-        images = [
-            np.array(Image.open(io.BytesIO(base64.b64decode(sample["image"])), formats=["PNG"]))
-            for sample in data
-        ]
-        height, width, _ = images[0].shape
-        maps = [
-            np.frombuffer(base64.b64decode(sample["anomaly_map"]), "<f4").reshape(
-                -(-height // STEP_PX), -(-width // STEP_PX)
-            )
-            for sample in data
-        ]
-        scores, levels = (
-            np.array([sample[name] for sample in data], np.float32)
-            for name in ("image_score", "level_scores")
-        )
-        return cls(np.stack(images), np.stack(maps).astype(np.float32), scores, levels)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,148 @@
+"""What a graph may compute: what our own export writes, and nothing that makes much of little."""
+
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+from padim.errors import ModelFileError
+from padim.scoring.graph_file import GraphFile
+from padim.scoring.protobuf import read_fields, read_packed
+
+ONNX_OPERATORS = frozenset((
+    "Add", "Cast", "Clip", "Concat", "Conv", "Div", "Floor", "Gather", "GatherND", "MatMul",
+    "MaxPool", "Mul", "Pow", "Range", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape",
+    "Shape", "Sigmoid", "Slice", "Sqrt", "Squeeze", "Sub", "TopK", "Transpose", "Unsqueeze",
+))  # fmt: skip
+OPENVINO_LAYERS = frozenset((
+    "Add", "Broadcast", "Concat", "Const", "Convert", "Convolution", "Divide", "Floor", "Gather",
+    "GatherND", "GroupConvolution", "MatMul", "MaxPool", "Maximum", "Minimum", "Multiply",
+    "Parameter", "Power", "Range", "ReLU", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape",
+    "Result", "ShapeOf", "Sigmoid", "Slice", "Sqrt", "Squeeze", "Subtract", "TopK", "Transpose",
+    "Unsqueeze", "VariadicSplit",
+))  # fmt: skip
+_WINDOWED = ("Conv", "MaxPool")
+_WIDEST = 64  # of a kernel, its padding, its stride
+_MOST_NODES = 100_000
+_LARGEST_SCALAR = 200  # bytes of a tensor of one number, with its name
+_ZERO, _ONE = bytes(8), b"\1" + bytes(7)  # as int64
+LEAST_BYTES = 256 << 20  # that any tensor may take
+BYTES_PER_PX = 4096  # and of an image's pixels; the widest stage of the largest network takes 700
+
+# Numbers of fields in onnx.proto
+_GRAPH, _FUNCTIONS = 7, 25  # of ModelProto
+_NODE, _TENSOR = 1, 5  # of GraphProto
+_DIMS, _TENSOR_NAME, _RAW = 1, 8, 9  # of TensorProto
+_INPUT, _OUTPUT = 1, 2  # of NodeProto
+_OP_TYPE, _ATTRIBUTE, _DOMAIN = 4, 5, 7  # of NodeProto
+_INTS = 8  # of AttributeProto
+
+
+def check_operators(file: GraphFile) -> None:
+    """Make sure that a graph computes nothing that our export does not write.
+
+    Raises:
+        ModelFileError: It does, or is no graph.
+    """
+    try:
+        if file.path.suffix == ".onnx":
+            check_onnx(file.content)
+        else:
+            check_openvino(ElementTree.fromstring(bytes(file.content)))
+    except (ValueError, ElementTree.ParseError) as error:
+        raise refuse(file.path, error) from error
+
+
+def refuse(path: Path, reason: object) -> ModelFileError:
+    """What to say of a graph that computes what ours do not."""
+    return ModelFileError(f"{path} is no graph of padim export: {reason}. Name one that is.")
+
+
+def check_onnx(content: bytes | memoryview) -> None:
+    """Raise a ``ValueError`` if an ONNX file computes something else, or is none."""
+    nodes: list[_Node] = []
+    tensors: list[memoryview] = []
+    for part, inside, *_ in read_fields(memoryview(content)):
+        if part == _FUNCTIONS:
+            raise ValueError("it defines functions")
+        for number, value, start, stop in read_fields(_bytes(inside)) if part == _GRAPH else ():
+            if number == _NODE:
+                nodes.append(_read_node(_bytes(value)))
+            elif number == _TENSOR and stop - start < _LARGEST_SCALAR:
+                tensors.append(_bytes(value))
+    if len(nodes) > _MOST_NODES:
+        raise ValueError(f"it has {len(nodes)} operators")
+    makers = {name: node for node in nodes for name in node.outputs}
+    for node in nodes:
+        if node.kind == b"Range":
+            _check_range(node, makers, dict(map(_read_scalar, tensors)))
+
+
+def _read_scalar(tensor: memoryview) -> tuple[bytes, bytes]:
+    """The name and the bytes of a number; of what is none, nothing."""
+    found = {number: value for number, value, *_ in read_fields(tensor)}
+    if _DIMS in found or _RAW not in found or _TENSOR_NAME not in found:
+        return b"", b""
+    return bytes(_bytes(found[_TENSOR_NAME])), bytes(_bytes(found[_RAW]))
+
+
+def _check_range(node: "_Node", makers: dict[bytes, "_Node"], scalars: dict[bytes, bytes]) -> None:
+    """Let a graph count the images, and nothing else."""
+    start, limit, step = node.inputs if len(node.inputs) == 3 else (b"", b"", b"")
+    size = makers.get(limit)
+    shape = makers.get(size.inputs[0]) if size is not None and size.inputs else None
+    counts = [scalars.get(name) for name in (start, step)] == [_ZERO, _ONE]
+    if size is None or shape is None or (size.kind, shape.kind) != (b"Squeeze", b"Shape"):
+        counts = False
+    if not counts:
+        raise ValueError("its Range counts something else than images")
+
+
+def check_openvino(root: ElementTree.Element) -> None:
+    """The same of the ``.xml`` of an OpenVINO pair."""
+    for layer in root.iter("layer"):
+        kind = layer.get("type", "")
+        if kind not in OPENVINO_LAYERS:
+            raise ValueError(f"it has the operator {kind[:40]!r}")
+
+
+class _Node(NamedTuple):
+    kind: bytes
+    inputs: list[bytes]
+    outputs: list[bytes]
+
+
+def _read_node(node: memoryview) -> _Node:
+    found = _Node(b"", [], [])
+    windows: list[memoryview] = []
+    for number, value, *_ in read_fields(node):
+        if number == _INPUT:
+            found.inputs.append(bytes(_bytes(value)))
+        elif number == _OUTPUT:
+            found.outputs.append(bytes(_bytes(value)))
+        elif number == _OP_TYPE:
+            found = found._replace(kind=bytes(_bytes(value)))
+        elif number == _ATTRIBUTE:
+            windows.append(_bytes(value))
+        elif number == _DOMAIN and len(_bytes(value)):
+            raise ValueError("it has operators of others")
+    name = found.kind.decode("utf-8", "replace")[:40]
+    if name not in ONNX_OPERATORS:
+        raise ValueError(f"it has the operator {name!r}")
+    if name in _WINDOWED:
+        for attribute in windows:
+            _check_window(attribute, name)
+    return found
+
+
+def _check_window(attribute: memoryview, kind: str) -> None:
+    for number, value, *_ in read_fields(attribute):
+        if number == _INTS:
+            wide = (value,) if isinstance(value, int) else read_packed(value)
+            if any(n > _WIDEST for n in wide):
+                raise ValueError(f"its {kind} has a window or a padding of more than {_WIDEST}")
+
+
+def _bytes(value: int | memoryview) -> memoryview:
+    if isinstance(value, int):
+        raise ValueError("a field holds a number where it needs bytes")
+    return value

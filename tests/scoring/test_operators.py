@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from padim.errors import ModelFileError, PadimError
+from padim.scoring.graph import Graph
+from padim.scoring.operators import ONNX_OPERATORS, check_onnx
+from padim.scoring.protobuf import read_fields
+
+KEPT = Path(__file__).parents[1] / "kept/v1/model.onnx"
+
+
+def tensor(name: str, array: NDArray[np.generic]) -> onnx.TensorProto:
+    return numpy_helper.from_array(array, name)
+
+
+def write(path: Path, *nodes: onnx.NodeProto, constants: tuple[onnx.TensorProto, ...] = ()) -> Path:
+    """A graph from 4x4 images to one output."""
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", 4, 4, 3])
+    score = helper.make_tensor_value_info("score", TensorProto.FLOAT, None)
+    graph = helper.make_graph(list(nodes), "a", [image], [score], list(constants))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+CAST = helper.make_node("Cast", ["image"], ["score"], to=TensorProto.FLOAT)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_graph_of_a_kilobyte_cannot_ask_for_gigabytes(tmp_path: Path, engine: str) -> None:
+    path = write(
+        tmp_path / "a.onnx",
+        helper.make_node("ConstantOfShape", ["asked"], ["large"]),
+        helper.make_node("ReduceMax", ["large"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["pixels", "most"], ["score"]),
+        constants=(tensor("asked", np.array([60_000, 60_000])),),
+    )
+    assert path.stat().st_size < 1000
+    with pytest.raises(ModelFileError, match=r"no graph of padim export: .* 'ConstantOfShape'\."):
+        Graph(path, engine)
+
+
+@pytest.mark.parametrize(
+    ("node", "reason"),
+    [
+        (helper.make_node("Expand", ["image", "asked"], ["x"]), "has the operator 'Expand'"),
+        (helper.make_node("Cast", ["image"], ["x"], to=1, domain="com.x"), "operators of others"),
+        (helper.make_node("Range", ["zero", "asked", "one"], ["x"]), "Range counts something else"),
+        (
+            helper.make_node("MaxPool", ["image"], ["x"], kernel_shape=[1, 1], pads=[1 << 20] * 4),
+            "its MaxPool has a window or a padding of more than 64",
+        ),
+    ],
+)
+def test_what_our_export_does_not_write_is_refused(
+    tmp_path: Path, node: onnx.NodeProto, reason: str
+) -> None:
+    numbers = {"asked": np.int64(1 << 40), "zero": np.int64(0), "one": np.int64(1)}
+    constants = tuple(tensor(name, np.array(value)) for name, value in numbers.items())
+    with pytest.raises(ModelFileError, match=rf"no graph of padim export: .*{reason}"):
+        Graph(write(tmp_path / "a.onnx", node, CAST, constants=constants))
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 20, b"\x3a\xff\xff\xff\x7f", b"\x3b", b"\x08"])
+def test_what_is_no_protobuf_is_refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"ends nowhere|no known kind"):
+        list(read_fields(memoryview(content)))
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_an_engine_that_fails_is_refused_with_a_sentence(tmp_path: Path, engine: str) -> None:
+    path = write(
+        tmp_path / "a.onnx",
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["pixels", "shape"], ["score"]),
+        constants=(tensor("shape", np.array([7, 11])),),
+    )
+    with pytest.raises(PadimError, match=r"a\.onnx (cannot be run|is no graph that)"):
+        Graph(path, engine)(np.zeros((2, 4, 4, 3), np.uint8))
+
+
+def test_a_tensor_that_grows_is_refused_where_its_size_is_known(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.onnx",
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["pixels", "tall"], ["taller"]),
+        helper.make_node("Add", ["taller", "wide"], ["score"]),
+        constants=(
+            tensor("tall", np.zeros((1, 4096, 1, 1, 1, 1), np.float32)),
+            tensor("wide", np.zeros((1, 1, 4096, 1, 1, 1), np.float32)),
+        ),
+    )
+    with pytest.raises(ModelFileError, match=r"a tensor of it takes 3\.22 GB"):
+        Graph(path, "openvino")(np.zeros((1, 4, 4, 3), np.uint8))
+
+
+def test_outputs_of_another_type_are_refused(tmp_path: Path) -> None:
+    node = helper.make_node("Cast", ["image"], ["score"], to=TensorProto.DOUBLE)
+    path = write(tmp_path / "a.onnx", node)
+    model = onnx.load(path)
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+    onnx.save(model, path)
+    with pytest.raises(ModelFileError, match="gives something else than scores"):
+        Graph(path)(np.zeros((1, 4, 4, 3), np.uint8))
+
+
+def test_a_graph_of_our_export_is_taken() -> None:
+    check_onnx(KEPT.read_bytes())
+    used = {node.op_type for node in onnx.load(KEPT).graph.node}
+    assert used <= ONNX_OPERATORS
