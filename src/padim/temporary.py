@@ -8,7 +8,6 @@ import hashlib
 import os
 import secrets
 import shutil
-import socket
 import sys
 import tempfile
 import weakref
@@ -113,7 +112,11 @@ def _identify_machine() -> tuple[str, str]:
     A container with process numbers of its own is a machine of its own. Where the system does not
     name its runs, what one has left is known by the process number alone.
     """
-    names, boot = [socket.gethostname()], ""
+    boot = ""
+    if sys.platform == "win32":
+        names = [os.environ.get("COMPUTERNAME", "")]
+    else:
+        names = [os.uname().nodename]
     if sys.platform == "linux":
         with suppress(OSError):
             names.append(os.readlink("/proc/self/ns/pid"))  # noqa: PTH115  # it is no path
