@@ -55,6 +55,10 @@ def test_benchmark_writes_what_it_promises(
     decision = padim.load(out / "models/carpet.safetensors").decision
     assert decision is not None
     assert record["threshold"] == decision.threshold.score
+    warning = record["threshold_warning"]
+    assert warning.startswith("A false-alarm rate of 0.01 needs 50 good images, and there are 6.")
+    assert document["threshold_warnings"]["carpet"] == warning
+    assert f"Threshold of carpet: {warning}" in (out / "results.md").read_text()
 
     with (out / "results.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))

@@ -276,12 +276,14 @@ def record_of(
     )
     curves = {"image": evaluation.image_metrics.roc(_CURVE_POINTS)}
     curves |= evaluation.pixel_metrics.curves(_CURVE_POINTS)
+    threshold = evaluation.decision and evaluation.decision.threshold
     return Record(
         name=job.name,
         resampled=evaluation.resample(),
         root=str(category.root.absolute()),
         masks=tuple(tuple(map(category.name_of, sample.masks)) for sample in samples),
-        threshold=evaluation.decision.threshold.score if evaluation.decision else None,
+        threshold=threshold.score if threshold else None,
+        threshold_warning=threshold.warning if threshold else "",
         row=Row(
             category.name,
             n_train,

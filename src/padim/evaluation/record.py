@@ -163,6 +163,7 @@ class RecordFacts:
     curves: Curves
     unreadable: tuple[str, ...]
     fingerprint: Fingerprint
+    threshold_warning: str = ""  # what to know before the threshold is relied on
 
     def __post_init__(self) -> None:
         """Raise a ``ValueError`` if fields are not of one number of images and of levels."""

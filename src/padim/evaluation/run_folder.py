@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -88,6 +88,7 @@ class Results:
     mean_intervals: dict[Group, Intervals | None]
     failed: tuple[Failure, ...]
     unreadable: tuple[str, ...]
+    threshold_warnings: dict[str, str] = field(default_factory=dict)  # by category
 
     def __post_init__(self) -> None:
         """Raise a ``ValueError`` if settings or means are not whole."""
@@ -119,7 +120,12 @@ class Results:
             drawn = average_resampled(resampled[name] for name in chosen)
             ends[group] = intervals(drawn, mean) if mean is not None else None
         unreadable = tuple(path for record in records for path in record.unreadable)
-        return cls(settings, tuple(rows.values()), means, ends, tuple(failed), unreadable)
+        warnings = {
+            name: of_one[0].threshold_warning
+            for name, of_one in seeds.items()
+            if of_one[0].threshold_warning
+        }
+        return cls(settings, tuple(rows.values()), means, ends, tuple(failed), unreadable, warnings)
 
     def lines(self) -> Iterator[Line]:
         """Every category, and then the mean of every group that has one."""
@@ -236,6 +242,10 @@ def markdown(results: Results, *, is_for_terminal: bool = False) -> str:
     parts += [
         f"Failed, and in no mean: {_cell(failure.category)}. {_cell(failure.message)}"
         for failure in results.failed
+    ]
+    parts += [
+        f"Threshold of {_cell(name)}: {_cell(warning)}"
+        for name, warning in results.threshold_warnings.items()
     ]
     if results.unreadable:
         parts.append(f"Unreadable and left out: {', '.join(map(_cell, results.unreadable))}.")
