@@ -43,7 +43,9 @@ def test_the_names_are_those_that_others_know() -> None:
 def test_a_misspelt_setting_is_guessed() -> None:
     with pytest.raises(UsageError, match=r"^There is no setting sigma\. Did you mean sigma_px\?$"):
         padim.fit([], sigma=2)  # type: ignore[call-arg]  # the misspelling
-    with pytest.raises(UsageError, match=r"^There is no setting colour\. There are: roi, backbone"):
+    with pytest.raises(
+        UsageError, match=r"^There is no setting colour\. There are: roi, white, page, backbone"
+    ):
         settings_with(colour=2)  # type: ignore[call-arg]  # no such setting
 
 

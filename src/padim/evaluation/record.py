@@ -14,6 +14,7 @@ from padim.datasets import Saturation
 from padim.documents import Count, Document, Fraction, Index, Side
 from padim.errors import DatasetError
 from padim.files import can_be_named, safe_name, write_text, write_whole
+from padim.images.reading import FULL_WHITE
 from padim.metrics.curves import Floats
 from padim.metrics.resamples import Values
 from padim.metrics.table import METRICS
@@ -43,6 +44,8 @@ class Settings(TypedDict):
     n_dims: Count
     versions: dict[str, str]
     n_seeds: NotRequired[Annotated[int, Meta(ge=1, le=MOST_SEEDS)]]
+    white: NotRequired[Annotated[int, Meta(ge=1, le=FULL_WHITE)]]
+    page: NotRequired[Annotated[int, Meta(ge=1)]]
 
 
 class FileStamp(NamedTuple):

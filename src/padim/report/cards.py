@@ -23,6 +23,7 @@ from padim.files import plain_text, safe_name
 from padim.images.decode import decode
 from padim.images.heatmap import colour_levels
 from padim.images.preprocess import Preprocess
+from padim.images.reading import FULL_WHITE, Reading
 from padim.metrics.table import METRICS, format_metric
 from padim.report.charts import Histogram, histogram, outline_path
 from padim.scoring.engines import n_cores
@@ -109,7 +110,14 @@ class Part:
             )
         height, width = settings["size_px"]
         crop, resample = settings["crop_fraction"], settings["resample"]
-        preprocess = Preprocess((height, width), crop, resample, mean=(0, 0, 0), std=(1, 1, 1))
+        preprocess = Preprocess(
+            (height, width),
+            crop,
+            resample,
+            mean=(0, 0, 0),
+            std=(1, 1, 1),
+            reading=Reading(settings.get("white", FULL_WHITE), settings.get("page")),
+        )
         return cls(record, _find_root(record, data), data, previews, preprocess)
 
     @property
@@ -236,7 +244,7 @@ class Part:
     def _show(self, image: ImageResult, masks: Sequence[str], full_size: bool) -> Shown:
         """An image as data, the outline of its defects, and where on it the map lies."""
         path = self.root / image.path
-        picture = decode(path)
+        picture = decode(path, self.preprocess.reading)
         source = (picture.height, picture.width)
         top, left, height, width = self.preprocess.window(source)
         picture.thumbnail((_WEBP_PX if full_size else THUMBNAIL_PX,) * 2)
