@@ -64,8 +64,8 @@ def stop_after(n_rows: int, patch: pytest.MonkeyPatch, error: BaseException) -> 
 @pytest.mark.parametrize(
     ("error", "status", "words"),
     [
-        (KeyboardInterrupt(), 130, "error: Interrupted. 4 of 6 images are done: the same"),
-        (OSError(28, "No space left on device"), 1, "Free the disk or choose another folder. 4 of"),
+        (KeyboardInterrupt(), 130, "error: Interrupted. 9 of 10 images are done: the same"),
+        (OSError(28, "No space left on device"), 1, "Free the disk or choose another folder. 9 of"),
     ],
 )
 def test_a_run_that_is_stopped_goes_on(
@@ -78,9 +78,11 @@ def test_a_run_that_is_stopped_goes_on(
     words: str,
 ) -> None:
     out, scored = tmp_path / "out", []
+    for i in range(6, 10):
+        striped(i).save(images / f"{i}.png")
     assert predict(model, images, tmp_path / "whole", "--maps", "npy") == 0
     with pytest.MonkeyPatch.context() as patch:
-        stop_after(4, patch, error)
+        stop_after(9, patch, error)
         assert predict(model, images, out, "--maps", "npy", "-q") == status
     assert words in capsys.readouterr().err
     assert not (out / "predictions.csv").exists()
@@ -97,8 +99,8 @@ def test_a_run_that_is_stopped_goes_on(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Predictor, "stream", count)
         assert predict(model, images, out, "--maps", "npy") == 0
-    assert scored == ["1.png", "2.png", "4.png", "5.png"]
-    assert "2 images of a run that was stopped need not be scored" in capsys.readouterr().out
+    assert scored == [f"{i}.png" for i in (1, 2, 6, 7, 8, 9)]
+    assert "4 images of a run that was stopped need not be scored" in capsys.readouterr().out
     assert predict(model, images, tmp_path / "whole", "--maps", "npy") == 0
     ours, whole = contents(out), contents(tmp_path / "whole")
     assert set(ours) == set(whole)
@@ -109,6 +111,18 @@ def test_a_run_that_is_stopped_goes_on(
         csv.reader(table["predictions.csv"].decode().splitlines()) for table in (ours, whole)
     ]
     assert [row[0] for row in columns[0]] == [row[0] for row in columns[1]]
+
+
+def test_what_a_run_gives_is_the_same_wherever_it_was_stopped(
+    model: Path, images: Path, tmp_path: Path
+) -> None:
+    assert predict(model, images, tmp_path / "whole", "-q") == 0
+    for n_rows in (1, 5, 6):
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(n_rows, patch, KeyboardInterrupt())
+            assert predict(model, images, tmp_path / "out", "-q") == 130
+        assert predict(model, images, tmp_path / "out", "-q") == 0
+        assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("more", [["--false-alarm-rate", "0.3"], ["--no-overlays"]])
@@ -195,7 +209,7 @@ def test_an_unreadable_image_stops_a_run_that_goes_on_without_it(
     assert predict(model, images, tmp_path / "out", "-q") == 1
     assert "3 of 6 images are done: the same command goes on." in capsys.readouterr().err
     assert predict(model, images, tmp_path / "out", "--skip-unreadable") == 0
-    assert "3 images of a run that was stopped" in capsys.readouterr().out
+    assert "of a run that was stopped" not in capsys.readouterr().out  # no batch was whole
 
 
 def test_two_runs_into_one_folder_keep_apart(

@@ -133,7 +133,10 @@ def _score(
         Journal(writer.folder, _describe_run(loaded, writer), loaded.decision) as journal,
         progress("predict", len(chosen)) as advance,
     ):
-        waiting = _take_over(chosen, journal, writer, tally)
+        done = _find_done(chosen, journal, writer, loaded.n_batch)
+        for one in done.values():
+            tally.add(one)
+        waiting = [path for path in chosen if path not in done]
         advance(tally.n_images)
         predictions = loaded.stream(
             [read_stdin() if path == STDIN else path for path in waiting],
@@ -171,16 +174,16 @@ def _describe_run(loaded: "Predictor", writer: PredictionWriter) -> Run:
     )
 
 
-def _take_over(
-    chosen: Sequence[Path], journal: Journal, writer: PredictionWriter, tally: "_Tally"
-) -> list[Path]:
-    """Count the images that a run has done which was stopped; gives those that wait."""
+def _find_done(
+    chosen: Sequence[Path], journal: Journal, writer: PredictionWriter, n_batch: int
+) -> dict[Path, PredictionRecord]:
+    """What a run has done that was stopped: whole batches, so that the others are as they were."""
     if journal.replaced:
         say(
             f"A run into {journal.folder} was stopped, but of another model or other options. "
             "This one begins anew."
         )
-    waiting = []
+    done: dict[Path, PredictionRecord] = {}
     for path in chosen:
         entry = journal.find(str(path))
         is_done = False
@@ -188,13 +191,12 @@ def _take_over(
             with suppress(ImageReadError):  # who scores it says so
                 is_done = writer.is_done(entry, content_sha256(path))
         if is_done and entry is not None and entry.record is not None:
-            tally.add(entry.record)
-        else:
-            waiting.append(path)
-    if tally.n_images:
-        count = format_count(tally.n_images, "image")
+            done[path] = entry.record
+    n_kept = len(done) if len(done) == len(chosen) else len(done) // n_batch * n_batch
+    if n_kept:
+        count = format_count(n_kept, "image")
         say(f"{count} of a run that was stopped need not be scored again.")
-    return waiting
+    return dict(list(done.items())[:n_kept])
 
 
 @contextmanager
