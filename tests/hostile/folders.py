@@ -124,6 +124,15 @@ def _find_unpaired(found: Contents, old: Contents, new: Contents) -> str | None:
     return None
 
 
+def settle(contents: Contents) -> Contents:
+    """The same with new moments that still wait for their name under that name."""
+    return {
+        name: contents.get(name.replace(".moments.", _MOMENTS_NEXT), digest)
+        for name, digest in contents.items()
+        if _MOMENTS_NEXT not in name
+    }
+
+
 def read_logs(folder: Path) -> dict[str, str]:
     """The texts of a folder that are written line by line."""
     return {

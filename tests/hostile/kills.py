@@ -7,7 +7,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from random import Random
 
-from hostile.folders import Contents, find_torn, list_differences, read_contents, read_logs
+from hostile.folders import Contents, find_torn, list_differences, read_contents, read_logs, settle
 from hostile.inputs import FIT
 from hostile.outcome import Outcome, Verdict
 from hostile.processes import Command
@@ -108,6 +108,8 @@ class Killer:
             said = again.said.strip().splitlines()[-1][:200]
             return Outcome(kind, index, Verdict.TRACEBACK, change, f"{name}, run again: {said}")
         left = read_contents(self._folder)
+        if again.status:  # it was done before the kill, and what is refused tidies nothing
+            left = settle(left)
         if left != whole.new:
             said = list_differences(left, whole.new)
             end = f"{name}, run again ({again.status}): {said}"

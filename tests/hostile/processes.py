@@ -151,7 +151,7 @@ class Command:
         self.process.join(seconds)
         self.process.kill()
 
-    def wait(self, longest_s: float = 120) -> Ended:
+    def wait(self, longest_s: float = 300) -> Ended:
         """Wait for its end."""
         self.process.join(longest_s)
         hung = self.process.is_alive()
