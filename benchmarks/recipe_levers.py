@@ -47,7 +47,8 @@ from padim.fitting.looks import GROUP
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
 from padim.images.ahead import batched
-from padim.images.decode import decode, read_mask
+from padim.images.decode import decode
+from padim.images.masks import read_mask
 from padim.images.regions import label_regions
 from padim.method.gaussian import STORES, factor, relative_eps
 from padim.method.head import Head
@@ -271,7 +272,7 @@ class Photographs:
         for defect, paths in defects.items():
             groups[defect] = len(pixels) + np.arange(len(paths))
             pixels += [np.array(decode(path).convert("L")) for path, _ in paths]
-            masks += [None if mask is None else read_mask(mask) for _, mask in paths]
+            masks += [None if mask is None else read_mask(mask).mask for _, mask in paths]
         if with_small:
             groups["small"] = len(pixels) + np.arange(len(good))
             for i in range(len(good)):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 from trees import make_category, striped
 
 from padim.cli import main, predict_command
@@ -390,6 +390,27 @@ def test_evaluate_says_the_layout_and_joins_the_masks_of_an_image(
     assert main(["evaluate", str(model), str(category), "--json", "-q"]) == 0
     of_wholes = json.loads(capsys.readouterr().out)
     assert of_halves["pixel_auroc"] == of_wholes["pixel_auroc"]
+
+
+def test_evaluate_warns_of_masks_that_are_doubtful(
+    model: Path, category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = []
+    for name in ("sharp", "blurred"):
+        folder = tmp_path / name
+        shutil.copytree(category, folder)
+        truth = folder / "ground_truth/spot"
+        for i in range(3) if name == "blurred" else ():
+            mask = Image.open(truth / f"{i}_mask.png").convert("L")
+            mask.filter(ImageFilter.GaussianBlur(1.5)).save(truth / f"{i}_mask.png")
+        assert main(["evaluate", str(model), str(folder), "--json", "-q"]) == 0
+        captured = capsys.readouterr()
+        found.append(json.loads(captured.out))
+    sharp, blurred = found
+    assert (sharp["mask_flaws"], blurred["mask_flaws"]) == ({}, {"mask-levels": 3})
+    assert captured.err.startswith("warning: 3 of the masks have more than two levels: a defect")
+    assert "0_mask.png. padim check lists them.\n" in captured.err
+    assert blurred["aupro_30"] == pytest.approx(sharp["aupro_30"], abs=0.02)
 
 
 def test_one_class_only_has_no_auroc(

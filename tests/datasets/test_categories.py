@@ -182,10 +182,9 @@ def test_an_impossible_name_is_named(tmp_path: Path) -> None:
 def test_a_folder_without_images_says_what_it_has(
     tmp_path: Path, read: Callable[[Path], object]
 ) -> None:
-    touch(tmp_path, "a.txt", "b.gif")
+    touch(tmp_path, "a.txt", "b.md")
     expected = (
-        r"has no images but 2 other files; it needs files that end in "
-        r"\.bmp, \.jpeg, \.jpg, \.png, \.tif, \.tiff, \.webp\. Check the path"
+        r"has no images but 2 other files; it needs files that end in \.bmp, .*Check the path"
     )
     with pytest.raises(DatasetError, match=expected):
         read(tmp_path)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 from trees import make_category, striped
 
 from padim.cli import main
@@ -116,6 +116,7 @@ def test_masks_are_compared_with_image_and_label(
         ("contradiction", "1.png"),
         ("contradiction", "1.png"),
         ("mask-size", "0_mask.png"),
+        ("covering-mask", "0_mask.png"),
         ("no-mask", "2.png"),
         ("stray-mask", "7_mask.png"),
     ]
@@ -125,11 +126,61 @@ def test_masks_are_compared_with_image_and_label(
     assert details[2] == "72x71 px, but its image has 72x72 px"
 
 
-def test_a_dataset_without_masks_misses_none(
+def test_a_dataset_without_masks_is_told_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make_category(tmp_path / "stripes", masks=False)
-    assert checked(folder, capsys)[:2] == (0, [])
+    status, found, document = checked(folder, capsys)
+    assert (status, found) == (0, [("no-mask", "stripes")])
+    detail = "none of 3 defects has a mask, so that no metric of pixels can be had"
+    assert document["findings"][0]["detail"] == detail
+
+
+@pytest.mark.parametrize(
+    ("place", "seeming"),
+    [
+        ("masks/spot/0.png", "masks"),
+        ("gt/0.png", "gt"),
+        ("Ground_Truth/other/0.png", "Ground_Truth"),
+        ("test/labels/spot/0.png", "test/labels"),
+        ("test/spot/1/mask.png", "test/spot/1"),
+        ("ground_truth/spot/2/mask_0.png", "ground_truth"),
+    ],
+)
+def test_a_folder_that_looks_like_masks_is_named_where_there_are_none(
+    place: str, seeming: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_category(tmp_path / "stripes", masks=False)
+    (folder / "ground_truth/spot").rmdir()
+    (folder / "ground_truth").rmdir()
+    (folder / place).parent.mkdir(parents=True)
+    Image.new("L", (72, 72)).save(folder / place)
+    _, _, document = checked(folder, capsys)
+    (finding,) = (one for one in document["findings"] if one["kind"] == "no-mask")
+    assert finding["other"] == str(folder / seeming)
+    assert f"but {seeming} looks as if it held some" in finding["detail"]
+
+
+def test_what_is_doubtful_about_masks_is_found(
+    stripes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = stripes / "ground_truth/spot"
+    sharp = Image.open(truth / "0_mask.png").convert("L")
+    Image.fromarray(255 - np.asarray(sharp)).save(truth / "0_mask.png")
+    Image.open(truth / "1_mask.png").convert("L").filter(ImageFilter.BLUR).save(
+        truth / "1_mask.png"
+    )
+    alpha = Image.open(truth / "2_mask.png").convert("L")
+    drawn = Image.new("RGBA", alpha.size, "white")
+    drawn.putalpha(alpha)
+    drawn.save(truth / "2_mask.png")
+    status, found, _ = checked(stripes, capsys)
+    assert status == 1
+    assert found == [
+        ("inverted-mask", "0_mask.png"),
+        ("mask-levels", "1_mask.png"),
+        ("alpha-mask", "2_mask.png"),
+    ]
 
 
 def test_one_empty_mask_of_several_is_told(

@@ -263,6 +263,42 @@ def make_loco(folder: Path) -> None:
     (folder / "defects_config.json").write_text(json.dumps(config))
 
 
+def test_masks_that_are_doubtful_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
+    spot = np.zeros((32, 48), np.uint8)
+    spot[8:14, 10:22] = 255
+    photograph = np.linspace(50, 200, spot.size).reshape(spot.shape).astype(np.uint8)
+    alpha = Image.new("RGBA", (48, 32), "white")
+    alpha.putalpha(Image.fromarray(spot))
+    masks = {
+        "0": Image.fromarray(spot),
+        "1": Image.fromarray(255 - spot),  # inverted, which is a white background as well
+        "2": Image.fromarray(255 - spot),
+        "3": alpha,
+        "4": Image.fromarray(photograph),
+    }
+    for name, mask in masks.items():
+        for place, image in ((f"test/spot/{name}", mask), (f"ground_truth/spot/{name}", mask)):
+            (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+            image.save(tmp_path / f"{place}.png")
+    (tmp_path / "train/good").mkdir(parents=True)
+    Image.new("L", (48, 32)).save(tmp_path / "train/good/0.png")
+    category = read_category(tmp_path)
+    maps = {sample.path: np.zeros(SIZE_PX, np.float32) for sample in category.test}
+    found = evaluate(cast(Predictor, Known(maps)), category)
+    truth = tmp_path / "ground_truth/spot"
+    assert found.mask_flaws == {
+        "inverted-mask": (truth / "1.png", truth / "2.png"),
+        "alpha-mask": (truth / "3.png",),
+        "grey-mask": (truth / "4.png",),
+        "mask-levels": (truth / "4.png",),
+    }
+    first, *_ = found.describe_flaws()
+    assert first == (
+        "2 of the masks mark the border and most of the image: background and defect look "
+        f"exchanged. The first: {truth / '1.png'}. padim check lists them."
+    )
+
+
 def test_spro_of_an_mvtec_loco_category_is_that_of_the_paper(tmp_path: Path) -> None:
     make_loco(tmp_path / "pins")
     category = read_category(tmp_path / "pins")

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from padim.errors import ImageReadError
-from padim.images.decode import read_image, read_mask, turn_to_8_bit
+from padim.images.decode import read_image, read_levels, turn_to_8_bit
+from padim.images.masks import judge_levels, read_mask
 
 MODES = {
     "PNG": ("RGB", "L", "P", "RGBA", "I;16"),
@@ -154,7 +155,7 @@ def test_sixteen_bit_files_are_scaled(tmp_path: Path, suffix: str) -> None:
     values = np.array([[0, 128, 129, 32768, 65535]], dtype=np.uint16)
     path = written(tmp_path, Image.fromarray(values), f"a{suffix}")
     assert read_image(path)[..., 1].tolist() == [[0, 0, 1, 128, 255]]
-    assert read_mask(path).tolist() == [[False, True, True, True, True]]
+    assert read_mask(path).mask.tolist() == [[False, False, False, True, True]]
 
 
 def test_big_endian_tiff_is_scaled(tmp_path: Path) -> None:
@@ -183,7 +184,7 @@ def test_floats_are_refused_as_image_but_not_as_mask(tmp_path: Path) -> None:
     )
     with pytest.raises(ImageReadError, match=r"a\.tif cannot .* pixels are floats"):
         read_image(path)
-    assert read_mask(path).tolist() == [[False, True, False]]
+    assert read_mask(path).mask.tolist() == [[False, True, False]]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -205,7 +206,8 @@ def test_exif_orientation_is_obeyed(tmp_path: Path, orientation: int, name: str)
     path = written(tmp_path, Image.fromarray(np.ascontiguousarray(stored)), name, exif=exif)
 
     np.testing.assert_array_equal(read_image(path), upright)
-    np.testing.assert_array_equal(read_mask(path), upright.any(axis=2))
+    expected = judge_levels(upright.max(axis=2)).mask
+    np.testing.assert_array_equal(read_mask(path).mask, expected)
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
@@ -317,7 +319,7 @@ def test_damaged_files_give_an_image_or_an_image_read_error(
             damaged = damaged[: generator.integers(1, damaged.size)]
         path = tmp_path / f"{round_number}.png"
         path.write_bytes(damaged.tobytes())
-        for read in (read_image, read_mask):
+        for read in (read_image, read_levels):
             try:
                 n_read += read(path).size > 0
             except ImageReadError:
@@ -372,13 +374,13 @@ def test_readers_in_threads_mute_pillow_until_the_last_has_finished(
     assert list(warnings.filters) == before
 
 
-def test_mask_is_any_colour_channel_above_zero(tmp_path: Path) -> None:
+def test_a_mask_is_read_from_any_colour_channel(tmp_path: Path) -> None:
     pixels = np.zeros((2, 3, 4), dtype=np.uint8)
     pixels[..., 3] = [[0, 128, 255], [255, 255, 0]]
-    pixels[0, 0, 0] = 1
+    pixels[0, 0, 0] = 255
     pixels[0, 1, 1] = 255
-    pixels[1, 0, 2] = 7
-    mask = read_mask(written(tmp_path, Image.fromarray(pixels), "a.png"))
+    pixels[1, 0, 2] = 255
+    mask = read_mask(written(tmp_path, Image.fromarray(pixels), "a.png")).mask
     assert mask.dtype == np.bool_
     assert mask.tolist() == [[True, True, False], [True, False, False]]
 
@@ -387,11 +389,11 @@ def test_mask_of_a_palette_follows_the_palette(tmp_path: Path) -> None:
     palette = Image.fromarray(np.array([[0, 1, 2, 3]], dtype=np.uint8)).convert("P")
     palette.putpalette([255, 255, 255, 0, 0, 0, 128, 0, 0, 0, 0, 1])
     path = written(tmp_path, palette, "a.png", transparency=b"\x00\xff\x00\xff")
-    assert read_mask(path).tolist() == [[True, False, True, True]]
+    assert read_mask(path).mask.tolist() == [[True, False, True, False]]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "I"])
 def test_mask_of_every_grey_mode_is_above_zero(tmp_path: Path, mode: str) -> None:
     source = Image.fromarray(np.array([[0, 255, 255, 0]], dtype=np.uint8)).convert(mode)
     path = written(tmp_path, source, "a.tif")
-    assert read_mask(path).tolist() == [[False, True, True, False]]
+    assert read_mask(path).mask.tolist() == [[False, True, True, False]]

@@ -31,6 +31,7 @@ class Measured:
     n_false_alarms: int | None
     n_missed: int | None
     score_s: float
+    mask_flaws: dict[str, int]  # how many masks have each
 
 
 def evaluate(
@@ -61,6 +62,8 @@ def evaluate(
     unreadable.report()
     if words := describe_differences(one.differences for one in evaluation.predictions):
         warn(words)
+    for words in evaluation.describe_flaws():
+        warn(words)
     rows = [
         (METRICS[name].label, format_metric(value) + format_interval(evaluation.intervals[name]))
         for name, value in evaluation.metrics.items()
@@ -88,5 +91,6 @@ def evaluate(
         n_false_alarms=n_false_alarms,
         n_missed=n_missed,
         score_s=round(evaluation.score_s, 3),
+        mask_flaws={flaw: len(paths) for flaw, paths in evaluation.mask_flaws.items()},
     )
     result(asdict(measured) | evaluation.metrics, table(("metric", found.name), rows))

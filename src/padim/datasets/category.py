@@ -1,15 +1,17 @@
 """What every layout is read into: categories and their test images."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from padim.datasets.annotations import read_truth
 from padim.datasets.naming import means_good
 from padim.errors import DatasetError, ShapeError, format_count, join_names
-from padim.images.decode import read_levels, read_mask
+from padim.images.decode import read_levels
 
 GOOD = "good"
 
@@ -48,7 +50,8 @@ class Sample:
     Attributes:
         path: The file.
         defect: Its kind of defect; ``good`` is normal.
-        masks: One for all its defects or for each; none of a normal image.
+        masks: One for all its defects or for each; none of a normal image. Images, or files of an
+            annotation tool that know this one.
         saturations: The kinds of defect that these masks are drawn with.
     """
 
@@ -62,16 +65,26 @@ class Sample:
         """Whether the image shows a defect."""
         return self.defect != GOOD
 
-    def read_mask(self) -> NDArray[np.bool_] | None:
+    def read_mask(
+        self, tell: Callable[[Path, str], None] = lambda path, flaw: None
+    ) -> NDArray[np.bool_] | None:
         """Read its ground truth, true on any defect, shape ``(H, W)``; None if there is none.
+
+        Args:
+            tell: Told of each mask what is doubtful about it: a name of
+                ``padim.images.masks.FLAWS``.
 
         Raises:
             ImageReadError: A mask cannot be read.
+            DatasetError: A file of an annotation tool cannot be understood.
             ShapeError: Its masks are of several sizes.
         """
         union: NDArray[np.bool_] | None = None
         for path in self.masks:
-            mask = read_mask(path)
+            truth = read_truth(path, self.path)
+            for flaw in truth.flaws:
+                tell(path, flaw)
+            mask = truth.mask
             if union is not None and mask.shape != union.shape:
                 raise ShapeError(
                     f"{path} has {mask.shape[0]}x{mask.shape[1]} px, but {self.masks[0]} has "

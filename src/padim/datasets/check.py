@@ -10,11 +10,13 @@ import numpy as np
 from PIL import Image
 
 from padim.datasets import Category, Sample
+from padim.datasets.annotations import read_truth
 from padim.datasets.category import GOOD
-from padim.errors import ImageReadError
+from padim.datasets.exports import find_seeming_truth
+from padim.errors import DatasetError, ImageReadError, format_count
 from padim.files import sha256
 from padim.images.ahead import map_within
-from padim.images.decode import Hold, decode_stretched, read_mask
+from padim.images.decode import Hold, decode_stretched
 from padim.images.thumbnails import Look, far_sizes, near_duplicates
 
 KINDS: dict[str, str] = {
@@ -24,6 +26,12 @@ KINDS: dict[str, str] = {
     "contradiction": "labels that contradict masks or each other",
     "mask-size": "masks of another size than their image",
     "empty-mask": "empty masks beside others of the image",
+    "inverted-mask": "masks that mark the background",
+    "grey-mask": "masks that are grey all over",
+    "covering-mask": "masks that mark more than half of their image",
+    "mask-levels": "masks of more than two levels",
+    "alpha-mask": "masks that are drawn in alpha alone",
+    "box-mask": "defects known by their box alone",
     "no-mask": "defects without a mask",
     "stray-mask": "masks of no image",
     "duplicate": "repeated in one split",
@@ -31,11 +39,21 @@ KINDS: dict[str, str] = {
     "size": "images of odd size",
     "mode": "images of odd mode",
 }
-SEVERE = frozenset({"unreadable", "leak", "look-alike", "contradiction", "mask-size"})
+SEVERE = frozenset(
+    {"unreadable", "leak", "look-alike", "contradiction", "mask-size", "inverted-mask", "grey-mask"}
+)
 
 Value = TypeVar("Value", bound=Hashable)
 
 _LOOK_PX = 64  # twice a thumbnail's side: rounding to whole levels averages out
+_DETAILS = {  # of what is doubtful about a mask
+    "inverted-mask": "its border and most of it are marked: invert it if they are background",
+    "grey-mask": "many pixels are neither dark nor bright, as in a photograph: draw it anew",
+    "covering-mask": "more than half of it is marked: look whether that is the defect",
+    "mask-levels": "it has more than two levels: a defect is what is above half of their range",
+    "alpha-mask": "it has one colour: a defect is where it is opaque",
+    "box-mask": "a defect has no shape but its box: all of that counts as defect",
+}
 _USUAL = 0.75  # share of images that a size or a mode needs for the others to be odd
 
 
@@ -56,6 +74,16 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class _SeenMask:
+    """A mask that could be read."""
+
+    path: Path
+    size_px: tuple[int, int]  # (height, width)
+    is_marked: bool
+    flaws: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class _Seen:
     """An image and its masks, as far as they could be read."""
 
@@ -64,8 +92,8 @@ class _Seen:
     sha256: str
     mode: str
     look: Look | None
-    masks: tuple[tuple[Path, tuple[int, int], bool], ...]
-    errors: tuple[ImageReadError, ...]
+    masks: tuple[_SeenMask, ...]
+    errors: tuple[tuple[Path, str], ...]  # what could not be read, and why
 
 
 def check(
@@ -88,6 +116,7 @@ def check(
     has_masks = any(one.item.masks and one.item.is_anomalous for one in seen)
     found = [
         *(finding for one in seen for finding in _check_one(one, has_masks)),
+        *(() if has_masks or not category.n_anomalous else [_tell_no_mask(category)]),
         *(Finding("stray-mask", path, "it is of no image") for path in category.unused_masks),
         *_find_missing_classes(category),
         *_find_repeated(readable),
@@ -101,6 +130,21 @@ def check(
 def n_images(category: Category) -> int:
     """How many images `check` reads."""
     return len(category.train) + len(category.validation) + len(category.test)
+
+
+def _tell_no_mask(category: Category) -> Finding:
+    """No defect has a mask; there may be masks where none are looked for."""
+    detail = f"none of {format_count(category.n_anomalous, 'defect')} has a mask"
+    seeming = find_seeming_truth(category)
+    if seeming is None:
+        return Finding(
+            "no-mask", category.root, f"{detail}, so that no metric of pixels can be had"
+        )
+    words = (
+        f"{detail}, but {category.name_of(seeming)} looks as if it held some: put them into "
+        "ground_truth/<defect>/<stem>_mask.png"
+    )
+    return Finding("no-mask", category.root, words, seeming)
 
 
 def _find_missing_classes(category: Category) -> Iterator[Finding]:
@@ -127,7 +171,7 @@ def _list_samples(category: Category) -> Iterator[tuple[str, Sample]]:
 
 def _see(one: tuple[str, Sample], hold: Hold) -> _Seen:
     split, item = one
-    errors: list[ImageReadError] = []
+    errors: list[tuple[Path, str]] = []
     digest, mode, look = "", "", None
     try:
         picture, depth, mode = decode_stretched(item.path, hold)
@@ -135,35 +179,44 @@ def _see(one: tuple[str, Sample], hold: Hold) -> _Seen:
         small = picture.resize((_LOOK_PX, _LOOK_PX), Image.Resampling.BICUBIC).convert("RGB")
         look = Look.of(np.asarray(small), (picture.height, picture.width), depth)
     except ImageReadError as error:
-        errors.append(error)
+        errors.append((item.path, error.reason))
     masks = []
     for path in item.masks:
         try:
-            mask = read_mask(path)
-            masks.append((path, (mask.shape[0], mask.shape[1]), bool(mask.any())))
+            truth = read_truth(path, item.path)
         except ImageReadError as error:
-            errors.append(error)
+            errors.append((path, error.reason))
+        except DatasetError as error:
+            errors.append((path, str(error)))
+        else:
+            height, width = truth.mask.shape
+            is_marked = bool(truth.mask.any())
+            masks.append(_SeenMask(path, (height, width), is_marked, truth.flaws))
     return _Seen(split, item, digest, mode, look, tuple(masks), tuple(errors))
 
 
 def _check_one(seen: _Seen, has_masks: bool) -> Iterator[Finding]:
     """What is wrong with one image and its masks."""
     item = seen.item
-    for error in seen.errors:
-        yield Finding("unreadable", Path(error.path), error.reason)
-    for path, size_px, _ in seen.masks:
-        if seen.look is not None and size_px != seen.look.source_px:
-            detail = f"{_format_px(size_px)}, but its image has {_format_px(seen.look.source_px)}"
-            yield Finding("mask-size", path, detail, item.path)
+    for path, reason in seen.errors:
+        yield Finding("unreadable", path, reason)
+    for mask in seen.masks:
+        if seen.look is not None and mask.size_px != seen.look.source_px:
+            ours, theirs = _format_px(mask.size_px), _format_px(seen.look.source_px)
+            detail = f"{ours}, but its image has {theirs}"
+            yield Finding("mask-size", mask.path, detail, item.path)
     if not item.is_anomalous:
-        for path, _, is_marked in seen.masks:
-            if is_marked:
-                detail = f"its image is good, but {path} marks a defect"
-                yield Finding("contradiction", item.path, detail, path)
+        for mask in seen.masks:
+            if mask.is_marked:
+                detail = f"its image is good, but {mask.path} marks a defect"
+                yield Finding("contradiction", item.path, detail, mask.path)
         return
+    for mask in seen.masks:
+        for flaw in mask.flaws:
+            yield Finding(flaw, mask.path, _DETAILS[flaw], item.path)
     if seen.split == "test" and not item.masks and has_masks:
         yield Finding("no-mask", item.path, f"{item.defect}, without a mask")
-    empty = [path for path, _, is_marked in seen.masks if not is_marked]
+    empty = [mask.path for mask in seen.masks if not mask.is_marked]
     if empty and len(empty) == len(item.masks):
         detail = f"it is labelled {item.defect}, but {empty[0]} is empty"
         yield Finding("contradiction", item.path, detail, empty[0])

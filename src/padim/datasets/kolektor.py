@@ -6,7 +6,7 @@ from pathlib import Path
 from padim.datasets.category import GOOD, Category, Sample
 from padim.datasets.folder import folder_name, list_images, list_visible
 from padim.errors import DatasetError
-from padim.images.decode import read_mask
+from padim.images.masks import read_mask
 
 _SUFFIX = "_GT"
 _STRAY = " (copy)"  # the archive has train/10301 (copy).png and train/10301_GT (copy).png
@@ -69,7 +69,7 @@ def _read(folder: Path) -> list[tuple[Path, Path, bool]]:
             )
     paired = [(image, masks[f"{image.stem}{_SUFFIX}"]) for image in images]
     with ThreadPoolExecutor() as pool:
-        defective = pool.map(lambda pair: bool(read_mask(pair[1]).any()), paired)
+        defective = pool.map(lambda pair: bool(read_mask(pair[1]).mask.any()), paired)
         return [(*pair, is_defective) for pair, is_defective in zip(paired, defective, strict=True)]
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from padim.datasets.category import GOOD, Category, Sample
+from padim.datasets.exports import add_annotations
 from padim.datasets.folder import folder_name, list_folders, list_images, some_images
 from padim.datasets.naming import find_folder, find_good, means_good, means_truth
 from padim.errors import DatasetError, join_names
@@ -78,7 +79,7 @@ class Folders:
             used = set().union(*paired.values())
             unused.extend(mask for mask in masks if mask not in used)
         validation = find_folder(folder, self.validation) if self.validation else None
-        return Category(
+        category = Category(
             folder_name(folder),
             folder,
             self.list_train(folder),
@@ -88,6 +89,7 @@ class Folders:
             normal_masks=tuple(normal_masks),
             layout=self.title,
         )
+        return add_annotations(category)
 
 
 def folder_names(folder: Path | None) -> set[str]:

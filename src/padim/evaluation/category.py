@@ -3,7 +3,7 @@
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from padim.datasets import Category, Sample, read_category, read_dataset
 from padim.errors import DatasetError, ImageReadError, format_count
+from padim.images.masks import FLAWS
 from padim.images.regions import label_regions
 from padim.metrics.counts import MapCounts
 from padim.metrics.images import ImageMetrics
@@ -48,6 +49,7 @@ class Evaluation:
         counted: Which images those are, ascending; normal images need no mask.
         score_s: Seconds from the first image file to the last score.
         folder: Of the temporary file.
+        mask_flaws: Masks by what is doubtful about them: a name of ``padim.images.masks.FLAWS``.
     """
 
     category: str
@@ -59,6 +61,7 @@ class Evaluation:
     counted: NDArray[np.int64]
     score_s: float
     folder: TemporaryFolder
+    mask_flaws: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
 
     @cached_property
     def image_score(self) -> Floats:
@@ -85,6 +88,14 @@ class Evaluation:
         words = (f"{name} {format_metric(self.metrics[name])}" for name in HEADLINES)
         count = format_count(len(self.samples), "image")
         return f"<Evaluation of {self.category}: {count}, {', '.join(words)}>"
+
+    def describe_flaws(self) -> list[str]:
+        """Say what is doubtful about masks: how many, and the first."""
+        return [
+            f"{len(paths)} of the masks {words}. The first: {paths[0]}. padim check lists them."
+            for flaw, words in FLAWS.items()
+            if (paths := self.mask_flaws.get(flaw))
+        ]
 
     def count_mistakes(self, threshold: float) -> tuple[int, int]:
         """Normal images that score above a threshold, and anomalous ones that do not."""
@@ -204,8 +215,13 @@ def evaluate(
     if samples:
         maps = np.memmap(path, np.float16, "r", shape=shape)
     counts, counted = MapCounts(), []
+    flaws: dict[str, list[Path]] = {}
+
+    def note(path: Path, flaw: str) -> None:
+        flaws.setdefault(flaw, []).append(path)
+
     for i, sample in enumerate(samples):
-        if _count(counts, sample, predictions[i], maps[i].astype(np.float32)):
+        if _count(counts, sample, predictions[i], maps[i].astype(np.float32), note):
             counted.append(i)
     return Evaluation(
         category=images.name,
@@ -217,6 +233,7 @@ def evaluate(
         counted=np.array(counted, np.int64),
         score_s=score_s,
         folder=folder,
+        mask_flaws={flaw: tuple(paths) for flaw, paths in flaws.items()},
     )
 
 
@@ -243,7 +260,11 @@ def _score(
 
 
 def _count(
-    counts: MapCounts, sample: Sample, prediction: Prediction, anomaly_map: NDArray[np.float32]
+    counts: MapCounts,
+    sample: Sample,
+    prediction: Prediction,
+    anomaly_map: NDArray[np.float32],
+    note: Callable[[Path, str], None],
 ) -> bool:
     """Count the pixels of an image, unless its ground truth is not known.
 
@@ -252,7 +273,8 @@ def _count(
     if not sample.is_anomalous:
         counts.add(anomaly_map)
         return True
-    truth, source_px, preprocess = sample.read_mask(), prediction.source_px, prediction.preprocess
+    truth, source_px = sample.read_mask(note), prediction.source_px
+    preprocess = prediction.preprocess
     if truth is None:
         return False
     if truth.shape != source_px:

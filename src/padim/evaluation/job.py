@@ -154,6 +154,8 @@ def run_job(
         )
         if words := describe_differences(one.differences for one in evaluation.predictions):
             watcher.say(f"{job.category.name}: {words}")
+        for words in evaluation.describe_flaws():
+            watcher.say(f"{category.name}: warning: {words}")
         if job.seed == 0:
             advance = begin("draw", len(evaluation.samples))
             _write_pictures(job, evaluation, fitter.encoder.preprocess, made, plan, advance)

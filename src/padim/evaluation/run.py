@@ -282,7 +282,8 @@ class _Log:
 def fingerprint_of(category: Category, settings: Settings, colormap: str) -> Fingerprint:
     """Everything a result rests on: files, and what each of them is."""
     files = [*category.train, *(sample.path for sample in category.test)]
-    files += [path for sample in category.test for path in sample.masks]
+    # An export is the mask of many images.
+    files += dict.fromkeys(path for sample in category.test for path in sample.masks)
     saturations = list(dict.fromkeys(sample.saturations for sample in category.test))
     return Fingerprint(
         settings,

@@ -150,20 +150,17 @@ def read_size_px(path: Path, reading: Reading = AS_IT_IS) -> tuple[int, int]:
         return opened.height, opened.width
 
 
-def read_mask(path: Path) -> NDArray[np.bool_]:
-    """Read a ground truth mask ``(H, W)``: true where any colour channel is above 0.
-
-    Palettes are looked up, alpha is ignored, and the EXIF orientation is obeyed.
-    """
-    return np.asarray(read_levels(path) > 0)
-
-
 def read_levels(path: Path) -> NDArray[Any]:
     """Read the values that a mask ``(H, W)`` is drawn with, of any depth or floats.
 
     They are those of the highest colour channel.
     """
-    return _read(path, _take_levels, floats=True)
+    return read_layers(path)[0]
+
+
+def read_layers(path: Path) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+    """Read the values that a mask is drawn with, and its alpha if it has some, both ``(H, W)``."""
+    return _read(path, _take_layers, floats=True)
 
 
 def turn_to_8_bit(
@@ -362,15 +359,20 @@ def _reason(error: Exception) -> str:
     return f"it is damaged or cut short ({str(error).rstrip('.') or type(error).__name__})"
 
 
-def _take_levels(opened: Image.Image | Raster) -> NDArray[Any]:
+def _take_layers(
+    opened: Image.Image | Raster,
+) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
     if isinstance(opened, Raster):
         values = opened.values.max(axis=2) if opened.values.ndim == 3 else opened.values
-        return np.iinfo(values.dtype).max - values if opened.is_inverted else values
+        return (np.iinfo(values.dtype).max - values if opened.is_inverted else values), None
     image = _turn_upright(opened)
+    alpha = None
+    if "A" in image.getbands() or (image.mode == "P" and "transparency" in image.info):
+        alpha = np.asarray(image.convert("RGBA").getchannel("A"))
     if image.mode != "F" and not image.mode.startswith("I"):
         image = _reduce_mode(image)
     levels: NDArray[Any] = np.atleast_3d(np.asarray(image)).max(axis=2)
-    return levels
+    return levels, alpha
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:

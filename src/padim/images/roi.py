@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from padim.documents import Document, Finite, Side
 from padim.errors import PathMissingError, UsageError
-from padim.images.decode import read_mask
+from padim.images.decode import read_levels
 from padim.recipes import MOST_PX
 
 _EXAMPLE = "[[10, 10], [90, 10], [50, 80]]"
@@ -110,7 +110,7 @@ def read_roi(path: Path, source_px: tuple[int, int]) -> NDArray[np.bool_]:
     mask = (
         _draw(_read_polygons(path), source_px)
         if path.suffix.lower() == ".json"
-        else read_mask(path)
+        else np.asarray(read_levels(path) > 0)
     )
     if mask.shape != source_px:
         raise UsageError(
