@@ -63,7 +63,8 @@ def with_taps(spec: BackboneSpec, taps: Sequence[int]) -> BackboneSpec:
             f"{blocks[-1]}, each to be named once and in order. Try "
             f"{','.join(map(str, spec.taps))}."
         )
-    tapped = replace(spec, taps=tuple(taps))
+    unknown = (0,) * len(taps)  # until the network has been asked
+    tapped = replace(spec, taps=tuple(taps), channels=unknown, strides=unknown)
     side = 256
     feature_maps = Trunk(network, tapped).eval()(torch.empty(1, 3, side, side, device="meta"))
     return replace(
