@@ -197,6 +197,29 @@ _SPECS = (
     ),
 )
 
+# The whole sha256 of published files: of those that packages bring as computed from them, of the
+# others as several projects that pin them list it. Of what is not here, only the eight digits in
+# the name of the file are known.
+PUBLISHED_SHA256 = {
+    f"{name}-{digest[:8]}.pth": digest
+    for name, digest in (
+        (
+            "efficientnet-lite0",
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        ),
+        (
+            "efficientnet-lite1",
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        ),
+        (
+            "efficientnet-lite2",
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        ),
+        ("resnet18", "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec"),
+        ("wide_resnet50_2", "95faca4d11227dddf8633dbb5ff6c8a9003c1aa5b8945c73834b8007b10950b8"),
+    )
+}
+
 BACKBONES = {spec.name: spec for spec in _SPECS}
 DEFAULT_BACKBONE = "efficientnet_lite0"
 

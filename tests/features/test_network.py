@@ -1,22 +1,31 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import oracle
 import pytest
 import torch
 
+import padim
+from padim.cli import main
+from padim.errors import WeightsError
+from padim.features import trunk_cache
+from padim.features.weights import read_weights
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
+from padim.model.file import load_state, save_state
 from padim.scoring.graph import Graph
+from padim.scoring.graph_file import write_seal
 
 SIZE_PX = (64, 64)
 
 
-def trunks(cache: Path) -> list[Path]:
-    return sorted((cache / "padim-efficientnet/trunks").glob("*.onnx"))
+def trunks(cache: Path, suffix: str = ".onnx") -> list[Path]:
+    return sorted((cache / "padim-efficientnet/trunks").glob(f"*{suffix}"))
 
 
 @pytest.fixture
@@ -53,14 +62,109 @@ def test_a_trunk_is_written_once(cache: Path, in_torch: Fitter) -> None:
     assert len(trunks(cache)) == 2
 
 
-def test_a_damaged_trunk_is_written_anew(cache: Path) -> None:
+def fit_bytes(path: Path) -> bytes:
+    padim.fit(list(oracle.random_images(3, SIZE_PX)), size_px=SIZE_PX).save(path)
+    return path.read_bytes()
+
+
+def write_with_other_trunk(path: Path, target: Path) -> None:
+    """A model file that is whole and says what it said, with other tensors in it."""
+    state = load_state(path)
+    trunk = {name: tensor * 1.25 for name, tensor in state.trunk.items()}
+    save_state(replace(state, trunk=trunk), target)
+
+
+def test_a_model_file_does_not_decide_what_others_are_fitted_with(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = fit_bytes(tmp_path / "a.safetensors")
+    write_with_other_trunk(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    image = oracle.random_images(1, SIZE_PX, seed=4)[0]
+    of_torch = padim.load(tmp_path / "b.safetensors", engine="torch").predict(image)
+    before = padim.load(tmp_path / "a.safetensors").predict(image)
+    for name in ("filled", "empty"):
+        found = padim.load(tmp_path / "b.safetensors").predict(image)
+        np.testing.assert_allclose(found.anomaly_map, of_torch.anomaly_map, rtol=1e-3)
+        assert found.score != pytest.approx(before.score, rel=1e-2)
+        assert fit_bytes(tmp_path / f"{name}.safetensors") == expected
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+
+
+def test_info_says_whether_the_network_inside_is_the_one_that_is_named(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit_bytes(tmp_path / "a.safetensors")
+    write_with_other_trunk(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    for name, said in (("a", "the network inside is theirs"), ("b", "BUT THE NETWORK INSIDE IS")):
+        assert main(["info", str(tmp_path / f"{name}.safetensors")]) == 0
+        assert f"as published; {said}" in capsys.readouterr().out
+
+
+def test_models_of_other_trunks_are_not_joined(cache: Path, tmp_path: Path) -> None:
+    for i, name in enumerate(("a", "b")):
+        images = list(oracle.random_images(3, SIZE_PX, seed=i))
+        model = padim.fit(images, size_px=SIZE_PX, keep_moments=True)
+        trunk = {key: tensor * (1 + i) for key, tensor in model.state.trunk.items()}
+        model.state = replace(model.state, trunk=trunk)
+        model.save(tmp_path / f"{name}.safetensors", moments=True)
+    with pytest.raises(padim.UsageError, match=r"the networks inside differ.*Fit both alike"):
+        padim.merge(*(tmp_path / f"{name}.safetensors" for name in "abc"))
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".safetensors"])
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_what_is_damaged_in_the_cache_is_written_anew(
+    cache: Path, suffix: str, damage: str
+) -> None:
+    pixels = torch.from_numpy(oracle.random_images(1, SIZE_PX))
+    expected = prepare(FitSettings(size_px=SIZE_PX)).features(pixels)
+    (written,) = trunks(cache, suffix)
+    whole = written.read_bytes()
+    content = bytearray(whole)
+    content[len(whole) // 2] ^= 1
+    written.write_bytes(whole[:1000] if damage == "cut" else content)
+    for ours, before in zip(
+        prepare(FitSettings(size_px=SIZE_PX)).features(pixels), expected, strict=True
+    ):
+        assert torch.equal(ours, before)
+    assert written.read_bytes() == whole
+
+
+def test_a_sealed_graph_of_something_else_is_not_taken(cache: Path, in_torch: Fitter) -> None:
     pixels = torch.from_numpy(oracle.random_images(1, SIZE_PX))
     prepare(FitSettings(size_px=SIZE_PX)).features(pixels)
-    (written,) = trunks(cache)
-    whole = written.read_bytes()
-    written.write_bytes(whole[:1000])
-    prepare(FitSettings(size_px=SIZE_PX)).features(pixels)
-    assert len(written.read_bytes()) == len(whole)
+    (first,) = trunks(cache)
+    before = first.read_bytes()
+    prepare(FitSettings(size_px=SIZE_PX, dims=50)).features(pixels)
+    (other,) = set(trunks(cache)) - {first}
+    first.write_bytes(other.read_bytes())
+    write_seal(first)
+    found = prepare(FitSettings(size_px=SIZE_PX)).features(pixels)
+    assert first.read_bytes() == before
+    assert [level.shape for level in found] == [level.shape for level in in_torch.features(pixels)]
+
+
+def test_the_cache_has_a_bound(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = cache / "padim-efficientnet/trunks"
+    folder.mkdir(parents=True)
+    for i, name in enumerate(("2-old.onnx", "2-old.onnx.data", "2-new.onnx", "2-newest.onnx")):
+        (folder / name).write_bytes(bytes(10))
+        os.utime(folder / name, (1000 + i, 1000 + i))
+    (folder / "efficientnet_lite0-1234.onnx").touch()
+    (folder / ".being-written").touch()
+    monkeypatch.setattr(trunk_cache, "_MOST_BYTES", 20)
+    trunk_cache.sweep()
+    assert {path.name for path in folder.iterdir()} == {
+        "2-new.onnx",
+        "2-newest.onnx",
+        ".being-written",
+    }
+
+
+def test_weights_that_change_while_they_are_read_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "own.pth").write_bytes(b"now")
+    with pytest.raises(WeightsError, match=r"own\.pth has changed while it was read"):
+        read_weights(tmp_path / "own.pth", "5" * 64)
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

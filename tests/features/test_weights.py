@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from padim.backbones import BACKBONES, backbone
+from padim.backbones import BACKBONES, PUBLISHED_SHA256, backbone
 from padim.errors import PathMissingError, WeightsError
 from padim.features.trunk import build_trunk, load_trunk
 from padim.features.weights import (
+    compare_published,
     fetch,
     locate,
     parse_hash,
@@ -80,7 +81,7 @@ def test_weights_of_the_lite_networks_are_in_their_packages(name: str, torch_hom
 def test_packaged_weights_verify(name: str) -> None:
     spec = backbone(name)
     found = verify(spec, fetch(spec))
-    assert found.matched == "the hash in its name"
+    assert found.matched == "the published one"
     assert found.n_tensors == len(build_trunk(spec).state_dict())
     assert found.sha256 == sha256(found.path)
 
@@ -170,7 +171,7 @@ def test_fetching_to_a_folder_copies_what_is_here(tmp_path: Path) -> None:
 def test_a_damaged_copy_is_fetched_anew(tmp_path: Path) -> None:
     spec = backbone("efficientnet_lite0")
     (tmp_path / spec.weights_file).write_bytes(b"cut short")
-    assert verify(spec, fetch(spec, to=tmp_path)).matched == "the hash in its name"
+    assert verify(spec, fetch(spec, to=tmp_path)).matched == "the published one"
 
 
 def test_a_missing_package_is_said_with_the_line_that_installs_it() -> None:
@@ -380,3 +381,19 @@ def test_fewer_dims_than_are_drawn_by_default_are_all_taken(resnet18: Path) -> N
         FitSettings(backbone="resnet18", weights=resnet18, size_px=(64, 64), taps=(1,))
     )
     assert fitter.encoder.pyramid.n_dims == 64
+
+
+def test_what_is_known_of_published_weights_is_said() -> None:
+    lite = sha256(fetch(backbone("efficientnet_lite0")))
+    assert PUBLISHED_SHA256["efficientnet-lite0-57934424.pth"] == lite
+    assert compare_published("efficientnet_lite0", lite) == "as published"
+    assert (
+        compare_published("efficientnet_lite0", "57934424" + "0" * 56) == "not the published ones"
+    )
+    b7 = compare_published("efficientnet_b7_ns", "1dbc32de" + "0" * 56)
+    assert b7 == "first 8 digits as published, unverified beyond"
+    names = {spec.weights_file for spec in BACKBONES.values()}
+    for name, digest in PUBLISHED_SHA256.items():
+        assert name in names
+        assert len(digest) == 64
+        assert digest.startswith(parse_hash(name))

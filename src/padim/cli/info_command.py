@@ -9,6 +9,7 @@ from padim.cli.console import align, result
 from padim.cli.images import describe_threshold
 from padim.cli.options import option
 from padim.errors import UnknownNameError, UsageError, format_count
+from padim.features.weights import compare_published
 from padim.images.roi import Roi
 from padim.memory import format_bytes
 from padim.scoring.calibration import DEFAULT_PIXEL_RATE, Calibration
@@ -68,6 +69,7 @@ def _print_config(file: Path) -> None:
 
 def _read_model(file: Path) -> tuple[Document, Calibration | None]:
     from padim.model.file import load_state
+    from padim.model.padim import is_own_network
 
     state = load_state(file)
     document = {
@@ -78,6 +80,7 @@ def _read_model(file: Path) -> tuple[Document, Calibration | None]:
         "n_samples": len(state.samples.image) if state.samples else 0,
         "n_tiles": len(state.tiling.tiles),
         "window_px": state.tiling.window_px,
+        "own_network": is_own_network(state),
     }
     return document, state.calibration
 
@@ -120,7 +123,7 @@ def _describe(file: Path, document: Document) -> dict[str, str]:
         "file": f"{file}, {format_bytes(document['file_bytes'])}, {kind}",
         "fitted on": f"{format_count(document['count'], 'image')}, by {document['engine']}",
         "backbone": f"{backbone['name']}, taps {', '.join(map(str, backbone['taps']))}, {inside}",
-        "weights": f"sha256 {document['weights_sha256']}",
+        "weights": _describe_weights(document),
         "licence": backbone["licence"],
         "levels": " -> ".join(
             f"{sum(map(len, level['channels']))} dims at {level['grid'][0]}x{level['grid'][1]}"
@@ -141,6 +144,17 @@ def _describe(file: Path, document: Document) -> dict[str, str]:
             f"{name} {version}" for name, version in document["versions"].items()
         ),
     }
+
+
+def _describe_weights(document: Document) -> str:
+    name, digest = document["backbone"]["name"], document["weights_sha256"]
+    inside = {
+        True: "; the network inside is theirs",
+        False: "; BUT THE NETWORK INSIDE IS ANOTHER",
+        None: "; what is inside could not be compared with them",
+    }
+    said = inside[document.get("own_network")] if document.get("backbone_bytes", 1) else ""
+    return f"sha256 {digest}, {compare_published(name, digest)}{said}"
 
 
 def _describe_image(document: Document) -> str:

@@ -1,7 +1,5 @@
 """A pretrained network and the engine that runs it: from uint8 images to features."""
 
-import hashlib
-import json
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -9,24 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from padim.errors import ModelFileError, PathMissingError, UnknownNameError, UsageError
+from padim.features import trunk_cache
 from padim.features.encoder import Encoder
 from padim.features.features import Features, TiledFeatures
 from padim.features.onnx import write_onnx
 from padim.features.trunk import activation_bytes, build_trunk, load_trunk, optimise
+from padim.features.trunk_cache import TrunkTensors, hash_trunk
 from padim.files import write_together
 from padim.scoring.engines import DEVICES, ENGINES, N_BATCH, choose_threads, require_engine
 from padim.scoring.graph import Graph
 from padim.temporary import TemporaryFolder
-from padim.versions import read_versions
 
 TRUNK_BATCH = {"cpu": N_BATCH, "cuda": 32}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_TRUNK_VERSION = 1  # of what is written of a trunk; what is cached under another is not used
 
 
 @dataclass(frozen=True)
@@ -34,8 +30,12 @@ class Network:
     """A pretrained network, not loaded yet."""
 
     encoder: Encoder  # what decides its features
-    read: Callable[[], Mapping[str, Tensor]]  # its weights, under the names of the whole network
+    # Its weights, under the names of the whole network; the trunk's own tensors are enough.
+    read: Callable[[], Mapping[str, Tensor]]
     origin: object  # where they come from, for messages
+    # Of the weights file that is read, as it was hashed here; None where no file is read.
+    file_sha256: str | None = None
+    trunk_sha256: str | None = None  # of the trunk's tensors, where they have been looked at
 
     def features(self, engine: str = "torch", n_threads: int | None = None) -> nn.Module:
         """Let an engine give the features of each level of uint8 images, as ``Features`` does.
@@ -51,60 +51,56 @@ class Network:
         tiling = self.encoder.tiling
         return features if tiling.is_trivial else TiledFeatures(features, tiling)
 
-    def build(self) -> Features:
-        """Build what torch runs."""
+    def build(self, tensors: Mapping[str, Tensor] | None = None) -> Features:
+        """Build what torch runs, with these tensors of the trunk if they are at hand."""
         encoder = self.encoder.of_window()
-        trunk = optimise(load_trunk(encoder.spec, self.read(), self.origin))
+        tensors = self.read() if tensors is None else tensors
+        trunk = optimise(load_trunk(encoder.spec, tensors, self.origin))
         precision = DTYPES[encoder.precision]
         return Features(trunk, encoder.pyramid, encoder.preprocess, precision).eval()
 
-    def trunk(self) -> tuple[dict[str, Tensor], int]:
-        """Its trunk's tensors, and the bytes of feature maps that one image takes."""
+    def trunk(self) -> TrunkTensors:
+        """Its trunk's tensors, read and chosen."""
         spec = self.encoder.spec
         tensors = load_trunk(spec, self.read(), self.origin).network.state_dict()
         n_bytes = activation_bytes(build_trunk(spec), self.encoder.tiling.window_px)
-        return dict(tensors), n_bytes
+        return TrunkTensors(dict(tensors), n_bytes)
 
-    def find_cached(self) -> Path:
-        """Where the user's cache keeps its trunk as a graph, as what is installed here writes it.
-
-        It is written once for each backbone, size and version; two processes may do so at once. The
-        tensors beside it spare a fit from loading the library that builds the network.
-        """
-        import platformdirs
-
-        window = self.encoder.of_window()
-        facts = {
-            "trunk_version": _TRUNK_VERSION,
-            "weights_sha256": window.weights_sha256,
-            "taps": window.spec.taps,
-            "levels": window.pyramid.to_json(),
-            "preprocess": window.preprocess.to_json(),
-            "versions": read_versions(),
-        }
-        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-        folder = platformdirs.user_cache_path("padim-efficientnet") / "trunks"
-        return folder / f"{self.encoder.spec.name}-{key}.onnx"
-
-    def read_cached(self) -> tuple[dict[str, Tensor], int] | None:
+    def read_cached(self) -> TrunkTensors | None:
         """What ``trunk`` says, from the user's cache; None when it is not there."""
-        try:
-            with safe_open(self.find_cached().with_suffix(".safetensors"), framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-                return tensors, int(file.metadata()["activation_bytes"])
-        except (OSError, SafetensorError):
-            return None
+        path = self._tensors_path
+        return None if path is None else trunk_cache.read_tensors(path)
 
-    def write_trunk(self, path: Path) -> None:
-        """Write its trunk as a graph, from uint8 images to ``level_0``, ..., with its tensors."""
-        features = self.build()
-        tensors, n_bytes = self.trunk()
+    def load(self) -> TrunkTensors:
+        """What ``trunk`` says, from the user's cache if it is there."""
+        return self.read_cached() or self.trunk()
+
+    def hash(self) -> str:
+        """The sha256 of its trunk's tensors, as ``hash_trunk`` has it."""
+        if self.trunk_sha256 is not None:
+            return self.trunk_sha256
+        if self.file_sha256 is None:
+            return hash_trunk(self.read())
+        return hash_trunk(self.load().tensors)
+
+    def write_graph(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
+        """Write these tensors as a graph, from uint8 images to ``level_0``, ..."""
+        features = self.build(tensors)
         with write_together(path) as partial:
             names = [f"level_{i}" for i in range(len(features.pyramid.levels))]
-            write_onnx(_ImageByImage(features), partial, features.size_px, names, "")
-            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            metadata = {"activation_bytes": str(n_bytes)}
-            save_file(contiguous, partial.with_suffix(".safetensors"), metadata)
+            write_onnx(_ImageByImage(features), partial, features.size_px, names, path.stem)
+
+    def keep_tensors(self, trunk: TrunkTensors | None = None) -> None:
+        """Let the user's cache have the trunk's tensors of a weights file, if it lacks them."""
+        path = self._tensors_path
+        if path is not None and not path.is_file():
+            trunk_cache.keep_tensors(path, trunk or self.trunk())
+
+    @property
+    def _tensors_path(self) -> Path | None:
+        if self.file_sha256 is None:
+            return None
+        return trunk_cache.find_tensors(self.encoder, self.file_sha256)
 
 
 class GraphFeatures(nn.Module):
@@ -134,20 +130,38 @@ class GraphFeatures(nn.Module):
             return self._graph
 
     def _load(self) -> Graph:
-        path = self._network.find_cached()
-        with suppress(PathMissingError, ModelFileError):
-            return self._open(path)
+        network = self._network
+        path = trunk_cache.find_graph(network.encoder, network.hash())
         try:
-            self._network.write_trunk(path)
-        except (OSError, SafetensorError):  # a full disk, or a cache that may not be written
+            graph = self._open(path)
+        except (PathMissingError, ModelFileError):
+            return self._write(path)
+        with suppress(OSError):
+            network.keep_tensors()
+        return graph
+
+    def _write(self, path: Path) -> Graph:
+        network = self._network
+        trunk = network.load()
+        try:
+            network.write_graph(path, trunk.tensors)
+        except OSError:  # a full disk, or a cache that may not be written
             with TemporaryFolder() as folder:
-                path = folder / "trunk.onnx"
-                self._network.write_trunk(path)
-                return self._open(path)
-        return self._open(path)
+                elsewhere = folder / path.name
+                network.write_graph(elsewhere, trunk.tensors)
+                return self._open(elsewhere)
+        graph = self._open(path)
+        with suppress(OSError):
+            network.keep_tensors(trunk)
+            trunk_cache.sweep()
+        return graph
 
     def _open(self, path: Path) -> Graph:
-        return Graph(path, self._engine, self._n_threads)
+        graph = Graph(path, self._engine, self._n_threads)
+        if not graph.is_sealed or graph.runtime.description != path.stem:
+            raise ModelFileError(f"{path} is another graph than was kept there. Remove it.")
+        trunk_cache.mark_used(path)
+        return graph
 
     def __reduce__(self) -> tuple[object, ...]:
         return GraphFeatures, (self._network, self._engine, self._n_threads)

@@ -1,5 +1,6 @@
 """Pretrained weights: where they are, how they get here, and whether they are the right ones."""
 
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from padim.backbones import BackboneSpec
+from padim.backbones import BACKBONES, PUBLISHED_SHA256, BackboneSpec
 from padim.errors import PathMissingError, WeightsError, install_command
 from padim.files import sha256, write_whole
 
@@ -47,7 +48,7 @@ def fetch(spec: BackboneSpec, to: Path | None = None) -> Path:
     here = locate(spec)
     if here is not None and to is None:
         return here
-    if target.is_file() and sha256(target).startswith(parse_hash(target.name)):
+    if target.is_file() and sha256(target).startswith(promised_hash(target.name)):
         return target
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,7 @@ def fetch(spec: BackboneSpec, to: Path | None = None) -> Path:
         else:
             from torch.hub import download_url_to_file
 
-            prefix = parse_hash(target.name)
+            prefix = promised_hash(target.name)
             with write_whole(target) as partial:
                 download_url_to_file(spec.url, str(partial), hash_prefix=prefix, progress=False)
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash a RuntimeError
@@ -82,30 +83,33 @@ def parse_hash(name: str) -> str:
     return digits if len(digits) >= 8 and set(digits) <= set("0123456789abcdef") else ""
 
 
-def read_weights(path: Path) -> "dict[str, Tensor]":
+def read_weights(path: Path, file_sha256: str | None = None) -> "dict[str, Tensor]":
     """Read a state dict from a safetensors file or a PyTorch checkpoint, without running its code.
 
     Raises:
         PathMissingError: There is no such file.
-        WeightsError: It is not what its name promises, or not a state dict.
+        WeightsError: It is not what its name promises, not the file of this hash, or not a state
+            dict.
     """
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+
+    from padim.tensors.reading import TensorFileError, open_tensors
 
     if not path.is_file():
         raise PathMissingError(path)
-    promised = parse_hash(path.name)
-    if promised and not sha256(path).startswith(promised):
-        raise WeightsError(
-            f"{path} has the sha256 {sha256(path)[:8]}..., but its name promises {promised}. "
-            "Fetch it again."
-        )
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
-    except (OSError, SafetensorError) as error:
+            with open_tensors(path) as file:
+                content = file.read()
+            _check_hash(path, content.sha256, file_sha256)
+            return content.tensors  # type: ignore[return-value]  # none is left in the file
+        with path.open("rb") as opened:
+            _check_hash(path, hashlib.file_digest(opened, "sha256").hexdigest(), file_sha256)
+            opened.seek(0)
+            loaded = torch.load(opened, map_location="cpu", weights_only=True)
+    except WeightsError:
+        raise
+    except (OSError, TensorFileError) as error:
         raise WeightsError(f"{path} cannot be read as weights: {error}.") from error
     except Exception as error:  # torch.load raises whatever the damaged bytes lead to
         raise WeightsError(
@@ -119,13 +123,43 @@ def read_weights(path: Path) -> "dict[str, Tensor]":
     return loaded
 
 
+def _check_hash(path: Path, found: str, wanted: str | None) -> None:
+    """Raise a `WeightsError` if a file is not what was hashed before, or what its name promises."""
+    if wanted is not None and found != wanted:
+        raise WeightsError(f"{path} has changed while it was read. Begin again.")
+    promised = promised_hash(path.name)
+    if not found.startswith(promised):
+        raise WeightsError(
+            f"{path} has the sha256 {found[:8]}..., but its name promises {promised[:8]}. "
+            "Fetch it again."
+        )
+
+
+def compare_published(name: str, file_sha256: str) -> str:
+    """Say whether the weights of a backbone are those that are published, as far as is known."""
+    spec = BACKBONES.get(name)
+    if spec is None:
+        return "of an unknown backbone"
+    promised = promised_hash(spec.weights_file)
+    if not file_sha256.startswith(promised):
+        return "not the published ones"
+    if promised != file_sha256:
+        return f"first {len(promised)} digits as published, unverified beyond"
+    return "as published"
+
+
+def promised_hash(name: str) -> str:
+    """The sha256 of a published file by its name: whole, its first digits, or an empty string."""
+    return PUBLISHED_SHA256.get(name) or parse_hash(name)
+
+
 @dataclass(frozen=True)
 class Verification:
     """What ``verify`` found."""
 
     path: Path
     sha256: str
-    matched: str  # what the sha256 was compared with: the name, a record beside it, or nothing
+    matched: str  # what the sha256 was compared with
     n_tensors: int  # of the trunk, found with the right name and shape
 
 
@@ -140,11 +174,15 @@ def verify(spec: BackboneSpec, path: Path) -> Verification:
     """
     from padim.features.trunk import load_trunk
 
-    trunk = load_trunk(spec, read_weights(path), path)
+    if not path.is_file():
+        raise PathMissingError(path)
     digest = sha256(path)
+    trunk = load_trunk(spec, read_weights(path, digest), path)
     record = path.with_name(path.name + ".sha256")
-    if parse_hash(path.name):
-        matched = "the hash in its name"
+    if path.name in PUBLISHED_SHA256:
+        matched = "the published one"
+    elif parse_hash(path.name):
+        matched = "the 8 digits in its name alone: the others are not known here"
     elif record.is_file():
         recorded = record.read_text(encoding="ascii", errors="replace").partition(" ")[0].strip()
         if recorded != digest:

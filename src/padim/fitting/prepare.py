@@ -15,6 +15,7 @@ from padim.errors import DatasetError, ImageReadError, PathMissingError, UsageEr
 from padim.features.encoder import Encoder, Engine
 from padim.features.network import Network, choose_batch, choose_device, choose_engine
 from padim.features.trunk import with_taps
+from padim.features.trunk_cache import hash_trunk
 from padim.features.weights import fetch, read_weights
 from padim.files import sha256
 from padim.fitting.fitter import Fitter
@@ -73,12 +74,14 @@ def prepare(
     path = fetch(spec) if settings.weights is None else Path(settings.weights)
     if not path.is_file():
         raise PathMissingError(path)
-    who, versions = Engine.find(engine), read_versions()
-    encoder = Encoder(spec, tiling, preprocess, who, settings.precision, sha256(path), versions)
-    network = Network(encoder, partial(read_weights, path), path)
+    who, versions, digest = Engine.find(engine), read_versions(), sha256(path)
+    encoder = Encoder(spec, tiling, preprocess, who, settings.precision, digest, versions)
+    network = Network(encoder, partial(read_weights, path, digest), path, digest)
     n_batch = choose_batch(settings.n_batch, device)
     known = None if engine == "torch" else network.read_cached()
     tensors, image_bytes = known or network.trunk()
+    if engine != "torch":
+        network = replace(network, trunk_sha256=hash_trunk(tensors))
     # Its memory grows by doubling, so it may hold the feature maps twice.
     engine_bytes = 0 if engine == "torch" else _GRAPH_BYTES + n_batch * image_bytes
     if engine != "torch" and known is None:

@@ -14,6 +14,7 @@ from padim.datasets import expand
 from padim.errors import DatasetError, UsageError, format_count, join_names
 from padim.features.encoder import Encoder
 from padim.features.network import choose_batch, choose_device, choose_engine, open_graphs
+from padim.features.trunk_cache import hash_trunk
 from padim.files import hold, sha256
 from padim.fitting import looks
 from padim.fitting.fitter import sample, solve
@@ -204,6 +205,11 @@ def _merge(
         first, state, moments, second, other, more = second, other, more, first, state, moments
     recipes = () if state.recipe == other.recipe else ("recipe",)
     _require_alike(str(first), state.encoder, str(second), other.encoder, recipes)
+    if state.trunk and other.trunk and hash_trunk(state.trunk) != hash_trunk(other.trunk):
+        raise UsageError(
+            f"{first} and {second} say that their weights are the same, but the networks inside "
+            "differ, so their images cannot be joined. Fit both alike."
+        )
     if both := set(state.image_sha256) & set(other.image_sha256):
         raise DatasetError(
             f"{first} and {second} have {format_count(len(both), 'image')} in common, which would "

@@ -1,14 +1,14 @@
 """PaDiM: fit on good images, predict on others, save, load."""
 
-from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Self
 
-from torch import Tensor, nn
+from torch import nn
 
+from padim.backbones import BACKBONES
 from padim.choices import require_path
 from padim.errors import PathMissingError, UsageError, WeightsError
 from padim.features.features import TiledFeatures
@@ -20,7 +20,8 @@ from padim.features.network import (
     choose_engine,
     open_graphs,
 )
-from padim.features.weights import fetch, read_weights
+from padim.features.trunk_cache import hash_trunk
+from padim.features.weights import fetch, locate, read_weights
 from padim.files import lock_file, sha256
 from padim.method.moments import Moments
 from padim.model.pair import save_alone, save_pair
@@ -150,17 +151,34 @@ def network_of(state: ModelState, weights: str | Path | None = None) -> Network:
     """
     if state.trunk and weights is not None:
         raise UsageError("The model brings its weights. Leave --weights out.")
+    origin = f"the {state.encoder.spec.name} of the model"
     if state.trunk:
-        read: Callable[[], Mapping[str, Tensor]] = partial(dict, state.trunk)
-    else:
-        path = fetch(state.encoder.spec) if weights is None else Path(weights)
-        if not path.is_file():
-            raise PathMissingError(path)
-        digest = sha256(path)
-        if digest != state.encoder.weights_sha256:
-            raise WeightsError(
-                f"{path} has the sha256 {digest[:8]}..., but the model was fitted with weights of "
-                f"{state.encoder.weights_sha256[:8]}.... Name that file with --weights."
-            )
-        read = partial(read_weights, path)
-    return Network(state.encoder, read, f"the {state.encoder.spec.name} of the model")
+        return Network(state.encoder, partial(dict, state.trunk), origin)
+    path = fetch(state.encoder.spec) if weights is None else Path(weights)
+    if not path.is_file():
+        raise PathMissingError(path)
+    digest = sha256(path)
+    if digest != state.encoder.weights_sha256:
+        raise WeightsError(
+            f"{path} has the sha256 {digest[:8]}..., but the model was fitted with weights of "
+            f"{state.encoder.weights_sha256[:8]}.... Name that file with --weights."
+        )
+    return Network(state.encoder, partial(read_weights, path, digest), origin, digest)
+
+
+def is_own_network(state: ModelState) -> bool | None:
+    """Whether the network inside a model is that of the weights that it names.
+
+    None where that cannot be told: it has none inside, or those weights are not here.
+    """
+    spec = state.encoder.spec
+    known, path = BACKBONES.get(spec.name), locate(spec)
+    if not state.trunk or path is None or known is None:
+        return None
+    if replace(known, taps=spec.taps, channels=spec.channels, strides=spec.strides) != spec:
+        return None
+    digest = sha256(path)
+    if digest != state.encoder.weights_sha256:
+        return None
+    network = Network(state.encoder, partial(read_weights, path, digest), path, digest)
+    return hash_trunk(network.load().tensors) == hash_trunk(state.trunk)
