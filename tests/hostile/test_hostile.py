@@ -13,6 +13,7 @@ if sys.platform == "win32":
 from hostile.cases import Pool
 from hostile.folders import find_torn, read_contents
 from hostile.inputs import build_aside
+from hostile.kills import SCENARIOS, Killer
 from hostile.outcome import Outcome, Tally, Verdict, is_sentence
 from hostile.processes import start_server
 from hostile.races import RACES, Racer
@@ -58,6 +59,16 @@ def test_a_changed_input_is_refused_or_does_no_harm(pool: Pool, kind: str) -> No
     outcomes = pool.run(kind, range(N_CASES[kind]))
     assert list_broken(outcomes) == ""
     assert len({outcome.verdict for outcome in outcomes}) > 1
+
+
+@pytest.mark.parametrize("name", ["fit, moments", "update", "calibrate, onnx", "predict"])
+def test_what_is_killed_leaves_what_was_or_what_is_to_be(
+    context: ForkServerContext, site: Path, tmp_path: Path, name: str
+) -> None:
+    first = list(SCENARIOS).index(name)
+    killer = Killer(context, site, tmp_path / "kills", seed=0)
+    outcomes = killer.run("kill", [first + turn * len(SCENARIOS) for turn in range(4)])
+    assert list_broken(outcomes) == ""
 
 
 @pytest.mark.parametrize("name", ["update, update", "calibrate, forget"])
