@@ -286,7 +286,7 @@ def _read(
         opened = _open(stream, name, reading, hold, floats=floats)
         if isinstance(opened, Image.Image):
             if opened.format in ("JPEG", "MPO"):
-                require_few_scans(stream, name)
+                require_few_scans(opened, stream, name)
             hold(DECODE_BYTES_PER_PX * opened.width * opened.height)
             if is_misread(opened, reading.white):
                 opened = read_raster(stream, reading, name, hold)

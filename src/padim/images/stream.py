@@ -10,6 +10,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
+from PIL import Image
+
 from padim.errors import ImageReadError
 
 STDIN = Path("/dev/stdin")  # in place of a file: what comes through a pipe
@@ -29,8 +31,12 @@ def open_regular(path: Path) -> Iterator[BufferedReader]:
         ImageReadError: It is such a thing.
         OSError: It cannot be opened.
     """
-    _require_regular(path, path.stat())  # opening a device may already do something
-    with open(str(path), "rb", opener=_open_at_once) as stream:
+    try:
+        stream = open(str(path), "rb", opener=_open_at_once)  # noqa: SIM115  # closed below
+    except OSError:
+        _require_regular(path, path.stat())  # a socket cannot be opened at all
+        raise
+    with stream:
         _require_regular(path, os.fstat(stream.fileno()))
         yield stream
 
@@ -56,13 +62,21 @@ def read_stdin() -> bytes:
     return content
 
 
-def require_few_scans(stream: BinaryIO, name: Path | str) -> None:
+def require_few_scans(image: Image.Image, stream: BinaryIO, name: Path | str) -> None:
     """Make sure that a JPEG has no more scans than pictures have; the stream stays where it is.
+
+    One that is not progressive, and whose first scan has all components, has no other.
 
     Raises:
         ImageReadError: It has more.
     """
     place, n_scans, last = stream.tell(), 0, b""
+    n_components: int = getattr(image, "layers", 0)
+    stream.seek(max(0, place - 8 - 2 * n_components))  # Pillow stops after the header of a scan
+    start = stream.read(5)  # marker, length, number of components
+    if start[:2] == _SCAN and start[4] == n_components and not image.info.get("progressive"):
+        stream.seek(place)
+        return
     stream.seek(0)
     for block in iter(partial(stream.read, _BLOCK_BYTES), b""):
         # Within the data of a scan no other byte than 0 or a restart marker follows 255.
