@@ -253,3 +253,9 @@ def test_fit_takes_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main([*fit, "--roi", str(tmp_path / "small.png")]) == 2
     assert "64x64 px, but the images are 72x72 px" in capsys.readouterr().err
     assert main([*fit, "--roi", str(tmp_path / "none.png")]) == 2
+
+
+def test_a_mask_that_is_no_number_is_called_that(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 9), np.nan, np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(UsageError, match="has pixels that are NaN, but needs numbers"):
+        read_roi(tmp_path / "a.tif", (8, 9))

@@ -110,7 +110,7 @@ def read_roi(path: Path, source_px: tuple[int, int]) -> NDArray[np.bool_]:
     mask = (
         _draw(_read_polygons(path), source_px)
         if path.suffix.lower() == ".json"
-        else np.asarray(read_levels(path) > 0)
+        else _read_marked(path)
     )
     if mask.shape != source_px:
         raise UsageError(
@@ -120,6 +120,13 @@ def read_roi(path: Path, source_px: tuple[int, int]) -> NDArray[np.bool_]:
     if not mask.any():
         raise UsageError(f"{path} covers no pixel of the images. Draw it where to look.")
     return mask
+
+
+def _read_marked(path: Path) -> NDArray[np.bool_]:
+    levels = read_levels(path)
+    if np.isnan(levels).any():
+        raise UsageError(f"{path} has pixels that are NaN, but needs numbers. Draw it anew.")
+    return np.asarray(levels > 0)
 
 
 def _read_polygons(path: Path) -> list[list[tuple[float, float]]]:
