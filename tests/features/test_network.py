@@ -10,9 +10,11 @@ import pytest
 import torch
 
 import padim
+from padim.backbones import BACKBONES
 from padim.cli import main
 from padim.errors import WeightsError
 from padim.features import trunk_cache
+from padim.features.trunk import build_trunk
 from padim.features.weights import read_weights
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
@@ -193,3 +195,9 @@ def test_two_processes_may_write_a_trunk_at_once(cache: Path) -> None:
     assert [process.wait() for process in processes] == [0, 0]
     (written,) = trunks(cache)
     Graph(written)
+
+
+def test_a_part_that_the_network_lacks_is_named() -> None:
+    spec = replace(BACKBONES["efficientnet_lite0"], block="locks.{}")
+    with pytest.raises(WeightsError, match=r"tf_efficientnet_lite0 has no part locks\.0"):
+        build_trunk(spec)

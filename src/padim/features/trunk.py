@@ -44,8 +44,19 @@ class Trunk(nn.Module):
 
 
 def build_trunk(spec: BackboneSpec) -> Trunk:
-    """Build a trunk on the meta device: all shapes, no numbers, no memory."""
-    return Trunk(_build_network(spec), spec).eval().requires_grad_(False)
+    """Build a trunk on the meta device: all shapes, no numbers, no memory.
+
+    Raises:
+        WeightsError: The network lacks a part that the backbone's facts name.
+    """
+    trunk = Trunk(_build_network(spec), spec).eval().requires_grad_(False)
+    parts = {name for name, _ in trunk.network.named_modules()}
+    if missing := [name for name in trunk.stages if name not in parts]:
+        raise WeightsError(
+            f"{spec.architecture} has no part {missing[0]}, but the backbone needs it. Take the "
+            "model's file anew, or the release of the library that it was fitted with."
+        )
+    return trunk
 
 
 def with_taps(spec: BackboneSpec, taps: Sequence[int]) -> BackboneSpec:
