@@ -11,7 +11,7 @@ from random import Random
 from hostile.outcome import Outcome, Verdict, is_sentence
 from hostile.processes import BrokenError, Worker, redirect
 from hostile.targets import TARGETS, Target
-from padim.errors import failure_of
+from padim.errors import PadimError, failure_of
 
 _MOST_CASES = 2000  # of one process
 _NOT_FINITE = repr("not finite")
@@ -105,7 +105,11 @@ def judge(
     if given == _NOT_FINITE:
         return Verdict.SILENT, change.what, "not finite"
     target.restore()
-    if given == (whole or repr(target.use())):
+    try:
+        unchanged = whole or repr(target.use())
+    except PadimError as error:  # an image of several pages, of which the change left one
+        unchanged = repr(error)
+    if given == unchanged:
         return Verdict.SAME, change.what, ""
     verdict = Verdict.SILENT if change.is_sealed else Verdict.OTHER
     return verdict, change.what, "another result"
