@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -150,14 +151,13 @@ def _replace(partial: Path, path: Path, *, is_one_of_many: bool = False) -> None
 
 def _copy_rights(source: Path, target: Path, more: int = 0) -> None:
     """Give a file the mode and the owner of another, where there is one."""
-    if os.name == "nt":
-        return
-    with suppress(OSError):  # there is none, or it is another's
-        status = source.stat()
-        target.chmod(stat.S_IMODE(status.st_mode) | more)
-        mine = target.stat()
-        if (mine.st_uid, mine.st_gid) != (status.st_uid, status.st_gid):
-            os.chown(target, status.st_uid, status.st_gid)
+    if sys.platform != "win32":
+        with suppress(OSError):  # there is none, or it is another's
+            status = source.stat()
+            target.chmod(stat.S_IMODE(status.st_mode) | more)
+            mine = target.stat()
+            if (mine.st_uid, mine.st_gid) != (status.st_uid, status.st_gid):
+                os.chown(target, status.st_uid, status.st_gid)
 
 
 def _sync(path: Path) -> None:

@@ -92,7 +92,7 @@ def _send(number: int) -> None:
     if sys.platform == "win32":
         import _thread
 
-        _thread.interrupt_main(number)
+        _thread.interrupt_main(signal.Signals(number))
     else:
         import threading
 

@@ -101,12 +101,12 @@ def _deaf() -> Iterator[None]:
     """Let a process that is started here not hear a Ctrl-C: its parent does, and ends it."""
     if sys.platform == "win32":  # it ignores the signal itself, as soon as it can
         yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    else:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _run(work: Callable[[T, Tell], R], item: T, parent: Connection) -> None:
