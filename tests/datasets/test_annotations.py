@@ -131,6 +131,9 @@ def test_compressed_runs_of_coco_are_drawn(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         drawn(coco(tmp_path / "a.json", {"segmentation": runs})), expected
     )
+    odd = coco(tmp_path / "b.json", {"segmentation": [[4, 3, 9, 3, 9, 7, 4]]})
+    with pytest.raises(DatasetError, match=r"a polygon of 2\.png has an x without a y"):
+        read_annotations(odd)
     for damaged in ("c2" + "o" * 20, "c25o"):
         with pytest.raises(ValueError, match="end"):
             unpack(damaged)
@@ -246,6 +249,12 @@ def test_a_file_for_an_image_is_found_by_its_name(part: Path, place: str) -> Non
     assert second.masks == (path,)
     np.testing.assert_array_equal(second.read_mask(), box(4, 3, 9, 7))
     assert third.read_mask() is None
+
+
+def test_other_files_of_the_name_of_an_image_are_not_taken(part: Path) -> None:
+    (part / "test/dent/2.json").write_text('{"exposure_ms": 3, "gain": NaN}')
+    (part / "test/dent/3.xml").write_text("<annotation><size/></annotation>")  # of Pascal VOC
+    assert [one.masks for one in read_category(part).test if one.is_anomalous] == [(), ()]
 
 
 @pytest.mark.parametrize("place", ["all", "annotations/instances_default", "ground_truth/all"])

@@ -1,5 +1,6 @@
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +59,36 @@ def test_masks_of_a_category_are_used(tmp_path: Path) -> None:
     (tmp_path / "license.txt").touch()
     found = find_left_out_of(read_dataset(tmp_path))
     assert found == LeftOut(suffixes=((".txt", 1),))
+
+
+def test_images_beside_the_folders_that_label_them_are_listed(tmp_path: Path) -> None:
+    for name in ("train/good/0.png", "train/1.png", "test/good/2.png", "Test_.png", "test/3.png"):
+        picture(tmp_path / name)
+    found = find_left_out_of(read_dataset(tmp_path, layout="mvtec"))
+    assert found.describe() == (
+        "Left out: 2 images in no folder that says what they show: train/1.png, test/3.png."
+    )
+
+
+def test_annotations_of_good_images_are_used(tmp_path: Path) -> None:
+    for name in ("train/good/0.png", "test/good/1.png", "test/spot/2.png"):
+        picture(tmp_path / name)
+    for name in ("test/good/1.json", "test/spot/2.json"):
+        (tmp_path / name).write_text('{"shapes": [], "imageHeight": 8, "imageWidth": 9}')
+    assert find_left_out_of(read_dataset(tmp_path)) == LeftOut()
+
+
+def test_a_folder_that_cannot_be_looked_into_is_listed_and_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "lost").mkdir()
+    listed = Path.iterdir
+
+    def refuse(folder: Path) -> Iterator[Path]:
+        if folder.name == "lost":
+            raise PermissionError(13, "Permission denied")
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert find_left_out([tmp_path]).folders == (tmp_path / "lost",)

@@ -28,7 +28,8 @@ def kinds(category: Category) -> Counter[str]:
     "name",
     [
         *("good", "OK", "Normal", "ok_images", "Good Parts", "OK_2", "i.O.", "gut", "pass"),
-        *("no_defects", "defect-free", "non_defective", "train_good"),
+        *("no_defects", "defect-free", "non_defective", "train_good", "no_anomaly"),
+        *("not_defective", "not damaged"),
     ],
 )
 def test_a_name_of_good_is_known_in_any_case(name: str) -> None:
@@ -109,6 +110,18 @@ def test_masks_are_found_in_any_case(tmp_path: Path) -> None:
         root = lay_out(tmp_path / str(i), *files)
         (sample,) = read_category(root).test
         assert sample.masks == (root / files[-1],)
+
+
+def test_a_mask_beside_its_image_is_no_image(tmp_path: Path) -> None:
+    root = lay_out(tmp_path, "train/good/a.png", "test/dent/b.png", "test/dent/b_mask.png")
+    lay_out(root, "test/good/c.png", "test/good/c_mask.png", "test/dent/face_mask.png")
+    category = read_category(root)
+    found = {sample.path.name: sample.masks for sample in category.test}
+    assert found == {"b.png": (root / "test/dent/b_mask.png",), "face_mask.png": (), "c.png": ()}
+    assert category.normal_masks == ((root / "test/good/c.png", root / "test/good/c_mask.png"),)
+    lay_out(root, "ground_truth/dent/b_mask.png")
+    with pytest.raises(DatasetError, match=r"b\.png has 2 masks"):
+        read_category(root)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from padim.errors import DatasetError, ImageReadError
 from padim.images.masks import MaskImage, read_mask
 
 SUFFIXES = (".json", ".xml")
+_WORDS = (b'"shapes"', b'"annotations"', b"<annotations")  # of Labelme, COCO, CVAT
 _ADVICE = "Export it anew, as Labelme, COCO or CVAT for images 1.1."
 
 
@@ -68,6 +69,20 @@ def read_truth(path: Path, image: Path) -> MaskImage:
     return found.draw()
 
 
+def may_know_images(path: Path) -> bool:
+    """Whether a file has a word of those tools: many another lies beside images, as metadata does.
+
+    Raises:
+        DatasetError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return any(word in content for word in _WORDS)
+
+
 def read_annotations(path: Path) -> Annotations | None:
     """Read a file of Labelme, COCO or CVAT; None if it is of no such tool.
 
@@ -78,9 +93,13 @@ def read_annotations(path: Path) -> Annotations | None:
         status = path.stat()
         return _read(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
-        raise DatasetError(
-            f"{path} cannot be read: {error.strerror}. Check its name and its permissions."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> DatasetError:
+    return DatasetError(
+        f"{path} cannot be read: {error.strerror}. Check its name and its permissions."
+    )
 
 
 @lru_cache(maxsize=4)  # an export is asked once for each of its images

@@ -139,6 +139,7 @@ class Category:
         normal_masks: Normal test images that have a mask all the same, and it: a check of the
             data looks at it.
         layout: A name of ``padim.datasets.LAYOUTS``.
+        unlabelled: Images beside the folders whose names say what images show; they are left out.
     """
 
     name: str
@@ -149,6 +150,7 @@ class Category:
     validation: tuple[Path, ...] = ()
     normal_masks: tuple[tuple[Path, Path], ...] = ()
     layout: str = "MVTec AD"
+    unlabelled: tuple[Path, ...] = ()
 
     @property
     def n_normal(self) -> int:

@@ -178,6 +178,8 @@ def _see(one: tuple[str, Sample], hold: Hold) -> _Seen:
         digest = sha256(item.path)
         small = picture.resize((_LOOK_PX, _LOOK_PX), Image.Resampling.BICUBIC).convert("RGB")
         look = Look.of(np.asarray(small), (picture.height, picture.width), depth)
+        del picture
+        hold(0)
     except ImageReadError as error:
         errors.append((item.path, error.reason))
     masks = []

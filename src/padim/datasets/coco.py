@@ -96,6 +96,8 @@ def _convert(image: CocoImage, annotations: list[CocoAnnotation]) -> AnnotatedIm
             shapes.append(make_runs(size_px, lengths, is_by_column=True))
         elif one.segmentation:
             for polygon in one.segmentation:
+                if len(polygon) % 2:
+                    raise ValueError(f"a polygon of {image.file_name} has an x without a y")
                 points = list(zip(polygon[::2], polygon[1::2], strict=True))
                 shapes.append(make_outline(points, size_px))
         elif one.bbox is not None:

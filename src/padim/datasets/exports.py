@@ -5,7 +5,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from padim.datasets.annotations import SUFFIXES, Annotations, read_annotations
+from padim.datasets.annotations import (
+    SUFFIXES,
+    Annotations,
+    may_know_images,
+    read_annotations,
+)
 from padim.datasets.category import Category, Sample
 from padim.datasets.folder import folders_in, list_images, list_visible
 from padim.datasets.naming import find_folder, means_truth
@@ -87,7 +92,7 @@ def _find_beside(samples: Sequence[Sample], places: Sequence[Path]) -> dict[Path
     owners: dict[Path, Path] = {}
     for sample in samples:
         path = files[sample.path.parent].get(sample.path.stem)
-        if path is None:
+        if path is None or not may_know_images(path):
             continue
         if (owner := owners.setdefault(path, sample.path)) != sample.path:
             raise _meant_twice(path, path.name, owner, sample.path)

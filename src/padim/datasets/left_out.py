@@ -3,12 +3,12 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from padim.datasets.category import Category
 from padim.datasets.folder import folders_in, list_images
-from padim.errors import format_count, join_names
+from padim.errors import DatasetError, format_count, join_names
 from padim.images.decode import IMAGE_SUFFIXES
 
 
@@ -22,6 +22,7 @@ class LeftOut:
         dead_links: Links to what is not there.
         n_special: Pipes, sockets and devices.
         folders: Folders that hold images.
+        unlabelled: Images of a category that are in no folder that says what they show.
     """
 
     suffixes: tuple[tuple[str, int], ...] = ()
@@ -29,6 +30,7 @@ class LeftOut:
     dead_links: tuple[Path, ...] = ()
     n_special: int = 0
     folders: tuple[Path, ...] = ()
+    unlabelled: tuple[Path, ...] = ()
 
     def describe(self) -> str:
         """Say in a line what it is; empty when it is nothing."""
@@ -49,6 +51,10 @@ class LeftOut:
             count = format_count(len(self.folders), "folder")
             names = join_names(path.name for path in self.folders)
             parts.append(f"{count} of images, for which there is --recursive: {names}")
+        if self.unlabelled:
+            count = format_count(len(self.unlabelled), "image")
+            names = join_names(f"{path.parent.name}/{path.name}" for path in self.unlabelled)
+            parts.append(f"{count} in no folder that says what they show: {names}")
         return f"Left out: {'; '.join(parts)}." if parts else ""
 
 
@@ -75,7 +81,7 @@ def find_left_out(
                 if entry.is_symlink() and not path.exists():
                     dead.append(path)
                 elif entry.is_dir():
-                    if not recursive and not entry.name.startswith(".") and list_images(path):
+                    if not recursive and not entry.name.startswith(".") and _holds_images(path):
                         below.append(path)
                 elif entry.name.startswith("."):
                     hidden += 1
@@ -96,7 +102,17 @@ def find_left_out_of(categories: Sequence[Category]) -> LeftOut:
         used.update(category.unused_masks)
         for sample in category.test:
             used.update(sample.masks)
-    return find_left_out(() if _is_listed(categories) else folders, used)
+        used.update(mask for _, mask in category.normal_masks)
+    found = find_left_out(() if _is_listed(categories) else folders, used)
+    return replace(found, unlabelled=tuple(path for one in categories for path in one.unlabelled))
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether a folder that is not taken holds images, or may: it cannot be looked into."""
+    try:
+        return bool(list_images(folder))
+    except DatasetError:
+        return True
 
 
 def _is_listed(categories: Sequence[Category]) -> bool:

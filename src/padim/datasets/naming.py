@@ -10,6 +10,7 @@ from padim.errors import DatasetError, join_names
 _GOOD = frozenset(
     {"good", "ok", "okay", "normal", "pass", "passed", "gut", "io", "undamaged"}
     | {"nondefective", "nonanomalous", "defectfree", "anomalyfree", "nodefect", "nodefects"}
+    | {"noanomaly", "noanomalies", "notdefective", "notanomalous", "notdamaged", "notbroken"}
 )
 _NOT_GOOD = frozenset(
     {"ng", "nok", "notok", "ko", "nio", "bad", "reject", "rejects", "rejected", "scrap", "schlecht"}

@@ -18,7 +18,8 @@ class Folders:
     title: str
     train: str = "train/good"  # of the normal images to learn from
     test: str = "test"  # of ``<defect>/<stem>.*``; any name of good is normal
-    # Of ``<defect>/<stem>_mask.*`` or, if there is none, ``<defect>/<stem>.*``.
+    # Of ``<defect>/<stem>_mask.*`` or, if there is none, ``<defect>/<stem>.*``. The former may lie
+    # beside its image as well.
     truth: str = "ground_truth"
     validation: str = ""  # of normal images that are set aside; none when empty
     marks: tuple[str, ...] = ()  # what else must be there for a category to be laid out so
@@ -57,8 +58,8 @@ class Folders:
         normal_masks: list[tuple[Path, Path]] = []
         places = truths | tests
         for defect in sorted(places, key=lambda defect: places[defect].name):
-            images = images_in(tests[defect]) if defect in tests else ()
-            masks = images_in(truths[defect]) if defect in truths else ()
+            images, masks = _part_masks(images_in(tests[defect])) if defect in tests else ((), ())
+            masks = (*masks, *(images_in(truths[defect]) if defect in truths else ()))
             name = places[defect].name
             if means_good(name):
                 # A normal image has no defect to mark, whatever lies beside it.
@@ -88,8 +89,15 @@ class Folders:
             validation=() if validation is None else images_in(validation),
             normal_masks=tuple(normal_masks),
             layout=self.title,
+            unlabelled=self._list_unlabelled(folder),
         )
         return add_annotations(category)
+
+    def _list_unlabelled(self, folder: Path) -> tuple[Path, ...]:
+        """List the images that lie beside the folders whose names say what images show."""
+        outer, _, inner = self.train.partition("/")
+        found = (find_folder(folder, way) for way in (outer if inner else "", self.test) if way)
+        return tuple(image for place in found if place is not None for image in images_in(place))
 
 
 def folder_names(folder: Path | None) -> set[str]:
@@ -114,6 +122,15 @@ def _by_defect(folder: Path | None, apart: Path | None = None) -> dict[str, Path
             find_folder(path.parent, path.name)  # or it refuses two
             found[path.name.casefold()] = path
     return found
+
+
+def _part_masks(paths: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Part images from the masks that lie beside them."""
+    names = {f"{path.stem}_mask" for path in paths}
+    return (
+        tuple(path for path in paths if path.stem not in names),
+        tuple(path for path in paths if path.stem in names),
+    )
 
 
 def _pair(images: Sequence[Path], masks: Sequence[Path]) -> dict[Path, tuple[Path, ...]]:
