@@ -97,6 +97,7 @@ def test_dropped_outliers_leave_no_trace(kept_feature_bytes: int) -> None:
     expected = oracle.small_fitter(store="float32").fit(good).state
     assert fitted.state.count == 20
     assert fitted.state.image_sha256 == expected.image_sha256
+    assert fitted.state.images == expected.images
     for ours, theirs in zip(fitted.state.whitening, expected.whitening, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     assert fitted.state.calibration is not None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from operator import length_hint
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from padim.fitting.review import OUTLIER_RATE, Suspect, review_look
 from padim.fitting.settings import FitSettings
 from padim.fitting.tile_fitter import fit_tiles
 from padim.images.ahead import ImageInput
+from padim.images.facts import ImageFacts
 from padim.method.gaussian import STORES, factor, relative_eps
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
@@ -124,7 +125,7 @@ class Fitter:
         suspects: tuple[Suspect, ...] = ()
         dropped: set[int] = set()
         outlier_maps: dict[int, NDArray[np.float32]] = {}
-        samples = seen.samples
+        samples, facts = seen.samples, seen.facts
         if is_judged:
             leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid, advance)
             del moments  # as large as what is worked with now
@@ -155,6 +156,7 @@ class Fitter:
                 collector = looks.second_look(state, distances, device, advance)
                 hashes = {seen.hashes[i] for i in dropped}
                 samples = tuple(image for image in samples if image.sha256 not in hashes)
+                facts = reduce(ImageFacts.merge, (seen.facts_of_each[i] for i in left))
             state = replace(state, calibration=collector.calibration(LEAVE_ONE_OUT))
         kept.clear()
         if samples:
@@ -162,7 +164,7 @@ class Fitter:
             # differences, in which the last digits of an engine weigh more than on the line.
             mirrored = np.stack([image.pixels[:, ::-1] for image in samples])
             state = replace(state, samples=sample(state, self.embedder, mirrored))
-        state = replace(state, images=seen.facts)
+        state = replace(state, images=facts)
         left_moments = held if settings.keep_moments else None
         places = tuple(sorted(dropped))
         return Fitted(state, seen.paths, left_moments, suspects, places, outlier_maps)

@@ -111,19 +111,22 @@ class Seen:
     thumbnails: tuple[Look, ...] = ()  # of each, when they are to be reviewed
     samples: tuple[Loaded, ...] = ()  # a few that may travel with the model, when wanted
     facts: ImageFacts | None = None  # what they were like; unknown of older models
+    facts_of_each: tuple[ImageFacts, ...] = ()  # as the thumbnails
 
     def add(
         self, batch: list[Loaded], *, with_thumbnails: bool, with_samples: bool = False
     ) -> "Seen":
         """These and images that were looked at after them."""
         looked = batch if with_thumbnails else []
+        facts = tuple(map(ImageFacts.of, batch))
         new = Seen(
             self.start + len(self.hashes),
             tuple(image.sha256 for image in batch),
             tuple(image.path for image in batch),
             tuple(Look.of(image.pixels, image.source_px) for image in looked),
             tuple(batch if with_samples else ()),
-            reduce(ImageFacts.merge, map(ImageFacts.of, batch)),
+            reduce(ImageFacts.merge, facts),
+            facts if with_thumbnails else (),
         )
         return self.merge(new)
 
@@ -147,6 +150,7 @@ class Seen:
             self.thumbnails + other.thumbnails,
             tuple(samples),
             self._merge_facts(other),
+            self.facts_of_each + other.facts_of_each,
         )
 
     def _merge_facts(self, other: "Seen") -> ImageFacts | None:
