@@ -166,6 +166,11 @@ def test_one_odd_good_image_that_sets_the_threshold_is_named() -> None:
     assert calibrated(np.append(usual, 254)).threshold(1 / 32).warning.startswith("One good image")
     assert not calibrated(np.append(usual, 254)).threshold(2 / 32).warning
     assert not calibrated(np.append(usual, 214)).threshold(1 / 32).warning
+    # With enough images for a tail, the highest of them is still what no threshold goes below.
+    many = 180 + 15 * scipy.stats.norm.ppf((np.arange(70) + 0.5) / 70)
+    tailed = calibrated(np.append(many, 400)).threshold(0.013)
+    assert (tailed.kind, tailed.score) == ("tail", 400)
+    assert tailed.warning.startswith("One good image scores 400 and sets it, the next 216.7")
 
 
 def test_a_usual_highest_score_is_seldom_called_odd() -> None:

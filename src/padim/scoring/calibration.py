@@ -195,12 +195,13 @@ class Calibration:
                 f"So the threshold is for a rate of {least:.2g}. Calibrate on more good images."
             )
         used = max(rate, least)
-        highest = float(self.image_score[-1])
-        if self.tail is None:
-            warning = f"{warning} {self._describe_odd(highest)}".strip()
-            return Threshold(used, highest, "conformal", warning=warning)
         # Never below what a good image was seen to score.
-        score = max(self.tail.quantile(used), highest)
+        score = float(self.image_score[-1])
+        if self.tail is not None:
+            score = max(self.tail.quantile(used), score)
+        warning = f"{warning} {self._describe_odd(score)}".strip()
+        if self.tail is None:
+            return Threshold(used, score, "conformal", warning=warning)
         low, high = self.tail.interval(used)
         return Threshold(used, score, "tail", (min(low, score), max(high, score)), warning)
 
@@ -212,9 +213,9 @@ class Calibration:
         Source:
             Renyi 1953, On the theory of order statistics.
         """
-        *_, before, highest = self.image_score.tolist() if self.count > 1 else (0.0, 0.0)
-        if threshold < highest or self.count < _ODD_COUNT:
+        if self.count < _ODD_COUNT or threshold != self.image_score[-1]:
             return ""
+        before, highest = self.image_score[-2:].tolist()
         middle, high = np.quantile(self.image_score[:-1].astype(np.float64), (0.5, 0.9))
         scale = max((high - middle) / math.log(0.5 / 0.1), 1e-12)
         if math.exp(-(highest - before) / scale) > _ODD_CHANCE:
