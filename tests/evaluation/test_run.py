@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 from sklearn.metrics import roc_auc_score
 from trees import benchmark, make_record, make_settings, make_two_categories
 
@@ -129,6 +129,17 @@ def test_a_finished_category_is_not_done_again(
     said = capsys.readouterr().out
     assert "carpet: done again, because of its images." in said
     assert "bottle: finished before" in said
+
+
+def test_masks_that_are_doubtful_are_said(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (root / "carpet/ground_truth/spot").iterdir():
+        with Image.open(path) as mask:
+            mask.convert("L").filter(ImageFilter.GaussianBlur(1.5)).save(path)
+    assert benchmark(root, tmp_path / "out", "--category", "carpet") == 0
+    said = capsys.readouterr().out
+    assert "carpet: warning: 3 of the masks have more than two levels: a defect is" in said
 
 
 def test_one_failing_category_does_not_stop_the_others(

@@ -153,7 +153,7 @@ def run_job(
             model, category, advance=advance, unreadable=unreadable, scratch=scratch
         )
         if words := describe_differences(one.differences for one in evaluation.predictions):
-            watcher.say(f"{job.category.name}: {words}")
+            watcher.say(f"{category.name}: {words}")
         for words in evaluation.describe_flaws():
             watcher.say(f"{category.name}: warning: {words}")
         if job.seed == 0:
