@@ -255,6 +255,15 @@ def test_fit_takes_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main([*fit, "--roi", str(tmp_path / "none.png")]) == 2
 
 
+def test_noise_of_a_compressed_mask_is_not_looked_at(tmp_path: Path) -> None:
+    marked = np.zeros((64, 96), np.bool_)
+    marked[21:43, 30:75] = True
+    Image.fromarray(marked).convert("L").save(tmp_path / "a.jpg", quality=50)
+    with Image.open(tmp_path / "a.jpg") as picture:
+        assert np.count_nonzero(np.asarray(picture)) > 1.1 * marked.sum()
+    np.testing.assert_array_equal(read_roi(tmp_path / "a.jpg", (64, 96)), marked)
+
+
 def test_a_mask_that_is_no_number_is_called_that(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 9), np.nan, np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(UsageError, match="has pixels that are NaN, but needs numbers"):

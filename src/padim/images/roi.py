@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from padim.documents import Document, Finite, Side
 from padim.errors import PathMissingError, UsageError
 from padim.images.decode import read_levels
+from padim.images.masks import judge_levels
 from padim.recipes import MOST_PX
 
 _EXAMPLE = "[[10, 10], [90, 10], [50, 80]]"
@@ -28,9 +29,8 @@ class Roi:
     """Where a model looks."""
 
     source_px: tuple[Side, Side]  # (height, width) of the only images that it fits
-    png: Annotated[
-        str, Meta(max_length=1 << 24)
-    ]  # the mask at network size, in base64; the same bytes for the same mask
+    # The mask at network size, in base64; the same bytes for the same mask.
+    png: Annotated[str, Meta(max_length=1 << 24)]
 
     @classmethod
     def of(
@@ -94,8 +94,9 @@ def read_roi(path: Path, source_px: tuple[int, int]) -> NDArray[np.bool_]:
     """Read a region of interest.
 
     Args:
-        path: A mask, an image that is above 0 where to look; or a ``.json`` with the corners of a
-            polygon as ``[x, y]`` in source pixels, or a list of such polygons.
+        path: A mask image, which marks where to look as ``judge_levels`` has it; or a ``.json``
+            with the corners of a polygon as ``[x, y]`` in source pixels, or a list of such
+            polygons.
         source_px: (height, width) of the images it is for.
 
     Returns:
@@ -126,7 +127,7 @@ def _read_marked(path: Path) -> NDArray[np.bool_]:
     levels = read_levels(path)
     if np.isnan(levels).any():
         raise UsageError(f"{path} has pixels that are NaN, but needs numbers. Draw it anew.")
-    return np.asarray(levels > 0)
+    return judge_levels(levels).mask
 
 
 def _read_polygons(path: Path) -> list[list[tuple[float, float]]]:
