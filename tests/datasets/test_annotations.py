@@ -228,6 +228,8 @@ def test_a_shape_that_cannot_be_meant_is_refused(
         '<mask label="d" rle="0" left="5" top="6" width="0" height="0"/>',
         '<mask label="d" rle="2,4,2" left="5" top="6" width="4" height="3"/>',
         '<mask label="d" rle="-2,14" left="5" top="6" width="4" height="3"/>',
+        '<mask label="d" rle="2,10" left="27" top="6" width="4" height="3"/>',
+        '<mask label="d" rle="2,10" left="5" top="-1" width="4" height="3"/>',
         '<box label="d" xtl="nan" ytl="3" xbr="9" ybr="7"/>',
         '<box label="d" xtl="1" ytl="3" xbr="9" ybr="7" rotation="inf"/>',
         '<polygon label="d" points="1,2,3"/>',
@@ -254,7 +256,10 @@ def test_a_file_for_an_image_is_found_by_its_name(part: Path, place: str) -> Non
 def test_other_files_of_the_name_of_an_image_are_not_taken(part: Path) -> None:
     (part / "test/dent/2.json").write_text('{"exposure_ms": 3, "gain": NaN}')
     (part / "test/dent/3.xml").write_text("<annotation><size/></annotation>")  # of Pascal VOC
+    (part / "settings.json").write_text("// not even JSON")
     assert [one.masks for one in read_category(part).test if one.is_anomalous] == [(), ()]
+    path = labelme(part / "ground_truth/2.json", shape("polygon", *SQUARE))
+    assert read_category(part).test[0].masks == (path,)
 
 
 @pytest.mark.parametrize("place", ["all", "annotations/instances_default", "ground_truth/all"])

@@ -77,7 +77,8 @@ def _list_shapes(element: ET.Element, size_px: tuple[int, int]) -> Iterator[Outl
         top, left, height, width = (
             int(_take(element, key)) for key in ("top", "left", "height", "width")
         )
-        make_outline([(left, top), (left + width, top + height)], size_px)
+        if min(left, top) < 0 or left + width > size_px[1] or top + height > size_px[0]:
+            raise ValueError("a mask reaches beyond its image")
         lengths = [int(length) for length in _take(element, "rle").split(",")]
         yield make_runs((height, width), lengths, (top, left))
     else:

@@ -40,6 +40,7 @@ def add_annotations(category: Category) -> Category:
         for root in roots
         for path in _list_annotations(root).values()
         if path not in known
+        and may_know_images(path)
         and (export := read_annotations(path)) is not None
         and not export.is_of_one
     ]
@@ -81,18 +82,17 @@ def _is_mask(path: Path) -> bool:
 
 def _find_beside(samples: Sequence[Sample], places: Sequence[Path]) -> dict[Path, Path]:
     """The annotation file of each image that has one of its own."""
-    files: dict[Path, dict[str, Path]] = {}
+    files: dict[Path, list[dict[str, Path]]] = {}  # of the nearest place first
     for folder in {sample.path.parent for sample in samples}:
         inner = (find_folder(place, folder.name) for place in places)
         listed = [folder, *(place for place in inner if place is not None), *places]
-        files[folder] = {}
-        for place in reversed(listed):  # those of the nearest place win
-            files[folder] |= _list_annotations(place)
+        files[folder] = [_list_annotations(place) for place in listed]
     found = {}
     owners: dict[Path, Path] = {}
     for sample in samples:
-        path = files[sample.path.parent].get(sample.path.stem)
-        if path is None or not may_know_images(path):
+        named = (files_there.get(sample.path.stem) for files_there in files[sample.path.parent])
+        path = next((one for one in named if one is not None and may_know_images(one)), None)
+        if path is None:
             continue
         if (owner := owners.setdefault(path, sample.path)) != sample.path:
             raise _meant_twice(path, path.name, owner, sample.path)

@@ -20,12 +20,7 @@ from padim.documents import Finite, Side
 from padim.images.decode import decode
 
 Corner = Annotated[list[Finite], Meta(min_length=2, max_length=2)]
-_BY_POINTS = {
-    "polygon": True,
-    "rotation": True,
-    "line": False,
-    "linestrip": False,
-}
+_BY_POINTS = {"polygon": True, "rotation": True, "line": False, "linestrip": False}
 
 
 @dataclass(frozen=True)
