@@ -1,5 +1,7 @@
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,12 @@ def test_colour_of_16_bits_keeps_its_depth_under_another_white() -> None:
     np.testing.assert_array_equal(np.asarray(image), expected)
     assert depth.kind == "16-bit colour"
     assert decode_with_depth(content)[1].highest == 4095
+    # With a chunk of EXIF that says the rows go from right to left.
+    exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x02\0\0\0\0\0\0"
+    chunk = b"eXIf" + exif
+    chunk = struct.pack(">I", len(exif)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    mirrored = decode(content[:33] + chunk + content[33:], Reading(white=4095))
+    np.testing.assert_array_equal(np.asarray(mirrored), expected[:, ::-1])
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,11 @@ def open_image(
 
     Returns:
         The image of 8 bits, and what it was before.
+
+    Raises:
+        ImageReadError: It cannot be read.
+        ShapeError: It is in memory, and of another shape or type, or without a pixel.
+        UsageError: It is no image.
     """
     if isinstance(image, str | Path):
         return decode_with_depth(Path(image), reading, hold)
@@ -111,6 +116,11 @@ def load_image(
         hashed: Whether its content is to be hashed.
         kept_px: Pixels of a file's picture that is kept, at most.
         hold: Told how many bytes of memory it takes, before and after.
+
+    Raises:
+        ImageReadError: It cannot be read.
+        ShapeError: ``bring`` does not take its size, or as ``open_image``.
+        UsageError: It is no image.
     """
     opened, depth = open_image(image, reading, hold)
     kept = None

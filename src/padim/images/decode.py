@@ -81,9 +81,8 @@ class Depth:
 
     kind: str  # such as ``8-bit colour`` or ``16-bit grey``
     white: int = FULL_WHITE  # the value of 16 bits that became 255
-    highest: int = (
-        FULL_WHITE  # value; the highest it can be where only the upper 8 of 16 bits are read
-    )
+    # The highest value; what it can be at most where only the upper 8 of 16 bits are read.
+    highest: int = FULL_WHITE
     n_above_white: int = 0  # pixels, or values of channels
 
     @property
@@ -289,7 +288,8 @@ def _read(
                 require_few_scans(opened, stream, name)
             hold(DECODE_BYTES_PER_PX * opened.width * opened.height)
             if is_misread(opened, reading.white):
-                opened = read_raster(stream, reading, name, hold)
+                orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
+                opened = read_raster(stream, reading, name, hold, orientation)
         return convert(opened)
 
 

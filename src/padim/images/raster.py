@@ -91,9 +91,20 @@ def is_misread(image: Image.Image, white: int) -> bool:
 
 
 def read_raster(
-    stream: BinaryIO, reading: Reading, name: Path | str, hold: Callable[[int], None]
+    stream: BinaryIO,
+    reading: Reading,
+    name: Path | str,
+    hold: Callable[[int], None],
+    orientation: int = 1,
 ) -> Raster:
     """Read what Pillow does not.
+
+    Args:
+        stream: A TIFF or a PNG.
+        reading: How it is read.
+        name: What it is called in errors.
+        hold: Told how many bytes of memory it takes.
+        orientation: That of EXIF, of a PNG; a TIFF says its own.
 
     Raises:
         ImageReadError: It is of a kind that is not read here either, or the extra is missing.
@@ -103,7 +114,7 @@ def read_raster(
         stream.seek(0)
         return _read_tiff(stream, reading, name, hold)
     stream.seek(0)
-    png = _load("imagecodecs", name).png_decode(stream.read())
+    png = _turn(_load("imagecodecs", name).png_decode(stream.read()), orientation)
     return Raster(png if png.ndim == 2 else png[..., :3] if png.shape[2] > 2 else png[..., 0])
 
 
