@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,6 +55,19 @@ def test_a_file_that_is_too_large_is_refused_unread(tmp_path: Path) -> None:
     assert DOCUMENT.read(path) == []
     with pytest.raises(DatasetError, match="it has more than 1 MiB"):
         DOCUMENT.read(path, most_bytes=1 << 20)
+
+
+def test_what_is_no_file_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    with pytest.raises(DatasetError, match="it is no file"):
+        DOCUMENT.read(path)
+    path = tmp_path / "none"
+    with pytest.raises(FileNotFoundError):
+        DOCUMENT.read(path)
 
 
 def test_plain_json_is_read_as_python_wrote_it() -> None:

@@ -47,6 +47,8 @@ class Document:
 
     def read(self, path: Path, most_bytes: int = MOST_BYTES) -> Any:
         """Read a file of JSON, as ``parse`` does; an ``OSError`` of the system passes."""
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise self.refuse("it is no file")
         with path.open("rb") as file:
             return self.parse(file.read(most_bytes + 1), most_bytes)
 

@@ -260,10 +260,10 @@ def hold(path: Path) -> Iterator[Callable[[], None]]:
 
 def remember(path: Path) -> Callable[[], None]:
     """Remember which file is there; gives what raises a `PadimError` if it is another by then."""
-    before = _identify(path)
+    before = identify(path)
 
     def check() -> None:
-        if _identify(path) != before:
+        if identify(path) != before:
             raise PadimError(
                 f"{path} has changed since it was read, and nothing was written. Run it again."
             )
@@ -271,13 +271,16 @@ def remember(path: Path) -> Callable[[], None]:
     return check
 
 
-def _identify(path: Path) -> tuple[int, ...]:
-    """What tells a file from another that has taken its place; nothing where none is there."""
+def identify(file: Path | int) -> tuple[int, ...]:
+    """What tells a file, by its path or its descriptor, from another that has taken its place.
+
+    So it tells a file from what it was before it changed; nothing where none is there.
+    """
     try:
-        status = path.stat()
+        status = os.stat(file)  # noqa: PTH116  # Path has none of descriptors
     except FileNotFoundError:
         return ()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _hide(name: str, suffix: str) -> str:

@@ -171,6 +171,23 @@ def test_a_list_of_pictures_removes_nothing_else(model: Path, images: Path, tmp_
     assert (out / "mine.jpg").exists()
 
 
+def test_a_row_that_names_files_of_others_is_not_taken_over(
+    model: Path, images: Path, tmp_path: Path
+) -> None:
+    out, mine = tmp_path / "out", tmp_path / "mine.jpg"
+    mine.touch()
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(4, patch, KeyboardInterrupt())
+        assert predict(model, images, out) == 130
+    rows = out / ".predictions.jsonl"
+    lines = rows.read_text().splitlines()
+    lines[2] = json.dumps(json.loads(lines[2]) | {"files": ["overlays/../../mine.jpg"]})
+    rows.write_text("\n".join([*lines, "[" * 200_000, ""]))
+    assert predict(model, images, out, "-q") == 0
+    assert mine.exists()
+    assert len((out / "predictions.jsonl").read_text().splitlines()) == 6
+
+
 def test_each_image_has_a_picture_of_its_own(model: Path, tmp_path: Path) -> None:
     names = ["x.jpg", "x.png", "x.jpg.jpg", "x.jpg.png", "X.png"]
     folder, out = tmp_path / "in", tmp_path / "out"

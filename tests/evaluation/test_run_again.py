@@ -194,6 +194,15 @@ def test_results_that_were_ready_take_their_places_whenever_that_is_cut_short(
     assert left == 1
 
 
+def test_a_list_of_what_is_ready_that_is_none_is_refused(tmp_path: Path) -> None:
+    job = Job(Category("a", tmp_path, (), ()), 0, make_fingerprint())
+    find_ready(job, tmp_path).mkdir()
+    for text in ("5", "[5]", "[" * 200_000):
+        (find_ready(job, tmp_path) / "written.json").write_text(text)
+        with pytest.raises(DatasetError, match=r"written\.json cannot be understood.*Remove"):
+            complete_job(job, tmp_path)
+
+
 def test_an_interrupted_run_has_tables_of_what_is_finished(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,11 @@ def test_a_mark_of_utf_8_at_the_start_is_read_over(tmp_path: Path) -> None:
     assert read_choices(tmp_path / "part.toml") == {"eps": 0.02}
 
 
+def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"part\.toml has more than 1 MiB"):
+        read_choices(written(tmp_path, "#" * (1 << 20) + "\n"))
+
+
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "part.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="is no TOML"):

@@ -1,11 +1,13 @@
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import oracle
 import pytest
 import torch
 
+import padim
 from padim.errors import DatasetError, MemoryLimitError, UsageError
 from padim.model import scorer as model_scorer
 from padim.scoring.calibration import LEAVE_ONE_OUT
@@ -66,6 +68,19 @@ def test_an_iterator_can_be_looked_at_once_only() -> None:
     with pytest.raises(UsageError, match="takes a second look"):
         oracle.small_fitter().fit(iter(images))
     assert oracle.small_fitter(calibrate=False).fit(iter(images)).state.calibration is None
+
+
+def test_a_fit_takes_other_taps(tmp_path: Path) -> None:
+    images = list(oracle.random_images(3, (64, 64)))
+    padim.fit(images, size_px=(64, 64), taps=(1, 3), dims="all", engine="torch").save(
+        tmp_path / "m.safetensors"
+    )
+    model = padim.load(tmp_path / "m.safetensors")
+    assert isinstance(model, padim.PaDiM)
+    spec = model.state.encoder.spec
+    assert (spec.taps, spec.channels, spec.strides) == ((1, 3), (24, 80), (4, 16))
+    assert [mean.shape for mean in model.state.mean] == [(16, 80), (256, 24)]
+    assert np.isfinite(model.predict(images[0]).score)
 
 
 def test_one_image_cannot_calibrate() -> None:

@@ -82,6 +82,13 @@ def test_each_cell_is_answered_for_once(
     np.testing.assert_array_equal(np.sort(np.concatenate(found)), np.flatnonzero(fine))
 
 
+def test_too_many_tiles_are_refused() -> None:
+    pyramid = build_pyramid(backbone("efficientnet_lite0"), (8192, 8192))
+    recipe = replace(RECIPES["standard"], size_px=(8192, 8192), tile_px=64, tile_overlap_px=0)
+    with pytest.raises(UsageError, match="There would be 16384 tiles, but may be 4096"):
+        plan_tiles(pyramid, recipe, None)
+
+
 def test_neighbours_meet_in_the_middle_of_what_both_see() -> None:
     tiling = tiled_fitter().encoder.tiling
     assert [(tile.top, tile.left) for tile in tiling.tiles] == [

@@ -49,6 +49,7 @@ from padim.model.file import load_moments, load_state, save_moments, save_state
 from padim.model.pair import moments_path
 from padim.model.state import ModelState
 from padim.recipes import RECIPES
+from padim.tensors.reading import TensorFileError, open_tensors
 from padim.versions import read_versions
 
 SEED = 0
@@ -314,6 +315,17 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path: Path, content: bytes) 
     for read in (load_state, load_moments):
         with pytest.raises(ModelFileTruncatedError, match="odd is no whole model file"):
             read(tmp_path / "odd")
+
+
+def test_a_shape_that_torch_cannot_count_is_refused(tmp_path: Path) -> None:
+    place = {"dtype": "F32", "shape": [1 << 62, 1 << 62, 0], "data_offsets": [0, 0]}
+    text = json.dumps({"a": place}).encode()
+    (tmp_path / "odd").write_bytes(len(text).to_bytes(8, "little") + text)
+    with (
+        pytest.raises(TensorFileError, match="tensor a is of a kind or length that cannot be"),
+        open_tensors(tmp_path / "odd") as file,
+    ):
+        file.read()
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])

@@ -84,6 +84,17 @@ def test_a_loaded_model_does_not_change_with_its_file(
     assert found.origin.model_sha256 == digest
 
 
+@pytest.mark.parametrize(("name", "part"), [("m.onnx", "m.onnx"), ("m.xml", "m.bin")])
+def test_a_graph_that_changes_while_it_is_loaded_is_noticed(
+    folder: Path, name: str, part: str
+) -> None:
+    file = read_graph(folder / name)
+    file.check_unchanged()
+    copy_over(folder / part)
+    with pytest.raises(ModelFileError, match="has changed while it was loaded"):
+        file.check_unchanged()
+
+
 def test_loaded_moments_do_not_change_with_their_file(folder: Path) -> None:
     path = moments_path(folder / "m.safetensors")
     found, expected = load_moments(path), load_moments(path)

@@ -67,6 +67,31 @@ def test_what_our_export_does_not_write_is_refused(
         Graph(write(tmp_path / "a.onnx", node, CAST, constants=constants))
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_sparse_tensor_is_refused(tmp_path: Path, engine: str) -> None:
+    path = write(tmp_path / "a.onnx", CAST)
+    graph = onnx.load(path)
+    value, place = tensor("sparse", np.ones(1, np.float32)), tensor("place", np.array([5]))
+    sparse = helper.make_sparse_tensor(value, place, [30_000, 10_000])
+    graph.graph.sparse_initializer.append(sparse)
+    onnx.save(graph, path)
+    with pytest.raises(ModelFileError, match="no graph of padim export: it has sparse tensors"):
+        Graph(path, engine)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", [b"score", b"other"])
+def test_names_that_are_no_text_are_refused_and_an_engine_says_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: bytes, engine: str
+) -> None:
+    more = helper.make_node("Floor", ["other"], ["more"])
+    path = write(tmp_path / "a.onnx", CAST, *[more] * (name == b"other"))
+    path.write_bytes(path.read_bytes().replace(name, name[:-1] + b"\xff"))
+    with pytest.raises(ModelFileError, match="is no graph that"):
+        Graph(path, engine)
+    assert not capfd.readouterr().out
+
+
 @pytest.mark.parametrize("content", [b"\xff" * 20, b"\x3a\xff\xff\xff\x7f", b"\x3b", b"\x08"])
 def test_what_is_no_protobuf_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"ends nowhere|no known kind"):

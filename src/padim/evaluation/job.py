@@ -15,7 +15,8 @@ from PIL import Image
 
 from padim.choices import is_same
 from padim.datasets import Category, Sample
-from padim.errors import ImageReadError
+from padim.documents import Document
+from padim.errors import DatasetError, ImageReadError
 from padim.evaluation.category import Evaluation, evaluate, preview
 from padim.evaluation.pictures import pictures, save_pictures
 from padim.evaluation.record import (
@@ -185,7 +186,8 @@ def complete_job(job: Job, out: Path) -> None:
     if not ready.is_dir():
         return
     if (ready / _WRITTEN).exists():  # else all has moved
-        written = json.loads((ready / _WRITTEN).read_text(encoding="utf-8"))
+        document = Document(ready / _WRITTEN, DatasetError, f"Remove {ready}.")
+        written = document.restore(document.read(ready / _WRITTEN), list[str])
         sources, places = _all_places(job, ready), _all_places(job, out)
         if sources["record"].exists():  # what says that the others are there goes first
             _remove(places["record"])

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from padim.model.state import ModelState
 
 _FILES = ("roi", "weights")
+_MOST_BYTES = 1 << 20
 _SEEDS = range(100)  # of draws that are compared with a model's
 
 
@@ -31,8 +32,12 @@ def read_choices(path: Path) -> FitChoices:
         raise UsageError(f"{path} is a device or a pipe, but needs to be a file. Name a .toml.")
     if not path.is_file():
         raise PathMissingError(path)
+    if path.stat().st_size > _MOST_BYTES:
+        raise UsageError(f"{path} has more than {_MOST_BYTES >> 20} MiB. Name a .toml of choices.")
     try:
-        table = tomllib.loads(path.read_text("utf-8-sig"))  # Notepad writes a mark
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES).decode("utf-8-sig")  # Notepad writes a mark
+        table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # of bytes, TOML, long numbers; of nesting
         raise UsageError(f"{path} is no TOML: {error}. Write lines such as eps = 0.01.") from None
     try:
@@ -107,9 +112,9 @@ def choices_of(state: "ModelState") -> FitChoices:
 
 def _is_published(encoder: "Encoder") -> bool:
     """Whether a model's weights are those that its backbone has without a file being named."""
-    from padim.features.weights import locate, parse_hash
+    from padim.features.weights import locate, promised_hash
 
-    if promised := parse_hash(encoder.spec.weights_file):
+    if promised := promised_hash(encoder.spec.weights_file):
         return encoder.weights_sha256.startswith(promised)
     here = locate(encoder.spec)
     return here is None or sha256(here) == encoder.weights_sha256

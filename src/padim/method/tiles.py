@@ -12,6 +12,8 @@ from padim.errors import UsageError
 from padim.method.pyramid import Level, Pyramid
 from padim.recipes import Recipe
 
+_MOST_TILES = 4096
+
 Span = tuple[slice, slice]  # what a part sees along one axis, and what of it it answers for
 
 
@@ -95,6 +97,11 @@ def plan_tiles(
             )
         sides = tuple(min(side, n) for n in grid)
         spans = [_cut_axis(n, side, overlap) for n, side in zip(grid, sides, strict=True)]
+        if (n_tiles := len(spans[0]) * len(spans[1])) > _MOST_TILES:
+            raise UsageError(
+                f"There would be {n_tiles} tiles, but may be {_MOST_TILES}. Take larger ones, or "
+                "let them overlap less."
+            )
     if sides == grid and wanted.all():
         return Tiling.whole(pyramid, recipe.size_px)
     number = np.arange(grid[0] * grid[1]).reshape(grid)

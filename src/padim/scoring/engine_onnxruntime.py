@@ -33,17 +33,20 @@ class OnnxRuntime:
             options.add_external_initializers_from_files_in_memory(*([one] for one in beside))
         try:
             self._session = onnxruntime.InferenceSession(
-                file.path, options, providers=["CPUExecutionProvider"]
+                file.path,
+                options,
+                providers=["CPUExecutionProvider"],
+                enable_fallback=0,  # it would say on stdout that it tries the same again
             )
-            outputs, inputs = self._session.get_outputs(), self._session.get_inputs()
+            self.names = tuple(output.name for output in self._session.get_outputs())
+            inputs = [(one.name, one.type, one.shape) for one in self._session.get_inputs()]
             said = self._session.get_modelmeta().custom_metadata_map
         except Exception as error:  # the classes of its errors are not public; names are no text
             raise unreadable(file.path) from error
-        if [one.name for one in inputs] != [INPUT] or inputs[0].type != "tensor(uint8)":
+        if [one[:2] for one in inputs] != [(INPUT, "tensor(uint8)")]:
             raise no_image_graph(file.path)
         self._path = file.path
-        self.names = tuple(output.name for output in outputs)
-        self.shape = tuple(axis if isinstance(axis, int) else None for axis in inputs[0].shape)
+        self.shape = tuple(axis if isinstance(axis, int) else None for axis in inputs[0][-1])
         self.description = said.get(DESCRIPTION)
 
     def run(self, images: NDArray[np.uint8]) -> Arrays:

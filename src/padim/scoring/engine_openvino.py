@@ -46,9 +46,12 @@ class OpenVino:
         self._weights = file.beside  # the model refers to them
         try:
             self._model = self._read(file)
+            self.names = tuple(min(output.names, default="") for output in self._model.outputs)
+            key = ["framework", DESCRIPTION] if file.path.suffix == ".onnx" else [DESCRIPTION]
+            described = self._model.has_rt_info(key)
+            self.description = self._model.get_rt_info(key).value if described else None
         except (RuntimeError, UnicodeDecodeError) as error:
             raise unreadable(file.path) from error
-        self.names = tuple(min(output.names, default="") for output in self._model.outputs)
         inputs = self._model.inputs
         if len(inputs) != 1 or inputs[0].element_type.get_type_name() != "u8":
             raise no_image_graph(file.path)
@@ -58,9 +61,6 @@ class OpenVino:
             if axes.rank.is_static
             else ()
         )
-        key = ["framework", DESCRIPTION] if file.path.suffix == ".onnx" else [DESCRIPTION]
-        described = self._model.has_rt_info(key)
-        self.description = self._model.get_rt_info(key).value if described else None
 
     def _read(self, file: GraphFile) -> Any:
         import openvino

@@ -6,7 +6,6 @@ sha256 that the file says of it.
 
 import hashlib
 import html
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,14 +22,16 @@ from padim.errors import (
     PadimError,
     PathMissingError,
 )
-from padim.files import sha256, write_whole
+from padim.files import identify, sha256, write_whole
 from padim.scoring.engines import ENGINES, engines_of
+from padim.scoring.protobuf import read_fields, write_field
 
 DESCRIPTION = "padim"  # the key of what a graph says of itself
 _SEAL = "padim_sha256"
 _BESIDE = {".xml": "padim_bin_sha256", ".onnx": "padim_data_sha256"}
-_METADATA = 14  # the field metadata_props of ModelProto, in onnx.proto
-_MOST_VARINT_BYTES = 10
+# Numbers of fields in onnx.proto
+_METADATA = 14  # of ModelProto
+_KEY, _VALUE = 1, 2  # of an entry there
 
 Entry = tuple[int, int, bytes]  # from where to where it is in its file, and its value
 
@@ -44,11 +45,11 @@ class GraphFile:
     beside: NDArray[np.uint8] | None  # what is in the file of its weights, if it has one
     is_sealed: bool
     sha256: str
-    identity: tuple[int, ...]  # what the system says of the file
+    identity: tuple[tuple[int, ...], ...]  # what the system says of it, and of that beside it
 
     def check_unchanged(self) -> None:
-        """Raise a `ModelFileError` if another file is there than was read."""
-        if not self.path.is_file() or _identify(self.path.stat()) != self.identity:
+        """Raise a `ModelFileError` if other files are there than were read."""
+        if _identify_parts(self.path) != self.identity:
             raise ModelFileError(f"{self.path} has changed while it was loaded. Load it again.")
 
 
@@ -62,9 +63,8 @@ def read_graph(path: Path, *, with_weights: bool = True) -> GraphFile:
     """
     if not path.is_file():
         raise PathMissingError(path)
-    with path.open("rb") as file:
-        identity = _identify(os.fstat(file.fileno()))
-        content = np.fromfile(file, np.uint8).data
+    identity = _identify_parts(path)
+    content = np.fromfile(path, np.uint8).data
     seal = _find_one(path, content, _SEAL)
     start, stop, said = seal or (len(content), len(content), b"")
     whole = hashlib.sha256(content[:start])
@@ -104,6 +104,10 @@ def graph_parts(path: Path) -> list[Path]:
     """The files of a graph that must travel together: itself, and its weights beside it."""
     beside = part_beside(path)
     return [path, beside] if beside.is_file() else [path]
+
+
+def _identify_parts(path: Path) -> tuple[tuple[int, ...], ...]:
+    return tuple(map(identify, graph_parts(path)))
 
 
 def write_seal(path: Path) -> None:
@@ -176,15 +180,11 @@ def _find_one(path: Path, content: bytes | memoryview, key: str) -> Entry | None
     """The entry of a key; None where there is none, a `ModelFileError` where there are several."""
     try:
         found = list(_FORMS[path.suffix].find(content, key.encode()))
-    except (ValueError, IndexError) as error:
+    except ValueError as error:
         raise unreadable(path) from error
     if len(found) > 1:
         raise unreadable(path)
     return found[0] if found else None
-
-
-def _identify(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class _Form(Protocol):
@@ -201,28 +201,19 @@ class _Onnx:
     """Fields of protobuf; an entry is a whole field of metadata."""
 
     def find(self, content: bytes | memoryview, key: bytes) -> Iterator[Entry]:
-        begin = _write_field(1, key) + bytes([2 << 3 | 2])
-        place = 0
-        while place < len(content):
-            start = place
-            tag, place = _read_varint(content, place)
-            if tag & 7 not in (0, 2):  # a number, or bytes
-                raise ValueError
-            n_bytes, place = _read_varint(content, place)
-            if tag & 7 == 0:
-                continue
-            value, place = place, place + n_bytes
-            if place > len(content):
-                raise ValueError
-            if tag >> 3 == _METADATA and content[value : value + len(begin)] == begin:
-                n_bytes, value = _read_varint(content, value + len(begin))
-                if value + n_bytes != place:
-                    raise ValueError
-                yield start, place, bytes(content[value:place])
+        for number, value, start, stop in read_fields(memoryview(content)):
+            if number == _METADATA and not isinstance(value, int):
+                entry = {
+                    part: bytes(said)
+                    for part, said, *_ in read_fields(value)
+                    if not isinstance(said, int)
+                }
+                if entry.get(_KEY) == key:
+                    yield start, stop, entry.get(_VALUE, b"")
 
     def write(self, key: str, value: str) -> bytes:
-        fields = _write_field(1, key.encode()) + _write_field(2, value.encode())
-        return _write_field(_METADATA, fields)
+        entry = write_field(_KEY, key.encode()) + write_field(_VALUE, value.encode())
+        return write_field(_METADATA, entry)
 
     def insert(self, content: bytes, key: str, value: str) -> bytes:
         return content + self.write(key, value)
@@ -250,27 +241,3 @@ class _Xml:
 
 
 _FORMS: dict[str, _Form] = {".onnx": _Onnx(), ".xml": _Xml()}
-
-
-def _write_field(number: int, content: bytes) -> bytes:
-    """A field of protobuf that holds bytes."""
-    return _write_varint(number << 3 | 2) + _write_varint(len(content)) + content
-
-
-def _write_varint(number: int) -> bytes:
-    parts = bytearray()
-    while number > 127:
-        parts.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*parts, number])
-
-
-def _read_varint(content: bytes | memoryview, start: int) -> tuple[int, int]:
-    """The whole number that is written from a place on, and the place behind it."""
-    number = 0
-    for i in range(_MOST_VARINT_BYTES):
-        byte = content[start + i]
-        number |= (byte & 127) << 7 * i
-        if byte < 128:
-            return number, start + i + 1
-    raise ValueError

@@ -170,13 +170,14 @@ class Journal:
         return self._read_line(self._file.readline())
 
     def _read_line(self, line: bytes) -> Entry | None:
-        """The row in a line; None where it is none, or cut short."""
+        """The row in a line; None where it is none, or cut short, or names files of others."""
         try:
             data, record = json.loads(line), None
             if data["row"] is not None:
                 record = PredictionRecord.from_dict(data["row"], self.decision)
-            return Entry(record, tuple(data["files"])) if line.endswith(b"\n") else None
-        except (ValueError, LookupError, TypeError, AttributeError):
+            is_whole = line.endswith(b"\n") and all(map(_is_ours, data["files"]))
+            return Entry(record, tuple(data["files"])) if is_whole else None
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
 
     def _write_pictures(self, names: Iterable[str]) -> None:
@@ -187,7 +188,7 @@ class Journal:
         try:
             names = json.loads(self._pictures.read_text(encoding="utf-8"))
             return {name for name in names if _is_ours(name)}
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return set()
 
 

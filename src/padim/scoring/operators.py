@@ -30,7 +30,7 @@ BYTES_PER_PX = 4096  # and of an image's pixels; the widest stage of the largest
 
 # Numbers of fields in onnx.proto
 _GRAPH, _FUNCTIONS = 7, 25  # of ModelProto
-_NODE, _TENSOR = 1, 5  # of GraphProto
+_NODE, _TENSOR, _SPARSE = 1, 5, 15  # of GraphProto
 _DIMS, _TENSOR_NAME, _RAW = 1, 8, 9  # of TensorProto
 _INPUT, _OUTPUT = 1, 2  # of NodeProto
 _OP_TYPE, _ATTRIBUTE, _DOMAIN = 4, 5, 7  # of NodeProto
@@ -69,6 +69,8 @@ def check_onnx(content: bytes | memoryview) -> None:
                 nodes.append(_read_node(_bytes(value)))
             elif number == _TENSOR and stop - start < _LARGEST_SCALAR:
                 tensors.append(_bytes(value))
+            elif number == _SPARSE:  # an engine makes them dense, of whatever size
+                raise ValueError("it has sparse tensors")
     if len(nodes) > _MOST_NODES:
         raise ValueError(f"it has {len(nodes)} operators")
     makers = {name: node for node in nodes for name in node.outputs}

@@ -1,4 +1,4 @@
-"""Protobuf as far as ONNX files need it: which fields there are, and what they hold."""
+"""Protobuf as far as ONNX files need it: the fields there are, what they hold, and new ones."""
 
 from collections.abc import Iterator
 
@@ -52,3 +52,16 @@ def _read_varint(content: memoryview, start: int) -> tuple[int, int]:
         if byte < 128:
             return number, start + shift + 1
     raise ValueError("a number ends nowhere")
+
+
+def write_field(number: int, content: bytes) -> bytes:
+    """A field that holds bytes."""
+    return _write_varint(number << 3 | 2) + _write_varint(len(content)) + content
+
+
+def _write_varint(number: int) -> bytes:
+    parts = bytearray()
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*parts, number])

@@ -2,18 +2,18 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from padim.errors import ModelFileError, UsageError
+from padim.files import identify
 from padim.temporary import TemporaryFolder
 
 _NAMES = {
@@ -76,7 +76,7 @@ class FileTensor:
         with self.path.open("rb") as file:
             file.seek(self.start + first * n_row)
             raw = np.fromfile(file, np.uint8, n_wanted)
-            is_other = self.identity is not None and self.identity != identify(file)
+            is_other = self.identity is not None and self.identity != identify(file.fileno())
         if is_other or len(raw) < n_wanted:
             raise ModelFileError(f"{self.path} has changed since it was loaded. Load it again.")
         return torch.from_numpy(raw).view(self.dtype).view(-1, *self.shape[1:])
@@ -146,12 +146,6 @@ def hash_tensor(tensor: Tensor | FileTensor) -> str:
 def begin_hash(dtype: torch.dtype, shape: tuple[int, ...]) -> Any:
     """A sha256 that has seen the type and the shape of a tensor."""
     return hashlib.sha256(str((dtype, shape)).encode())
-
-
-def identify(file: BinaryIO) -> tuple[int, ...]:
-    """What the system says of an open file; once it is changed, it says another thing."""
-    status = os.fstat(file.fileno())
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:

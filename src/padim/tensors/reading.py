@@ -14,12 +14,12 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
+from padim.files import identify
 from padim.tensors.file_tensor import (
     PIECE_BYTES,
     TYPES,
     FileTensor,
     begin_hash,
-    identify,
     raw_bytes,
 )
 
@@ -68,7 +68,7 @@ class TensorReader:
         Raises:
             TensorFileError: The file has become shorter.
         """
-        identity = identify(self._file)
+        identity = identify(self._file.fileno())
         tensors: dict[str, Tensor | FileTensor] = {}
         digests = {}
         whole = hashlib.sha256(self._header)
@@ -187,7 +187,8 @@ def _parse_place(name: str, facts: object) -> _Place:
     match facts:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(start), int(stop)]}:
             is_whole = all(type(n) is int and 0 <= n < 2**63 for n in (*shape, start, stop))
-            if dtype in TYPES and is_whole and len(shape) <= _MOST_AXES:
+            is_counted = is_whole and prod(n or 1 for n in shape) < 2**59  # torch multiplies all
+            if dtype in TYPES and is_counted and len(shape) <= _MOST_AXES:
                 place = _Place(TYPES[dtype], tuple(shape), start, stop)
                 if stop - start == prod(shape) * place.dtype.itemsize:
                     return place
