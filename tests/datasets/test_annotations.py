@@ -14,6 +14,7 @@ from PIL import Image
 from padim.datasets import read_category
 from padim.datasets.annotations import read_annotations, read_truth
 from padim.datasets.coco import unpack
+from padim.datasets.shapes import AnnotatedImage, make_runs
 from padim.errors import DatasetError
 
 HEIGHT, WIDTH = 20, 30
@@ -121,6 +122,16 @@ def test_polygons_and_masks_of_coco_are_drawn(tmp_path: Path) -> None:
     )
     good = {"segmentation": runs, "category_id": 2}
     assert not drawn(coco(tmp_path / "c.json", good)).any()
+
+
+@pytest.mark.parametrize("is_by_column", [True, False])
+def test_runs_fill_their_bitmap_in_order(is_by_column: bool) -> None:
+    lengths = [3, 4, 0, 9, 20, 41, 1, 1, 1, 0, 0, 20]  # within lines, to their ends, over several
+    flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    runs = make_runs((10, 10), lengths, (2, 3), is_by_column=is_by_column)
+    expected = np.zeros((12, 20), np.bool_)
+    expected[2:, 3:13] = flat.reshape(10, 10).T if is_by_column else flat.reshape(10, 10)
+    np.testing.assert_array_equal(AnnotatedImage("a", (12, 20), (runs,)).draw().mask, expected)
 
 
 def test_compressed_runs_of_coco_are_drawn(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Shapes that annotation tools draw, and the masks that they are."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,11 +43,17 @@ class Runs:
     is_by_column: bool = False
 
     def draw(self, picture: Image.Image) -> None:
-        """Draw it white."""
-        flat = np.repeat(np.arange(len(self.lengths)) % 2 == 1, self.lengths)
-        rows, columns = self.size_px
-        mask = flat.reshape(columns, rows).T if self.is_by_column else flat.reshape(rows, columns)
-        paste(picture, mask, self.place)
+        """Draw it white, run by run: in memory and time of what is white alone."""
+        draw = ImageDraw.Draw(picture)
+        top, left = self.place
+        n_line = self.size_px[0 if self.is_by_column else 1]
+        end = 0
+        for i, length in enumerate(self.lengths):
+            start, end = end, end + length
+            for y, x, bottom, right in _split_run(start, end, n_line) if i % 2 and length else ():
+                if self.is_by_column:
+                    y, x, bottom, right = x, y, right, bottom
+                draw.rectangle((left + x, top + y, left + right, top + bottom), fill=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +65,8 @@ class Bitmap:
 
     def draw(self, picture: Image.Image) -> None:
         """Draw it white."""
-        paste(picture, self.mask, self.place)
+        stencil = Image.fromarray(np.ascontiguousarray(self.mask))
+        picture.paste(1, (self.place[1], self.place[0]), stencil)
 
 
 @dataclass(frozen=True)
@@ -159,7 +166,13 @@ def make_runs(
     return Runs(size_px, tuple(lengths), place, is_by_column)
 
 
-def paste(picture: Image.Image, mask: NDArray[np.bool_], place: tuple[int, int]) -> None:
-    """Make a picture white where a mask at a place is."""
-    stencil = Image.fromarray(np.ascontiguousarray(mask))
-    picture.paste(1, (place[1], place[0]), stencil)
+def _split_run(start: int, end: int, n_line: int) -> Iterator[tuple[int, int, int, int]]:
+    """Split a run over lines of pixels into boxes: line and place of the first and last pixel."""
+    (first, start), (last, end) = divmod(start, n_line), divmod(end - 1, n_line)
+    if first == last:
+        yield first, start, first, end
+        return
+    yield first, start, first, n_line - 1
+    if last - first > 1:
+        yield first + 1, 0, last - 1, n_line - 1
+    yield last, 0, last, end
