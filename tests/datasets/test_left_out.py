@@ -61,6 +61,14 @@ def test_masks_of_a_category_are_used(tmp_path: Path) -> None:
     assert found == LeftOut(suffixes=((".txt", 1),))
 
 
+def test_what_lies_beside_images_of_a_list_is_nobodys_business(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        picture(tmp_path / name)
+    rows = "a.png,train,good\nb.png,test,good\n"
+    (tmp_path / "manifest.csv").write_text(f"path,split,label\n{rows}")
+    assert find_left_out_of(read_dataset(tmp_path)) == LeftOut()
+
+
 def test_images_beside_the_folders_that_label_them_are_listed(tmp_path: Path) -> None:
     for name in ("train/good/0.png", "train/1.png", "test/good/2.png", "Test_.png", "test/3.png"):
         picture(tmp_path / name)
@@ -83,12 +91,12 @@ def test_a_folder_that_cannot_be_looked_into_is_listed_and_no_obstacle(
 ) -> None:
     picture(tmp_path / "a.png")
     (tmp_path / "lost").mkdir()
-    listed = Path.iterdir
+    look = os.scandir
 
-    def refuse(folder: Path) -> Iterator[Path]:
+    def refuse(folder: Path) -> Iterator[os.DirEntry[str]]:
         if folder.name == "lost":
             raise PermissionError(13, "Permission denied")
-        return listed(folder)
+        return look(folder)
 
-    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr("padim.datasets.left_out.os.scandir", refuse)
     assert find_left_out([tmp_path]).folders == (tmp_path / "lost",)

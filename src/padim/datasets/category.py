@@ -139,6 +139,7 @@ class Category:
         normal_masks: Normal test images that have a mask all the same, and it: a check of the
             data looks at it.
         layout: A name of ``padim.datasets.LAYOUTS``.
+        is_listed: Whether a file names its images one by one, whatever else lies beside them.
         unlabelled: Images beside the folders whose names say what images show; they are left out.
     """
 
@@ -150,6 +151,7 @@ class Category:
     validation: tuple[Path, ...] = ()
     normal_masks: tuple[tuple[Path, Path], ...] = ()
     layout: str = "MVTec AD"
+    is_listed: bool = False
     unlabelled: tuple[Path, ...] = ()
 
     @property

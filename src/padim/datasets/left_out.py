@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from padim.datasets.category import Category
-from padim.datasets.folder import folders_in, list_images
-from padim.errors import DatasetError, format_count, join_names
+from padim.datasets.folder import folders_in
+from padim.errors import format_count, join_names
 from padim.images.decode import IMAGE_SUFFIXES
 
 
@@ -97,27 +97,24 @@ def find_left_out_of(categories: Sequence[Category]) -> LeftOut:
     folders: dict[Path, None] = {}
     used: set[Path] = set()
     for category in categories:
-        for path in (*category.images(), *category.validation):
-            folders[path.parent] = None
+        if not category.is_listed:
+            images = (*category.images(), *category.validation)
+            folders |= dict.fromkeys(path.parent for path in images)
         used.update(category.unused_masks)
         for sample in category.test:
             used.update(sample.masks)
         used.update(mask for _, mask in category.normal_masks)
-    found = find_left_out(() if _is_listed(categories) else folders, used)
+    found = find_left_out(folders, used)
     return replace(found, unlabelled=tuple(path for one in categories for path in one.unlabelled))
 
 
 def _holds_images(folder: Path) -> bool:
     """Whether a folder that is not taken holds images, or may: it cannot be looked into."""
     try:
-        return bool(list_images(folder))
-    except DatasetError:
+        with os.scandir(folder) as entries:
+            return any(Path(one.name).suffix.lower() in IMAGE_SUFFIXES for one in entries)
+    except OSError:
         return True
-
-
-def _is_listed(categories: Sequence[Category]) -> bool:
-    """Whether a file says one by one which images there are."""
-    return any(category.layout in ("manifest", "VisA", "Real-IAD") for category in categories)
 
 
 def _walk(paths: Iterable[Path], recursive: bool) -> Iterator[Path]:

@@ -119,6 +119,7 @@ def category_of(
         validation=tuple(sorted(split["validation"])),
         normal_masks=tuple(normal_masks),
         layout=layout,
+        is_listed=True,
     )
 
 
