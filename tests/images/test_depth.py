@@ -122,9 +122,10 @@ def test_a_white_that_does_not_suit_is_said(value: int, white: int, words: str) 
 @pytest.mark.parametrize("n_bits", [10, 12, 16])
 def test_dark_images_of_16_bits_are_no_duplicates(tmp_path: Path, n_bits: int) -> None:
     generator = np.random.default_rng(n_bits)
-    paths = []
+    paths = [tmp_path / "of_8_bits.png"]
+    Image.new("L", (128, 128), 77).save(paths[0])
     for i in range(6):
-        rough = generator.integers(0, 2**n_bits, (16, 16), dtype=np.uint16)
+        rough = generator.integers(2**n_bits // 4, 2**n_bits // 2, (16, 16), dtype=np.uint16)
         picture = np.kron(rough, np.ones((8, 8), np.uint16))
         for name in (f"{i}.png", f"{i}_again.tif")[: 1 + (i == 5)]:
             Image.fromarray(picture).save(tmp_path / name)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padim.images.decode import PLAIN, Depth
-from padim.images.reading import smallest_white
+from padim.images.reading import FULL_WHITE, smallest_white
 
 _THUMBNAIL_PX = 32
 _DUPLICATE_RMS = 1.0  # grey levels between thumbnails
@@ -42,15 +42,18 @@ class Look:
 
 
 def near_duplicates(looks: Sequence[Look]) -> Iterator[tuple[int, int]]:
-    """Find images that look as an earlier one does, in the range of values that they share.
+    """Find images that look as an earlier one does; those of 16 bits in the range that they share.
 
     Yields:
         The index of such an image, ascending, and that of the first that it looks like.
     """
     if not looks:
         return
-    white = max(smallest_white(look.depth.highest) for look in looks)
-    flat = np.stack([look.thumbnail.ravel() * (look.depth.white / white) for look in looks])
+    depths = [look.depth for look in looks]
+    highest = max((depth.highest for depth in depths if depth.is_deep), default=FULL_WHITE)
+    white = smallest_white(highest)
+    scales = [depth.white / white if depth.is_deep else 1 for depth in depths]
+    flat = np.stack([look.thumbnail.ravel() for look in looks]) * np.array(scales, "f4")[:, None]
     flat = flat - flat.mean(axis=0)
     squares = (flat**2).sum(axis=1)
     limit = _DUPLICATE_RMS**2 * flat.shape[1]
