@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from padim.datasets.naming import means_good
-from padim.images.masks import MaskImage, flaws_of
+from padim.images.masks import MaskImage, find_flaws
 
 Point = tuple[float, float]  # x and y, in pixels
 _CORNERS = 64  # of a polygon that stands for an ellipse
@@ -98,7 +98,7 @@ class AnnotatedImage:
         for shape in self.shapes:
             shape.draw(picture)
         mask = np.array(picture)
-        return MaskImage(mask, ("box-mask",) * self.has_boxes + flaws_of(mask))
+        return MaskImage(mask, ("box-mask",) * self.has_boxes + find_flaws(mask))
 
 
 def is_defect(label: str) -> bool:

@@ -45,8 +45,8 @@ class ImageFacts:
             max(self.highest, other.highest),
         )
 
-    def differences(self, image: Loaded) -> tuple[str, ...]:
-        """How an image differs from these, in words that end a sentence; maybe not at all."""
+    def compare(self, image: Loaded) -> tuple[str, ...]:
+        """Say how an image differs from these, in words that end a sentence; maybe not at all."""
         found = []
         if image.depth.kind not in self.kinds:
             found.append(f"of {image.depth.kind}, not {' or '.join(self.kinds)}")
@@ -81,8 +81,8 @@ def describe_depth(facts: ImageFacts | None, white: int) -> str:
     )
 
 
-def clipped(image: Loaded) -> tuple[str, ...]:
-    """Whether an image has values above white, in words that end a sentence."""
+def describe_clipping(image: Loaded) -> tuple[str, ...]:
+    """Say whether an image has values above white, in words that end a sentence."""
     depth = image.depth
     return (f"with values above white, {depth.white}",) if depth.n_above_white else ()
 

@@ -80,11 +80,11 @@ def judge_levels(levels: NDArray[Any]) -> MaskImage:
         end = (high - low) * _ENDS
         if ((levels > low + end) & (levels < high - end)).mean() > _MOST_GREY:
             flaws.insert(0, "grey-mask")
-    return MaskImage(mask, (*flaws_of(mask), *flaws))
+    return MaskImage(mask, (*find_flaws(mask), *flaws))
 
 
-def flaws_of(mask: NDArray[np.bool_]) -> tuple[str, ...]:
-    """What is doubtful about which pixels a mask marks: names of `FLAWS`."""
+def find_flaws(mask: NDArray[np.bool_]) -> tuple[str, ...]:
+    """Find what is doubtful about which pixels a mask marks: names of `FLAWS`."""
     if not mask.size or mask.mean() <= _COVERED:
         return ()
     border = np.concatenate((mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]))

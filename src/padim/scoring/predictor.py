@@ -16,7 +16,7 @@ from PIL import Image
 from padim.errors import ImageReadError, ModelFileError, ShapeError, UsageError
 from padim.images.ahead import DECODE_AHEAD, IMAGE_TYPES, ImageInput, Loaded, batched, load_ahead
 from padim.images.decode import rgb_pixels
-from padim.images.facts import clipped
+from padim.images.facts import describe_clipping
 from padim.scoring.calibration import Calibration
 from padim.scoring.description import Description
 from padim.scoring.engines import ENGINES
@@ -227,7 +227,7 @@ class Predictor:
                     image.picture,
                     self.decision,
                     origin,
-                    (*(facts.differences(image) if facts else ()), *clipped(image)),
+                    (*(facts.compare(image) if facts else ()), *describe_clipping(image)),
                 )
 
     def save(self, path: str | Path, *, moments: bool = False) -> None:
