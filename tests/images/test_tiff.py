@@ -100,6 +100,15 @@ def test_orientation_of_what_pillow_does_not_read(orientation: int) -> None:
     assert depth.kind == "16-bit colour"
 
 
+@pytest.mark.parametrize("tag", [256, 257])  # width and height
+def test_a_tiff_without_a_pixel_is_refused(tag: int) -> None:
+    content = bytearray(written(np.zeros((4, 6), "u1")))
+    at = content.index(tag.to_bytes(2, "little"))
+    content[at + 8 : at + 12] = bytes(4)
+    with pytest.raises(ImageReadError, match="it has no pixel"):
+        decode(bytes(content))
+
+
 def test_what_a_reader_cannot_know_is_refused() -> None:
     with pytest.raises(ImageReadError, match="of a kind that is not read"):
         decode(written(np.zeros((8, 9, 5), "u2"), photometric="separated"))

@@ -132,6 +132,8 @@ def _read_tiff(
             reason = f"it has no page {reading.page}; choose another --page"
             raise ImageReadError(name, reason) from error
         n_pixels = page.imagewidth * page.imagelength
+        if not n_pixels:
+            raise ImageReadError(name, "it has no pixel")
         n_samples, photometric = page.samplesperpixel, int(page.photometric)
         if Image.MAX_IMAGE_PIXELS is not None and n_pixels > Image.MAX_IMAGE_PIXELS:
             raise Image.DecompressionBombError
