@@ -97,6 +97,7 @@ def test_a_misspelt_setting_fails_the_type_checker(call: str, tmp_path: Path) ->
         ({"drop_outliers": 1}, r"needs to be above 0 and below 1\. Try 0\.005\.$"),
         ({"n_batch": 0}, r"^The batch size is 0, but needs to be 1 or more\. Try 1\.$"),
         ({"n_threads": 0}, r"^The number of threads is 0"),
+        ({"n_threads": 10**9}, r"^The number of threads is 1e\+09, but .* 1 and 1024\. Try 1\."),
         ({"calibrate": None}, r"^calibrate is None, but needs to be true or false\.$"),
         ({"roi": 3}, "roi is 3, but needs to be a text or a file or an array"),
         ({"max_memory": -1}, "max_memory is -1, but needs to be 1 or more"),

@@ -15,7 +15,7 @@ from padim.errors import UsageError
 from padim.images.reading import FULL_WHITE, Reading
 from padim.memory import parse_bytes
 from padim.recipes import DEFAULT_RECIPE, EPS_RULES, RECIPES, Recipe
-from padim.scoring.engines import DEVICES, ENGINES, PRECISIONS
+from padim.scoring.engines import DEVICES, ENGINES, MOST_THREADS, PRECISIONS
 
 STORE_NAMES = ("float16", "float32")
 Size = int | str | tuple[int, int]
@@ -197,7 +197,7 @@ class FitSettings:
             "memory",
             "N",
             words="The number of threads",
-            within=Range(1),
+            within=Range(1, MOST_THREADS, usual=1),
             older=("--threads",),
         ),
     ] = None

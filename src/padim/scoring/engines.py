@@ -17,7 +17,7 @@ from padim.errors import MissingExtraError, UnknownNameError, UsageError
 if TYPE_CHECKING:
     from padim.scoring.graph_file import GraphFile
 
-_MOST_THREADS = 1024  # more of them are a slip of the hand, and end the process
+MOST_THREADS = 1024  # more of them are a slip of the hand, and end the process
 PRECISIONS = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
 INPUT = "image"
@@ -164,9 +164,9 @@ def choose_threads(n_threads: int | None) -> int:
         raise UsageError(
             f"The number of threads is {n_threads!r}, but needs to be a whole number. Try 1."
         ) from None
-    if not 1 <= n_threads <= _MOST_THREADS:
+    if not 1 <= n_threads <= MOST_THREADS:
         raise UsageError(
-            f"The number of threads is {n_threads}, but needs to be between 1 and {_MOST_THREADS}. "
+            f"The number of threads is {n_threads}, but needs to be between 1 and {MOST_THREADS}. "
             f"Try {n_cores()}."
         )
     return n_threads
