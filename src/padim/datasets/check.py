@@ -17,6 +17,7 @@ from padim.errors import DatasetError, ImageReadError, format_count
 from padim.files import sha256
 from padim.images.ahead import map_within
 from padim.images.decode import Hold, decode_stretched
+from padim.images.masks import FLAWS
 from padim.images.thumbnails import Look, far_sizes, near_duplicates
 
 KINDS: dict[str, str] = {
@@ -26,12 +27,7 @@ KINDS: dict[str, str] = {
     "contradiction": "labels that contradict masks or each other",
     "mask-size": "masks of another size than their image",
     "empty-mask": "empty masks beside others of the image",
-    "inverted-mask": "masks that mark the background",
-    "grey-mask": "masks that are grey all over",
-    "covering-mask": "masks that mark more than half of their image",
-    "mask-levels": "masks of more than two levels",
-    "alpha-mask": "masks that are drawn in alpha alone",
-    "box-mask": "defects known by their box alone",
+    **{flaw: f"masks that {words}" for flaw, (words, _) in FLAWS.items()},
     "no-mask": "defects without a mask",
     "stray-mask": "masks of no image",
     "duplicate": "repeated in one split",
@@ -46,14 +42,6 @@ SEVERE = frozenset(
 Value = TypeVar("Value", bound=Hashable)
 
 _LOOK_PX = 64  # twice a thumbnail's side: rounding to whole levels averages out
-_DETAILS = {  # of what is doubtful about a mask
-    "inverted-mask": "its border and most of it are marked: invert it if they are background",
-    "grey-mask": "many pixels are neither dark nor bright, as in a photograph: draw it anew",
-    "covering-mask": "more than half of it is marked: look whether that is the defect",
-    "mask-levels": "it has more than two levels: a defect is what is above half of their range",
-    "alpha-mask": "it has one colour: a defect is where it is opaque",
-    "box-mask": "a defect has no shape but its box: all of that counts as defect",
-}
 _USUAL = 0.75  # share of images that a size or a mode needs for the others to be odd
 
 
@@ -215,7 +203,7 @@ def _check_one(seen: _Seen, has_masks: bool) -> Iterator[Finding]:
         return
     for mask in seen.masks:
         for flaw in mask.flaws:
-            yield Finding(flaw, mask.path, _DETAILS[flaw], item.path)
+            yield Finding(flaw, mask.path, FLAWS[flaw][1], item.path)
     if seen.split == "test" and not item.masks and has_masks:
         yield Finding("no-mask", item.path, f"{item.defect}, without a mask")
     empty = [mask.path for mask in seen.masks if not mask.is_marked]

@@ -92,8 +92,9 @@ class Evaluation:
     def describe_flaws(self) -> list[str]:
         """Say what is doubtful about masks: how many, and the first."""
         return [
-            f"{len(paths)} of the masks {words}. The first: {paths[0]}. padim check lists them."
-            for flaw, words in FLAWS.items()
+            f"{len(paths)} of the masks {words}: {advice}. The first: {paths[0]}. "
+            "padim check lists them."
+            for flaw, (words, advice) in FLAWS.items()
             if (paths := self.mask_flaws.get(flaw))
         ]
 

@@ -9,14 +9,17 @@ from numpy.typing import NDArray
 
 from padim.images.decode import read_layers
 
-# What can be doubtful, in words that follow a number of masks.
-FLAWS: dict[str, str] = {
-    "inverted-mask": "mark the border and most of the image: background and defect look exchanged",
-    "grey-mask": "are grey all over, as photographs are: what they mark is a guess",
-    "covering-mask": "mark more than half of their image",
-    "mask-levels": "have more than two levels: a defect is what is above half of their range",
-    "alpha-mask": "have one colour: a defect is where they are opaque",
-    "box-mask": "know only the box of a defect: all of the box counts",
+# What can be doubtful: words that follow "masks that" or a number of masks, and what follows of it.
+FLAWS: dict[str, tuple[str, str]] = {
+    "inverted-mask": (
+        "mark the border and most of their image",
+        "background and defect look exchanged",
+    ),
+    "grey-mask": ("are grey all over, as photographs are", "what is marked is a guess"),
+    "covering-mask": ("mark more than half of their image", "look whether that is the defect"),
+    "mask-levels": ("have more than two levels", "a defect is what is above half of the range"),
+    "alpha-mask": ("are drawn in alpha alone", "a defect is where they are opaque"),
+    "box-mask": ("know only the box of a defect", "all of the box counts"),
 }
 _MOST_CLASSES = 16  # levels, in a map of classes
 _LARGEST_CLASS = 31  # of numbers that are classes whatever their shape
