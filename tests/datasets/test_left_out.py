@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from padim.datasets import expand, read_dataset
+from padim.datasets import expand, find_normal, read_dataset
 from padim.datasets.left_out import LeftOut, find_left_out, find_left_out_of
 from padim.images.decode import IMAGE_SUFFIXES, read_image
 
@@ -58,7 +58,25 @@ def test_masks_of_a_category_are_used(tmp_path: Path) -> None:
     (tmp_path / "test/spot/notes.txt").touch()
     (tmp_path / "license.txt").touch()
     found = find_left_out_of(read_dataset(tmp_path))
-    assert found == LeftOut(suffixes=((".txt", 1),))
+    assert found == LeftOut(suffixes=((".txt", 1),), is_recursion_offered=False)
+
+
+def test_folders_inside_those_of_a_category_are_listed_unless_they_are_taken(
+    tmp_path: Path,
+) -> None:
+    for name in (
+        "train/good/0.png",
+        "train/good/lot/1.png",
+        "test/spot/2.png",
+        "test/spot/m/2.png",
+    ):
+        picture(tmp_path / name)
+    (category,) = read_dataset(tmp_path)
+    said = "Left out: 2 folders of images: lot, m."
+    assert find_left_out_of([category]).describe() == said
+    category = find_normal(tmp_path, recursive=True).category
+    assert category is not None
+    assert find_left_out_of([category]).describe() == "Left out: 1 folder of images: m."
 
 
 def test_what_lies_beside_images_of_a_list_is_nobodys_business(tmp_path: Path) -> None:
@@ -66,7 +84,7 @@ def test_what_lies_beside_images_of_a_list_is_nobodys_business(tmp_path: Path) -
         picture(tmp_path / name)
     rows = "a.png,train,good\nb.png,test,good\n"
     (tmp_path / "manifest.csv").write_text(f"path,split,label\n{rows}")
-    assert find_left_out_of(read_dataset(tmp_path)) == LeftOut()
+    assert not find_left_out_of(read_dataset(tmp_path)).describe()
 
 
 def test_images_beside_the_folders_that_label_them_are_listed(tmp_path: Path) -> None:
@@ -83,7 +101,7 @@ def test_annotations_of_good_images_are_used(tmp_path: Path) -> None:
         picture(tmp_path / name)
     for name in ("test/good/1.json", "test/spot/2.json"):
         (tmp_path / name).write_text('{"shapes": [], "imageHeight": 8, "imageWidth": 9}')
-    assert find_left_out_of(read_dataset(tmp_path)) == LeftOut()
+    assert not find_left_out_of(read_dataset(tmp_path)).describe()
 
 
 def test_a_folder_that_cannot_be_looked_into_is_listed_and_no_obstacle(

@@ -115,10 +115,13 @@ def test_masks_are_found_in_any_case(tmp_path: Path) -> None:
 def test_a_mask_beside_its_image_is_no_image(tmp_path: Path) -> None:
     root = lay_out(tmp_path, "train/good/a.png", "test/dent/b.png", "test/dent/b_mask.png")
     lay_out(root, "test/good/c.png", "test/good/c_mask.png", "test/dent/face_mask.png")
+    lay_out(root, "train/good/a_mask.png")
     category = read_category(root)
     found = {sample.path.name: sample.masks for sample in category.test}
     assert found == {"b.png": (root / "test/dent/b_mask.png",), "face_mask.png": (), "c.png": ()}
     assert category.normal_masks == ((root / "test/good/c.png", root / "test/good/c_mask.png"),)
+    assert category.train == (root / "train/good/a.png",)
+    assert category.unused_masks == (root / "train/good/a_mask.png",)
     lay_out(root, "ground_truth/dent/b_mask.png")
     with pytest.raises(DatasetError, match=r"b\.png has 2 masks"):
         read_category(root)

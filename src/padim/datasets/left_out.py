@@ -22,6 +22,7 @@ class LeftOut:
         dead_links: Links to what is not there.
         n_special: Pipes, sockets and devices.
         folders: Folders that hold images.
+        is_recursion_offered: Whether ``--recursive`` would take those.
         unlabelled: Images of a category that are in no folder that says what they show.
     """
 
@@ -30,6 +31,7 @@ class LeftOut:
     dead_links: tuple[Path, ...] = ()
     n_special: int = 0
     folders: tuple[Path, ...] = ()
+    is_recursion_offered: bool = True
     unlabelled: tuple[Path, ...] = ()
 
     def describe(self) -> str:
@@ -50,7 +52,8 @@ class LeftOut:
         if self.folders:
             count = format_count(len(self.folders), "folder")
             names = join_names(path.name for path in self.folders)
-            parts.append(f"{count} of images, for which there is --recursive: {names}")
+            offer = ", for which there is --recursive" if self.is_recursion_offered else ""
+            parts.append(f"{count} of images{offer}: {names}")
         if self.unlabelled:
             count = format_count(len(self.unlabelled), "image")
             names = join_names(f"{path.parent.name}/{path.name}" for path in self.unlabelled)
@@ -71,7 +74,8 @@ def find_left_out(
     suffixes, hidden, special = Counter[str](), 0, 0
     dead: list[Path] = []
     below: list[Path] = []
-    known = set(used)
+    folders = tuple(folders)
+    known = {*used, *folders}
     for folder in _walk(folders, recursive):
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
@@ -105,7 +109,8 @@ def find_left_out_of(categories: Sequence[Category]) -> LeftOut:
             used.update(sample.masks)
         used.update(mask for _, mask in category.normal_masks)
     found = find_left_out(folders, used)
-    return replace(found, unlabelled=tuple(path for one in categories for path in one.unlabelled))
+    unlabelled = tuple(path for one in categories for path in one.unlabelled)
+    return replace(found, is_recursion_offered=False, unlabelled=unlabelled)
 
 
 def _holds_images(folder: Path) -> bool:

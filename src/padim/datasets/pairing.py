@@ -79,11 +79,13 @@ class Folders:
             samples.extend(Sample(image, name, paired[image]) for image in images)
             used = set().union(*paired.values())
             unused.extend(mask for mask in masks if mask not in used)
+        train, beside = _part_masks(self.list_train(folder))
+        unused.extend(beside)
         validation = find_folder(folder, self.validation) if self.validation else None
         category = Category(
             folder_name(folder),
             folder,
-            self.list_train(folder),
+            train,
             tuple(samples),
             tuple(unused),
             validation=() if validation is None else images_in(validation),
