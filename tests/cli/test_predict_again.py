@@ -171,8 +171,17 @@ def test_a_list_of_pictures_removes_nothing_else(model: Path, images: Path, tmp_
     assert (out / "mine.jpg").exists()
 
 
-def test_a_row_that_names_files_of_others_is_not_taken_over(
-    model: Path, images: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"files": ["overlays/../../mine.jpg"]},
+        {"files": [3]},
+        {"row": {"path": "0.png", "score": "high"}},
+        {"row": "none"},
+    ],
+)
+def test_a_row_that_is_not_as_it_was_written_is_not_taken_over(
+    model: Path, images: Path, tmp_path: Path, changed: dict[str, object]
 ) -> None:
     out, mine = tmp_path / "out", tmp_path / "mine.jpg"
     mine.touch()
@@ -181,7 +190,7 @@ def test_a_row_that_names_files_of_others_is_not_taken_over(
         assert predict(model, images, out) == 130
     rows = out / ".predictions.jsonl"
     lines = rows.read_text().splitlines()
-    lines[2] = json.dumps(json.loads(lines[2]) | {"files": ["overlays/../../mine.jpg"]})
+    lines[-1] = json.dumps(json.loads(lines[-1]) | changed)
     rows.write_text("\n".join([*lines, "[" * 200_000, ""]))
     assert predict(model, images, out, "-q") == 0
     assert mine.exists()

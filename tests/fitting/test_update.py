@@ -211,6 +211,18 @@ def test_a_model_is_changed_by_one_at_a_time(images: list[Path], tmp_path: Path)
     assert learning.update(path, images[7:]).state.count == 12
 
 
+def test_a_pair_that_is_new_is_written_by_one_at_a_time(images: list[Path], tmp_path: Path) -> None:
+    one = fitted(images[:3], tmp_path / "one.safetensors")
+    other = fitted(images[3:6], tmp_path / "other.safetensors")
+    model, path = padim.merge(one, other, tmp_path / "both"), tmp_path / "new.safetensors"
+    with lock_file(path):
+        with pytest.raises(PadimError, match=r"Another padim is changing .*new\.safetensors"):
+            model.save(path, moments=True)
+        with pytest.raises(PadimError, match=r"Another padim is changing .*new\.safetensors"):
+            padim.merge(one, other, path)
+    assert not path.exists()
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Replace a file as a program that minds no lock does."""
     other = path.with_suffix(".other")

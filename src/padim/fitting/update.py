@@ -15,7 +15,7 @@ from padim.errors import DatasetError, UsageError, format_count, join_names
 from padim.features.encoder import Encoder
 from padim.features.network import choose_batch, choose_device, choose_engine, open_graphs
 from padim.features.trunk_cache import hash_trunk
-from padim.files import hold, sha256
+from padim.files import hold, lock_file, remember, sha256
 from padim.fitting import looks
 from padim.fitting.fitter import sample, solve
 from padim.fitting.looks import Begin, Embedder, FirstLook, Seen
@@ -188,8 +188,8 @@ def merge(
     first, second, out = require_path(first), require_path(second), require_path(out)
     _require_no_graph(first)
     _require_no_graph(second)
-    with hold(out) as check:
-        return _merge(first, second, out, weights, begin, check)
+    with lock_file(out):  # also one that is not there yet, since two files are to be written
+        return _merge(first, second, out, weights, begin, remember(out))
 
 
 def _merge(

@@ -133,7 +133,7 @@ class PaDiM(Predictor):
                 "The model has no moments to save: it was fitted without keep_moments, or loaded. "
                 "Fit it with keep_moments=True, or leave moments out."
             )
-        with lock_file(path) if path.is_file() else nullcontext():
+        with lock_file(path) if moments or path.is_file() else nullcontext():
             if moments and self.moments is not None:
                 save_pair(self.state, self.moments, path)
             else:

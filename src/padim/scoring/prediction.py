@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from msgspec import convert
 from numpy.typing import NDArray
 from PIL import Image
 
+from padim.documents import Finite, Fraction
 from padim.errors import ImageReadError, UsageError
 from padim.images.ahead import ImageInput, open_image
 from padim.images.heatmap import overlay, save_picture
@@ -59,6 +61,17 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class _RowFacts:
+    """What a row says, beside its hottest region and its origin."""
+
+    path: str | None
+    score: Finite
+    label: Literal["normal", "anomalous"] | None
+    p_value: Fraction | None
+    regions: tuple[Region, ...]
+
+
+@dataclass(frozen=True)
 class PredictionRecord:
     """A prediction in words and numbers: what is written of it, and what a server answers.
 
@@ -92,17 +105,10 @@ class PredictionRecord:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any], decision: Decision | None) -> "PredictionRecord":
-        """What ``to_dict`` made, by the same thresholds; of other data a Lookup- or TypeError."""
-        return cls(
-            row["path"],
-            row["score"],
-            row["label"],
-            row["p_value"],
-            _read_region(row),
-            tuple(map(_read_region, row["regions"])),
-            decision,
-            Origin(**{one.name: row[one.name] for one in fields(Origin)}),
-        )
+        """What ``to_dict`` made, by the same thresholds; of other data a Value- or LookupError."""
+        facts, hottest = convert(row, _RowFacts), convert(row, Region)
+        origin = None if row["image_sha256"] is None else convert(row, Origin)
+        return cls(**vars(facts), hottest=hottest, decision=decision, origin=origin)
 
 
 @dataclass(frozen=True, repr=False)
@@ -314,10 +320,6 @@ def decide(
         threshold = replace(threshold, warning=f"{STALE} {threshold.warning}".rstrip())
     pixel_rate = DEFAULT_PIXEL_RATE if pixel_rate is None else pixel_rate
     return Decision(calibration, threshold, calibration.pixel_threshold(pixel_rate))
-
-
-def _read_region(row: Mapping[str, Any]) -> Region:
-    return Region(**{one.name: row[one.name] for one in fields(Region)})
 
 
 def _img(picture: Image.Image) -> str:
