@@ -160,7 +160,7 @@ def test_a_model_without_moments_does_not_learn(
 
 @pytest.mark.slow
 def test_a_pair_is_always_the_old_or_the_new(whole: ModelState, tmp_path: Path) -> None:
-    pyramid = nest([Level((1, 1), (0,), ((0, 1),))])
+    pyramid = nest([Level((16, 16), (0,), ((0, 1),))])
     path = tmp_path / "m.safetensors"
 
     def pair(version: int) -> tuple[ModelState, Moments]:
@@ -168,16 +168,16 @@ def test_a_pair_is_always_the_old_or_the_new(whole: ModelState, tmp_path: Path) 
             whole,
             encoder=replace(whole.encoder, tiling=Tiling.whole(pyramid, SIZE_PX)),
             count=version,
-            image_sha256=(f"{version}",),
-            mean=(torch.full((1, 2), float(version)),),
-            whitening=(torch.full((1, 2, 2), float(version)),),
+            image_sha256=(f"{version:064x}",),
+            mean=(torch.full((256, 2), float(version)),),
+            whitening=(torch.full((256, 2, 2), float(version)),),
             eps=(0.1,),
             trunk={},
             samples=None,
             calibration=None,
         )
-        mean = torch.full((1, 2), float(version), dtype=torch.float64)
-        return state, Moments(version, (mean,), ((mean[:, :, None].expand(1, 2, 2),),))
+        mean = torch.full((256, 2), float(version), dtype=torch.float64)
+        return state, Moments(version, (mean,), ((mean[:, :, None].expand(256, 2, 2),),))
 
     save_pair(*pair(1), path)
     generator = random.Random(0)
