@@ -390,6 +390,20 @@ def test_a_run_from_elsewhere_shows_no_file_of_this_machine(
         assert not (tmp_path / "o.html").exists()
 
 
+def test_maps_that_are_none_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    path = copy / "previews/carpet.npy"
+    for dtype, shape in (("<f4,<f4", (2, 4, 4)), ("<f2", (1 << 40, 64, 64))):
+        with path.open("wb") as file:
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header | {"fortran_order": False})
+            file.write(bytes(256))
+        assert main(["report", str(copy), "-o", str(tmp_path / "a.html")]) == 1
+        assert f"{path} cannot be read, but holds the maps." in capsys.readouterr().err
+
+
 def test_a_curve_may_rise_where_its_chart_ends() -> None:
     assert (
         curve([[0, 0.5, 1, 1], [0, 0, 0, 1]], 1) == "M40.0 200.0L174.0 200.0L308.0 200.0L308.0 12.0"

@@ -99,7 +99,7 @@ class Part:
         path = run / "previews" / f"{safe_name(record.row.category)}.npy"
         try:
             previews = np.load(path, allow_pickle=False).astype(np.float32)
-        except (OSError, ValueError, TypeError, EOFError) as error:
+        except (OSError, ValueError, TypeError, EOFError, MemoryError) as error:
             raise DatasetError(
                 f"{path} cannot be read, but holds the maps. Run padim benchmark again."
             ) from error
