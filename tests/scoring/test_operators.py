@@ -1,3 +1,5 @@
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +92,14 @@ def test_names_that_are_no_text_are_refused_and_an_engine_says_nothing(
     with pytest.raises(ModelFileError, match="is no graph that"):
         Graph(path, engine)
     assert not capfd.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no name that is no text")
+def test_a_graph_may_lie_in_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    graph = Graph(write(folder / "a.onnx", CAST), "onnxruntime")
+    assert graph(np.full((1, 4, 4, 3), 7, np.uint8))[0].max() == 7
 
 
 @pytest.mark.parametrize("content", [b"\xff" * 20, b"\x3a\xff\xff\xff\x7f", b"\x3b", b"\x08"])

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from padim.files import plain_text
 from padim.scoring.engines import INPUT, Arrays
 from padim.scoring.graph_file import (
     DESCRIPTION,
@@ -31,9 +32,10 @@ class OnnxRuntime:
         if file.beside is not None:
             beside = part_beside(file.path).name, file.beside, len(file.beside)
             options.add_external_initializers_from_files_in_memory(*([one] for one in beside))
+        is_text = plain_text(str(file.path)) == str(file.path)  # it takes no other path
         try:
             self._session = onnxruntime.InferenceSession(
-                file.path,
+                file.path if is_text else bytes(file.content),
                 options,
                 providers=["CPUExecutionProvider"],
                 enable_fallback=0,  # it would say on stdout that it tries the same again
