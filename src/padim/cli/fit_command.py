@@ -185,7 +185,8 @@ def _fit_to(
     from padim.model.pair import save_alone, save_pair
 
     peak = watch_peak()
-    with lock_file(out) if out.is_file() else nullcontext():
+    is_shared = out.is_file() or fitter.settings.keep_moments  # of two files, others may write one
+    with lock_file(out) if is_shared else nullcontext():
         with phases() as begin:
             fitted = fitter.fit(chosen, begin, unreadable.callback)
         if fitted.moments is not None:
