@@ -112,7 +112,6 @@ def test_no_file_is_replaced_while_it_is_held_simulated(
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", refuse)
-    monkeypatch.setattr("padim.model.file._WINDOWS", True)
     category = make_category(tmp_path / "stripes")
     good, model = str(category / "test/good"), str(tmp_path / "m.safetensors")
     for _ in range(2):
