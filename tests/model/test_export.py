@@ -131,7 +131,7 @@ def test_samples_that_are_damaged_are_said_to_be(
     facts = dict(padim.load(path).description.facts)
     facts["samples"] = [facts["samples"][0] | {"image": picture}]
     write_description(path, json.dumps(facts))
-    with pytest.raises(ModelFileError, match="brings samples that cannot be read"):
+    with pytest.raises(ModelFileError, match=r"samples that cannot be read|at samples\[0\]\.image"):
         verify(path)
 
 
