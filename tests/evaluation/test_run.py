@@ -118,7 +118,7 @@ def test_a_finished_category_is_not_done_again(
     assert benchmark(root, out) == 0
     said = capsys.readouterr().out
     assert "carpet: finished before" in said
-    assert "bottle: 4 train" in said
+    assert "bottle: learning from train/good (4 images)" in said
     assert (out / "models/carpet.safetensors").stat().st_mtime_ns == before
     assert len(json.loads((out / "results.json").read_text())["rows"]) == 2
 

@@ -44,7 +44,7 @@ def test_a_graph_of_a_kilobyte_cannot_ask_for_gigabytes(tmp_path: Path, engine: 
         constants=(tensor("asked", np.array([60_000, 60_000])),),
     )
     assert path.stat().st_size < 1000
-    with pytest.raises(ModelFileError, match=r"no graph of padim export: .* 'ConstantOfShape'\."):
+    with pytest.raises(ModelFileError, match=r"export: its ConstantOfShape makes something"):
         Graph(path, engine)
 
 

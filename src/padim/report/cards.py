@@ -103,10 +103,10 @@ class Part:
             raise DatasetError(
                 f"{path} cannot be read, but holds the maps. Run padim benchmark again."
             ) from error
-        if previews.ndim != 3 or len(previews) != len(images):
+        if previews.shape[:1] != (len(images),) or (images and previews.ndim != 3):
             raise DatasetError(
-                f"{path} holds {len(previews)} maps, but needs {len(images)}. Run padim benchmark "
-                "again."
+                f"{path} holds an array of shape {previews.shape}, but needs {len(images)} maps. "
+                "Run padim benchmark again."
             )
         height, width = settings["size_px"]
         crop, resample = settings["crop_fraction"], settings["resample"]

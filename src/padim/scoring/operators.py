@@ -9,7 +9,7 @@ from padim.scoring.graph_file import GraphFile
 from padim.scoring.protobuf import read_fields, read_packed
 
 ONNX_OPERATORS = frozenset((
-    "Add", "Cast", "Clip", "Concat", "Conv", "Div", "Floor", "Gather", "GatherND", "MatMul",
+    "Add", "Cast", "Clip", "Concat", "ConstantOfShape", "Conv", "Div", "Floor", "Gather", "GatherND", "MatMul",
     "MaxPool", "Mul", "Pow", "Range", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape",
     "Shape", "Sigmoid", "Slice", "Sqrt", "Squeeze", "Sub", "TopK", "Transpose", "Unsqueeze",
 ))  # fmt: skip
@@ -31,7 +31,7 @@ BYTES_PER_PX = 4096  # and of an image's pixels; the widest stage of the largest
 # Numbers of fields in onnx.proto
 _GRAPH, _FUNCTIONS = 7, 25  # of ModelProto
 _NODE, _TENSOR, _SPARSE = 1, 5, 15  # of GraphProto
-_DIMS, _TENSOR_NAME, _RAW = 1, 8, 9  # of TensorProto
+_TENSOR_NAME, _RAW = 8, 9  # of TensorProto
 _INPUT, _OUTPUT = 1, 2  # of NodeProto
 _OP_TYPE, _ATTRIBUTE, _DOMAIN = 4, 5, 7  # of NodeProto
 _INTS = 8  # of AttributeProto
@@ -74,29 +74,39 @@ def check_onnx(content: bytes | memoryview) -> None:
     if len(nodes) > _MOST_NODES:
         raise ValueError(f"it has {len(nodes)} operators")
     makers = {name: node for node in nodes for name in node.outputs}
+    checks = {b"Range": _check_range, b"ConstantOfShape": _check_zeros}
     for node in nodes:
-        if node.kind == b"Range":
-            _check_range(node, makers, dict(map(_read_scalar, tensors)))
+        if check := checks.get(node.kind):
+            check(node, makers, dict(map(_read_number, tensors)))
 
 
-def _read_scalar(tensor: memoryview) -> tuple[bytes, bytes]:
-    """The name and the bytes of a number; of what is none, nothing."""
+def _read_number(tensor: memoryview) -> tuple[bytes, bytes]:
+    """The name and the bytes of a small tensor; of what has none, nothing."""
     found = {number: value for number, value, *_ in read_fields(tensor)}
-    if _DIMS in found or _RAW not in found or _TENSOR_NAME not in found:
+    if _RAW not in found or _TENSOR_NAME not in found:
         return b"", b""
     return bytes(_bytes(found[_TENSOR_NAME])), bytes(_bytes(found[_RAW]))
 
 
-def _check_range(node: "_Node", makers: dict[bytes, "_Node"], scalars: dict[bytes, bytes]) -> None:
+def _check_range(node: "_Node", makers: dict[bytes, "_Node"], numbers: dict[bytes, bytes]) -> None:
     """Let a graph count the images, and nothing else."""
     start, limit, step = node.inputs if len(node.inputs) == 3 else (b"", b"", b"")
     size = makers.get(limit)
     shape = makers.get(size.inputs[0]) if size is not None and size.inputs else None
-    counts = [scalars.get(name) for name in (start, step)] == [_ZERO, _ONE]
+    counts = [numbers.get(name) for name in (start, step)] == [_ZERO, _ONE]
     if size is None or shape is None or (size.kind, shape.kind) != (b"Squeeze", b"Shape"):
         counts = False
     if not counts:
         raise ValueError("its Range counts something else than images")
+
+
+def _check_zeros(node: "_Node", makers: dict[bytes, "_Node"], numbers: dict[bytes, bytes]) -> None:
+    """Let a graph make a row of as many zeros as images, and nothing else."""
+    joined = makers.get(node.inputs[0]) if node.inputs else None
+    sizes = joined.inputs if joined is not None and joined.kind == b"Concat" else []
+    above = [makers.get(name) for name in sizes if numbers.get(name) != _ONE]
+    if len(above) != 1 or above[0] is None or above[0].kind != b"Shape":
+        raise ValueError("its ConstantOfShape makes something else than a number for each image")
 
 
 def check_openvino(root: ElementTree.Element) -> None:
