@@ -133,8 +133,7 @@ class Pyramid:
         if place is None:
             place = torch.as_tensor(self.place, device=values.device)
         if values.shape[0] < self.levels[-1].n_cells:
-            # A product, since graphs may not have the operator that new zeros become.
-            values = torch.cat((values, values[:1] * 0))
+            values = torch.cat((values, values.new_zeros(1, values.shape[1])))
         return values[place].t().reshape(-1, *self.levels[-1].grid)
 
     def keep_modelled(self, embeddings: Sequence[Tensor]) -> list[Tensor]:

@@ -9,8 +9,9 @@ from padim.scoring.graph_file import GraphFile
 from padim.scoring.protobuf import read_fields, read_packed
 
 ONNX_OPERATORS = frozenset((
-    "Add", "Cast", "Clip", "Concat", "ConstantOfShape", "Conv", "Div", "Floor", "Gather", "GatherND", "MatMul",
-    "MaxPool", "Mul", "Pow", "Range", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape",
+    "Add", "Cast", "Clip", "Concat", "ConstantOfShape", "Conv", "Div", "Floor", "Gather",
+    "GatherND", "MatMul", "MaxPool", "Mul", "Pow", "Range", "ReduceMax", "ReduceMean", "ReduceSum",
+    "Relu", "Reshape",
     "Shape", "Sigmoid", "Slice", "Sqrt", "Squeeze", "Sub", "TopK", "Transpose", "Unsqueeze",
 ))  # fmt: skip
 OPENVINO_LAYERS = frozenset((
