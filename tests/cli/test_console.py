@@ -33,6 +33,7 @@ def test_a_table_and_a_warning_stay_in_their_lines(capsys: pytest.CaptureFixture
 
 
 def test_the_name_of_a_bar_is_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     stream = io.StringIO()
     shown = Console(file=stream, force_terminal=True, width=200)
     monkeypatch.setattr(console, "Console", lambda **_: shown)

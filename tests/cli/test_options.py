@@ -125,7 +125,7 @@ def test_benchmark_takes_the_file_of_a_fit(
     capsys.readouterr()
     assert main(words) == 0
     assert "stripes: done again" not in (again := capsys.readouterr().out)
-    assert main([*words, "--no-calibrate"]) == 0
+    assert main([*words, "--no-calibrate", "--overwrite"]) == 0
     assert "stripes: done again, because of calibrate" in capsys.readouterr().out, again
 
 
@@ -141,7 +141,7 @@ def test_benchmark_takes_a_region_and_tiles(
     capsys.readouterr()
     assert main(["info", str(model), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["preprocess"]["roi"] is not None
-    assert main([*words[:4], "--tile-px", "32", "--tile-overlap-px", "16"]) == 0
+    assert main([*words[:4], "--tile-px", "32", "--tile-overlap-px", "16", "--overwrite"]) == 0
     assert not model.with_suffix(".moments.safetensors").exists()
     capsys.readouterr()
     assert main(["info", str(model), "--json"]) == 0

@@ -363,7 +363,7 @@ def test_another_benchmark_takes_no_place_unless_told_to(
     (out / "report.html").touch()
     before = {path: path.read_bytes() for path in of("", out)}
     for more, words in (
-        (("--category", "carpet"), "holds a benchmark with also bottle."),
+        (("--category", "carpet"), "holds a benchmark of bottle as well."),
         (("--eps", "0.02"), "holds a benchmark with another eps."),
     ):
         capsys.readouterr()

@@ -99,11 +99,11 @@ def _require_same_benchmark(
     if before.settings.get("n_seeds", 1) > plan.n_seeds:
         other.append("n_seeds")
     gone = {row.category for row in before.rows} - {category.name for category in categories}
-    reasons = [f"another {join_names(other)}"] * bool(other)
-    reasons += [f"also {join_names(sorted(gone))}"] * bool(gone)
+    reasons = [f"with another {join_names(other)}"] * bool(other)
+    reasons += [f"of {join_names(sorted(gone))} as well"] * bool(gone)
     if reasons:
         raise UsageError(
-            f"{out} holds a benchmark with {' and '.join(reasons)}. Replace its tables with "
+            f"{out} holds a benchmark {' and '.join(reasons)}. Replace its tables with "
             "--overwrite, or choose another folder."
         )
 

@@ -134,7 +134,9 @@ class _HashLane:
 
 def _allocate(dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """Make room for a tensor; NumPy asks for huge pages, which are filled in half the time."""
-    room = np.empty(prod(shape) * dtype.itemsize, np.uint8)
+    if not (n_bytes := prod(shape) * dtype.itemsize):
+        return torch.empty(shape, dtype=dtype)
+    room = np.empty(n_bytes, np.uint8)
     return torch.from_numpy(room).view(dtype).view(shape)
 
 
