@@ -165,10 +165,11 @@ def _mutate_array(random: Random, array: Any) -> str:
         odd += (float("nan"), float("inf"), -float("inf"), float(np.finfo(array.dtype).max), 1e-6)
     value = random.choice(odd)
     with np.errstate(all="ignore"):
+        chosen = np.array(value).astype(array.dtype)
         if random.random() < 0.5:
-            array[at] = value
+            array[at] = chosen
         elif random.random() < 0.5:
-            array[:] = value
+            array[:] = chosen
         else:
             array[:] = array[::-1]
             value = float("nan")
