@@ -314,7 +314,7 @@ def test_of_files_that_belong_together_all_are_old_or_new(
         process = os.fork()
         if not process:
             Path.replace = lambda self, to: die(self, to, replace)  # type: ignore[method-assign, assignment]  # in the child alone
-            Path.rename = lambda self, to: die(self, to, rename)  # type: ignore[method-assign, assignment]
+            Path.rename = lambda self, to: die(self, to, rename)  # type: ignore[method-assign, assignment]  # in the child alone
             with write_together(main) as partial:
                 partial.write_text("new")
                 partial.with_suffix(".bin").write_text("new")

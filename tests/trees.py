@@ -11,6 +11,15 @@ from padim.metrics.resamples import N_RESAMPLES
 from padim.metrics.table import METRICS
 
 
+def lay_out(root: Path, *names: str) -> Path:
+    """Make empty files below a folder, with the folders that they need."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
 def striped(seed: int, side_px: int = 72, *, spot: bool = False) -> Image.Image:
     """A striped surface with some noise, and with a dark spot when it is to be defective."""
     generator = np.random.default_rng(seed)

@@ -4,6 +4,7 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
+from trees import lay_out
 
 from padim.datasets import (
     MVTEC_OBJECTS,
@@ -19,21 +20,13 @@ from padim.datasets import (
 from padim.errors import DatasetError, PathMissingError, UnknownNameError
 
 
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return root
-
-
 def names(root: Path, paths: tuple[Path, ...]) -> list[str]:
     return [path.relative_to(root).as_posix() for path in paths]
 
 
 @pytest.fixture
 def bottle(tmp_path: Path) -> Path:
-    return touch(
+    return lay_out(
         tmp_path / "bottle",
         "train/good/001.png",
         "train/good/000.png",
@@ -48,48 +41,48 @@ def bottle(tmp_path: Path) -> Path:
 
 
 def test_images_are_listed_by_suffix_whatever_its_case(tmp_path: Path) -> None:
-    touch(tmp_path, "b.PNG", "a.jpeg", "c.Tiff", "d.webp", "e.txt", "png", "f.png.txt")
+    lay_out(tmp_path, "b.PNG", "a.jpeg", "c.Tiff", "d.webp", "e.txt", "png", "f.png.txt")
     assert names(tmp_path, list_images(tmp_path)) == ["a.jpeg", "b.PNG", "c.Tiff", "d.webp"]
 
 
 def test_images_are_sorted_by_code_point(tmp_path: Path) -> None:
-    touch(tmp_path, "é.png", "a.png", "B.png", "a10.png", "a2.png", "a-1.png")
+    lay_out(tmp_path, "é.png", "a.png", "B.png", "a10.png", "a2.png", "a-1.png")
     expected = ["B.png", "a-1.png", "a.png", "a10.png", "a2.png", "é.png"]
     assert names(tmp_path, list_images(tmp_path)) == expected
 
 
 def test_recursive_lists_sort_by_the_whole_relative_path(tmp_path: Path) -> None:
     # "-" comes before "/", which comes before "0".
-    touch(tmp_path, "a/z.png", "a-b/y.png", "a0/x.png", "a.png", "a/deep/er/w.png")
+    lay_out(tmp_path, "a/z.png", "a-b/y.png", "a0/x.png", "a.png", "a/deep/er/w.png")
     assert names(tmp_path, list_images(tmp_path)) == ["a.png"]
     expected = ["a-b/y.png", "a.png", "a/deep/er/w.png", "a/z.png", "a0/x.png"]
     assert names(tmp_path, list_images(tmp_path, recursive=True)) == expected
 
 
 def test_hidden_files_and_folders_are_skipped(tmp_path: Path) -> None:
-    touch(tmp_path, ".a.png", "b.png", ".cache/c.png", "d/._e.png", "d/f.png")
+    lay_out(tmp_path, ".a.png", "b.png", ".cache/c.png", "d/._e.png", "d/f.png")
     assert names(tmp_path, list_images(tmp_path, recursive=True)) == ["b.png", "d/f.png"]
 
 
 def test_folders_named_like_images_are_no_images(tmp_path: Path) -> None:
-    touch(tmp_path, "a.png/b.png")
+    lay_out(tmp_path, "a.png/b.png")
     assert list_images(tmp_path) == ()
 
 
 def test_a_hidden_folder_that_is_asked_for_is_listed(tmp_path: Path) -> None:
-    touch(tmp_path, ".hidden/a.png")
+    lay_out(tmp_path, ".hidden/a.png")
     assert names(tmp_path, list_images(tmp_path / ".hidden")) == [".hidden/a.png"]
 
 
 def test_links_to_folders_are_not_followed_in_circles(tmp_path: Path) -> None:
-    touch(tmp_path, "a/b.png")
+    lay_out(tmp_path, "a/b.png")
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     (tmp_path / "gone.png").symlink_to(tmp_path / "nothing")
     assert names(tmp_path, list_images(tmp_path, recursive=True)) == ["a/b.png"]
 
 
 def test_expand_keeps_files_and_lists_folders_once_each(tmp_path: Path) -> None:
-    touch(tmp_path, "f/b.png", "f/a.png", "f/deep/c.png", "odd.dat", "z.png")
+    lay_out(tmp_path, "f/b.png", "f/a.png", "f/deep/c.png", "odd.dat", "z.png")
     given = [tmp_path / "z.png", tmp_path / "f/b.png", tmp_path / "f", tmp_path / "odd.dat"]
     assert names(tmp_path, expand([*given, *given], recursive=False)) == [
         "z.png",
@@ -108,13 +101,13 @@ def test_expand_keeps_files_and_lists_folders_once_each(tmp_path: Path) -> None:
 def test_one_file_named_in_two_ways_is_taken_as_first_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    touch(tmp_path, "a.png")
+    lay_out(tmp_path, "a.png")
     monkeypatch.chdir(tmp_path)
     assert expand([Path("a.png"), tmp_path / "a.png"], recursive=False) == (Path("a.png"),)
 
 
 def test_normal_images_of_a_category_are_those_of_train_good(bottle: Path) -> None:
-    touch(bottle, "stray.png", "train/bad/000.png", "train/good/deep/002.png")
+    lay_out(bottle, "stray.png", "train/bad/000.png", "train/good/deep/002.png")
     expected = ["train/good/000.png", "train/good/001.png"]
     assert names(bottle, normal_images(bottle)) == expected
     expected.append("train/good/deep/002.png")
@@ -122,13 +115,13 @@ def test_normal_images_of_a_category_are_those_of_train_good(bottle: Path) -> No
 
 
 def test_normal_images_of_a_plain_folder_are_its_own(tmp_path: Path) -> None:
-    touch(tmp_path, "a.png", "deep/b.png")
+    lay_out(tmp_path, "a.png", "deep/b.png")
     assert names(tmp_path, normal_images(tmp_path)) == ["a.png"]
     assert names(tmp_path, normal_images(tmp_path, recursive=True)) == ["a.png", "deep/b.png"]
 
 
 def test_normal_images_of_several_paths_are_joined(bottle: Path) -> None:
-    touch(bottle.parent, "more/a.png", "b.png")
+    lay_out(bottle.parent, "more/a.png", "b.png")
     paths = [bottle.parent / "b.png", bottle, bottle.parent / "more", bottle]
     assert names(bottle.parent, normal_images(paths)) == [
         "b.png",
@@ -157,7 +150,7 @@ def test_missing_paths_are_named(tmp_path: Path, read: Callable[[Path], object])
 
 @pytest.mark.parametrize("read", [list_images, read_category, read_dataset])
 def test_a_file_is_no_folder(tmp_path: Path, read: Callable[[Path], object]) -> None:
-    touch(tmp_path, "a.png")
+    lay_out(tmp_path, "a.png")
     with pytest.raises(DatasetError, match=r"a\.png is no folder, but needs to be one"):
         read(tmp_path / "a.png")
 
@@ -182,20 +175,20 @@ def test_an_impossible_name_is_named(tmp_path: Path) -> None:
 def test_a_folder_without_images_says_what_it_has(
     tmp_path: Path, read: Callable[[Path], object]
 ) -> None:
-    touch(tmp_path, "a.txt", "b.md")
+    lay_out(tmp_path, "a.txt", "b.md")
     expected = (
         r"has no images but 2 other files; it needs files that end in \.bmp, .*Check the path"
     )
     with pytest.raises(DatasetError, match=expected):
         read(tmp_path)
-    touch(tmp_path, "deep/c.png", "deep/er/d.png")
+    lay_out(tmp_path, "deep/c.png", "deep/er/d.png")
     with pytest.raises(DatasetError, match="Use --recursive to take the 2 images of the folders"):
         read(tmp_path)
 
 
 @pytest.mark.parametrize("recursive", [False, True])
 def test_normal_images_of_a_dataset_are_refused(bottle: Path, recursive: bool) -> None:
-    touch(bottle.parent, "cable/train/good/000.png", "stray.png")
+    lay_out(bottle.parent, "cable/train/good/000.png", "stray.png")
     expected = (
         r"has categories inside \(bottle, cable\), but .* Name one category, such as .*bottle"
     )
@@ -204,7 +197,7 @@ def test_normal_images_of_a_dataset_are_refused(bottle: Path, recursive: bool) -
 
 
 def test_recursive_normal_images_never_take_the_test_images_of_a_category(bottle: Path) -> None:
-    outer = touch(bottle.parent.parent / "outer", "a.png")
+    outer = lay_out(bottle.parent.parent / "outer", "a.png")
     bottle.parent.rename(outer / "dataset")
     assert names(outer, normal_images(outer)) == ["a.png"]
     with pytest.raises(DatasetError, match=r"has categories inside \(dataset/bottle\)"):
@@ -212,7 +205,7 @@ def test_recursive_normal_images_never_take_the_test_images_of_a_category(bottle
 
 
 def test_a_category_without_normal_images_is_refused(tmp_path: Path) -> None:
-    touch(tmp_path, "train/good/readme.txt")
+    lay_out(tmp_path, "train/good/readme.txt")
     for read in (normal_images, read_category):
         with pytest.raises(DatasetError, match="good has no images but 1 other file; it"):
             read(tmp_path)
@@ -246,12 +239,12 @@ def test_a_category_describes_itself(bottle: Path) -> None:
         "bottle: learning from train/good (2 images); test: crack (2), good (1), hole (1).\n"
         "Masks: 2 found, 1 missing."
     )
-    touch(bottle, "ground_truth/crack/009_mask.png")
+    lay_out(bottle, "ground_truth/crack/009_mask.png")
     assert read_category(bottle).describe().endswith("1 missing, 1 of no test image.")
 
 
 def test_a_category_without_test_images_describes_itself(tmp_path: Path) -> None:
-    category = read_category(touch(tmp_path / "tile", "train/good/a.png"))
+    category = read_category(lay_out(tmp_path / "tile", "train/good/a.png"))
     assert category.test == ()
     assert category.describe() == (
         "tile: learning from train/good (1 image); test: none.\nMasks: 0 found, 0 missing."
@@ -260,9 +253,9 @@ def test_a_category_without_test_images_describes_itself(tmp_path: Path) -> None
 
 def test_masks_pair_by_name_not_by_position(bottle: Path) -> None:
     images = ("anomaly-1", "anomaly-2", "anomaly-10", "anomaly-1.5", "anomaly-10_b")
-    touch(bottle, *(f"test/rust/{name}.bmp" for name in images))
-    touch(bottle, *(f"ground_truth/rust/{name}_mask.png" for name in images[:-1]))
-    touch(bottle, "ground_truth/rust/anomaly-10_b.tif")
+    lay_out(bottle, *(f"test/rust/{name}.bmp" for name in images))
+    lay_out(bottle, *(f"ground_truth/rust/{name}_mask.png" for name in images[:-1]))
+    lay_out(bottle, "ground_truth/rust/anomaly-10_b.tif")
     pairs = {
         sample.path.stem: sample.masks[0].name
         for sample in read_category(bottle).test
@@ -278,14 +271,14 @@ def test_masks_pair_by_name_not_by_position(bottle: Path) -> None:
 
 
 def test_a_name_with_mask_wins_over_the_plain_name(bottle: Path) -> None:
-    touch(bottle, "ground_truth/hole/000.png")
+    lay_out(bottle, "ground_truth/hole/000.png")
     category = read_category(bottle)
     assert category.test[-1].masks == (bottle / "ground_truth/hole/000_mask.png",)
     assert category.unused_masks == (bottle / "ground_truth/hole/000.png",)
 
 
 def test_masks_of_no_test_image_are_unused(bottle: Path) -> None:
-    touch(
+    lay_out(
         bottle,
         "ground_truth/crack/007_mask.png",
         "ground_truth/crack/readme.txt",
@@ -302,14 +295,14 @@ def test_masks_of_no_test_image_are_unused(bottle: Path) -> None:
 
 @pytest.mark.parametrize("stem", ["001_mask", "001"])
 def test_two_masks_of_one_image_are_refused(bottle: Path, stem: str) -> None:
-    touch(bottle, f"ground_truth/crack/{stem}.png", f"ground_truth/crack/{stem}.bmp")
+    lay_out(bottle, f"ground_truth/crack/{stem}.png", f"ground_truth/crack/{stem}.bmp")
     expected = rf"001\.png has 2 masks \(.*{stem}\.bmp, .*{stem}\.png\), but needs one"
     with pytest.raises(DatasetError, match=expected):
         read_category(bottle)
 
 
 def test_one_mask_of_two_images_is_refused(bottle: Path) -> None:
-    touch(bottle, "test/crack/000.bmp")
+    lay_out(bottle, "test/crack/000.bmp")
     expected = (
         r"000_mask\.png is the mask of both .*000\.bmp and .*000\.png, but needs to be of one"
     )
@@ -318,7 +311,7 @@ def test_one_mask_of_two_images_is_refused(bottle: Path) -> None:
 
 
 def test_a_folder_of_another_layout_is_no_category(tmp_path: Path) -> None:
-    touch(tmp_path, "good/a.png", "bad/b.png")
+    lay_out(tmp_path, "good/a.png", "bad/b.png")
     expected = r"has bad, good inside, but needs to be a category\. The known layouts are MVTec AD "
     with pytest.raises(DatasetError, match=expected):
         read_category(tmp_path)
@@ -335,7 +328,7 @@ def test_a_category_is_named_as_its_folder_even_from_within(
 
 @pytest.fixture
 def dataset(bottle: Path) -> Path:
-    return touch(
+    return lay_out(
         bottle.parent,
         "wood/train/good/a.png",
         "cable/train/good/a.png",
@@ -367,7 +360,7 @@ def test_an_unknown_category_is_named(dataset: Path) -> None:
 
 
 def test_a_root_without_categories_explains_the_layout(tmp_path: Path) -> None:
-    touch(tmp_path, "bottle/good/a.png")
+    lay_out(tmp_path, "bottle/good/a.png")
     expected = r"has bottle inside, but needs to be a category or to hold some\. The known layouts"
     with pytest.raises(DatasetError, match=expected):
         read_dataset(tmp_path)

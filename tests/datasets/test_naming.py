@@ -4,20 +4,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from trees import striped
+from trees import lay_out, striped
 
 from padim.cli import main
 from padim.datasets import Category, expand_defects, normal_images, read_category, read_dataset
 from padim.datasets.naming import means_good, means_not_good, means_not_to_learn, means_truth
 from padim.errors import DatasetError
-
-
-def lay_out(root: Path, *names: str) -> Path:
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return root
 
 
 def kinds(category: Category) -> Counter[str]:

@@ -5,12 +5,16 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping
 from random import Random
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
 from hostile.mutate_bytes import INTERESTING, mutate_bytes
 
+T = TypeVar("T")
+
+_MOVES = ("drop", "repeat", "swap")  # of parts of a file
 _DEPTHS = {"L": np.uint8, "I;16": np.uint16, "I": np.int32, "F": np.float32}
 
 
@@ -72,6 +76,17 @@ def mutate_image(random: Random, content: bytes, other: bytes) -> tuple[bytes, s
     return mutate_bytes(random, content, other)
 
 
+def _move(random: Random, parts: list[T], i: int, way: str) -> None:
+    """Drop a part of a file, repeat it, or swap it with another."""
+    if way == "drop":
+        del parts[i]
+    elif way == "repeat":
+        parts[i:i] = [parts[i]] * random.choice((1, 2, 1000))
+    else:
+        to = random.randrange(len(parts))
+        parts[i], parts[to] = parts[to], parts[i]
+
+
 def _mutate_png(random: Random, content: bytes) -> tuple[bytes, str]:
     chunks, at = [], 8
     while at < len(content):
@@ -90,13 +105,8 @@ def _mutate_png(random: Random, content: bytes) -> tuple[bytes, str]:
         chunks[0] = (b"IHDR", struct.pack(">IIBBBBB", *fields))
     elif way == "data":
         chunks[i] = (kind, mutate_bytes(random, data)[0])
-    elif way == "drop":
-        del chunks[i]
-    elif way == "repeat":
-        chunks[i:i] = [chunks[i]] * random.choice((1, 2, 1000))
-    elif way == "swap":
-        to = random.randrange(len(chunks))
-        chunks[i], chunks[to] = chunks[to], chunks[i]
+    elif way in _MOVES:
+        _move(random, chunks, i, way)
     elif way == "bomb":
         chunks = [(k, zlib.compress(bytes(50_000_000)) if k == b"IDAT" else d) for k, d in chunks]
     elif way == "text":
@@ -139,13 +149,8 @@ def _mutate_jpeg(random: Random, content: bytes) -> tuple[bytes, str]:
         segments[frame] = (kind, bytes(new))
     elif way == "data":
         segments[i] = (marker, mutate_bytes(random, data)[0][:65533])
-    elif way == "drop":
-        del segments[i]
-    elif way == "repeat":
-        segments[i:i] = [segments[i]] * random.choice((1, 2, 1000))
-    elif way == "swap":
-        to = random.randrange(len(segments))
-        segments[i], segments[to] = segments[to], segments[i]
+    elif way in _MOVES:
+        _move(random, segments, i, way)
     elif way == "marker":
         segments[i] = (
             random.choice((0xC0, 0xC1, 0xC2, 0xC9, 0xCA, 0xDB, 0xDD, 0xE1, 0xEE, 0xFE)),

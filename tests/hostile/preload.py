@@ -1,22 +1,28 @@
 """Imported once by the server that forks: a case then costs a fork, not the import of torch."""
 
-import matplotlib.figure  # noqa: F401  # drawn with by benchmark and report
-import onnx  # noqa: F401
-import onnxruntime  # noqa: F401
-import onnxscript  # noqa: F401
-import openvino  # noqa: F401
-import timm  # noqa: F401
+from importlib import import_module
+
 import torch
 from PIL import Image
 
-import padim.cli
-import padim.evaluation.run
-import padim.fitting.calibrate
-import padim.fitting.update
-import padim.model.export
-import padim.model.opening
-import padim.model.padim
-import padim.report.page  # noqa: F401
+_IMPORTED_LATE = (
+    "matplotlib.figure",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "timm",
+    "padim.cli",
+    "padim.evaluation.run",
+    "padim.fitting.calibrate",
+    "padim.fitting.update",
+    "padim.model.export",
+    "padim.model.opening",
+    "padim.model.padim",
+    "padim.report.page",
+)
 
+for name in _IMPORTED_LATE:
+    import_module(name)
 torch.set_num_threads(1)
 Image.init()

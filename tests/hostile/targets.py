@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -66,6 +66,12 @@ def _predict(predictor: Predictor, look: Path) -> object:
     return prediction.score, digest, facts, json.dumps(prediction.to_dict()), repr(predictor)
 
 
+def _bring(site: Path, names: Iterable[str], folder: Path) -> None:
+    """Copy files into a folder, over what is there."""
+    for name in names:
+        shutil.copy(site / name, folder / name)
+
+
 @final
 class ModelFile:
     """A model file, and an image that it looks at."""
@@ -101,8 +107,7 @@ class Pair:
         self.restore()
 
     def restore(self) -> None:
-        for name in self._names:
-            shutil.copy(self._site / name, self._path.with_name(name))
+        _bring(self._site, self._names, self._path.parent)
 
     def change(self, random: Random) -> Change:
         self.restore()
@@ -135,8 +140,7 @@ class GraphFile:
         self.restore()
 
     def restore(self) -> None:
-        for name in self._names:
-            shutil.copy(self._site / name, self._path.with_name(name))
+        _bring(self._site, self._names, self._path.parent)
 
     def change(self, random: Random) -> Change:
         from hostile.mutate_graph import mutate_onnx, mutate_openvino

@@ -83,7 +83,7 @@ def test_what_was_taken_before_an_error_is_given_before_it(n_ahead: int) -> None
         return np.asarray(image)
 
     seen: list[int] = []
-    with pytest.raises(OSError, match="the camera is gone"):  # noqa: PT012
+    with pytest.raises(OSError, match="the camera is gone"):  # noqa: PT012  # what came before
         for group in batched(load_ahead(camera(5), bring, n_ahead=n_ahead), 4):
             seen += [int(image.pixels.max()) for image in group]
     assert seen == [0, 1, 2, 3, 4]
@@ -93,7 +93,7 @@ def test_images_before_an_unreadable_one_are_given_before_its_error(tmp_path: Pa
     Image.new("L", (4, 3)).save(tmp_path / "a.png")
     paths = [tmp_path / "a.png", tmp_path / "absent.png", tmp_path / "a.png"]
     groups = []
-    with pytest.raises(ImageReadError, match="absent"):  # noqa: PT012
+    with pytest.raises(ImageReadError, match="absent"):  # noqa: PT012  # what came before it counts
         for group in batched(load_ahead(paths, np.asarray), 8):
             groups.append([image.path for image in group])
     assert groups == [paths[:1]]

@@ -39,8 +39,8 @@ class LabelmeFile:
 
     shapes: list[LabelmeShape]
     imageHeight: Side  # noqa: N815  # the names of Labelme
-    imageWidth: Side  # noqa: N815
-    imagePath: str | None = None  # noqa: N815
+    imageWidth: Side  # noqa: N815  # the names of Labelme
+    imagePath: str | None = None  # noqa: N815  # the names of Labelme
 
     def list_images(self) -> list[AnnotatedImage]:
         """The image, with what is a defect.

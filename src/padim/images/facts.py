@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated
 
 from msgspec import Meta
 
@@ -57,10 +57,6 @@ class ImageFacts:
         if image.brightness > high + margin:
             found.append("much brighter than any good image")
         return tuple(found)
-
-    def to_json(self) -> dict[str, Any]:
-        """The facts as plain data."""
-        return asdict(self)
 
 
 def describe_depth(facts: ImageFacts | None, white: int) -> str:

@@ -229,7 +229,7 @@ def _write(tensors: dict[str, Tensor | FileTensor], metadata: Json, path: Path) 
         write_tensors(tensors, partial, {"padim": text})
 
 
-def _read(path: Path, holds: str) -> tuple[dict[str, Any], FileFacts, str]:
+def _read(path: Path, holds: str) -> tuple[Mapping[str, Any], FileFacts, str]:
     with _open(path) as (file, data):
         facts = _describe(path, ModelFileError).restore(data, FileFacts)
         if facts.holds != holds:

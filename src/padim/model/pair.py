@@ -31,7 +31,8 @@ def save_pair(state: ModelState, moments: Moments, path: Path) -> None:
     """Write a model file and the moments that it was made from, both or neither."""
     # Finish what was cut short, so that the name for new moments is free.
     with suppress(PathMissingError, ModelFileError):
-        if _path_of_moments(load_state(path), path) == next_moments_path(path):
+        is_cut_short = next_moments_path(path).exists()
+        if is_cut_short and _path_of_moments(load_state(path), path) == next_moments_path(path):
             move(next_moments_path(path), moments_path(path))
     save_moments(moments, state, next_moments_path(path))
     save_state(state, path)

@@ -76,4 +76,4 @@ class ModelState:
             "versions": dict(encoder.versions),
             "calibration": self.calibration and self.calibration.without_arrays(),
         }
-        return data if self.images is None else data | {"images": self.images.to_json()}
+        return data if self.images is None else data | {"images": asdict(self.images)}
