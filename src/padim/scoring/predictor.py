@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from io import IOBase
 from numbers import Integral
@@ -245,7 +246,7 @@ class Predictor:
             "it was exported from."
         )
 
-    @property
+    @cached_property
     def origin(self) -> tuple[str | None, str, str]:
         """The sha256 of the model file, the version of this package, and that of the engine."""
         return self.file_sha256, version("padim-efficientnet"), ENGINES[self.engine].words()
