@@ -409,7 +409,7 @@ def test_evaluate_warns_of_masks_that_are_doubtful(
         found.append(json.loads(captured.out))
     sharp, blurred = found
     assert (sharp["mask_flaws"], blurred["mask_flaws"]) == ({}, {"mask-levels": 3})
-    assert captured.err.startswith("warning: 3 of the masks have more than two levels: a defect")
+    assert captured.err.startswith("warning: Masks that have more than two levels: 3. A defect")
     assert "0_mask.png. padim check lists them.\n" in captured.err
     assert blurred["aupro_30"] == pytest.approx(sharp["aupro_30"], abs=0.02)
 

@@ -196,6 +196,11 @@ def test_an_ellipse_of_cvat_is_turned(tmp_path: Path) -> None:
         ("a.json", '{"images": [], "annotations": 7}', "annotations"),
         ("a.xml", '<!DOCTYPE x [<!ENTITY a "b">]><annotations/>', "it has a document type"),
         ("a.xml", "<annotations><image", "it is no XML"),
+        (
+            "a.xml",
+            '<annotations><track label="dent"><box frame="0"/></track></annotations>',
+            "tracks of a video",
+        ),
         ("a.xml", '<annotations><image name="2.png" width="9"/></annotations>', "no height"),
         (
             "a.xml",
@@ -321,3 +326,23 @@ def test_two_exports_that_know_an_image_are_refused(part: Path) -> None:
     coco(part / "b.json", one)
     with pytest.raises(DatasetError, match=r"is in both .*a\.json and .*b\.json, but needs to be"):
         read_category(part)
+
+
+def test_a_category_of_loco_may_have_annotations_for_some_masks(tmp_path: Path) -> None:
+    for name in ("train/good/0", "test/good/0", "test/logical_anomalies/2"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / f"{name}.png")
+    kind = {"defect_name": "extra", "pixel_value": 255, "saturation_threshold": 3}
+    config = [kind | {"relative_saturation": False}]
+    (tmp_path / "defects_config.json").write_text(json.dumps(config))
+    path = labelme(tmp_path / "ground_truth/logical_anomalies/2.json", shape("polygon", *SQUARE))
+    category = read_category(tmp_path)
+    assert category.layout == "MVTec LOCO AD"
+    _, sample = category.test
+    assert (sample.masks, sample.saturations) == ((path,), ())
+    np.testing.assert_array_equal(sample.read_mask(), box(4, 3, 9, 7))
+    place = tmp_path / "ground_truth/logical_anomalies/2"
+    place.mkdir()
+    Image.fromarray(box(4, 3, 9, 7).astype(np.uint8) * 255).save(place / "0.png")
+    _, sample = read_category(tmp_path).test
+    assert (sample.masks, len(sample.read_regions())) == ((place / "0.png",), 1)

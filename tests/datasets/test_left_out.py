@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from padim.datasets import expand, find_normal, read_dataset
-from padim.datasets.left_out import LeftOut, find_left_out, find_left_out_of
+from padim.datasets import expand, expand_defects, expand_good, find_normal, read_dataset
+from padim.datasets.left_out import LeftOut, find_left_out, find_left_out_of, find_masks
 from padim.images.decode import IMAGE_SUFFIXES, read_image
 
 
@@ -85,6 +85,39 @@ def test_what_lies_beside_images_of_a_list_is_nobodys_business(tmp_path: Path) -
     rows = "a.png,train,good\nb.png,test,good\n"
     (tmp_path / "manifest.csv").write_text(f"path,split,label\n{rows}")
     assert not find_left_out_of(read_dataset(tmp_path)).describe()
+
+
+@pytest.mark.parametrize("name", ["a_mask", "a-GT", "a_label", "a.ground_truth", "a_Mask_2"])
+@pytest.mark.parametrize("place", ["lot/", ""])
+def test_masks_beside_good_images_are_not_learned_from_and_listed(
+    tmp_path: Path, place: str, name: str
+) -> None:
+    image, mask = picture(tmp_path / f"{place}a.bmp"), picture(tmp_path / f"{place}{name}.png")
+    others = [picture(tmp_path / one) for one in ("mask.png", "b_mask.png", "a_side.png")]
+    found = find_normal(tmp_path, recursive=True)
+    assert (set(found.paths), found.masks) == ({image, *others}, (mask,))
+    assert set(expand_good([tmp_path], recursive=True)) == {image, *others}
+    assert expand_good([image, mask], recursive=False) == (image,)
+    assert expand_defects(tmp_path) == expand_good([tmp_path], recursive=True)
+    assert find_masks([tmp_path], recursive=True).describe() == (
+        f"Left out: 1 mask beside the images, as their names say: {mask.name}."
+    )
+
+
+def test_masks_beside_images_of_a_category_are_paired_or_listed(tmp_path: Path) -> None:
+    for name in ("train/good/0", "train/good/0_gt", "train/good/lot/1", "train/good/lot/1_label"):
+        picture(tmp_path / f"{name}.png")
+    for name in ("test/spot/2", "test/spot/2_GT", "test/good/3", "test/good/3_label"):
+        picture(tmp_path / f"{name}.png")
+    category = find_normal(tmp_path, recursive=True).category
+    assert category is not None
+    assert [path.name for path in category.train] == ["0.png", "1.png"]
+    assert find_left_out_of([category]).describe() == (
+        "Left out: 2 masks beside the images, as their names say: 0_gt.png, 1_label.png."
+    )
+    good, spot = category.test
+    assert [path.name for path in spot.masks] == ["2_GT.png"]
+    assert category.normal_masks == ((good.path, good.path.with_name("3_label.png")),)
 
 
 def test_images_beside_the_folders_that_label_them_are_listed(tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from trees import lay_out, striped
 
 from padim.cli import main
 from padim.datasets import Category, expand_defects, normal_images, read_category, read_dataset
+from padim.datasets.exports import find_seeming_truth
 from padim.datasets.naming import means_good, means_not_good, means_not_to_learn, means_truth
 from padim.errors import DatasetError
 
@@ -188,3 +191,19 @@ def test_fit_and_update_refuse_to_learn_what_is_not_good(
     assert f"Name the folder of good images: {tmp_path / 'd/OK'}." in capsys.readouterr().err
     assert main(["fit", str(tmp_path / "d/NG"), "-o", str(tmp_path / "m.onnx")]) == 2
     assert "NG is named as if its images were not good" in capsys.readouterr().err
+
+
+def test_photographs_of_a_damaged_label_are_a_kind_of_defect_and_masks_are_not(
+    tmp_path: Path,
+) -> None:
+    lay_out(tmp_path, "train/good/a.png", "test/good/b.png", "test/label/c.png")
+    striped(0).save(tmp_path / "test/label/c.png")
+    category = read_category(tmp_path)
+    assert kinds(category) == {"good": 1, "label": 1}
+    assert find_seeming_truth(category) is None
+    spot = np.zeros((72, 72), np.uint8)
+    spot[9:20, 9:20] = 255
+    for name in ("c.png", "c.jpg"):
+        Image.fromarray(spot).save(tmp_path / "test/label" / name)
+        with pytest.raises(DatasetError, match=r"label is named as ground truth, but would be"):
+            read_category(tmp_path)

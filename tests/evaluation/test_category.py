@@ -294,7 +294,7 @@ def test_masks_that_are_doubtful_are_counted_and_the_first_is_named(tmp_path: Pa
     }
     first, *_ = found.describe_flaws()
     assert first == (
-        "2 of the masks mark the border and most of their image: background and defect look "
+        "Masks that mark the border and most of their image: 2. Background and defect look "
         f"exchanged. The first: {truth / '1.png'}. padim check lists them."
     )
 

@@ -139,7 +139,7 @@ def test_masks_that_are_doubtful_are_said(
             mask.convert("L").filter(ImageFilter.GaussianBlur(1.5)).save(path)
     assert benchmark(root, tmp_path / "out", "--category", "carpet") == 0
     said = capsys.readouterr().out
-    assert "carpet: warning: 3 of the masks have more than two levels: a defect is" in said
+    assert "carpet: warning: Masks that have more than two levels: 3. A defect is" in said
 
 
 def test_one_failing_category_does_not_stop_the_others(

@@ -8,9 +8,10 @@ import typer
 
 from padim.cli import options
 from padim.cli.console import progress, result, say
-from padim.cli.images import Unreadable, describe_threshold
+from padim.cli.images import Unreadable, describe_threshold, say_left_out
 from padim.cli.options import option
-from padim.datasets import expand_defects, normal_images
+from padim.datasets import expand_defects, find_normal
+from padim.datasets.left_out import LeftOut, find_masks
 from padim.errors import PathMissingError, UsageError
 from padim.files import hold
 
@@ -37,8 +38,13 @@ def calibrate(
         raise UsageError(
             "Costs and a share of defects need known defects to weigh. Name them with --anomalous."
         )
-    normal = normal_images(good, recursive=recursive)
-    defects = expand_defects(anomalous) if anomalous else ()
+    found = find_normal(good, recursive)
+    normal, left_out = found.paths, found.masks
+    defects: tuple[Path, ...] = ()
+    if anomalous:
+        defects = expand_defects(anomalous)
+        left_out += find_masks([anomalous], recursive=True).masks
+    say_left_out(LeftOut(masks=left_out))
     from padim.fitting.calibrate import calibrate as set_thresholds
     from padim.fitting.calibrate import write_calibration
     from padim.model.opening import load

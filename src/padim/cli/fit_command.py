@@ -90,7 +90,7 @@ def fit(
     say_left_out(
         find_left_out_of([found.category])
         if found.category
-        else find_left_out([images], recursive=recursive)
+        else replace(find_left_out([images], recursive=recursive), masks=found.masks)
     )
     from padim.fitting.prepare import find_source_px, find_white, require_outliers_known
 

@@ -7,9 +7,10 @@ import typer
 
 from padim.cli import options
 from padim.cli.console import phases, result
-from padim.cli.images import describe_threshold, require_place
+from padim.cli.images import describe_threshold, require_place, say_left_out
 from padim.cli.options import option
 from padim.datasets import expand, expand_good
+from padim.datasets.left_out import find_masks
 from padim.errors import format_count
 from padim.scoring.prediction import decide
 
@@ -42,6 +43,7 @@ def update(
     """Add good images to a model. It is as if it had been fitted on them as well."""
     chosen = expand_good(images, recursive=recursive)
     used = expand_good(recalibrate or (), recursive=recursive)
+    say_left_out(find_masks([*images, *(recalibrate or ())], recursive=recursive))
     from padim.fitting.update import add_images
 
     known: list[Path] = []
@@ -67,6 +69,7 @@ def forget(
     """Take images out of a model. It is as if it had never been fitted on them."""
     chosen = expand(images, recursive=recursive)
     used = expand_good(recalibrate or (), recursive=recursive)
+    say_left_out(find_masks(recalibrate or (), recursive=recursive))
     from padim.fitting import update as learning
 
     with phases() as begin:

@@ -60,13 +60,18 @@ def read_truth(path: Path, image: Path) -> MaskImage:
         ImageReadError: The mask cannot be read.
         DatasetError: The file cannot be understood, or does not know the image.
     """
-    if path.suffix.lower() not in SUFFIXES:
+    if not is_annotation(path):
         return read_mask(path)
     annotations = read_annotations(path)
     found = None if annotations is None else annotations.find(image)[0]
     if found is None:
         raise DatasetError(f"{path} does not know {image}, but needs to. {_ADVICE}")
     return found.draw()
+
+
+def is_annotation(path: Path) -> bool:
+    """Whether a mask is no image, but a file of an annotation tool."""
+    return path.suffix.lower() in SUFFIXES
 
 
 def may_know_images(path: Path) -> bool:

@@ -42,7 +42,10 @@ def parse_cvat(text: bytes) -> list[AnnotatedImage] | None:
         raise ValueError(f"it is no XML ({error})") from error
     if root.tag != "annotations":
         return None
-    return [_convert(image) for image in root.iter("image")]
+    images = [_convert(image) for image in root.iter("image")]
+    if not images and root.find("track") is not None:
+        raise ValueError("it has tracks of a video, but not the images that they are in")
+    return images
 
 
 def _convert(image: ET.Element) -> AnnotatedImage:

@@ -65,7 +65,8 @@ def find_seeming_truth(category: Category) -> Path | None:
 
     A folder ``<stem>`` is for the test image of that name; in it, ``mask`` begins a mask's name.
     """
-    inside = list(folders_in(category.root, recursive=True))
+    tests = {sample.path.parent for sample in category.test}
+    inside = [path for path in folders_in(category.root, recursive=True) if path not in tests]
     for folder in inside:
         if means_truth(folder.name) and list_images(folder, recursive=True):
             return folder

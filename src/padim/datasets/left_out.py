@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from padim.datasets.category import Category
-from padim.datasets.folder import folders_in
+from padim.datasets.folder import expand, folders_in
+from padim.datasets.pairing import part_masks
 from padim.errors import format_count, join_names
 from padim.images.decode import IMAGE_SUFFIXES
 
@@ -24,6 +25,7 @@ class LeftOut:
         folders: Folders that hold images.
         is_recursion_offered: Whether ``--recursive`` would take those.
         unlabelled: Images of a category that are in no folder that says what they show.
+        masks: Masks beside images to learn from.
     """
 
     suffixes: tuple[tuple[str, int], ...] = ()
@@ -33,6 +35,7 @@ class LeftOut:
     folders: tuple[Path, ...] = ()
     is_recursion_offered: bool = True
     unlabelled: tuple[Path, ...] = ()
+    masks: tuple[Path, ...] = ()
 
     def describe(self) -> str:
         """Say in a line what it is; empty when it is nothing."""
@@ -58,6 +61,10 @@ class LeftOut:
             count = format_count(len(self.unlabelled), "image")
             names = join_names(f"{path.parent.name}/{path.name}" for path in self.unlabelled)
             parts.append(f"{count} in no folder that says what they show: {names}")
+        if self.masks:
+            count = format_count(len(self.masks), "mask")
+            names = join_names(path.name for path in self.masks)
+            parts.append(f"{count} beside the images, as their names say: {names}")
         return f"Left out: {'; '.join(parts)}." if parts else ""
 
 
@@ -109,8 +116,19 @@ def find_left_out_of(categories: Sequence[Category]) -> LeftOut:
             used.update(sample.masks)
         used.update(mask for _, mask in category.normal_masks)
     found = find_left_out(folders, used)
-    unlabelled = tuple(path for one in categories for path in one.unlabelled)
-    return replace(found, is_recursion_offered=False, unlabelled=unlabelled)
+    return replace(
+        found,
+        is_recursion_offered=False,
+        unlabelled=tuple(path for one in categories for path in one.unlabelled),
+        masks=tuple(
+            path for one in categories for path in part_masks((*one.train, *one.unused_masks))[1]
+        ),
+    )
+
+
+def find_masks(paths: Sequence[Path], *, recursive: bool) -> LeftOut:
+    """Find the masks that ``expand_good`` leaves out."""
+    return LeftOut(masks=part_masks(expand(paths, recursive=recursive))[1])
 
 
 def _holds_images(folder: Path) -> bool:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from padim.datasets.annotations import is_annotation
 from padim.datasets.category import Category, Saturation
 from padim.datasets.folder import list_images
 from padim.datasets.mvtec import MVTEC
@@ -48,7 +49,8 @@ def read_loco(folder: Path) -> Category:
         folder: A folder with ``train/good``, ``validation/good``, ``test/<good or defect>`` and
             ``defects_config.json``. The masks of ``test/<defect>/<stem>.png`` are all images in
             ``ground_truth/<defect>/<stem>/``, one for each defect, drawn with the pixel value of
-            its kind; a mask for the whole image, as for MVTec AD, will do as well.
+            its kind; a mask for the whole image, as for MVTec AD, will do as well. Files of
+            annotation tools know no pixel values: where one is a mask, no defect has a saturation.
 
     Raises:
         DatasetError: There are no images in ``train/good``, or ``defects_config.json`` is not as
@@ -57,7 +59,6 @@ def read_loco(folder: Path) -> Category:
     Source:
         Bergmann et al. 2022 (MVTec LOCO AD) and the readme that comes with the dataset.
     """
-    saturations = _read_saturations(folder / _CONFIG)
     truth = find_folder(folder, MVTEC.truth) or folder / MVTEC.truth
     category = Folders("MVTec LOCO AD", validation="validation/good").read(folder)
     samples = []
@@ -69,12 +70,15 @@ def read_loco(folder: Path) -> Category:
         place = truth / sample.defect / sample.path.stem
         used.add(place)
         masks = images_in(place) or sample.masks
-        samples.append(replace(sample, masks=masks, saturations=saturations if masks else ()))
+        samples.append(replace(sample, masks=masks))
     unused = list(category.unused_masks)
     for defect in sorted(folder_names(truth)):
         for name in sorted(folder_names(truth / defect)):
             if truth / defect / name not in used:
                 unused.extend(list_images(truth / defect / name))
+    saturations = _read_saturations(folder / _CONFIG)
+    if not any(is_annotation(mask) for sample in samples for mask in sample.masks):
+        samples = [replace(one, saturations=saturations if one.masks else ()) for one in samples]
     return replace(category, test=tuple(samples), unused_masks=tuple(unused))
 
 

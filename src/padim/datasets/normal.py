@@ -17,15 +17,23 @@ from padim.datasets.layouts import layout_of
 from padim.datasets.manifest import is_manifest, read_manifest
 from padim.datasets.mvtec import MVTEC
 from padim.datasets.naming import means_good, means_not_to_learn
+from padim.datasets.pairing import part_masks
 from padim.errors import DatasetError, join_names
 
 
 @dataclass(frozen=True)
 class NormalImages:
-    """Images to learn from, and the category that they are of, if there is one."""
+    """Images to learn from.
+
+    Attributes:
+        paths: The images.
+        category: What they are of, if it is one.
+        masks: What lies beside images of no category, and is left out.
+    """
 
     paths: tuple[Path, ...]
     category: Category | None = None
+    masks: tuple[Path, ...] = ()
 
 
 def normal_images(path: Path | Sequence[Path], *, recursive: bool = False) -> tuple[Path, ...]:
@@ -33,7 +41,8 @@ def normal_images(path: Path | Sequence[Path], *, recursive: bool = False) -> tu
 
     Args:
         path: A category of any layout, of which only what is to be fitted on is taken; any other
-            folder, whose own images are taken; an image; or several of these.
+            folder, whose own images are taken without the masks beside them; an image; or several
+            of these.
         recursive: Look into the folders inside as well, if no name there says that its images are
             not good.
 
@@ -56,7 +65,9 @@ def find_normal(path: Path, recursive: bool = False) -> NormalImages:
     if (layout := layout_of(path)) is not None:
         category = layout.read(path)
         if recursive and MVTEC.fits(path):
-            category = replace(category, train=MVTEC.list_train(path, recursive=True))
+            train, masks = part_masks(MVTEC.list_train(path, recursive=True))
+            unused = drop_repeats((*category.unused_masks, *masks))
+            category = replace(category, train=train, unused_masks=unused)
         return NormalImages(category.train, category)
     categories = [folder for folder in folders_in(path, recursive) if layout_of(folder)]
     if categories:
@@ -67,11 +78,14 @@ def find_normal(path: Path, recursive: bool = False) -> NormalImages:
         )
     if recursive or not list_images(path):
         require_good(path)
-    return NormalImages(some_images(path, recursive=recursive))
+    images, masks = part_masks(some_images(path, recursive=recursive))
+    return NormalImages(images, masks=masks)
 
 
 def expand_good(paths: Sequence[Path], *, recursive: bool) -> tuple[Path, ...]:
     """Replace every folder by its images as ``expand`` does, where all are to be learned from.
+
+    Masks beside images are left out.
 
     Raises:
         PathMissingError: A path does not exist.
@@ -81,7 +95,7 @@ def expand_good(paths: Sequence[Path], *, recursive: bool) -> tuple[Path, ...]:
     for path in paths:
         if is_folder(path) and (recursive or not list_images(path)):
             require_good(path)
-    return expand(paths, recursive=recursive)
+    return part_masks(expand(paths, recursive=recursive))[0]
 
 
 def require_good(folder: Path) -> None:
@@ -104,7 +118,7 @@ def require_good(folder: Path) -> None:
 
 
 def expand_defects(folder: Path) -> tuple[Path, ...]:
-    """List the images of known defects of a folder and of those inside it.
+    """List the images of known defects of a folder and of those inside it, without masks.
 
     Raises:
         PathMissingError: It does not exist.
@@ -117,7 +131,7 @@ def expand_defects(folder: Path) -> tuple[Path, ...]:
             f"{folder} has folders whose names say good ({join_names(good)}), but needs to be of "
             "images with defects alone. Name the folder of these."
         )
-    return expand([folder], recursive=True)
+    return part_masks(expand([folder], recursive=True))[0]
 
 
 def _is_doubtful(path: Path, root: Path, good: Sequence[Path]) -> bool:

@@ -1,6 +1,7 @@
 """Test images in a folder per defect, and the masks that their names say are theirs."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,10 @@ from padim.datasets.category import GOOD, Category, Sample
 from padim.datasets.exports import add_annotations
 from padim.datasets.folder import folder_name, list_folders, list_images, some_images
 from padim.datasets.naming import find_folder, find_good, means_good, means_truth
-from padim.errors import DatasetError, join_names
+from padim.errors import DatasetError, ImageReadError, join_names
+from padim.images.masks import read_mask
+
+_LOOKED_AT = 3  # images, to tell photographs from masks
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class Folders:
     train: str = "train/good"  # of the normal images to learn from
     test: str = "test"  # of ``<defect>/<stem>.*``; any name of good is normal
     # Of ``<defect>/<stem>_mask.*`` or, if there is none, ``<defect>/<stem>.*``. The former may lie
-    # beside its image as well.
+    # beside its image as well, with any name of ground truth for ``mask``.
     truth: str = "ground_truth"
     validation: str = ""  # of normal images that are set aside; none when empty
     marks: tuple[str, ...] = ()  # what else must be there for a category to be laid out so
@@ -46,6 +50,9 @@ class Folders:
     def read(self, folder: Path) -> Category:
         """Read a category that is laid out so.
 
+        A test folder that is named as ground truth is a kind of defect, such as a damaged label,
+        if its images are photographs.
+
         Raises:
             DatasetError: Masks fit twice, a folder of masks is among the tests, or there are no
                 images to learn from.
@@ -58,19 +65,17 @@ class Folders:
         normal_masks: list[tuple[Path, Path]] = []
         places = truths | tests
         for defect in sorted(places, key=lambda defect: places[defect].name):
-            images, masks = _part_masks(images_in(tests[defect])) if defect in tests else ((), ())
+            images, masks = part_masks(images_in(tests[defect])) if defect in tests else ((), ())
             masks = (*masks, *(images_in(truths[defect]) if defect in truths else ()))
             name = places[defect].name
             if means_good(name):
                 # A normal image has no defect to mark, whatever lies beside it.
                 samples.extend(Sample(image, GOOD) for image in images)
-                by_stem = {mask.stem: mask for mask in masks}
+                by_stem = _by_stem(images, masks)
                 for image in images:
-                    mask = by_stem.get(f"{image.stem}_mask") or by_stem.get(image.stem)
-                    if mask is not None:
-                        normal_masks.append((image, mask))
+                    normal_masks.extend((image, mask) for mask in _candidates(image, by_stem)[-1:])
                 continue
-            if means_truth(name) and images:
+            if means_truth(name) and images and not _are_photographs(images):
                 raise DatasetError(
                     f"{tests[defect]} is named as ground truth, but would be taken for images of "
                     f"a defect. Move it to {folder / self.truth}, or rename it."
@@ -79,7 +84,7 @@ class Folders:
             samples.extend(Sample(image, name, paired[image]) for image in images)
             used = set().union(*paired.values())
             unused.extend(mask for mask in masks if mask not in used)
-        train, beside = _part_masks(self.list_train(folder))
+        train, beside = part_masks(self.list_train(folder))
         unused.extend(beside)
         validation = find_folder(folder, self.validation) if self.validation else None
         category = Category(
@@ -112,6 +117,33 @@ def images_in(folder: Path) -> tuple[Path, ...]:
     return list_images(folder) if folder.is_dir() else ()
 
 
+def part_masks(paths: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Part images from the masks that lie beside them: ``x_mask.png``, ``x-GT.png``."""
+    places = {(path.parent, path.stem) for path in paths}
+    masks = {path for path in paths if _find_owner(path, places) is not None}
+    return (
+        tuple(path for path in paths if path not in masks),
+        tuple(path for path in paths if path in masks),
+    )
+
+
+def _are_photographs(images: Sequence[Path]) -> bool:
+    """Whether the first images are grey all over, as masks are not."""
+    try:
+        return all("grey-mask" in read_mask(image).flaws for image in images[:_LOOKED_AT])
+    except ImageReadError:  # the folder is refused by its name
+        return False
+
+
+def _find_owner(mask: Path, places: Container[tuple[Path, str]]) -> str | None:
+    """Find the stem of the image beside a mask, which goes on with a name of ground truth."""
+    for sign in re.finditer(r"[\W_]", mask.stem):
+        stem, rest = mask.stem[: sign.start()], mask.stem[sign.start() :]
+        if means_truth(rest) and (mask.parent, stem) in places:
+            return stem
+    return None
+
+
 def _find_truth_inside(test_folder: Path | None) -> Path | None:
     return None if test_folder is None else find_folder(test_folder, "ground_truth")
 
@@ -126,23 +158,12 @@ def _by_defect(folder: Path | None, apart: Path | None = None) -> dict[str, Path
     return found
 
 
-def _part_masks(paths: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Part images from the masks that lie beside them."""
-    names = {f"{path.stem}_mask" for path in paths}
-    return (
-        tuple(path for path in paths if path.stem not in names),
-        tuple(path for path in paths if path.stem in names),
-    )
-
-
 def _pair(images: Sequence[Path], masks: Sequence[Path]) -> dict[Path, tuple[Path, ...]]:
-    by_stem: dict[str, list[Path]] = {}
-    for mask in masks:
-        by_stem.setdefault(mask.stem, []).append(mask)
+    by_stem = _by_stem(images, masks)
     paired: dict[Path, tuple[Path, ...]] = {}
     owners: dict[Path, Path] = {}
     for image in images:
-        candidates = by_stem.get(f"{image.stem}_mask") or by_stem.get(image.stem, [])
+        candidates = _candidates(image, by_stem)
         if len(candidates) > 1:
             raise DatasetError(
                 f"{image} has {len(candidates)} masks ({join_names(candidates)}), but needs one. "
@@ -156,3 +177,17 @@ def _pair(images: Sequence[Path], masks: Sequence[Path]) -> dict[Path, tuple[Pat
                 )
         paired[image] = tuple(candidates)
     return paired
+
+
+def _by_stem(images: Sequence[Path], masks: Sequence[Path]) -> dict[str, list[Path]]:
+    """Masks by their stem, which is ``<stem>_mask`` of all that lie beside images."""
+    places = {(image.parent, image.stem) for image in images}
+    found: dict[str, list[Path]] = {}
+    for mask in masks:
+        owner = _find_owner(mask, places)
+        found.setdefault(f"{owner}_mask" if owner else mask.stem, []).append(mask)
+    return found
+
+
+def _candidates(image: Path, by_stem: dict[str, list[Path]]) -> list[Path]:
+    return by_stem.get(f"{image.stem}_mask") or by_stem.get(image.stem, [])

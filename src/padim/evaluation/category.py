@@ -92,8 +92,8 @@ class Evaluation:
     def describe_flaws(self) -> list[str]:
         """Say what is doubtful about masks: how many, and the first."""
         return [
-            f"{len(paths)} of the masks {words}: {advice}. The first: {paths[0]}. "
-            "padim check lists them."
+            f"Masks that {words}: {len(paths)}. {advice[0].upper()}{advice[1:]}. "
+            f"The first: {paths[0]}. padim check lists them."
             for flaw, (words, advice) in FLAWS.items()
             if (paths := self.mask_flaws.get(flaw))
         ]

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from padim.choices import require_path
-from padim.datasets import expand
+from padim.datasets import expand, expand_good
 from padim.errors import DatasetError, UsageError, format_count, join_names
 from padim.features.encoder import Encoder
 from padim.features.network import choose_batch, choose_device, choose_engine, open_graphs
@@ -78,7 +78,7 @@ def add_images(
 ) -> PaDiM:
     """Do what ``update`` does, and tell which images were ``known``; an error if None."""
     with _hold(path) as (path, state, moments, check):
-        added, used = _hash(images), _hash(recalibrate)
+        added, used = _hash(images, expand_good), _hash(recalibrate, expand_good)
         there = set(state.image_sha256)
         if known is not None:
             known([image for image, digest in added.items() if digest in there])
@@ -130,7 +130,7 @@ def forget(
         5
     """
     with _hold(path) as (path, state, moments, check):
-        gone, used = _hash(images), _hash(recalibrate)
+        gone, used = _hash(images, expand), _hash(recalibrate, expand_good)
         left = Counter(state.image_sha256)
         left.subtract(gone.values())
         if strange := _list_named(gone, {digest for digest, n in left.items() if n < 0}):
@@ -298,11 +298,11 @@ def _require_no_graph(path: Path) -> None:
         )
 
 
-def _hash(images: Paths) -> dict[Path, str]:
+def _hash(images: Paths, choose: Callable[..., tuple[Path, ...]]) -> dict[Path, str]:
     """The sha256 of each image of a folder, or of those that are named."""
     given = [images] if isinstance(images, str | Path) else images
     return {
-        path: sha256(path) for path in expand([Path(image) for image in given], recursive=False)
+        path: sha256(path) for path in choose([Path(image) for image in given], recursive=False)
     }
 
 

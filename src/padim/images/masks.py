@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from padim.images.decode import read_layers
 
-# What can be doubtful: words that follow "masks that" or a number of masks, and what follows of it.
+# What can be doubtful: words that follow "masks that", and what follows of it.
 FLAWS: dict[str, tuple[str, str]] = {
     "inverted-mask": (
         "mark the border and most of their image",
