@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from padim.errors import ModelFileError, PadimError
+from padim.errors import MemoryLimitError, ModelFileError, PadimError
 from padim.scoring.graph import Graph
 from padim.scoring.operators import ONNX_OPERATORS, check_onnx
 from padim.scoring.protobuf import read_fields
@@ -51,7 +51,7 @@ def test_a_graph_of_a_kilobyte_cannot_ask_for_gigabytes(tmp_path: Path, engine: 
 @pytest.mark.parametrize(
     ("node", "reason"),
     [
-        (helper.make_node("Expand", ["image", "asked"], ["x"]), "has the operator 'Expand'"),
+        (helper.make_node("Expand", ["image", "asked"], ["x"]), "Expand makes something else"),
         (helper.make_node("Cast", ["image"], ["x"], to=1, domain="com.x"), "operators of others"),
         (helper.make_node("Range", ["zero", "asked", "one"], ["x"]), "Range counts something else"),
         (
@@ -133,6 +133,47 @@ def test_a_tensor_that_grows_is_refused_where_its_size_is_known(tmp_path: Path) 
     )
     with pytest.raises(ModelFileError, match=r"a tensor of it takes 3\.22 GB"):
         Graph(path, "openvino")(np.zeros((1, 4, 4, 3), np.uint8))
+
+
+def test_what_grows_while_it_runs_is_bounded(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.onnx",
+        helper.make_node("Add", ["tall", "wide"], ["large"]),
+        helper.make_node("ReduceMax", ["large"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["pixels", "most"], ["score"]),
+        constants=(
+            tensor("tall", np.zeros((20_000, 1), np.float32)),
+            tensor("wide", np.zeros((1, 20_000), np.float32)),
+        ),
+    )
+    with pytest.raises(MemoryLimitError, match=r"a\.onnx needs more than 1\.07 GB to run"):
+        Graph(path, "onnxruntime")(np.zeros((1, 4, 4, 3), np.uint8))
+
+
+def test_what_a_graph_gave_takes_nothing_from_its_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("padim.scoring.engine_onnxruntime._bound_bytes", lambda file: 1 << 20)
+    graph = Graph(write(tmp_path / "a.onnx", CAST), "onnxruntime")
+    image = np.zeros((4, 4, 4, 3), np.uint8)
+    kept = [graph(image) for _ in range(10_000)]  # 7.7 MB
+    assert len(kept) == 10_000
+
+
+def test_biases_of_a_large_head_are_taken(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.onnx",
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Expand", ["zero", "rows"], ["biases"]),
+        helper.make_node("Conv", ["pixels", "kernels", "biases"], ["score"]),
+        constants=(
+            tensor("zero", np.array(0, np.float32)),
+            tensor("rows", np.array([300_000])),
+            tensor("kernels", np.ones((300_000, 4, 1, 1), np.float32)),
+        ),
+    )
+    assert Graph(path)(np.ones((1, 4, 4, 3), np.uint8))[0].max() == 4
 
 
 def test_outputs_of_another_type_are_refused(tmp_path: Path) -> None:

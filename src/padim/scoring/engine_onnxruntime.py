@@ -1,10 +1,14 @@
 """ONNX Runtime as an engine."""
 
+import threading
+
 import numpy as np
 from numpy.typing import NDArray
 
+from padim.errors import MemoryLimitError
 from padim.files import plain_text
-from padim.scoring.engines import INPUT, Arrays
+from padim.memory import format_bytes
+from padim.scoring.engines import INPUT, N_BATCH, Arrays, n_cores
 from padim.scoring.graph_file import (
     DESCRIPTION,
     GraphFile,
@@ -13,6 +17,11 @@ from padim.scoring.graph_file import (
     unreadable,
     unrunnable,
 )
+from padim.scoring.operators import BYTES_PER_PX, read_image_shape
+
+_LEAST_BYTES = 1 << 30  # that any graph may take
+_BYTES_PER_BYTE = 4  # of its file: constants, and what they are packed into
+_bounding = threading.Lock()  # a session takes the bound that was registered last
 
 
 class OnnxRuntime:
@@ -25,7 +34,7 @@ class OnnxRuntime:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors are raised as well
         # Threads that wait for long keep the core from other processes; those that do not wait at
         # all lose a tenth of the speed.
         options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
@@ -33,13 +42,25 @@ class OnnxRuntime:
             beside = part_beside(file.path).name, file.beside, len(file.beside)
             options.add_external_initializers_from_files_in_memory(*([one] for one in beside))
         is_text = plain_text(str(file.path)) == str(file.path)  # it takes no other path
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        self._most_bytes = _bound_bytes(file)
         try:
-            self._session = onnxruntime.InferenceSession(
-                file.path if is_text else bytes(file.content),
-                options,
-                providers=["CPUExecutionProvider"],
-                enable_fallback=0,  # it would say on stdout that it tries the same again
-            )
+            with _bounding:
+                onnxruntime.create_and_register_allocator(
+                    onnxruntime.OrtMemoryInfo(
+                        "Cpu",
+                        onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR,
+                        0,
+                        onnxruntime.OrtMemType.DEFAULT,
+                    ),
+                    onnxruntime.OrtArenaCfg(self._most_bytes, -1, -1, -1),
+                )
+                self._session = onnxruntime.InferenceSession(
+                    file.path if is_text else bytes(file.content),
+                    options,
+                    providers=["CPUExecutionProvider"],
+                    enable_fallback=0,  # it would say on stdout that it tries the same again
+                )
             self.names = tuple(output.name for output in self._session.get_outputs())
             inputs = [(one.name, one.type, one.shape) for one in self._session.get_inputs()]
             said = self._session.get_modelmeta().custom_metadata_map
@@ -54,9 +75,30 @@ class OnnxRuntime:
     def run(self, images: NDArray[np.uint8]) -> Arrays:
         """Run the graph on a batch."""
         try:
-            return tuple(self._session.run(None, {INPUT: images}))
+            outputs = self._session.run(None, {INPUT: images})
         except Exception as error:  # the classes of its errors are not public
+            if "Available memory of" in str(error):
+                raise MemoryLimitError(
+                    f"{self._path} needs more than {format_bytes(self._most_bytes)} to run, which "
+                    "is above its bound. Run fewer images at a time, or export it anew."
+                ) from error
             raise unrunnable(self._path, error) from error
+        return tuple(map(np.array, outputs))  # theirs are of the bounded memory
+
+
+def _bound_bytes(file: GraphFile) -> int:
+    """How much memory a graph may take, run from as many threads as there are cores."""
+    try:
+        shape = read_image_shape(file.content)
+    except ValueError as error:
+        raise unreadable(file.path) from error
+    if len(shape) != 4:
+        raise no_image_graph(file.path)
+    n_images, height, width, _ = shape
+    n_pixels = (n_images or N_BATCH) * height * width
+    n_file = len(file.content) + (0 if file.beside is None else len(file.beside))
+    needed = _BYTES_PER_BYTE * n_file + BYTES_PER_PX * n_pixels * n_cores()
+    return max(_LEAST_BYTES, needed)
 
 
 def open_graph(file: GraphFile, n_threads: int, _precision: str) -> OnnxRuntime:

@@ -1,5 +1,6 @@
 """What a graph may compute: what our own export writes, and nothing that makes much of little."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -9,10 +10,10 @@ from padim.scoring.graph_file import GraphFile
 from padim.scoring.protobuf import read_fields, read_packed
 
 ONNX_OPERATORS = frozenset((
-    "Add", "Cast", "Clip", "Concat", "ConstantOfShape", "Conv", "Div", "Floor", "Gather",
+    "Add", "Cast", "Clip", "Concat", "ConstantOfShape", "Conv", "Div", "Expand", "Floor", "Gather",
     "GatherND", "MatMul", "MaxPool", "Mul", "Pow", "Range", "ReduceMax", "ReduceMean", "ReduceSum",
-    "Relu", "Reshape",
-    "Shape", "Sigmoid", "Slice", "Sqrt", "Squeeze", "Sub", "TopK", "Transpose", "Unsqueeze",
+    "Relu", "Reshape", "Shape", "Sigmoid", "Slice", "Sqrt", "Squeeze", "Sub", "TopK", "Transpose",
+    "Unsqueeze",
 ))  # fmt: skip
 OPENVINO_LAYERS = frozenset((
     "Add", "Broadcast", "Concat", "Const", "Convert", "Convolution", "Divide", "Floor", "Gather",
@@ -25,6 +26,7 @@ _WINDOWED = ("Conv", "MaxPool")
 _WIDEST = 64  # of a kernel, its padding, its stride
 _MOST_NODES = 100_000
 _LARGEST_SCALAR = 200  # bytes of a tensor of one number, with its name
+_MOST_ROWS = 1 << 24  # of whitening, in a head
 _ZERO, _ONE = bytes(8), b"\1" + bytes(7)  # as int64
 LEAST_BYTES = 256 << 20  # that any tensor may take
 BYTES_PER_PX = 4096  # and of an image's pixels; the widest stage of the largest network takes 700
@@ -36,6 +38,9 @@ _TENSOR_NAME, _RAW = 8, 9  # of TensorProto
 _INPUT, _OUTPUT = 1, 2  # of NodeProto
 _OP_TYPE, _ATTRIBUTE, _DOMAIN = 4, 5, 7  # of NodeProto
 _INTS = 8  # of AttributeProto
+# From ModelProto to each axis of each input of its graph: input, type, tensor, shape, axis
+_AXES = (_GRAPH, 11, 2, 1, 2, 1)
+_LENGTH = 1  # of an axis
 
 
 def check_operators(file: GraphFile) -> None:
@@ -75,10 +80,28 @@ def check_onnx(content: bytes | memoryview) -> None:
     if len(nodes) > _MOST_NODES:
         raise ValueError(f"it has {len(nodes)} operators")
     makers = {name: node for node in nodes for name in node.outputs}
-    checks = {b"Range": _check_range, b"ConstantOfShape": _check_zeros}
+    checks = {b"Range": _check_range, b"ConstantOfShape": _check_zeros, b"Expand": _check_biases}
     for node in nodes:
         if check := checks.get(node.kind):
             check(node, makers, dict(map(_read_number, tensors)))
+
+
+def read_image_shape(content: memoryview) -> list[int]:
+    """The shape of the one input of an ONNX graph that was checked; zero where any number goes."""
+    shape = []
+    for axis in _find_inside(content, _AXES):
+        lengths = [value for number, value, *_ in read_fields(axis) if number == _LENGTH]
+        shape.append(next((one for one in lengths if isinstance(one, int)), 0))
+    return shape
+
+
+def _find_inside(content: memoryview, way: tuple[int, ...]) -> Iterator[memoryview]:
+    """The bytes of the fields that a way of numbers leads to, from message to message."""
+    for number, value, *_ in read_fields(content) if way else ():
+        if number == way[0]:
+            yield from _find_inside(_bytes(value), way[1:])
+    if not way:
+        yield content
 
 
 def _read_number(tensor: memoryview) -> tuple[bytes, bytes]:
@@ -108,6 +131,16 @@ def _check_zeros(node: "_Node", makers: dict[bytes, "_Node"], numbers: dict[byte
     above = [makers.get(name) for name in sizes if numbers.get(name) != _ONE]
     if len(above) != 1 or above[0] is None or above[0].kind != b"Shape":
         raise ValueError("its ConstantOfShape makes something else than a number for each image")
+
+
+def _check_biases(
+    node: "_Node", _makers: dict[bytes, "_Node"], numbers: dict[bytes, bytes]
+) -> None:
+    """Let a graph repeat a number for each row of a head, and nothing else."""
+    found = [numbers.get(name, b"") for name in node.inputs]
+    is_small = [len(one) for one in found] == [4, 8]
+    if not is_small or int.from_bytes(found[1], "little") > _MOST_ROWS:
+        raise ValueError("its Expand makes something else than biases")
 
 
 def check_openvino(root: ElementTree.Element) -> None:
