@@ -47,10 +47,17 @@ class Document:
 
     def read(self, path: Path, most_bytes: int = MOST_BYTES) -> Any:
         """Read a file of JSON, as ``parse`` does; an ``OSError`` of the system passes."""
+        return self.parse(self.read_bytes(path, most_bytes), most_bytes)
+
+    def read_bytes(self, path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+        """Read a regular file that is not too large; an ``OSError`` of the system passes."""
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise self.refuse("it is no file")
         with path.open("rb") as file:
-            return self.parse(file.read(most_bytes + 1), most_bytes)
+            text = file.read(most_bytes + 1)
+        if len(text) > most_bytes:
+            raise self.refuse(f"it has more than {most_bytes >> 20} MiB")
+        return text
 
     def parse(self, text: str | bytes, most_bytes: int = MOST_BYTES) -> Any:
         """Parse JSON into plain data.

@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+import padim.datasets.labelme
 from padim.datasets import read_category
 from padim.datasets.annotations import read_annotations, read_truth
 from padim.datasets.coco import unpack
-from padim.datasets.shapes import AnnotatedImage, make_runs
+from padim.datasets.shapes import AnnotatedImage, Bitmap, box_points, make_outline, make_runs
 from padim.errors import DatasetError
 
 HEIGHT, WIDTH = 20, 30
@@ -326,6 +329,55 @@ def test_two_exports_that_know_an_image_are_refused(part: Path) -> None:
     coco(part / "b.json", one)
     with pytest.raises(DatasetError, match=r"is in both .*a\.json and .*b\.json, but needs to be"):
         read_category(part)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "reason"),
+    [
+        ([[1, 1, 2, 2, 3, 1]] * 700_000, "more shapes and points than one file may have"),
+        ({"size": [HEIGHT, WIDTH], "counts": "0" * 9_000_000}, "more runs than one file may have"),
+    ],
+)
+def test_an_export_that_would_take_long_is_refused(
+    tmp_path: Path, segmentation: Any, reason: str
+) -> None:
+    with pytest.raises(DatasetError, match=reason):
+        read_annotations(coco(tmp_path / "a.json", {"segmentation": segmentation}))
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [make_outline([0, 0, 9, 60_000] * 1000, (60_000, 1000))],
+        [make_outline(box_points(0, 0, 999, 59_999), (60_000, 1000))] * 1000,
+        [make_runs((60_000, 1000), [1, 59_999_999], is_by_column=True)] * 10,
+        [make_runs((60_000, 1000), [*[0] * 1_000_000, 60_000_000])] * 6,
+        [Bitmap(np.broadcast_to(np.True_, (60_000, 1000)), (0, 0))] * 20,
+    ],
+)
+def test_shapes_that_would_take_long_to_draw_are_refused(shapes: list[Any]) -> None:
+    AnnotatedImage("a", (60_000, 1000), tuple(shapes[: len(shapes) // 50]))
+    with pytest.raises(ValueError, match="the shapes of a take too long to draw"):
+        AnnotatedImage("a", (60_000, 1000), tuple(shapes))
+
+
+def test_masks_of_labelme_that_would_take_much_memory_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(padim.datasets.labelme, "_MOST_BITMAPS_PX", 90 * 90 * 3)
+    stream = io.BytesIO()
+    Image.new("1", (90, 90)).save(stream, "PNG")
+    text = base64.b64encode(stream.getvalue()).decode()
+    path = labelme(tmp_path / "m.json", *[shape("mask", (5, 6), (8, 9), mask=text)] * 4)
+    with pytest.raises(DatasetError, match="more pixels than one file may have"):
+        read_annotations(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes in folders are of POSIX")
+def test_a_pipe_is_no_annotation(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.xml")
+    with pytest.raises(DatasetError, match="it is no file"):
+        read_annotations(tmp_path / "a.xml")
 
 
 def test_a_category_of_loco_may_have_annotations_for_some_masks(tmp_path: Path) -> None:

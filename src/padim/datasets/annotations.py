@@ -15,6 +15,10 @@ from padim.images.masks import MaskImage, read_mask
 
 SUFFIXES = (".json", ".xml")
 _WORDS = (b'"shapes"', b'"annotations"', b"<annotations")  # of Labelme, COCO, CVAT
+# About how long what begins with a sign takes to read and draw, beside a number.
+_JSON_WEIGHTS = {b"{": 32, b"[": 6, b",": 1}
+_XML_WEIGHTS = {b"<": 32, b"=": 4, b",": 1, b";": 1}
+_MOST_WEIGHT = 8_000_000
 _ADVICE = "Export it anew, as Labelme, COCO or CVAT for images 1.1."
 
 
@@ -111,11 +115,15 @@ def _unreadable(path: Path, error: OSError) -> DatasetError:
 def _read(path: Path, _n_bytes: int, _mtime_ns: int) -> Annotations | None:
     document = Document(path, DatasetError, _ADVICE)
     try:
-        if path.suffix.lower() == ".xml":
-            with path.open("rb") as file:
-                found = parse_cvat(file.read(MOST_BYTES + 1))
+        text = document.read_bytes(path)
+        is_xml = path.suffix.lower() == ".xml"
+        weights = _XML_WEIGHTS if is_xml else _JSON_WEIGHTS
+        if sum(weight * text.count(sign) for sign, weight in weights.items()) > _MOST_WEIGHT:
+            raise document.refuse("it has more shapes and points than one file may have")
+        if is_xml:
+            found = parse_cvat(text)
             return None if found is None else Annotations(path, tuple(found))
-        data = document.read(path)
+        data = document.parse(text)
         if not isinstance(data, dict):
             return None
         if "shapes" in data:

@@ -16,6 +16,8 @@ from padim.datasets.shapes import (
 )
 from padim.documents import Finite, Side
 
+_MOST_PACKED = 8 << 20  # characters, or numbers, of the runs of all masks of a file
+
 Box = Annotated[list[Finite], Meta(min_length=4, max_length=4)]  # left, top, width, height
 
 
@@ -75,6 +77,13 @@ class CocoFile:
         Source:
             https://cocodataset.org/#format-data, and ``common/maskApi.c`` of its API.
         """
+        packed = (
+            len(one.segmentation.counts)
+            for one in self.annotations
+            if isinstance(one.segmentation, CocoRuns)
+        )
+        if sum(packed) > _MOST_PACKED:
+            raise ValueError("its masks have more runs than one file may have")
         good = {one.id for one in self.categories if not is_defect(one.name)}
         by_image: dict[int | str, list[CocoAnnotation]] = {}
         for annotation in self.annotations:
@@ -98,8 +107,7 @@ def _convert(image: CocoImage, annotations: list[CocoAnnotation]) -> AnnotatedIm
             for polygon in one.segmentation:
                 if len(polygon) % 2:
                     raise ValueError(f"a polygon of {image.file_name} has an x without a y")
-                points = list(zip(polygon[::2], polygon[1::2], strict=True))
-                shapes.append(make_outline(points, size_px))
+                shapes.append(make_outline(polygon, size_px))
         elif one.bbox is not None:
             left, top, width, height = one.bbox
             corners = box_points(left, top, left + width - 1, top + height - 1)

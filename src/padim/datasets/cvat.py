@@ -6,7 +6,6 @@ from xml.etree import ElementTree as ET
 from padim.datasets.shapes import (
     AnnotatedImage,
     Outline,
-    Point,
     Runs,
     box_points,
     ellipse_points,
@@ -15,7 +14,6 @@ from padim.datasets.shapes import (
     make_runs,
     rotate,
 )
-from padim.documents import MOST_BYTES
 
 
 def parse_cvat(text: bytes) -> list[AnnotatedImage] | None:
@@ -25,14 +23,12 @@ def parse_cvat(text: bytes) -> list[AnnotatedImage] | None:
         None if it is XML of another kind.
 
     Raises:
-        ValueError: It is no XML in UTF-8, is too large, has a document type (which may define names
-            that grow without end), or a shape is not as it must be.
+        ValueError: It is no XML in UTF-8, has a document type (which may define names that grow
+            without end), or a shape is not as it must be.
 
     Source:
         https://docs.cvat.ai/docs/manual/advanced/formats/format-cvat/
     """
-    if len(text) > MOST_BYTES:
-        raise ValueError(f"it has more than {MOST_BYTES >> 20} MiB")
     document = text.decode("utf-8-sig")
     if "<!DOCTYPE" in document or "<!ENTITY" in document:
         raise ValueError("it has a document type, which an export does not")
@@ -74,8 +70,9 @@ def _list_shapes(element: ET.Element, size_px: tuple[int, int]) -> Iterator[Outl
     elif element.tag == "polyline":
         yield make_outline(_list_points(element), size_px, is_closed=False)
     elif element.tag == "points":
-        for point in _list_points(element):
-            yield make_outline([point], size_px)
+        points = _list_points(element)
+        for i in range(0, len(points), 2):
+            yield make_outline(points[i : i + 2], size_px)
     elif element.tag == "mask":
         top, left, height, width = (
             int(_take(element, key)) for key in ("top", "left", "height", "width")
@@ -88,9 +85,10 @@ def _list_shapes(element: ET.Element, size_px: tuple[int, int]) -> Iterator[Outl
         raise ValueError(f"a shape is a {element.tag}, which is not known")
 
 
-def _list_points(element: ET.Element) -> list[Point]:
+def _list_points(element: ET.Element) -> list[float]:
+    """The points of a shape: x and y in turn."""
     pairs = (pair.split(",") for pair in _take(element, "points").split(";"))
-    return [(float(x), float(y)) for x, y in pairs]
+    return [float(number) for x, y in pairs for number in (x, y)]
 
 
 def _number(element: ET.Element, key: str) -> float:

@@ -1,8 +1,10 @@
 """Shapes that annotation tools draw, and the masks that they are."""
 
 import math
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import sub
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,24 +15,36 @@ from padim.images.masks import MaskImage, find_flaws
 
 Point = tuple[float, float]  # x and y, in pixels
 _CORNERS = 64  # of a polygon that stands for an ellipse
+_TURNS = [2 * math.pi * i / _CORNERS for i in range(_CORNERS)]
+_CIRCLE = np.array([(math.cos(turn), math.sin(turn)) for turn in _TURNS])
+_MOST_NS = 5e9  # to draw an image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outline:
     """A polygon with what is inside it; or a line, a pixel wide; or points."""
 
-    points: tuple[Point, ...]
+    points: "array[float]"  # x and y in turn
     is_closed: bool = True
 
-    def draw(self, picture: Image.Image) -> None:
+    @property
+    def draw_ns(self) -> float:
+        """How long drawing takes at most, about, as Pillow was measured."""
+        xs, ys = self.points[::2], self.points[1::2]
+        width, height = max(xs) - min(xs), max(ys) - min(ys)
+        across: float = sum(map(abs, map(sub, xs, xs[1:]))) + width
+        down: float = sum(map(abs, map(sub, ys, ys[1:]))) + height
+        return 10 * across + 150 * down + height * len(xs) + 0.1 * width * height
+
+    def draw(self, canvas: ImageDraw.ImageDraw) -> None:
         """Draw it white."""
-        draw = ImageDraw.Draw(picture)
-        if self.is_closed and len(self.points) > 2:
-            draw.polygon(self.points, fill=1, outline=1)
-        elif len(self.points) > 1:
-            draw.line(self.points, fill=1)
+        points = self.points.tolist()  # Pillow takes any buffer for one of single precision
+        if self.is_closed and len(points) > 4:
+            canvas.polygon(points, fill=1, outline=1)
+        elif len(points) > 2:
+            canvas.line(points, fill=1)
         else:
-            draw.point(self.points, fill=1)
+            canvas.point(points, fill=1)
 
 
 @dataclass(frozen=True)
@@ -42,9 +56,13 @@ class Runs:
     place: tuple[int, int] = (0, 0)  # row and column of its corner
     is_by_column: bool = False
 
-    def draw(self, picture: Image.Image) -> None:
+    @property
+    def draw_ns(self) -> float:
+        """How long drawing takes at most, about, as Pillow was measured."""
+        return 1000 * len(self.lengths) + 12 * sum(self.lengths[1::2])
+
+    def draw(self, canvas: ImageDraw.ImageDraw) -> None:
         """Draw it white, run by run: in memory and time of what is white alone."""
-        draw = ImageDraw.Draw(picture)
         top, left = self.place
         n_line = self.size_px[0 if self.is_by_column else 1]
         end = 0
@@ -53,7 +71,7 @@ class Runs:
             for y, x, bottom, right in _split_run(start, end, n_line) if i % 2 and length else ():
                 if self.is_by_column:
                     y, x, bottom, right = x, y, right, bottom
-                draw.rectangle((left + x, top + y, left + right, top + bottom), fill=1)
+                canvas.rectangle((left + x, top + y, left + right, top + bottom), fill=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +81,15 @@ class Bitmap:
     mask: NDArray[np.bool_]
     place: tuple[int, int]  # row and column of its corner
 
-    def draw(self, picture: Image.Image) -> None:
+    @property
+    def draw_ns(self) -> float:
+        """How long drawing takes at most, about, as Pillow was measured."""
+        return 5 * self.mask.size
+
+    def draw(self, canvas: ImageDraw.ImageDraw) -> None:
         """Draw it white."""
         stencil = Image.fromarray(np.ascontiguousarray(self.mask))
-        picture.paste(1, (self.place[1], self.place[0]), stencil)
+        canvas.bitmap((self.place[1], self.place[0]), stencil, fill=1)
 
 
 @dataclass(frozen=True)
@@ -86,17 +109,20 @@ class AnnotatedImage:
     has_boxes: bool = False
 
     def __post_init__(self) -> None:
-        """Raise a ``ValueError`` if there is no such image, or none so large is read."""
+        """Raise a ``ValueError`` if there is no such image, or too much of it to draw."""
         height, width = self.size_px
         most = Image.MAX_IMAGE_PIXELS
         if min(height, width) < 1 or (most is not None and height * width > most):
             raise ValueError(f"an image has {width} x {height} px")
+        if sum(shape.draw_ns for shape in self.shapes) > _MOST_NS:
+            raise ValueError(f"the shapes of {self.name or 'its image'} take too long to draw")
 
     def draw(self) -> MaskImage:
         """Draw all its defects as one mask."""
         picture = Image.new("1", self.size_px[::-1])
+        canvas = ImageDraw.Draw(picture)
         for shape in self.shapes:
-            shape.draw(picture)
+            shape.draw(canvas)
         mask = np.array(picture)
         return MaskImage(mask, ("box-mask",) * self.has_boxes + find_flaws(mask))
 
@@ -107,46 +133,52 @@ def is_defect(label: str) -> bool:
 
 
 def make_outline(
-    points: Sequence[Point], size_px: tuple[int, int], *, is_closed: bool = True
+    points: Sequence[float], size_px: tuple[int, int], *, is_closed: bool = True
 ) -> Outline:
     """Make an outline of points, none of which may be further off its image than its size.
 
+    Args:
+        points: x and y in turn.
+        size_px: (height, width) of the image.
+        is_closed: Whether what is inside counts.
+
     Raises:
-        ValueError: One is.
+        ValueError: One is, or there are none, or a y is missing.
     """
-    height, width = size_px
-    for x, y in points:
-        if not (-width <= x <= 2 * width and -height <= y <= 2 * height):
-            raise ValueError(f"a point ({x:g}, {y:g}) is far outside {width} x {height} px")
-    if not points:
-        raise ValueError("a shape has no points")
-    return Outline(tuple(points), is_closed)
+    if not points or len(points) % 2:
+        raise ValueError("a shape has an x without a y" if points else "a shape has no points")
+    for side, values in zip(size_px[::-1], (points[::2], points[1::2]), strict=True):
+        # The sum tells what is not a number, which is neither the least nor the most.
+        if not (-side <= min(values) and max(values) <= 2 * side and math.isfinite(sum(values))):
+            low, high, (height, width) = min(values), max(values), size_px
+            raise ValueError(
+                f"a shape goes from {low:g} to {high:g}, far outside {width} x {height} px"
+            )
+    return Outline(array("d", points), is_closed)
 
 
-def box_points(left: float, top: float, right: float, bottom: float) -> list[Point]:
+def box_points(left: float, top: float, right: float, bottom: float) -> list[float]:
     """The corners of a box."""
-    return [(left, top), (right, top), (right, bottom), (left, bottom)]
+    return [left, top, right, top, right, bottom, left, bottom]
 
 
-def ellipse_points(centre: Point, radii: Point) -> list[Point]:
+def ellipse_points(centre: Point, radii: Point) -> list[float]:
     """Points along an ellipse."""
-    turns = [2 * math.pi * i / _CORNERS for i in range(_CORNERS)]
-    return [
-        (centre[0] + radii[0] * math.cos(turn), centre[1] + radii[1] * math.sin(turn))
-        for turn in turns
-    ]
+    return _flatten(centre + _CIRCLE * radii)
 
 
-def rotate(points: Sequence[Point], centre: Point, degrees: float) -> list[Point]:
+def rotate(points: list[float], centre: Point, degrees: float) -> list[float]:
     """Turn points clockwise, as they are seen."""
+    if not degrees:
+        return points
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return [
-        (
-            centre[0] + (x - centre[0]) * cos - (y - centre[1]) * sin,
-            centre[1] + (x - centre[0]) * sin + (y - centre[1]) * cos,
-        )
-        for x, y in points
-    ]
+    x, y = (np.reshape(points, (-1, 2)) - centre).T
+    return _flatten(np.stack((x * cos - y * sin, x * sin + y * cos), axis=1) + centre)
+
+
+def _flatten(points: NDArray[np.float64]) -> list[float]:
+    flat: list[float] = points.ravel().tolist()
+    return flat
 
 
 def make_runs(
