@@ -49,6 +49,72 @@ def test_netpbm_says_itself_what_is_white() -> None:
     assert np.asarray(decode(content, Reading(white=4095))).tolist() == [[255, 0]]
 
 
+@pytest.mark.parametrize("start", [b"P5 2 1 65535\n", b"P2 2 1 65535\n"])
+def test_netpbm_of_all_16_bits_follows_white(start: bytes) -> None:
+    values = np.array([[4095, 2048]], ">u2")
+    plain = b"4095 2048\n"
+    content = start + (values.tobytes() if start[:2] == b"P5" else plain)
+    image, depth = decode_with_depth(content, Reading(white=4095))
+    assert (np.asarray(image).tolist(), depth.highest) == ([[255, 128]], 4095)
+
+
+@pytest.mark.parametrize("largest", [4095, 65535])
+@pytest.mark.parametrize("kind", [b"P3", b"P6"])
+def test_colour_of_netpbm_is_said_to_be_deep(kind: bytes, largest: int) -> None:
+    values = np.array([largest, 0, 0, 0, largest // 2, 0], ">u2")
+    plain = " ".join(map(str, values)).encode()
+    content = kind + b" 2 1 %d\n" % largest + (values.tobytes() if kind == b"P6" else plain)
+    image, depth = decode_with_depth(content)
+    assert (depth.kind, depth.highest) == ("16-bit colour", 65535)
+    assert np.asarray(image)[0, 0].tolist() == [255, 0, 0]
+    if largest == 4095:
+        assert decode(content, Reading(white=1023)) == image
+    else:
+        with pytest.raises(ImageReadError, match=r"of a PPM of 16 bits 8 are read, .*save it as"):
+            decode(content, Reading(white=4095))
+
+
+def jpeg2000(values: NDArray[np.generic], n_bits: int, suffix: str = "jp2") -> bytes:
+    codecs = pytest.importorskip("imagecodecs", reason="writes what Pillow does not")
+    options = {"level": 0, "reversible": True, "bitspersample": n_bits, "codecformat": suffix}
+    return bytes(codecs.jpeg2k_encode(values, **options))
+
+
+@pytest.mark.parametrize("suffix", ["jp2", "j2k"])
+@pytest.mark.parametrize("shape", [(16, 17), (16, 17, 3), (16, 17, 4)])
+def test_jpeg_2000_keeps_its_depth_under_another_white(shape: tuple[int, ...], suffix: str) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, shape, dtype=np.uint16)
+    colour = values if values.ndim == 2 else values[..., :3]
+    kind = "16-bit grey" if values.ndim == 2 else "16-bit colour"
+    expected = np.floor(colour * (255 / 4095) + 0.5)
+    image, depth = decode_with_depth(jpeg2000(values, 16, suffix), Reading(white=4095))
+    np.testing.assert_array_equal(np.asarray(image), expected)
+    assert (depth.kind, depth.highest, depth.n_above_white) == (kind, colour.max(), 0)
+    # Of 12 bits, as it says, its white is what it says.
+    image, depth = decode_with_depth(jpeg2000(values, 12, suffix), Reading(white=4095))
+    assert np.abs(np.asarray(image) - expected).max() <= 1
+    assert (depth.kind, depth.n_above_white) == (kind, 0)
+    assert decode_with_depth(jpeg2000((values >> 4).astype(np.uint8), 8))[1].kind[:2] == "8-"
+
+
+def test_jpeg_2000_of_signed_numbers_is_not_shifted() -> None:
+    values = np.arange(-9, 247, dtype=np.int16).reshape(16, 16)
+    with pytest.raises(ImageReadError, match="its pixels go from -9 to 246"):
+        decode(jpeg2000(values, 16))
+    expected = np.floor((values + 9) * (255 / 4095) + 0.5)
+    image = decode(jpeg2000(values + 9, 16), Reading(white=4095))
+    np.testing.assert_array_equal(np.asarray(image), expected)
+
+
+def test_jpeg_2000_whose_headers_do_not_agree_is_refused() -> None:
+    content = jpeg2000(np.zeros((16, 17, 3), np.uint16), 16)
+    at = content.index(b"\xff\x4f\xff\x51") + 8
+    with pytest.raises(ImageReadError, match="its headers do not agree"):
+        decode(content[:at] + b"\0\1" + content[at + 2 :], Reading(white=4095))
+    with pytest.raises(ImageReadError, match="is damaged"):
+        decode(content[: at + 4])
+
+
 def test_colour_of_16_bits_keeps_its_depth_under_another_white() -> None:
     codecs = pytest.importorskip("imagecodecs", reason="writes what Pillow does not")
     values = np.random.default_rng(0).integers(0, 4096, (8, 9, 3), dtype=np.uint16)

@@ -17,7 +17,15 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from padim.errors import ImageReadError, ShapeError, UsageError
 from padim.images.pages import choose_page
-from padim.images.raster import Raster, has_floats, is_misread, loses_depth, read_raster, read_tags
+from padim.images.raster import (
+    Raster,
+    has_floats,
+    is_misread,
+    loses_depth,
+    read_raster,
+    read_tags,
+    says_white,
+)
 from padim.images.reading import AS_IT_IS, FULL_WHITE, Reading, smallest_white
 from padim.images.stream import open_regular, require_few_scans
 
@@ -114,8 +122,7 @@ def decode_with_depth(
     def convert(opened: Image.Image | Raster) -> tuple[Image.Image, Depth]:
         if isinstance(opened, Raster):
             return _scale(opened.values, reading.white, name, opened.is_inverted)
-        # Pillow has brought these to 16 bits, whatever they say is white.
-        white = FULL_WHITE if opened.format == "PPM" else reading.white
+        white = FULL_WHITE if says_white(opened) else reading.white
         return reduce_to_8_bit(opened, name, white)
 
     return _read(file, convert, reading, hold)

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
@@ -19,6 +20,10 @@ from padim.images.reading import FULL_WHITE, Reading
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
+_WITH_WHITE = ("PPM", "JPEG2000")  # formats that can say what is white
+_CODESTREAM = b"\xff\x4f\xff\x51"  # how that of a JPEG 2000 begins
+_HEADER_BYTES = 1 << 20  # within which it does
+_DEPTH, _SIGN = 0x7F, 0x80
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # TIFF 6.0 and its supplements.
 _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANAR, _PREDICTOR, _FORMAT = 258, 259, 262, 284, 317, 339
@@ -68,14 +73,60 @@ def has_floats(tags: ImageFileDirectory_v2) -> bool:
 
 def loses_depth(image: Image.Image) -> bool:
     """Whether an image that is not loaded yet has several channels of 16 bits: Pillow keeps 8."""
-    tiles = () if image.mode.startswith("I") else getattr(image, "tile", ())
+    tiles = () if image.mode.startswith(("I", "F")) else getattr(image, "tile", ())
+    if tiles and image.format in _WITH_WHITE:
+        return _read_largest(image) > 255
     return any(";16" in str(tile[3]) for tile in tiles)
+
+
+def says_white(image: Image.Image) -> bool:
+    """Whether the file of an image that is not loaded yet says what is white, which Pillow obeys.
+
+    A file that may use all of 16 bits says nothing of the kind.
+    """
+    return image.format in _WITH_WHITE and _read_largest(image) != FULL_WHITE
+
+
+def _read_largest(image: Image.Image) -> int:
+    """Read the largest value that the header of a Netpbm or JPEG 2000 file allows."""
+    if image.format == "JPEG2000":
+        return (1 << max(depth & _DEPTH for depth in _read_depths(image)) + 1) - 1
+    decoder, _, _, choices = image.tile[0]  # type: ignore[attr-defined]  # of an image in a file
+    if decoder == "raw":
+        return FULL_WHITE if ";16" in str(choices) else 255
+    return int(choices[1]) if isinstance(choices, tuple) else 1
+
+
+def _read_depths(image: Image.Image) -> bytes:
+    """Read the bits of each channel of a JPEG 2000, less one, and `_SIGN` where it is signed.
+
+    Raises:
+        ValueError: Its header is not as it must be.
+
+    Source:
+        ISO/IEC 15444-1, annex A.5.1.
+    """
+    stream = image.fp  # type: ignore[attr-defined]  # of an image in a file
+    place = stream.tell()
+    stream.seek(0)
+    start = stream.read(_HEADER_BYTES)
+    stream.seek(place)
+    header = start[max(start.find(_CODESTREAM), 0) :]
+    depths = b""
+    if len(header) > 42:
+        width, height, left, top = struct.unpack(">4I", header[8:24])
+        depths = header[42 : 42 + 3 * int.from_bytes(header[40:42], "big") : 3]
+    if not depths or (width - left, height - top) != image.size:
+        raise ValueError("its headers do not agree")
+    return depths
 
 
 def is_misread(image: Image.Image, white: int) -> bool:
     """Whether Pillow has no right pixels of an image that is not loaded yet."""
-    if loses_depth(image) and white != FULL_WHITE:
+    if loses_depth(image) and white != FULL_WHITE and not says_white(image):
         return True
+    if image.format == "JPEG2000":
+        return any(depth & _SIGN for depth in _read_depths(image))
     if image.format != "TIFF":
         return False
     tags: ImageFileDirectory_v2 = image.tag_v2  # type: ignore[attr-defined]  # of a TIFF
@@ -100,11 +151,11 @@ def read_raster(
     """Read what Pillow does not.
 
     Args:
-        stream: A TIFF or a PNG.
+        stream: A TIFF, a PNG, a JPEG 2000 or a Netpbm file.
         reading: How it is read.
         name: What it is called in errors.
         hold: Told how many bytes of memory it takes.
-        orientation: That of EXIF, of a PNG; a TIFF says its own.
+        orientation: That of EXIF; a TIFF says its own.
 
     Raises:
         ImageReadError: It is of a kind that is not read here either, or the extra is missing.
@@ -114,8 +165,14 @@ def read_raster(
         stream.seek(0)
         return _read_tiff(stream, reading, name, hold)
     stream.seek(0)
-    png = _turn(_load("imagecodecs", name).png_decode(stream.read()), orientation)
-    return Raster(png if png.ndim == 2 else png[..., :3] if png.shape[2] > 2 else png[..., 0])
+    content = stream.read()
+    if content.startswith(b"P"):
+        reason = "of a PPM of 16 bits 8 are read, too few for another white; save it as PNG"
+        raise ImageReadError(name, reason)
+    codecs = _load("imagecodecs", name)
+    decode = codecs.png_decode if content.startswith(b"\x89PNG") else codecs.jpeg2k_decode
+    values = np.atleast_3d(_turn(decode(content), orientation))
+    return Raster(values[..., :3] if values.shape[2] > 2 else values[..., 0])
 
 
 def _read_tiff(
