@@ -37,6 +37,7 @@ def test_the_name_of_a_bar_is_no_markup(monkeypatch: pytest.MonkeyPatch) -> None
     stream = io.StringIO()
     shown = Console(file=stream, force_terminal=True, width=200)
     monkeypatch.setattr(console, "Console", lambda **_: shown)
+    monkeypatch.setattr(console.Output, "quiet", False)  # whatever ran before
     with console.bars() as bar:
         bar.add_task("[/red]\x1b]0;x\x07", total=3)
     assert "[/red]\\x1b]0;x\\x07" in stream.getvalue()

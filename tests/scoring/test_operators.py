@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from padim.errors import MemoryLimitError, ModelFileError, PadimError
 from padim.scoring.graph import Graph
-from padim.scoring.operators import ONNX_OPERATORS, check_onnx
+from padim.scoring.operators import ONNX_OPERATORS, check_onnx, check_openvino
 from padim.scoring.protobuf import read_fields
 
 KEPT = Path(__file__).parents[1] / "kept/v1/model.onnx"
@@ -184,6 +184,27 @@ def test_outputs_of_another_type_are_refused(tmp_path: Path) -> None:
     onnx.save(model, path)
     with pytest.raises(ModelFileError, match="gives something else than scores"):
         Graph(path)(np.zeros((1, 4, 4, 3), np.uint8))
+
+
+LAYER = b'<net><layers><layer id="0" name="a" type="Add" version="opset1"></layer></layers></net>'
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (LAYER.replace(b"Add", b"Loop"), "it has the operator 'Loop'"),
+        (LAYER.replace(b'"Add"', b"'Loop'"), "another form"),
+        (LAYER.replace(b'"Add"', b'"&#76;oop"'), "another form"),
+        (LAYER.replace(b'type="Add" version', b'version="" type'), "another form"),
+        (LAYER.replace(b"<layer ", b"<layer\n"), "another form"),
+        (b"<!--" + LAYER + b"-->" + LAYER, "another form"),
+        (LAYER.decode().replace("Add", "Loop").encode("utf-16"), "another form"),
+    ],
+)
+def test_a_layer_is_known_however_it_is_written(content: bytes, reason: str) -> None:
+    check_openvino(LAYER)
+    with pytest.raises(ValueError, match=reason):
+        check_openvino(content)
 
 
 def test_a_graph_of_our_export_is_taken() -> None:

@@ -101,7 +101,7 @@ def read_weights(path: Path, file_sha256: str | None = None) -> "dict[str, Tenso
         if path.suffix == ".safetensors":
             with open_tensors(path) as file:
                 content = file.read()
-            _check_hash(path, content.sha256, file_sha256)
+            _check_hash(path, content.sha256(), file_sha256)
             return content.tensors  # type: ignore[return-value]  # none is left in the file
         with path.open("rb") as opened:
             _check_hash(path, hashlib.file_digest(opened, "sha256").hexdigest(), file_sha256)

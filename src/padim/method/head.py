@@ -43,14 +43,16 @@ class Head(nn.Module):
             columns = slice(start, start + level.n_dims)
             start += level.n_dims
             parts = [
-                rows[:, :, columns].reshape(len(mu), -1, level.n_dims) for rows in whitening[k:]
+                rows.reshape(len(mu), -1, *rows.shape[1:])[..., columns] for rows in whitening[k:]
             ]
-            n_rows = sum(part.shape[1] for part in parts)
+            counts = [part.shape[1] * part.shape[2] for part in parts]
+            n_rows = sum(counts)
             # In torch, features times transposed rows are the fastest for a few images at a time.
             shape = (n_rows, level.n_dims) if grouped else (level.n_dims, n_rows)
             rows = mu.new_empty(len(mu), *shape, dtype=store or dtype)
             by_row = rows if grouped else rows.transpose(1, 2)
-            by_row.copy_(torch.cat(parts, dim=1))
+            for part, place in zip(parts, torch.split(by_row, counts, dim=1), strict=True):
+                torch.unflatten(place, 1, part.shape[1:3]).copy_(part)
             if grouped and level is pyramid.levels[-1]:
                 # The finest features meet their own rows only: a lower triangle, kept without its
                 # zeros, which a runtime puts back when it loads the graph.

@@ -219,7 +219,7 @@ def _read_exportable(
             f"The camera is {camera_px[0]}x{camera_px[1]} px, but the region of interest is for "
             f"{roi.source_px[0]}x{roi.source_px[1]} px. Use --camera with that size."
         )
-    return state, digest
+    return state, digest()
 
 
 def _write(

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -31,7 +31,7 @@ from padim.scoring.calibration import ARRAYS, Calibration
 from padim.scoring.facts import ChosenFacts, FileFacts
 from padim.scoring.parity import Samples
 from padim.tensors.file_tensor import FileTensor, hash_tensor, write_tensors
-from padim.tensors.reading import TensorFileError, TensorReader, open_tensors
+from padim.tensors.reading import Content, TensorFileError, TensorReader, open_tensors
 
 Json = dict[str, Any]  # what a file says of itself, as it is written
 
@@ -64,8 +64,8 @@ def load_state(path: Path) -> ModelState:
     return load_hashed(path)[0]
 
 
-def load_hashed(path: Path) -> tuple[ModelState, str]:
-    """Read a model file into memory; the sha256 is that of the file as it was read.
+def load_hashed(path: Path) -> tuple[ModelState, Callable[[], str]]:
+    """Read a model file into memory; what is given beside it tells the sha256 of what was read.
 
     Raises:
         PathMissingError: There is no such file.
@@ -74,7 +74,8 @@ def load_hashed(path: Path) -> tuple[ModelState, str]:
         ModelFileTensorError: A tensor is missing, superfluous or of another shape.
         ModelFileHashError: A tensor, or what the file says of itself, is not what was written.
     """
-    tensors, facts, digest = _read(path, "model")
+    content, facts = _read(path, "model")
+    tensors: Mapping[str, Any] = content.tensors
     pyramid = _pyramid_of(facts)
     mean, whitening = [], []
     for i, level in enumerate(pyramid.levels):
@@ -105,7 +106,7 @@ def load_hashed(path: Path) -> tuple[ModelState, str]:
         )
     except ValueError as error:
         raise _describe(path, ModelFileError).refuse(str(error)) from error
-    return state, digest
+    return state, content.sha256
 
 
 def _pyramid_of(facts: FileFacts) -> Pyramid:
@@ -206,15 +207,15 @@ def load_moments(path: Path) -> Moments:
     Raises:
         PadimError: As ``load_state``.
     """
-    tensors, facts, _ = _read(path, "moments")
+    content, facts = _read(path, "moments")
     pyramid = _pyramid_of(facts)
     means, scatters = [], []
     for i, level in enumerate(pyramid.levels):
         shape = (pyramid.n_cells(i), level.n_dims)
-        means.append(_find(tensors, f"levels/{i}/mean", shape, path))
+        means.append(_find(content.tensors, f"levels/{i}/mean", shape, path))
         scatters.append(
             tuple(
-                _find(tensors, f"levels/{i}/scatter/{k}", (*shape, above.n_dims), path)
+                _find(content.tensors, f"levels/{i}/scatter/{k}", (*shape, above.n_dims), path)
                 for k, above in enumerate(pyramid.levels[: i + 1])
             )
         )
@@ -229,7 +230,7 @@ def _write(tensors: dict[str, Tensor | FileTensor], metadata: Json, path: Path) 
         write_tensors(tensors, partial, {"padim": text})
 
 
-def _read(path: Path, holds: str) -> tuple[Mapping[str, Any], FileFacts, str]:
+def _read(path: Path, holds: str) -> tuple[Content, FileFacts]:
     with _open(path) as (file, data):
         facts = _describe(path, ModelFileError).restore(data, FileFacts)
         if facts.holds != holds:
@@ -246,7 +247,7 @@ def _read(path: Path, holds: str) -> tuple[Mapping[str, Any], FileFacts, str]:
             raise ModelFileHashError(
                 f"{path} holds another tensor {name} than was written. Copy the file again."
             )
-    return content.tensors, facts, content.sha256
+    return content, facts
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from padim.model.state import ModelState
 from padim.model.torch_score import TileScore, TorchScore
 from padim.scoring.calibration import Calibration
 from padim.scoring.description import Description
-from padim.scoring.predictor import Predictor, Score
+from padim.scoring.predictor import FileHash, Predictor, Score
 
 
 class PaDiM(Predictor):
@@ -48,7 +48,7 @@ class PaDiM(Predictor):
         engine: Who runs the trunk, as for ``padim.load``.
         n_threads: Threads of the whole process; one for each core when None.
         path: The file that it was opened from, if any.
-        file_sha256: Of that file, as it was read.
+        file_sha256: Of that file, as it was read, or what tells it.
 
     Examples:
         >>> model = padim.fit("part/train/good", size_px=(64, 64))
@@ -76,7 +76,7 @@ class PaDiM(Predictor):
         engine: str = "auto",
         n_threads: int | None = None,
         path: Path | None = None,
-        file_sha256: str | None = None,
+        file_sha256: FileHash = None,
     ) -> None:
         self.state = state
         self.moments = moments

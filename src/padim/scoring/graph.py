@@ -19,7 +19,7 @@ from padim.scoring.engines import (
     graph_engine,
     require_engine,
 )
-from padim.scoring.graph_file import GraphFile, no_image_graph, read_graph
+from padim.scoring.graph_file import begin_reading, no_image_graph
 from padim.scoring.operators import check_operators
 
 
@@ -51,13 +51,16 @@ class Graph:
         check_precision(self.engine, precision)
         require_engine(self.engine)
         row = ENGINES[self.engine]
-        with ThreadPoolExecutor(1) as executor:
-            reading = executor.submit(_read, path)
-            import_module(row.package)  # as long as it takes to hash and to check a graph
+        with ThreadPoolExecutor(2) as executor:
+            reading = executor.submit(begin_reading, path, executor)
+            import_module(row.package)
             file = reading.result()
-        self.is_sealed, self.file_sha256 = file.is_sealed, file.sha256
-        self.runtime = row.load().open_graph(file, self.n_threads, precision)
-        file.check_unchanged()
+            self.is_sealed = file.is_sealed
+            try:
+                check_operators(file)
+                self.runtime = row.load().open_graph(file, self.n_threads, precision)
+            finally:  # what is damaged is called so, whatever else has been found in it
+                self.file_sha256 = file.check()
         if len(self.runtime.shape) != 4:
             raise no_image_graph(path)
         n_batch, height, width, _ = self.runtime.shape
@@ -89,12 +92,6 @@ class Graph:
                 f"{self.path} gives something else than scores. Copy it again, or export it anew."
             )
         return tuple(output[:n_images] for output in outputs)
-
-
-def _read(path: Path) -> GraphFile:
-    file = read_graph(path)
-    check_operators(file)
-    return file
 
 
 def _open_again(path: Path, engine: str, n_threads: int, precision: str, file_sha256: str) -> Graph:

@@ -8,6 +8,7 @@ import hashlib
 import html
 import re
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -38,19 +39,33 @@ Entry = tuple[int, int, bytes]  # from where to where it is in its file, and its
 
 @dataclass(frozen=True)
 class GraphFile:
-    """A graph's file as it was read."""
+    """A graph's file that has been read, while it is held against its seal."""
 
     path: Path
     content: memoryview
-    beside: NDArray[np.uint8] | None  # what is in the file of its weights, if it has one
     is_sealed: bool
-    sha256: str
     identity: tuple[tuple[int, ...], ...]  # what the system says of it, and of that beside it
+    _beside: Future[NDArray[np.uint8] | None]
+    _hashes: tuple[Future[str], ...]  # of it, and of that beside it
 
-    def check_unchanged(self) -> None:
-        """Raise a `ModelFileError` if other files are there than were read."""
+    @property
+    def beside(self) -> NDArray[np.uint8] | None:
+        """What is in the file of its weights, if it has one."""
+        return self._beside.result()
+
+    def check(self) -> str:
+        """Wait until it is known to be what was written; gives the sha256 of its file.
+
+        Raises:
+            ModelFileHashError: It is not what was written.
+            ModelFileError: It lacks its weights, or other files are there than were read.
+        """
+        hashes = [one.result() for one in self._hashes]
         if _identify_parts(self.path) != self.identity:
-            raise ModelFileError(f"{self.path} has changed while it was loaded. Load it again.")
+            there = [sha256(part) for part in graph_parts(self.path)]
+            if there != hashes[: len(there)]:
+                raise ModelFileError(f"{self.path} has changed while it was loaded. Load it again.")
+        return hashes[0]
 
 
 def read_graph(path: Path, *, with_weights: bool = True) -> GraphFile:
@@ -61,11 +76,51 @@ def read_graph(path: Path, *, with_weights: bool = True) -> GraphFile:
         ModelFileError: It is no graph, or lacks its weights.
         ModelFileHashError: It is not what was written.
     """
+    with ThreadPoolExecutor(1) as executor:
+        file = begin_reading(path, executor, with_weights=with_weights)
+        file.check()
+    return file
+
+
+def begin_reading(
+    path: Path, executor: ThreadPoolExecutor, *, with_weights: bool = True
+) -> GraphFile:
+    """Read a graph's file; what is beside it is read, and both are hashed, in threads.
+
+    Raises:
+        PathMissingError: There is no such file.
+        ModelFileError: It is no graph.
+    """
     if not path.is_file():
         raise PathMissingError(path)
     identity = _identify_parts(path)
     content = np.fromfile(path, np.uint8).data
     seal = _find_one(path, content, _SEAL)
+    entry = _find_one(path, content, _BESIDE[path.suffix]) if with_weights else None
+    beside: Future[NDArray[np.uint8] | None] = Future()
+    if with_weights:
+        beside = executor.submit(_read_beside, path, entry)
+    else:
+        beside.set_result(None)
+    hashes = (
+        executor.submit(_hash, path, content, seal),
+        executor.submit(_hash_beside, path, beside, entry),
+    )
+    return GraphFile(path, content, seal is not None, identity, beside, hashes)
+
+
+def _read_beside(path: Path, entry: Entry | None) -> NDArray[np.uint8] | None:
+    """What is beside a graph's file."""
+    part = part_beside(path)
+    if part.is_file():
+        return np.fromfile(part, np.uint8)
+    if entry is None and path.suffix == ".onnx":
+        return None
+    raise ModelFileError(f"{path} lacks its weights {part.name}. Copy them beside it.")
+
+
+def _hash(path: Path, content: memoryview, seal: Entry | None) -> str:
+    """The sha256 of a graph's file, which must be that of its seal but for the seal."""
     start, stop, said = seal or (len(content), len(content), b"")
     whole = hashlib.sha256(content[:start])
     sealed = whole.copy()
@@ -76,23 +131,19 @@ def read_graph(path: Path, *, with_weights: bool = True) -> GraphFile:
             f"{path} is not what was written, so it may score otherwise. Copy it again, or export "
             "it anew."
         )
-    beside = _read_beside(path, content) if with_weights else None
-    return GraphFile(path, content, beside, seal is not None, whole.hexdigest(), identity)
+    return whole.hexdigest()
 
 
-def _read_beside(path: Path, content: memoryview) -> NDArray[np.uint8] | None:
-    """What is beside a graph's file."""
-    part, entry = part_beside(path), _find_one(path, content, _BESIDE[path.suffix])
-    if not part.is_file():
-        if entry is None and path.suffix == ".onnx":
-            return None
-        raise ModelFileError(f"{path} lacks its weights {part.name}. Copy them beside it.")
-    weights = np.fromfile(part, np.uint8)
-    if entry is not None and hashlib.sha256(weights.data).hexdigest().encode() != entry[2]:
+def _hash_beside(path: Path, beside: Future[NDArray[np.uint8] | None], entry: Entry | None) -> str:
+    """The sha256 of what is beside a graph's file, which must be what that says of it."""
+    weights = beside.result()
+    digest = "" if weights is None else hashlib.sha256(weights.data).hexdigest()
+    if entry is not None and digest.encode() != entry[2]:
         raise ModelFileHashError(
-            f"{part} is not the one that {path.name} was written with. Copy both again."
+            f"{part_beside(path)} is not the one that {path.name} was written with. Copy both "
+            "again."
         )
-    return weights
+    return digest
 
 
 def part_beside(path: Path) -> Path:

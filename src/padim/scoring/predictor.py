@@ -40,6 +40,7 @@ class Outputs(NamedTuple):
 
 
 Score = Callable[[NDArray[np.uint8]], Outputs]
+FileHash = str | Callable[[], str] | None  # one that is called at first use
 
 
 class Predictor:
@@ -53,7 +54,7 @@ class Predictor:
         n_batch: Images in one call.
         engine: Name of what computes.
         path: The file that it was opened from, if any.
-        file_sha256: Of that file, as it was read.
+        file_sha256: Of that file, as it was read, or what tells it.
 
     Attributes:
         preprocess: The way from an image to the network.
@@ -74,7 +75,7 @@ class Predictor:
         n_batch: int,
         engine: str,
         path: Path | None = None,
-        file_sha256: str | None = None,
+        file_sha256: FileHash = None,
     ) -> None:
         self.score = score
         self.description = description
@@ -83,7 +84,7 @@ class Predictor:
         self.n_batch = n_batch
         self.engine = engine
         self.path = path
-        self.file_sha256 = file_sha256
+        self._file_sha256 = file_sha256
         self.decision: Decision | None = None
         if description.calibration is not None:
             self.decision = decide(description.calibration)
@@ -245,6 +246,12 @@ class Predictor:
             "A graph is a copy of a model, and is not saved. Copy its file, or save the model that "
             "it was exported from."
         )
+
+    @cached_property
+    def file_sha256(self) -> str | None:
+        """The sha256 of the file that it was opened from, as it was read; None without a file."""
+        told = self._file_sha256
+        return told() if callable(told) else told
 
     @cached_property
     def origin(self) -> tuple[str | None, str, str]:

@@ -21,6 +21,7 @@ from padim.tensors.file_tensor import (
     TYPES,
     FileTensor,
     begin_hash,
+    pieces,
     raw_bytes,
 )
 
@@ -35,11 +36,19 @@ class TensorFileError(ValueError):
 
 
 class Content(NamedTuple):
-    """What a safetensors file holds."""
+    """What a safetensors file holds, tensors in the order of the file."""
 
+    header: bytes
     tensors: dict[str, Tensor | FileTensor]
     hashes: dict[str, str]  # of each tensor, as ``hash_tensor`` has it
-    sha256: str  # of the whole file
+
+    def sha256(self) -> str:
+        """The sha256 of the file as it was read."""
+        digest = hashlib.sha256(self.header)
+        for tensor in self.tensors.values():
+            for piece in pieces(tensor):
+                digest.update(piece)
+        return digest.hexdigest()
 
 
 class _Place(NamedTuple):
@@ -72,28 +81,25 @@ class TensorReader:
         identity = identify(self._file.fileno())
         tensors: dict[str, Tensor | FileTensor] = {}
         digests = {}
-        whole = hashlib.sha256(self._header)
         self._file.seek(len(self._header))
-        with ThreadPoolExecutor(2) as executor:
-            of_file, of_tensors = _HashLane(executor), _HashLane(executor)
+        with ThreadPoolExecutor(1) as executor:
+            lane = _HashLane(executor)
             for name, (dtype, shape, start, stop) in self._places.items():
                 digests[name] = begin_hash(dtype, shape)
                 if name.endswith(left):
                     begin = len(self._header) + start
                     path = self.path.absolute()
                     tensors[name] = FileTensor(path, begin, shape, dtype, identity)
-                    pieces = _make_pieces(stop - start)
+                    content = _make_pieces(stop - start)
                 else:
                     tensors[name] = tensor = _allocate(dtype, shape)
-                    pieces = _cut(raw_bytes(tensor))
-                for piece in pieces:
+                    content = _cut(raw_bytes(tensor))
+                for piece in content:
                     self._fill(piece)
-                    of_file.add(whole, piece)
-                    of_tensors.add(digests[name], piece)
-            of_file.finish()
-            of_tensors.finish()
+                    lane.add(digests[name], piece)
+            lane.finish()
         hashes = {name: digest.hexdigest() for name, digest in digests.items()}
-        return Content(tensors, hashes, whole.hexdigest())
+        return Content(self._header, tensors, hashes)
 
     def _fill(self, piece: Piece) -> None:
         view = memoryview(piece)
