@@ -14,6 +14,7 @@ from hostile.mutate_json import mutate_json
 from PIL import Image
 from pyarrow import parquet
 
+import padim.datasets.manifest
 from padim.datasets import LAYOUTS, Category, normal_images, read_category, read_dataset
 from padim.errors import DatasetError, MissingExtraError, PadimError, ShapeError, UnknownNameError
 
@@ -552,16 +553,26 @@ def test_a_manifest_of_several_categories_is_no_single_one(root: Path) -> None:
             read(path)
 
 
-def test_a_manifest_in_parquet_reads_as_one_in_csv(root: Path) -> None:
+def test_a_manifest_in_parquet_reads_as_one_in_csv(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with (manifest(root) / "manifest.csv").open(newline="") as file:
         rows = [{k: v or None for k, v in row.items()} for row in csv.DictReader(file)]
     expected = read_dataset(root)
     (root / "manifest.csv").unlink()
     parquet.write_table(pyarrow.Table.from_pylist(rows), root / "manifest.parquet")
     assert read_dataset(root) == expected
-    (root / "manifest.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DatasetError, match=r"is no Parquet file"):
+    monkeypatch.setattr(padim.datasets.manifest, "_MOST_BYTES", 64)
+    with pytest.raises(DatasetError, match=r"cannot be read as Parquet \(its rows have more than"):
         read_dataset(root)
+    whole = (root / "manifest.parquet").read_bytes()
+    for damaged in (b"PAR1", whole[:-20] + bytes(12) + whole[-8:], b"PAR1" + bytes(9) + whole[13:]):
+        (root / "manifest.parquet").write_bytes(damaged)
+        with pytest.raises(
+            DatasetError, match=r"cannot be read as Parquet .* Save it anew\."
+        ) as found:
+            read_dataset(root)
+        assert "\n" not in str(found.value)
 
 
 def test_labels_of_zero_and_one_may_be_floats(root: Path) -> None:

@@ -1,6 +1,9 @@
 """The files that are changed, raced for and killed over: a small site of all padim writes."""
 
+import base64
 import csv
+import importlib.util
+import io
 import json
 import os
 from multiprocessing.context import ForkServerContext
@@ -69,6 +72,10 @@ def build_datasets(root: Path) -> None:
     _build_visa(root / "visa")
     _build_real_iad(root / "real_iad")
     _build_manifest(root / "manifest")
+    if importlib.util.find_spec("pyarrow"):
+        _build_parquet(root / "parquet")
+    for tool in ("labelme", "coco", "cvat"):
+        _build_annotated(root / tool, tool)
     polygon = {"shapes": [{"points": [[8, 8], [64, 8], [64, 64], [8, 64]]}]}
     (root / "roi").mkdir()
     (root / "roi/roi.json").write_text(json.dumps(polygon))
@@ -122,6 +129,76 @@ def _build_manifest(root: Path) -> None:
         _draw(root / row[0], 100 + i)
     _draw(root / "a/2_mask.png", 255, is_mask=True)
     _write_csv(root / "manifest.csv", [names, *rows])
+
+
+def _build_parquet(root: Path) -> None:
+    from pyarrow import csv, parquet
+
+    _build_manifest(root)
+    parquet.write_table(csv.read_csv(root / "manifest.csv"), root / "manifest.parquet")
+    (root / "manifest.csv").unlink()
+
+
+def _build_annotated(root: Path, tool: str) -> None:
+    for i, name in enumerate(("train/good/0", "test/good/1", "test/dent/2", "test/dent/3")):
+        _draw(root / f"{name}.png", 100 + i)
+    if tool == "labelme":
+        (root / "test/dent/2.json").write_text(json.dumps(_annotate_labelme()))
+    elif tool == "coco":
+        (root / "all.json").write_text(json.dumps(_annotate_coco()))
+    else:
+        (root / "all.xml").write_text(_CVAT)
+
+
+def _annotate_labelme() -> dict[str, object]:
+    stream = io.BytesIO()
+    Image.new("1", (2, 2), 1).save(stream, "PNG")
+    bitmap = base64.b64encode(stream.getvalue()).decode()
+    shapes: list[dict[str, object]] = [
+        {"label": "dent", "shape_type": kind, "points": points}
+        for kind, points in (
+            ("polygon", [[1, 1], [4, 1], [4, 5]]),
+            ("circle", [[3, 3], [3, 5]]),
+            ("linestrip", [[0, 7], [7, 7]]),
+        )
+    ]
+    mask = {"label": "hole", "shape_type": "mask", "points": [[2, 2], [3, 3]], "mask": bitmap}
+    size = {"imageHeight": 8, "imageWidth": 8, "imagePath": "2.png"}
+    return {"version": "5.4.1", "shapes": [*shapes, mask], **size}
+
+
+def _annotate_coco() -> dict[str, object]:
+    segmentations: tuple[object, ...] = (
+        [[1, 1, 4, 1, 4, 5]],
+        {"size": [8, 8], "counts": [9, 3, 5, 3, 44]},
+        {"size": [8, 8], "counts": "93536Y1"},
+    )
+    shapes = [
+        {"id": i, "image_id": i % 2, "category_id": 1, "segmentation": one, "bbox": [1, 1, 3, 4]}
+        for i, one in enumerate(segmentations)
+    ]
+    images = [
+        {"id": i, "file_name": f"dent/{i + 2}.png", "height": 8, "width": 8} for i in range(2)
+    ]
+    categories = [{"id": 1, "name": "dent"}, {"id": 2, "name": "good"}]
+    return {"images": images, "annotations": shapes, "categories": categories}
+
+
+_CVAT = """<?xml version="1.0" encoding="utf-8"?>
+<annotations>
+<version>1.1</version>
+<image id="0" name="dent/2.png" width="8" height="8">
+<box label="dent" xtl="1" ytl="1" xbr="4" ybr="5" rotation="30"/>
+<ellipse label="dent" cx="4" cy="4" rx="3" ry="1" rotation="10"/>
+<points label="good" points="1,1;2,2"/>
+</image>
+<image id="1" name="dent/3.png" width="8" height="8">
+<polygon label="dent" points="1,1;4.5,1;4,5"/>
+<polyline label="dent" points="0,7;7,7"/>
+<mask label="dent" rle="1,2,1" left="2" top="2" width="2" height="2"/>
+</image>
+</annotations>
+"""
 
 
 def _write_csv(path: Path, rows: list[tuple[str, ...]]) -> None:

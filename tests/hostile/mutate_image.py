@@ -62,6 +62,7 @@ _WAYS: tuple[_Way, ...] = (
     ("GIF", "P", {}),
     *(("BMP", mode, {}) for mode in ("RGB", "L", "1", "RGBA")),
     *(("PPM", mode, {}) for mode in ("RGB", "L", "1", "I;16")),
+    *(("JPEG2000", mode, {}) for mode in ("RGB", "L", "LA", "I;16")),
 )
 
 

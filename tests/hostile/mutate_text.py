@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import zipfile
 from random import Random
 
@@ -99,3 +100,43 @@ def mutate_zip(random: Random, content: bytes) -> tuple[bytes, str]:
         for member_name, member in members.items():
             archive.writestr(member_name, member)
     return stream.getvalue(), f"{way} {name}"
+
+
+_MARKS = (
+    "<image>", "</image>", "<image name='x' width='1' height='1'/>", "<![CDATA[", "<!--", "-->",
+    "<!DOCTYPE x [<!ENTITY a 'b'>]>", "&a;", "&#0;", "&#65;", "<mask/>", "<skeleton/>", "\x00",
+    "<track/>", "<annotations>", "<a>" * 2000, "<box/>" * 2000, "\ud800",
+)  # fmt: skip
+_NUMBERS = (
+    "", "0", "-1", "1e9", "1e308", "-1e308", "nan", "inf", "65536", "70000", "9" * 30, "9" * 5000,
+    "0.5", "1,1", "1;1", "1,1;" * 5000 + "1,1", "7,7;0,0;" * 5000 + "7,7", "0," * 5000 + "64", "x",
+    "8", "2,2", "dent/2.png", "good", "1 ", "1_0", "\u0661",
+)  # fmt: skip
+
+
+def mutate_xml(random: Random, content: bytes) -> tuple[bytes, str]:
+    """Change XML: its values, names, elements, or bytes."""
+    if random.random() < 0.25:
+        return mutate_bytes(random, content)
+    text = content.decode()
+    way = random.choice(("value", "value", "value", "name", "line", "mark", "deep", "code"))
+    if way in ("value", "name"):
+        pattern = r'(?<==")[^"]*(?=")' if way == "value" else r"(?<=[ <])\w+"
+        start, end = random.choice([found.span() for found in re.finditer(pattern, text)])
+        new = random.choice(_NUMBERS if way == "value" else ("", "x", "points", "width", "a:b"))
+        text = text[:start] + new + text[end:]
+        way = f"{way} {start} {new:.20}"
+    elif way == "line":
+        lines = text.splitlines()
+        line = random.randrange(len(lines))
+        lines[line : line + 1] = [lines[line]] * random.choice((0, 2, 500))
+        text = "\n".join(lines)
+    elif way == "mark":
+        at, mark = random.randrange(len(text)), random.choice(_MARKS)
+        text = text[:at] + mark + text[at:]
+    elif way == "deep":
+        text = text.replace("<image ", "<a>" * 100_000 + "<image ", 1)
+    else:
+        code = random.choice(("utf-16", "utf-8-sig", "latin-1", "utf-32"))
+        return text.replace("utf-8", random.choice((code, "cp037", "utf-8"))).encode(code), way
+    return text.encode("utf-8", "surrogatepass"), way

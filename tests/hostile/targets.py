@@ -1,6 +1,7 @@
 """What is changed and then used: for each kind of input its files, and what padim gives."""
 
 import hashlib
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable, Iterable
@@ -11,10 +12,11 @@ from typing import Protocol, final
 
 import numpy as np
 
+from hostile.mutate_bytes import mutate_bytes
 from hostile.mutate_image import draw, mutate_image
 from hostile.mutate_json import mutate_json
 from hostile.mutate_model import mutate_model
-from hostile.mutate_text import mutate_csv, mutate_toml, mutate_zip
+from hostile.mutate_text import mutate_csv, mutate_toml, mutate_xml, mutate_zip
 from padim.datasets import read_dataset
 from padim.datasets.check import check
 from padim.evaluation.compare import compare
@@ -246,6 +248,13 @@ def _read_data(root: Path, way: float) -> object:
     return repr(found)
 
 
+def _read_masks(root: Path, way: float) -> object:
+    if way < 0.1:
+        return _read_data(root, way)
+    masks = [sample.read_mask() for one in read_dataset(root) for sample in one.test]
+    return [None if mask is None else mask.tobytes() for mask in masks]
+
+
 def _read_run(root: Path, way: float) -> object:
     if way < 0.1:
         write_report(root)
@@ -273,6 +282,12 @@ _DATASETS = (
     ),
     Text("data/roi", "data/roi/roi.json", _read_roi),
 )  # fmt: skip
+_ANNOTATIONS = (
+    Text("data/labelme", "data/labelme/test/dent/2.json", _read_masks),
+    Text("data/coco", "data/coco/all.json", _read_masks),
+    Text("data/cvat", "data/cvat/all.xml", _read_masks, mutate_xml),
+)
+_PARQUET = Text("data/parquet", "data/parquet/manifest.parquet", _read_data, mutate_bytes)
 _RUN = (
     Text("second", "second/results.json", lambda root, way: repr(read_run(root)[0])),
     Text("first", "first/results.json", _read_run),
@@ -288,10 +303,14 @@ TARGETS: dict[str, Callable[[Path, Path], Target]] = {
     "openvino": lambda site, folder: GraphFile(site, folder, ".xml"),
     "image": ImageFile,
     "dataset": lambda site, folder: TextFile(site, folder, _DATASETS),
+    "annotation": lambda site, folder: TextFile(site, folder, _ANNOTATIONS),
     "run": lambda site, folder: TextFile(site, folder, _RUN),
     "config": lambda site, folder: TextFile(site, folder, _CONFIG),
 }
 SHARES = {  # of all cases, by kind
     "model": 6000, "moments": 3000, "onnx": 10_000, "openvino": 1500, "image": 20_000,
-    "dataset": 900, "run": 800, "config": 300,
+    "dataset": 900, "annotation": 900, "run": 800, "config": 300,
 }  # fmt: skip
+if importlib.util.find_spec("pyarrow"):
+    TARGETS["parquet"] = lambda site, folder: TextFile(site, folder, (_PARQUET,))
+    SHARES["parquet"] = 300

@@ -13,6 +13,8 @@ from padim.errors import DatasetError, MissingExtraError, join_names
 _NAMES = ("manifest.csv", "manifest.parquet")
 _SUFFIXES = frozenset({".csv", ".parquet"})
 _NEEDED = ("path", "split", "label")
+_BATCH_ROWS = 1024
+_MOST_BYTES = 256 << 20  # of what is wanted of a Parquet file, which may be packed very small
 _ADVICE = "Name them so; mask, category and defect may be there as well."
 
 
@@ -93,12 +95,20 @@ def _read_parquet(file: Path) -> list[dict[str, object]]:
         from pyarrow import ArrowException, parquet
     except ModuleNotFoundError as error:
         raise MissingExtraError("pyarrow", "parquet") from error
-    try:
-        table = parquet.read_table(file)
-    except (ArrowException, OSError) as error:
-        raise DatasetError(f"{file} is no Parquet file ({error}). Save it anew.") from error
-    check_columns(file, table.column_names, _NEEDED, _ADVICE)
     wanted = {*_NEEDED, "mask", "category", "defect"}
-    chosen = table.select([name for name in table.column_names if name in wanted])
-    rows: list[dict[str, object]] = chosen.to_pylist()
+    rows: list[dict[str, object]] = []
+    n_bytes = 0
+    try:
+        with parquet.ParquetFile(file) as opened:
+            names = opened.schema_arrow.names
+            chosen = [name for name in names if name in wanted]
+            for batch in opened.iter_batches(_BATCH_ROWS, columns=chosen):
+                n_bytes += batch.nbytes
+                if n_bytes > _MOST_BYTES:
+                    raise ValueError(f"its rows have more than {_MOST_BYTES >> 20} MiB")
+                rows += batch.to_pylist()
+    except (ArrowException, OSError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise DatasetError(f"{file} cannot be read as Parquet ({reason}). Save it anew.") from error
+    check_columns(file, names, _NEEDED, _ADVICE)
     return rows
