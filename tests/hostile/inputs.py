@@ -18,7 +18,10 @@ from padim.cli import main
 from padim.fitting.config import choices_of, format_choices
 from padim.model.file import load_state
 
-FIT = ("--size-px", "64", "--taps", "1,2", "--dims", "16", "--n-threads", "1")
+_FEW = ("--taps", "1,2", "--dims", "16", "--n-threads", "1")
+FIT = ("--size-px", "64", *_FEW)
+_TILES = ("--size-px", "96", "--tile-px", "64", "--tile-overlap-px", "16", *_FEW)
+_ROI = ("--roi", "data/roi/roi.json")
 
 
 def build_aside(context: ForkServerContext, folder: Path) -> None:
@@ -46,12 +49,15 @@ def build_site(folder: Path) -> None:
     striped(99, spot=True).save("look.png")
     _run("fit", "good", "-o", "part.safetensors", "--keep-moments", *FIT)
     _run("fit", "other", "-o", "other.safetensors", "--keep-moments", *FIT)
+    build_datasets(Path("data"))
+    _run("fit", "good", "-o", "tiles.safetensors", *_TILES)
+    _run("fit", "good", "-o", "roi.safetensors", *FIT, *_ROI)
     _run("export", "part.safetensors", "-o", "part.onnx")
     _run("export", "part.safetensors", "-o", "part.xml")
     _run("predict", "part.safetensors", "good", "-o", "predictions", "--maps", "npy")
     _run("benchmark", "root", "-o", "first", *FIT)
     _run("benchmark", "root", "-o", "second", *FIT, "--eps", "0.1")
-    build_datasets(Path("data"))
+    build_photographs(Path("packages/elpv_dataset"))
     _build_config(Path("config"))
 
 
@@ -76,9 +82,19 @@ def build_datasets(root: Path) -> None:
         _build_parquet(root / "parquet")
     for tool in ("labelme", "coco", "cvat"):
         _build_annotated(root / tool, tool)
-    polygon = {"shapes": [{"points": [[8, 8], [64, 8], [64, 64], [8, 64]]}]}
     (root / "roi").mkdir()
-    (root / "roi/roi.json").write_text(json.dumps(polygon))
+    (root / "roi/roi.json").write_text(json.dumps([[8, 8], [64, 8], [64, 64], [8, 64]]))
+
+
+def build_photographs(package: Path) -> None:
+    """Write what stands for the package whose photographs ``padim demo`` lays out."""
+    chances = {seed: int(seed > 89) for seed in range(80, 92)}
+    (package / "data/images").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    for seed, chance in chances.items():
+        striped(seed, spot=bool(chance)).save(package / f"data/images/{seed}.png")
+    lines = [f"images/{seed}.png {chance}.0 mono" for seed, chance in chances.items()]
+    (package / "data/labels.csv").write_text("\n".join(lines))
 
 
 def _draw(path: Path, level: int = 128, *, is_mask: bool = False) -> None:

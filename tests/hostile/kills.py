@@ -2,7 +2,8 @@
 
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from random import Random
@@ -16,6 +17,7 @@ _MODEL = ("part.safetensors", "part.moments.safetensors")
 _PAIR = ("part.xml", "part.bin")
 
 
+_COLD = {"XDG_CACHE_HOME": "cache"}  # in the folder that is looked at
 _STEP = 37  # between two calls before which a command is killed: a few kills are spread over all
 
 
@@ -25,6 +27,7 @@ class Scenario:
 
     arguments: tuple[str, ...]
     files: tuple[str, ...] = ()  # copied; what is only read stays in the site
+    variables: Mapping[str, str] = field(default_factory=dict)  # of its environment
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -56,6 +59,11 @@ SCENARIOS: dict[str, Scenario] = {
     "benchmark": Scenario(("benchmark", "{site}/root", "-o", "first", *FIT), ("first",)),
     "benchmark, first": Scenario(("benchmark", "{site}/root", "-o", "new", *FIT)),
     "report": Scenario(("report", "first"), ("first",)),
+    "fit, cold": Scenario(
+        ("fit", "{site}/other", "-o", "part.safetensors", *FIT), _MODEL[:1], _COLD
+    ),
+    "weights fetch": Scenario(("weights", "fetch", "efficientnet_lite0", "--to", "new")),
+    "demo": Scenario(("demo", "-o", "new"), variables={"PYTHONPATH": "{site}/packages"}),
 }
 
 
@@ -136,7 +144,9 @@ class Killer:
 
     def _start(self, scenario: Scenario, kill_before: int | None) -> Command:
         arguments = fill(scenario.arguments, self._site)
-        return Command(self._context, arguments, self._folder, kill_before)
+        values = fill(tuple(scenario.variables.values()), self._site)
+        variables = dict(zip(scenario.variables, values, strict=True))
+        return Command(self._context, arguments, self._folder, kill_before, variables=variables)
 
 
 def set_up(site: Path, folder: Path, files: tuple[str, ...]) -> None:

@@ -6,7 +6,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -134,6 +134,7 @@ class Command:
         folder: Path,
         kill_before: int | None = None,
         wait_s: float = 0,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         handle, name = tempfile.mkstemp(prefix="said-")
         os.close(handle)
@@ -141,7 +142,15 @@ class Command:
         self._connection, theirs = context.Pipe(duplex=False)
         self.process = context.Process(
             target=_run_command,
-            args=(theirs, arguments, str(folder), str(self._log), kill_before, wait_s),
+            args=(
+                theirs,
+                arguments,
+                str(folder),
+                str(self._log),
+                kill_before,
+                wait_s,
+                variables or {},
+            ),
         )
         self.process.start()
         theirs.close()
@@ -184,12 +193,16 @@ def _run_command(
     log: str,
     kill_before: int | None,
     wait_s: float,
+    variables: Mapping[str, str],
 ) -> None:
     from hostile.events import count_events
     from padim.__main__ import main
 
     redirect(Path(log))
     os.chdir(folder)
+    os.environ.update(variables)
+    if packages := variables.get("PYTHONPATH"):
+        sys.path.insert(0, packages)
     sys.argv = ["padim", *arguments]
     time.sleep(wait_s)
     count = count_events(Path(folder), kill_before)

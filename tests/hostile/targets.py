@@ -60,7 +60,10 @@ class Target(Protocol):
 def _predict(predictor: Predictor, look: Path) -> object:
     """What a model says of itself and of an image."""
     prediction = predictor.predict(look)
-    numbers = [prediction.score, *prediction.level_scores, prediction.anomaly_map.sum()]
+    seen = prediction.anomaly_map
+    if predictor.description.preprocess.roi is not None:  # outside there is no number
+        seen = seen[~np.isnan(seen)]
+    numbers = [prediction.score, *prediction.level_scores, seen.sum()]
     if not np.isfinite(numbers).all():
         return "not finite"
     facts = json.dumps(predictor.description.facts, sort_keys=True, default=repr)
@@ -80,10 +83,10 @@ class ModelFile:
 
     is_fixed = True
 
-    def __init__(self, site: Path, folder: Path) -> None:
-        self._whole = (site / "part.safetensors").read_bytes()
+    def __init__(self, site: Path, folder: Path, name: str = "part") -> None:
+        self._whole = (site / f"{name}.safetensors").read_bytes()
         self._other = (site / "other.safetensors").read_bytes()
-        self._path, self._look = folder / "part.safetensors", site / "look.png"
+        self._path, self._look = folder / f"{name}.safetensors", site / "look.png"
 
     def restore(self) -> None:
         self._path.write_bytes(self._whole)
@@ -298,6 +301,8 @@ _CONFIG = (Text("config", "config/choices.toml", _read_config, mutate_toml),)
 
 TARGETS: dict[str, Callable[[Path, Path], Target]] = {
     "model": ModelFile,
+    "tiles": lambda site, folder: ModelFile(site, folder, "tiles"),
+    "roi": lambda site, folder: ModelFile(site, folder, "roi"),
     "moments": Pair,
     "onnx": lambda site, folder: GraphFile(site, folder, ".onnx"),
     "openvino": lambda site, folder: GraphFile(site, folder, ".xml"),
@@ -308,8 +313,8 @@ TARGETS: dict[str, Callable[[Path, Path], Target]] = {
     "config": lambda site, folder: TextFile(site, folder, _CONFIG),
 }
 SHARES = {  # of all cases, by kind
-    "model": 6000, "moments": 3000, "onnx": 10_000, "openvino": 1500, "image": 20_000,
-    "dataset": 900, "annotation": 900, "run": 800, "config": 300,
+    "model": 6000, "tiles": 500, "roi": 500, "moments": 3000, "onnx": 10_000, "openvino": 1500,
+    "image": 20_000, "dataset": 900, "annotation": 900, "run": 800, "config": 300,
 }  # fmt: skip
 if importlib.util.find_spec("pyarrow"):
     TARGETS["parquet"] = lambda site, folder: TextFile(site, folder, (_PARQUET,))

@@ -22,8 +22,8 @@ from hostile.targets import TARGETS
 pytestmark = pytest.mark.slow
 
 N_CASES = {
-    "model": 60, "moments": 25, "onnx": 60, "openvino": 8, "image": 150, "dataset": 40, "run": 40,
-    "config": 20, "annotation": 60, "parquet": 20,
+    "model": 60, "tiles": 20, "roi": 20, "moments": 25, "onnx": 60, "openvino": 8, "image": 150,
+    "dataset": 40, "run": 40, "config": 20, "annotation": 60, "parquet": 20,
 }  # fmt: skip
 
 
