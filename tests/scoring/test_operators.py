@@ -1,4 +1,5 @@
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -8,8 +9,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from padim.errors import MemoryLimitError, ModelFileError, PadimError
+from padim.errors import MemoryLimitError, ModelFileError, ModelFileHashError, PadimError
+from padim.scoring.engine_openvino import convert
+from padim.scoring.engines import ENGINES
 from padim.scoring.graph import Graph
+from padim.scoring.graph_file import part_beside, read_graph, write_description, write_seal
 from padim.scoring.operators import ONNX_OPERATORS, check_onnx, check_openvino
 from padim.scoring.protobuf import read_fields
 
@@ -89,7 +93,7 @@ def test_names_that_are_no_text_are_refused_and_an_engine_says_nothing(
     more = helper.make_node("Floor", ["other"], ["more"])
     path = write(tmp_path / "a.onnx", CAST, *[more] * (name == b"other"))
     path.write_bytes(path.read_bytes().replace(name, name[:-1] + b"\xff"))
-    with pytest.raises(ModelFileError, match="is no graph that"):
+    with pytest.raises(ModelFileError, match=f"is no graph that {ENGINES[engine].title} reads"):
         Graph(path, engine)
     assert not capfd.readouterr().out
 
@@ -174,6 +178,47 @@ def test_biases_of_a_large_head_are_taken(tmp_path: Path) -> None:
         ),
     )
     assert Graph(path)(np.ones((1, 4, 4, 3), np.uint8))[0].max() == 4
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("place", ["a.onnx.data", "b.bin"])
+def test_weights_that_a_seal_does_not_cover_are_refused(
+    tmp_path: Path, engine: str, place: str
+) -> None:
+    path = write(
+        tmp_path / "a.onnx",
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["pixels", "more"], ["score"]),
+        constants=(tensor("more", np.full(3, 2, np.float32)),),
+    )
+    image = np.zeros((1, 4, 4, 3), np.uint8)
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location=place, size_threshold=0)
+    model = onnx.load(path, load_external_data=False)
+    model.metadata_props.add(key="padim", value="before")
+    onnx.save(model, path)
+    if place == "a.onnx.data":
+        part_beside(path).rename(tmp_path / "other")
+        write_seal(path)
+        (tmp_path / "other").rename(part_beside(path))
+    with pytest.raises(ModelFileError, match="weights in a file that it says no sha256 of"):
+        Graph(path, engine)
+    onnx.save(model, path)
+    if place == "a.onnx.data":  # without any seal
+        assert Graph(path, engine)(image)[0].min() == 2
+        write_description(path, "after")
+        assert read_graph(path).is_sealed
+        assert Graph(path, engine)(image)[0].min() == 2
+
+
+def test_a_sealed_pair_that_does_not_say_what_its_weights_are_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml"
+    convert(write(tmp_path / "a.onnx", CAST), path, "said")
+    path.write_text(re.sub(r"<padim_bin_sha256 .*?/>", "", path.read_text()))
+    part_beside(path).rename(tmp_path / "other")
+    write_seal(path)
+    (tmp_path / "other").rename(part_beside(path))
+    with pytest.raises(ModelFileHashError, match=r"is sealed, but does not say what a\.bin is"):
+        Graph(path)
 
 
 def test_outputs_of_another_type_are_refused(tmp_path: Path) -> None:

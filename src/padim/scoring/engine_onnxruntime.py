@@ -65,7 +65,7 @@ class OnnxRuntime:
             inputs = [(one.name, one.type, one.shape) for one in self._session.get_inputs()]
             said = self._session.get_modelmeta().custom_metadata_map
         except Exception as error:  # the classes of its errors are not public; names are no text
-            raise unreadable(file.path) from error
+            raise unreadable(file.path, "onnxruntime") from error
         if [one[:2] for one in inputs] != [(INPUT, "tensor(uint8)")]:
             raise no_image_graph(file.path)
         self._path = file.path
@@ -91,7 +91,7 @@ def _bound_bytes(file: GraphFile) -> int:
     try:
         shape = read_image_shape(file.content)
     except ValueError as error:
-        raise unreadable(file.path) from error
+        raise unreadable(file.path, "onnxruntime") from error
     if len(shape) != 4:
         raise no_image_graph(file.path)
     n_images, height, width, _ = shape

@@ -51,7 +51,7 @@ class OpenVino:
             described = self._model.has_rt_info(key)
             self.description = self._model.get_rt_info(key).value if described else None
         except (RuntimeError, UnicodeDecodeError) as error:
-            raise unreadable(file.path) from error
+            raise unreadable(file.path, "openvino") from error
         inputs = self._model.inputs
         if len(inputs) != 1 or inputs[0].element_type.get_type_name() != "u8":
             raise no_image_graph(file.path)

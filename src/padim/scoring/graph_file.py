@@ -99,7 +99,7 @@ def begin_reading(
     entry = _find_one(path, content, _BESIDE[path.suffix]) if with_weights else None
     beside: Future[NDArray[np.uint8] | None] = Future()
     if with_weights:
-        beside = executor.submit(_read_beside, path, entry)
+        beside = executor.submit(_read_beside, path, entry, seal is not None)
     else:
         beside.set_result(None)
     hashes = (
@@ -109,14 +109,18 @@ def begin_reading(
     return GraphFile(path, content, seal is not None, identity, beside, hashes)
 
 
-def _read_beside(path: Path, entry: Entry | None) -> NDArray[np.uint8] | None:
-    """What is beside a graph's file."""
+def _read_beside(path: Path, entry: Entry | None, is_sealed: bool) -> NDArray[np.uint8] | None:
+    """What is beside a graph's file, and is its: a seal is one over both."""
     part = part_beside(path)
-    if part.is_file():
-        return np.fromfile(part, np.uint8)
-    if entry is None and path.suffix == ".onnx":
+    if entry is None and path.suffix == ".onnx" and (is_sealed or not part.is_file()):
         return None
-    raise ModelFileError(f"{path} lacks its weights {part.name}. Copy them beside it.")
+    if entry is None and is_sealed:
+        raise ModelFileHashError(
+            f"{path} is sealed, but does not say what {part.name} is. Export it anew."
+        )
+    if not part.is_file():
+        raise ModelFileError(f"{path} lacks its weights {part.name}. Copy them beside it.")
+    return np.fromfile(part, np.uint8)
 
 
 def _hash(path: Path, content: memoryview, seal: Entry | None) -> str:
@@ -163,10 +167,7 @@ def _identify_parts(path: Path) -> tuple[tuple[int, ...], ...]:
 
 def write_seal(path: Path) -> None:
     """Let a graph that has just been written say what is beside it, and what itself is."""
-    content, part = path.read_bytes(), part_beside(path)
-    if part.is_file():
-        content = _with_entry(path, content, _BESIDE[path.suffix], sha256(part))
-    path.write_bytes(_with_seal(path, content))
+    path.write_bytes(_with_seal(path, _with_beside(path, path.read_bytes())))
 
 
 def write_description(path: Path, text: str) -> None:
@@ -174,9 +175,12 @@ def write_description(path: Path, text: str) -> None:
 
     Files beside it stay. One that says nothing so far is a `ModelFileError`.
     """
-    content = bytes(read_graph(path, with_weights=False).content)
+    file = read_graph(path, with_weights=False)
+    content = bytes(file.content)
     if _find_one(path, content, DESCRIPTION) is None:
         raise no_model(path)
+    if not file.is_sealed and _find_one(path, content, _BESIDE[path.suffix]) is None:
+        content = _with_beside(path, content)
     content = _with_seal(path, _with_entry(path, content, DESCRIPTION, text))
     with write_whole(path) as partial:
         partial.write_bytes(content)
@@ -187,11 +191,11 @@ def no_model(path: Path) -> ModelFileError:
     return ModelFileError(f"{path} is a graph, but no model. Name one that padim export wrote.")
 
 
-def unreadable(path: Path) -> ModelFileError:
-    """What to say of a file that is no graph."""
-    engine = ENGINES[engines_of(path)[0]].title
+def unreadable(path: Path, engine: str | None = None) -> ModelFileError:
+    """What to say of a file that is no graph, as an engine said or the one of its format would."""
+    title = ENGINES[engine or engines_of(path)[0]].title
     return ModelFileError(
-        f"{path} is no graph that {engine} reads. Copy it again, or export it anew."
+        f"{path} is no graph that {title} reads. Copy it again, or export it anew."
     )
 
 
@@ -217,6 +221,14 @@ def _with_seal(path: Path, content: bytes) -> bytes:
     assert found is not None
     digest = hashlib.sha256(content[: found[0]] + content[found[1] :])
     return _with_entry(path, content, _SEAL, digest.hexdigest())
+
+
+def _with_beside(path: Path, content: bytes) -> bytes:
+    """A file's content with the sha256 of what is beside it."""
+    part = part_beside(path)
+    if not part.is_file():
+        return content
+    return _with_entry(path, content, _BESIDE[path.suffix], sha256(part))
 
 
 def _with_entry(path: Path, content: bytes, key: str, value: str) -> bytes:

@@ -1,12 +1,13 @@
 """What a graph may compute: what our own export writes, and nothing that makes much of little."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from padim.errors import ModelFileError
-from padim.scoring.graph_file import GraphFile
+from padim.scoring.graph_file import GraphFile, part_beside
 from padim.scoring.protobuf import read_fields, read_packed
 
 ONNX_OPERATORS = frozenset((
@@ -36,7 +37,7 @@ BYTES_PER_PX = 4096  # and of an image's pixels; the widest stage of the largest
 # Numbers of fields in onnx.proto
 _GRAPH, _FUNCTIONS = 7, 25  # of ModelProto
 _NODE, _TENSOR, _SPARSE = 1, 5, 15  # of GraphProto
-_TENSOR_NAME, _RAW = 8, 9  # of TensorProto
+_TENSOR_NAME, _RAW, _EXTERNAL = 8, 9, 13  # of TensorProto
 _INPUT, _OUTPUT = 1, 2  # of NodeProto
 _OP_TYPE, _ATTRIBUTE, _DOMAIN = 4, 5, 7  # of NodeProto
 _INTS = 8  # of AttributeProto
@@ -53,7 +54,8 @@ def check_operators(file: GraphFile) -> None:
     """
     try:
         if file.path.suffix == ".onnx":
-            check_onnx(file.content)
+            beside = part_beside(file.path).name if file.beside.result() is not None else ""
+            check_onnx(file.content, beside)
         else:
             check_openvino(file.content)
     except ValueError as error:
@@ -65,8 +67,11 @@ def refuse(path: Path, reason: object) -> ModelFileError:
     return ModelFileError(f"{path} is no graph of padim export: {reason}. Name one that is.")
 
 
-def check_onnx(content: bytes | memoryview) -> None:
-    """Raise a ``ValueError`` if an ONNX file computes something else, or is none."""
+def check_onnx(content: bytes | memoryview, beside: str = "") -> None:
+    """Raise a ``ValueError`` if an ONNX file computes something else, or is none.
+
+    The file ``beside`` it is the only one whose weights it may have.
+    """
     nodes: list[_Node] = []
     tensors: list[memoryview] = []
     for part, inside, *_ in read_fields(memoryview(content)):
@@ -75,8 +80,11 @@ def check_onnx(content: bytes | memoryview) -> None:
         for number, value, start, stop in read_fields(_bytes(inside)) if part == _GRAPH else ():
             if number == _NODE:
                 nodes.append(_read_node(_bytes(value)))
-            elif number == _TENSOR and stop - start < _LARGEST_SCALAR:
-                tensors.append(_bytes(value))
+            elif number == _TENSOR:
+                tensor = _bytes(value)
+                _check_place(tensor, beside)
+                if stop - start < _LARGEST_SCALAR:
+                    tensors.append(tensor)
             elif number == _SPARSE:  # an engine makes them dense, of whatever size
                 raise ValueError("it has sparse tensors")
     if len(nodes) > _MOST_NODES:
@@ -86,6 +94,14 @@ def check_onnx(content: bytes | memoryview) -> None:
     for node in nodes:
         if check := checks.get(node.kind):
             check(node, makers, dict(map(_read_number, tensors)))
+
+
+def _check_place(tensor: memoryview, beside: str) -> None:
+    for number, value, *_ in read_fields(tensor):
+        if number == _EXTERNAL:
+            said = {part: bytes(_bytes(text)) for part, text, *_ in read_fields(_bytes(value))}
+            if said.get(1) == b"location" and said.get(2) != os.fsencode(beside):
+                raise ValueError("it has weights in a file that it says no sha256 of, or lacks")
 
 
 def read_image_shape(content: memoryview) -> list[int]:
