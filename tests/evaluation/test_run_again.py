@@ -23,7 +23,7 @@ from trees import (
 from padim.datasets import Category
 from padim.errors import DatasetError, PadimError
 from padim.evaluation.category import evaluate
-from padim.evaluation.job import Job, complete_job, find_ready
+from padim.evaluation.job import Job, complete, find_ready
 from padim.evaluation.processes import Ended
 from padim.evaluation.record import Record, read_record, record_name, write_record
 from padim.files import lock_folder
@@ -171,7 +171,8 @@ def test_results_that_were_ready_take_their_places_whenever_that_is_cut_short(
         out, left = tmp_path / f"out{n_moves}", n_moves
         write(out, old, "old")
         write(find_ready(job, out), new, "new")
-        written = '["record", "arrays", "model", "pictures"]'
+        places = '["record", "arrays", "model", "pictures"]'
+        written = f'{{"category": "a", "seed": 0, "places": {places}}}'
         (find_ready(job, out) / "written.json").write_text(written)
 
         def count() -> None:
@@ -183,15 +184,41 @@ def test_results_that_were_ready_take_their_places_whenever_that_is_cut_short(
         monkeypatch.setattr(Path, "replace", lambda *words: (count(), replace(*words))[1])
         monkeypatch.setattr(os, "rename", lambda *words: (count(), rename(*words))[1])
         with suppress(SystemExit):
-            complete_job(job, out)
+            complete(out)
         assert (left < 0) == (out / f"{find_ready(job, out).name}/written.json").exists()
         monkeypatch.setattr(Path, "replace", replace)
         monkeypatch.setattr(os, "rename", rename)
-        complete_job(job, out)
-        complete_job(job, out)
+        complete(out)
+        complete(out)
         assert {path.relative_to(out).as_posix() for path in of("", out)} == set(new)
         assert all(path.read_text() == "new" for path in of("", out))
     assert left == 1
+
+
+def test_a_benchmark_of_another_release_takes_no_place_unless_told_to(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "out/results.json"
+    path.parent.mkdir()
+    path.write_text('{"schema_version": 1}')
+    assert benchmark(root, path.parent, "-q") == 2
+    assert "a benchmark that this release cannot read. Replace" in capsys.readouterr().err
+    assert path.read_text() == '{"schema_version": 1}'
+
+
+def test_what_was_ready_of_a_category_takes_its_places_in_a_run_of_others(
+    root: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    job = Job(Category("carpet", root / "carpet", (), ()), 0, make_fingerprint())
+    model = find_ready(job, out) / "models/carpet.safetensors"
+    model.parent.mkdir(parents=True)
+    model.write_text("whole")
+    written = {"category": "carpet", "seed": 0, "places": ["model"]}
+    (find_ready(job, out) / "written.json").write_text(json.dumps(written))
+    assert benchmark(root, out, "--category", "bottle", "-q") == 0
+    assert (out / "models/carpet.safetensors").read_text() == "whole"
+    assert not list(out.glob(".*.ready"))
 
 
 def test_a_list_of_what_is_ready_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -200,7 +227,7 @@ def test_a_list_of_what_is_ready_that_is_none_is_refused(tmp_path: Path) -> None
     for text in ("5", "[5]", "[" * 200_000):
         (find_ready(job, tmp_path) / "written.json").write_text(text)
         with pytest.raises(DatasetError, match=r"written\.json cannot be understood.*Remove"):
-            complete_job(job, tmp_path)
+            complete(tmp_path)
 
 
 def test_an_interrupted_run_has_tables_of_what_is_finished(

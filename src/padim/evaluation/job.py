@@ -15,7 +15,7 @@ from PIL import Image
 
 from padim.choices import is_same
 from padim.datasets import Category, Sample
-from padim.documents import Document
+from padim.documents import Document, Index
 from padim.errors import DatasetError, ImageReadError
 from padim.evaluation.category import Evaluation, evaluate, preview
 from padim.evaluation.pictures import pictures, save_pictures
@@ -44,7 +44,7 @@ from padim.model.pair import moments_path
 from padim.temporary import TemporaryFolder
 
 _CURVE_POINTS = 500
-_WRITTEN = "written.json"  # which places of a job have been written, where they are ready
+_WRITTEN = "written.json"  # a `_Written`, where results are ready
 _BESIDE_FITTER = (
     "roi",
     "white",
@@ -113,6 +113,15 @@ class Job:
         return record_name(self.category.name, self.seed)
 
 
+@dataclass(frozen=True)
+class _Written:
+    """Whose results are ready, and which of its places have been written."""
+
+    category: str
+    seed: Index
+    places: tuple[str, ...]
+
+
 def run_job(
     job: Job,
     plan: Plan,
@@ -160,7 +169,7 @@ def run_job(
         if job.seed == 0:
             advance = begin("draw", len(evaluation.samples))
             _write_pictures(job, evaluation, fitter.encoder.preprocess, made, plan, advance)
-        model_path = _places(job, made)["model"]
+        model_path = _places(category.name, job.seed, made)["model"]
         model.save(model_path, moments=plan.settings.keep_moments)
         record = record_of(
             job,
@@ -172,27 +181,33 @@ def run_job(
             model_bytes=model_path.stat().st_size,
         )
         write_record(record, made)
-        written = [what for what, path in _all_places(job, made).items() if path.exists()]
-        write_text(made / _WRITTEN, json.dumps(written))
+        places = _all_places(category.name, job.seed, made)
+        written = [what for what, path in places.items() if path.exists()]
+        facts = {"category": category.name, "seed": job.seed, "places": written}
+        write_text(made / _WRITTEN, json.dumps(facts))
         made.rename(find_ready(job, out))
         sync_folder(out)
-        complete_job(job, out)
+        complete_one(find_ready(job, out), out)
     return record
 
 
-def complete_job(job: Job, out: Path) -> None:
-    """Let the results of a job that are ready take their places, also when that was cut short."""
-    ready = find_ready(job, out)
-    if not ready.is_dir():
-        return
+def complete(out: Path) -> None:
+    """Let all results that are ready take their places, also when that was cut short."""
+    for ready in sorted(out.glob(".*.ready")):
+        complete_one(ready, out)
+
+
+def complete_one(ready: Path, out: Path) -> None:
+    """Let the results of one job that are ready take their places."""
     if (ready / _WRITTEN).exists():  # else all has moved
         document = Document(ready / _WRITTEN, DatasetError, f"Remove {ready}.")
-        written = document.restore(document.read(ready / _WRITTEN), list[str])
-        sources, places = _all_places(job, ready), _all_places(job, out)
+        written = document.restore(document.read(ready / _WRITTEN), _Written)
+        sources = _all_places(written.category, written.seed, ready)
+        places = _all_places(written.category, written.seed, out)
         if sources["record"].exists():  # what says that the others are there goes first
             _remove(places["record"])
         for what, path in places.items():
-            if sources[what].is_dir() or what not in written:
+            if sources[what].is_dir() or what not in written.places:
                 _remove(path)
             if sources[what].exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -212,7 +227,7 @@ def find_ready(job: Job, out: Path) -> Path:
 
 def find_missing(job: Job, plan: Plan, out: Path, n_images: int) -> list[str]:
     """What a finished job of so many test images must have written, but is not there whole."""
-    places = _places(job, out)
+    places = _places(job.category.name, job.seed, out)
     maps = places.pop("maps", None)
     if not n_images:
         places.pop("pictures", None)  # nothing to draw makes no folder
@@ -231,19 +246,19 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _all_places(job: Job, out: Path) -> dict[str, Path]:
+def _all_places(category: str, seed: int, out: Path) -> dict[str, Path]:
     """Where a job writes, its record last."""
-    places = _places(job, out)
-    document, arrays = record_files(out, job.name)
+    places = _places(category, seed, out)
+    document, arrays = record_files(out, record_name(category, seed))
     moments = moments_path(places["model"])
     return {**places, "moments": moments, "arrays": arrays, "record": document}
 
 
-def _places(job: Job, out: Path) -> dict[str, Path]:
+def _places(category: str, seed: int, out: Path) -> dict[str, Path]:
     """Where a job writes beside its record; only the first seed is drawn."""
-    name = safe_name(job.category.name)
-    places = {"model": out / "models" / f"{job.name}.safetensors"}
-    if job.seed == 0:
+    name = safe_name(category)
+    places = {"model": out / "models" / f"{record_name(category, seed)}.safetensors"}
+    if seed == 0:
         places["preview"] = out / "previews" / f"{name}.npy"
         places |= {folder: out / folder / name for folder in ("pictures", "maps")}
     return places
@@ -316,7 +331,7 @@ def _write_pictures(
     plan: Plan,
     advance: Callable[[int], None],
 ) -> None:
-    places = _places(job, out)
+    places = _places(job.category.name, job.seed, out)
     drawn = pictures(evaluation, preprocess, plan.colormap)
     for _ in save_pictures(_name_pictures(drawn, job.category, places["pictures"])):
         advance(1)

@@ -11,7 +11,7 @@ from typing import cast
 
 from padim.datasets import Category
 from padim.errors import DatasetError, UsageError, failure_of, join_names
-from padim.evaluation.job import Job, Plan, Watcher, complete_job, find_missing, run_job
+from padim.evaluation.job import Job, Plan, Watcher, complete, find_missing, run_job
 from padim.evaluation.pictures import Curve, draw_roc, encode_png
 from padim.evaluation.processes import Ended, Tell, in_processes
 from padim.evaluation.record import (
@@ -87,6 +87,11 @@ def _require_same_benchmark(
 ) -> None:
     """Make sure that the tables of a benchmark of before are not replaced by those of another."""
     before = read_results(out)
+    if before is None and (out / "results.json").exists():
+        raise UsageError(
+            f"{out} holds a benchmark that this release cannot read. Replace its tables with "
+            "--overwrite, or choose another folder."
+        )
     if before is None or not before.rows:
         return
     ours: Mapping[str, object] = _settings_of(plan, fitter)
@@ -129,11 +134,11 @@ def _run(
     records: dict[str, Record] = {}
     failed: dict[str, Failure] = {}
     jobs = []
+    complete(out)
     for category in categories:
         fingerprint = fingerprint_of(category, rests_on, plan.colormap)
         for seed in range(plan.n_seeds):
             job = Job(category, seed, fingerprint)
-            complete_job(job, out)
             if (known := _find_finished(job, plan, out, watcher)) is None:
                 jobs.append(job)
                 with suppress(DatasetError):  # damaged, as has been said
