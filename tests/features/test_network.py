@@ -161,6 +161,9 @@ def test_the_cache_has_a_bound(cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "2-newest.onnx",
         ".being-written",
     }
+    monkeypatch.setattr(trunk_cache, "_MOST_BYTES", 5)
+    trunk_cache.sweep(folder / "2-new.onnx", None)
+    assert {path.name for path in folder.iterdir()} == {"2-new.onnx", ".being-written"}
 
 
 def test_weights_that_change_while_they_are_read_are_refused(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ class Network:
 
     def read_cached(self) -> TrunkTensors | None:
         """What ``trunk`` says, from the user's cache; None when it is not there."""
-        path = self._tensors_path
+        path = self.tensors_path
         return None if path is None else trunk_cache.read_tensors(path)
 
     def load(self) -> TrunkTensors:
@@ -92,12 +92,13 @@ class Network:
 
     def keep_tensors(self, trunk: TrunkTensors | None = None) -> None:
         """Let the user's cache have the trunk's tensors of a weights file, if it lacks them."""
-        path = self._tensors_path
+        path = self.tensors_path
         if path is not None and not path.is_file():
             trunk_cache.keep_tensors(path, trunk or self.trunk())
 
     @property
-    def _tensors_path(self) -> Path | None:
+    def tensors_path(self) -> Path | None:
+        """Where the user's cache has the trunk's tensors of a weights file."""
         if self.file_sha256 is None:
             return None
         return trunk_cache.find_tensors(self.encoder, self.file_sha256)
@@ -153,7 +154,7 @@ class GraphFeatures(nn.Module):
         graph = self._open(path)
         with suppress(OSError):
             network.keep_tensors(trunk)
-            trunk_cache.sweep()
+            trunk_cache.sweep(path, network.tensors_path)
         return graph
 
     def _open(self, path: Path) -> Graph:

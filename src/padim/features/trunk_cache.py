@@ -95,8 +95,12 @@ def mark_used(path: Path) -> None:
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
-def sweep() -> None:
-    """Remove what is of other versions, and beyond the bound what was not used for longest."""
+def sweep(*in_use: Path | None) -> None:
+    """Remove what is of other versions, and beyond the bound what was not used for longest.
+
+    What is in use stays, whatever it takes, so that it is not written anew each time.
+    """
+    stay = {path.stem for path in in_use if path is not None}
     places = defaultdict(list)
     for path in _folder().iterdir():
         places[path.name.partition(".")[0]].append(path)  # a graph and its weights, if beside it
@@ -110,6 +114,8 @@ def sweep() -> None:
     n_bytes = 0
     for used, size, paths in sorted(kept, key=lambda one: one[0], reverse=True):
         n_bytes += size
+        if stay.intersection(path.stem for path in paths):
+            continue
         if n_bytes > _MOST_BYTES or not used:
             for path in paths:
                 with suppress(OSError):  # Windows removes no file that is open
