@@ -12,6 +12,7 @@ from torch import Tensor
 
 from padim.backbones import BACKBONES, PUBLISHED_SHA256, backbone
 from padim.errors import PathMissingError, WeightsError
+from padim.features import weights
 from padim.features.trunk import build_trunk, load_trunk
 from padim.features.weights import (
     compare_published,
@@ -313,6 +314,19 @@ def test_a_plain_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Pat
     with pytest.raises(WeightsError, match="not a checkpoint of tensors only"):
         read_weights(path)
     assert not (tmp_path / "went off").exists()
+
+
+def test_what_is_hashed_is_what_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "own.pth"
+    torch.save({"a": torch.ones(2)}, path)
+    check = weights._check_hash
+
+    def replace_then_check(path: Path, found: str, wanted: str | None) -> None:
+        torch.save({"a": torch.zeros(2)}, path)
+        check(path, found, wanted)
+
+    monkeypatch.setattr(weights, "_check_hash", replace_then_check)
+    assert torch.equal(read_weights(path)["a"], torch.ones(2))
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model"])

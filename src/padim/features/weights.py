@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import io
 import os
 import shutil
 from dataclasses import dataclass
@@ -103,10 +104,9 @@ def read_weights(path: Path, file_sha256: str | None = None) -> "dict[str, Tenso
                 content = file.read()
             _check_hash(path, content.sha256(), file_sha256)
             return content.tensors  # type: ignore[return-value]  # none is left in the file
-        with path.open("rb") as opened:
-            _check_hash(path, hashlib.file_digest(opened, "sha256").hexdigest(), file_sha256)
-            opened.seek(0)
-            loaded = torch.load(opened, map_location="cpu", weights_only=True)
+        whole = path.read_bytes()
+        _check_hash(path, hashlib.sha256(whole).hexdigest(), file_sha256)
+        loaded = torch.load(io.BytesIO(whole), map_location="cpu", weights_only=True)
     except WeightsError:
         raise
     except (OSError, TensorFileError) as error:
