@@ -10,7 +10,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import chain, count
 from pathlib import Path
 
@@ -240,8 +240,22 @@ def lock_folder(folder: Path) -> Iterator[None]:
 @contextmanager
 def lock_file(path: Path) -> Iterator[None]:
     """Keep other processes from changing a file that is there, as ``lock`` does."""
-    with lock(path.with_name(_hide(path.name, ".lock")), f"is changing {path}. Wait for it"):
+    with lock(_find_lock(path), f"is changing {path}. Wait for it"):
         yield
+
+
+def lock_new(path: Path, *, is_one_of_several: bool) -> AbstractContextManager[None]:
+    """``lock_file`` for a file that may be new.
+
+    A new one that stands alone needs no lock, which would stay beside it, unless another process
+    writes it with others.
+    """
+    is_shared = is_one_of_several or path.is_file() or _find_lock(path).exists()
+    return lock_file(path) if is_shared else nullcontext()
+
+
+def _find_lock(path: Path) -> Path:
+    return path.with_name(_hide(path.name, ".lock"))
 
 
 @contextmanager

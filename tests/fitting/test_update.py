@@ -219,6 +219,8 @@ def test_a_pair_that_is_new_is_written_by_one_at_a_time(images: list[Path], tmp_
         with pytest.raises(PadimError, match=r"Another padim is changing .*new\.safetensors"):
             model.save(path, moments=True)
         with pytest.raises(PadimError, match=r"Another padim is changing .*new\.safetensors"):
+            model.save(path)  # whose moments would be beside it
+        with pytest.raises(PadimError, match=r"Another padim is changing .*new\.safetensors"):
             padim.merge(one, other, path)
         words = ["fit", images[0].parent, "-o", path, "--size-px", "64", "--keep-moments", "-q"]
         assert main(list(map(str, words))) == 1

@@ -1,7 +1,6 @@
 """``padim fit``."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,7 +26,7 @@ from padim.datasets.folder import folder_name
 from padim.datasets.left_out import find_left_out, find_left_out_of
 from padim.datasets.naming import means_not_good
 from padim.errors import UsageError, format_count
-from padim.files import lock_file
+from padim.files import lock_new
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.decode import decode
 from padim.images.facts import describe_depth
@@ -185,8 +184,7 @@ def _fit_to(
     from padim.model.pair import save_alone, save_pair
 
     peak = watch_peak()
-    is_shared = out.is_file() or fitter.settings.keep_moments  # of two files, others may write one
-    with lock_file(out) if is_shared else nullcontext():
+    with lock_new(out, is_one_of_several=fitter.settings.keep_moments):
         with phases() as begin:
             fitted = fitter.fit(chosen, begin, unreadable.callback)
         if fitted.moments is not None:

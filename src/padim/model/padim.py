@@ -1,6 +1,5 @@
 """PaDiM: fit on good images, predict on others, save, load."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from padim.features.network import (
 )
 from padim.features.trunk_cache import hash_trunk
 from padim.features.weights import fetch, locate, read_weights
-from padim.files import lock_file, sha256
+from padim.files import lock_new, sha256
 from padim.method.moments import Moments
 from padim.model.pair import save_alone, save_pair
 from padim.model.scorer import scorer_of
@@ -133,7 +132,7 @@ class PaDiM(Predictor):
                 "The model has no moments to save: it was fitted without keep_moments, or loaded. "
                 "Fit it with keep_moments=True, or leave moments out."
             )
-        with lock_file(path) if moments or path.is_file() else nullcontext():
+        with lock_new(path, is_one_of_several=moments):
             if moments and self.moments is not None:
                 save_pair(self.state, self.moments, path)
             else:
