@@ -1,6 +1,6 @@
 """``padim predict``."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -83,12 +83,28 @@ def predict(
     tally = _Tally(loaded.decision)
     _score(chosen, loaded, writer, unreadable, tally)
     unreadable.report()
+    facts = {"model": str(model), "engine": loaded.engine, "out": str(out)}
+    _tell(tally, facts, unreadable.paths, out, overlays=overlays)
+    if not tally.n_images:
+        raise PadimError(f"Nothing was judged: of {count} none could be read. Check the files.")
+    _require_pictures(writer)
+    if fail_on_anomaly and tally.n_anomalous:
+        raise typer.Exit(1)
+
+
+def _tell(
+    tally: "_Tally",
+    facts: Mapping[str, str],
+    unreadable: Sequence[str],
+    out: Path,
+    *,
+    overlays: bool,
+) -> None:
+    """Say what was found, and what is doubtful about it."""
     document = {
-        "model": str(model),
-        "engine": loaded.engine,
-        "out": str(out),
+        **facts,
         **tally.document(),
-        "unreadable": unreadable.paths,
+        "unreadable": unreadable,
         "predictions": [record.to_dict() for record in tally.records],
     }
     pictures = f" Pictures: {out / 'overlays'}." if overlays else ""
@@ -104,11 +120,6 @@ def predict(
             f"All {tally.n_images} images are as unlike the good ones as can be. If they are not "
             "all defective, this is a model of another part, or the camera or its light changed."
         )
-    if not tally.n_images:
-        raise PadimError(f"Nothing was judged: of {count} none could be read. Check the files.")
-    _require_pictures(writer)
-    if fail_on_anomaly and tally.n_anomalous:
-        raise typer.Exit(1)
 
 
 def _note(

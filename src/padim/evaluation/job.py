@@ -138,6 +138,23 @@ def run_job(
     Raises:
         PadimError: It cannot be done.
     """
+    with TemporaryFolder(out) as made:
+        record = _make(job, plan, fitter, made, watcher, scratch)
+        write_record(record, made)
+        places = _all_places(job.category.name, job.seed, made)
+        written = [what for what, path in places.items() if path.exists()]
+        facts = {"category": job.category.name, "seed": job.seed, "places": written}
+        write_text(made / _WRITTEN, json.dumps(facts))
+        made.rename(find_ready(job, out))
+        sync_folder(out)
+        complete_one(find_ready(job, out), out)
+    return record
+
+
+def _make(
+    job: Job, plan: Plan, fitter: Fitter, made: Path, watcher: Watcher, scratch: Path | None
+) -> Record:
+    """Fit and evaluate a category, and write its model and its pictures."""
     category = job.category
     left_out: list[str] = []
 
@@ -150,45 +167,33 @@ def run_job(
 
     unreadable = leave_out if plan.skip_unreadable else None
     watcher.say(category.describe())
-    with TemporaryFolder(out) as made:
-        peak, start = watch_peak(), time.perf_counter()
-        fitted = fitter.fit(category.train, begin, unreadable)
-        fit_s, fit_peak = time.perf_counter() - start, peak()
-        white = fitter.encoder.preprocess.reading.white
-        if words := describe_depth(fitted.state.images, white):
-            watcher.say(f"{category.name}: {words}")
-        model = build_model(fitter, fitted)
-        advance = begin("score", len(category.test))
-        evaluation = evaluate(
-            model, category, advance=advance, unreadable=unreadable, scratch=scratch
-        )
-        if words := describe_differences(one.differences for one in evaluation.predictions):
-            watcher.say(f"{category.name}: {words}")
-        for words in evaluation.describe_flaws():
-            watcher.say(f"{category.name}: warning: {words}")
-        if job.seed == 0:
-            advance = begin("draw", len(evaluation.samples))
-            _write_pictures(job, evaluation, fitter.encoder.preprocess, made, plan, advance)
-        model_path = _places(category.name, job.seed, made)["model"]
-        model.save(model_path, moments=plan.settings.keep_moments)
-        record = record_of(
-            job,
-            evaluation,
-            left_out,
-            fit_s=round(fit_s, 3),
-            fit_peak_bytes=fit_peak,
-            n_train=fitted.state.count,
-            model_bytes=model_path.stat().st_size,
-        )
-        write_record(record, made)
-        places = _all_places(category.name, job.seed, made)
-        written = [what for what, path in places.items() if path.exists()]
-        facts = {"category": category.name, "seed": job.seed, "places": written}
-        write_text(made / _WRITTEN, json.dumps(facts))
-        made.rename(find_ready(job, out))
-        sync_folder(out)
-        complete_one(find_ready(job, out), out)
-    return record
+    peak, start = watch_peak(), time.perf_counter()
+    fitted = fitter.fit(category.train, begin, unreadable)
+    fit_s, fit_peak = time.perf_counter() - start, peak()
+    white = fitter.encoder.preprocess.reading.white
+    if words := describe_depth(fitted.state.images, white):
+        watcher.say(f"{category.name}: {words}")
+    model = build_model(fitter, fitted)
+    advance = begin("score", len(category.test))
+    evaluation = evaluate(model, category, advance=advance, unreadable=unreadable, scratch=scratch)
+    if words := describe_differences(one.differences for one in evaluation.predictions):
+        watcher.say(f"{category.name}: {words}")
+    for words in evaluation.describe_flaws():
+        watcher.say(f"{category.name}: warning: {words}")
+    if job.seed == 0:
+        advance = begin("draw", len(evaluation.samples))
+        _write_pictures(job, evaluation, fitter.encoder.preprocess, made, plan, advance)
+    model_path = _places(category.name, job.seed, made)["model"]
+    model.save(model_path, moments=plan.settings.keep_moments)
+    return record_of(
+        job,
+        evaluation,
+        left_out,
+        fit_s=round(fit_s, 3),
+        fit_peak_bytes=fit_peak,
+        n_train=fitted.state.count,
+        model_bytes=model_path.stat().st_size,
+    )
 
 
 def complete(out: Path) -> None:

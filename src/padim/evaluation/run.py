@@ -130,24 +130,9 @@ def _run(
     settings: Settings = {**rests_on, "n_seeds": plan.n_seeds}
     log = _Log(out / "log.jsonl")
     log.write("started", settings=settings, categories=[category.name for category in categories])
-    before: dict[str, Record] = {}  # of these settings, until it is done again
-    records: dict[str, Record] = {}
-    failed: dict[str, Failure] = {}
-    jobs = []
     complete(out)
-    for category in categories:
-        fingerprint = fingerprint_of(category, rests_on, plan.colormap)
-        for seed in range(plan.n_seeds):
-            job = Job(category, seed, fingerprint)
-            if (known := _find_finished(job, plan, out, watcher)) is None:
-                jobs.append(job)
-                with suppress(DatasetError):  # damaged, as has been said
-                    older = read_record(out, job.name)
-                    if older is not None and _is_current(older, rests_on):
-                        before[job.name] = older
-            else:
-                records[job.name] = known
-                log.write("reused", category=category.name, seed=seed)
+    jobs, records, before = _find_work(categories, plan, out, watcher, log, rests_on)
+    failed: dict[str, Failure] = {}
 
     def write() -> Results:
         finished, there = [], before | records
@@ -185,6 +170,34 @@ def _run(
         results = write()
     log.write("ended", n_finished=len(results.rows), n_failed=len(failed))
     return results
+
+
+def _find_work(
+    categories: Sequence[Category],
+    plan: Plan,
+    out: Path,
+    watcher: Watcher,
+    log: "_Log",
+    rests_on: Settings,
+) -> tuple[list[Job], dict[str, Record], dict[str, Record]]:
+    """What is to be done, what is done, and what there is of these settings until it is."""
+    jobs: list[Job] = []
+    records: dict[str, Record] = {}
+    before: dict[str, Record] = {}
+    for category in categories:
+        fingerprint = fingerprint_of(category, rests_on, plan.colormap)
+        for seed in range(plan.n_seeds):
+            job = Job(category, seed, fingerprint)
+            if known := _find_finished(job, plan, out, watcher):
+                records[job.name] = known
+                log.write("reused", category=category.name, seed=seed)
+                continue
+            jobs.append(job)
+            with suppress(DatasetError):  # damaged, as has been said
+                older = read_record(out, job.name)
+                if older is not None and _is_current(older, rests_on):
+                    before[job.name] = older
+    return jobs, records, before
 
 
 def settings_of(fitter: Fitter) -> Settings:
