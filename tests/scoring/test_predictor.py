@@ -171,7 +171,7 @@ def test_a_score_is_a_finite_number_or_an_error(
     def broken(images: NDArray[np.uint8]) -> Outputs:
         outputs = predictor.score(images)
         values = getattr(outputs, where).copy()
-        values.reshape(len(images), -1)[-1] = wrong
+        values.reshape(-1)[-1] = wrong
         return outputs._replace(**{where: values})
 
     other = Predictor(broken, predictor.description, 4, "onnxruntime")

@@ -54,7 +54,7 @@ def check_operators(file: GraphFile) -> None:
     """
     try:
         if file.path.suffix == ".onnx":
-            beside = part_beside(file.path).name if file.beside.result() is not None else ""
+            beside = part_beside(file.path).name if file.beside is not None else ""
             check_onnx(file.content, beside)
         else:
             check_openvino(file.content)

@@ -272,14 +272,16 @@ class Predictor:
 
 def _check_finite(outputs: Outputs, batch: list[Loaded]) -> None:
     """Raise a `ModelFileError` if a score, or one of a map, is no number."""
-    highest = outputs.anomaly_map.max(axis=(1, 2))  # NaN where there is one
-    scores = np.column_stack((highest, outputs.image_score, outputs.level_scores))
+    highest, lowest = (  # NaN where there is one
+        look(outputs.anomaly_map, axis=(1, 2)) for look in (np.max, np.min)
+    )
+    scores = np.column_stack((highest, outputs.image_score, outputs.level_scores, lowest))
     for image, row in zip(batch, scores, strict=True):
         if not np.isfinite(row).all():
             raise ModelFileError(
-                f"The score of {image.path or 'an image'} is {row[1]:g} and its map goes up to "
-                f"{row[0]:g}, but a score needs to be a finite number. The model or its engine is "
-                "at fault: try --engine torch, or fit it anew."
+                f"The score of {image.path or 'an image'} is {row[1]:g} and its map goes from "
+                f"{row[-1]:g} to {row[0]:g}, but a score needs to be a finite number. The "
+                "model or its engine is at fault: try --engine torch, or fit it anew."
             )
 
 
