@@ -37,7 +37,8 @@ IMAGE_SUFFIXES: frozenset[str] = frozenset(
 )
 
 # The other formats of Pillow stay closed: EPS, for one, starts another program.
-_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# Those that Pillow knows from the start come first: for another it loads all that it has.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "JPEG2000", "TIFF", "WEBP")
 
 # Without a handler of its own, Python prints what Pillow logs about damaged files.
 logging.getLogger("PIL").addHandler(logging.NullHandler())

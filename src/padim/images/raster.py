@@ -7,16 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from padim.errors import ImageReadError, install_command
 from padim.images.pages import SEVERAL, is_page
 from padim.images.reading import FULL_WHITE, Reading
+
+if TYPE_CHECKING:
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
@@ -52,7 +54,7 @@ class Raster:
         return int(self.values.shape[0])
 
 
-def read_tags(stream: BinaryIO) -> ImageFileDirectory_v2 | None:
+def read_tags(stream: BinaryIO) -> "ImageFileDirectory_v2 | None":
     """Read the tags of the first page of a TIFF; None where it is something else."""
     stream.seek(0)
     header = stream.read(8)
@@ -60,13 +62,15 @@ def read_tags(stream: BinaryIO) -> ImageFileDirectory_v2 | None:
         return None
     if header[2:3] == b"+" or header[3:4] == b"+":
         header += stream.read(8)
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
     tags = ImageFileDirectory_v2(header)
     stream.seek(tags.next)
     tags.load(stream)
     return tags
 
 
-def has_floats(tags: ImageFileDirectory_v2) -> bool:
+def has_floats(tags: "ImageFileDirectory_v2") -> bool:
     """Whether the pixels of a TIFF are floats."""
     return _FLOAT in tags.get(_FORMAT, ())
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from padim.documents import Document, Finite, Side
 from padim.errors import PathMissingError, UsageError
@@ -145,6 +145,8 @@ def _read_polygons(path: Path) -> list[list[tuple[float, float]]]:
 def _draw(
     polygons: list[list[tuple[float, float]]], source_px: tuple[int, int]
 ) -> NDArray[np.bool_]:
+    from PIL import ImageDraw
+
     picture = Image.new("1", source_px[::-1])
     draw = ImageDraw.Draw(picture)
     for polygon in polygons:
