@@ -231,13 +231,19 @@ def test_outputs_of_another_type_are_refused(tmp_path: Path) -> None:
         Graph(path)(np.zeros((1, 4, 4, 3), np.uint8))
 
 
-LAYER = b'<net><layers><layer id="0" name="a" type="Add" version="opset1"></layer></layers></net>'
+LAYER = (
+    b'<net><layers><layer id="2" name="a" type="Add" version="opset1"></layer></layers><edges>'
+    b'<edge from-layer="0" from-port="0" to-layer="2" to-port="0" />'
+    b'<edge from-layer="1" from-port="0" to-layer="2" to-port="1" /></edges></net>'
+)
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (LAYER.replace(b"Add", b"Loop"), "it has the operator 'Loop'"),
+        (LAYER.replace(b"Add", b"Slice"), "its Slice lacks inputs"),
+        (LAYER.replace(b'to-port="1"', b'to-port="0"'), "its Add lacks inputs"),
         (LAYER.replace(b'"Add"', b"'Loop'"), "another form"),
         (LAYER.replace(b'"Add"', b'"&#76;oop"'), "another form"),
         (LAYER.replace(b'type="Add" version', b'version="" type'), "another form"),

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,20 +17,25 @@ ONNX_OPERATORS = frozenset((
     "Relu", "Reshape", "Shape", "Sigmoid", "Slice", "Sqrt", "Squeeze", "Sub", "TopK", "Transpose",
     "Unsqueeze",
 ))  # fmt: skip
-OPENVINO_LAYERS = frozenset((
-    "Add", "Broadcast", "Concat", "Const", "Convert", "Convolution", "Divide", "Floor", "Gather",
-    "GatherND", "GroupConvolution", "MatMul", "MaxPool", "Maximum", "Minimum", "Multiply",
-    "Parameter", "Power", "Range", "ReLU", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape",
-    "Result", "ShapeOf", "Sigmoid", "Slice", "Sqrt", "Squeeze", "Subtract", "TopK", "Transpose",
-    "Unsqueeze", "VariadicSplit",
-))  # fmt: skip
+_OPENVINO_INPUTS = (  # layers by how many inputs they have at least; OpenVINO reads them unseen
+    ("Const", "Parameter"),
+    ("Concat", "Convert", "Floor", "MaxPool", "ReLU", "Result", "ShapeOf", "Sigmoid", "Sqrt",
+     "Squeeze"),
+    ("Add", "Broadcast", "Convolution", "Divide", "GatherND", "GroupConvolution", "MatMul",
+     "Maximum", "Minimum", "Multiply", "Power", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape",
+     "Subtract", "TopK", "Transpose", "Unsqueeze"),
+    ("Gather", "Range", "VariadicSplit"),
+    ("Slice",),
+)  # fmt: skip
+OPENVINO_LAYERS = {kind: n for n, kinds in enumerate(_OPENVINO_INPUTS) for kind in kinds}
 _WINDOWED = ("Conv", "MaxPool")
 _WIDEST = 64  # of a kernel, its padding, its stride
 _MOST_NODES = 100_000
 _LARGEST_SCALAR = 200  # bytes of a tensor of one number, with its name
 _MOST_ROWS = 1 << 24  # of whitening, in a head
 _ANY_LAYER = re.compile(rb"<layer(?!s)")
-_LAYER = re.compile(rb'<layer id="[0-9]+" name="[^"<]*" type="([A-Za-z0-9]+)"')
+_LAYER = re.compile(rb'<layer id="([0-9]+)" name="[^"<]*" type="([A-Za-z0-9]+)"')
+_EDGE = re.compile(rb'<edge from-[^>]* to-layer="([0-9]+)" to-port="([0-9]+)"')
 _ZERO, _ONE = bytes(8), b"\1" + bytes(7)  # as int64
 LEAST_BYTES = 256 << 20  # that any tensor may take
 BYTES_PER_PX = 4096  # and of an image's pixels; the widest stage of the largest network takes 700
@@ -167,9 +173,13 @@ def check_openvino(content: bytes | memoryview) -> None:
     layers = _LAYER.findall(text)
     if b"\0" in text or b"<!" in text or len(layers) != len(_ANY_LAYER.findall(text)):
         raise ValueError("its layers are written in another form")
-    for kind in layers:
-        if kind.decode() not in OPENVINO_LAYERS:
-            raise ValueError(f"it has the operator {kind.decode()[:40]!r}")
+    n_inputs = Counter(layer for layer, _ in set(_EDGE.findall(text)))
+    for layer, named in layers:
+        kind = named.decode()
+        if kind not in OPENVINO_LAYERS:
+            raise ValueError(f"it has the operator {kind[:40]!r}")
+        if n_inputs[layer] < OPENVINO_LAYERS[kind]:
+            raise ValueError(f"its {kind} lacks inputs")
 
 
 class _Node(NamedTuple):
