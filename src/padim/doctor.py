@@ -151,6 +151,7 @@ def _find_accelerators() -> Iterator[str]:
         for i in range(torch.cuda.device_count()):
             yield f"{torch.cuda.get_device_name(i)} (torch)"
     if importlib.util.find_spec("openvino") is not None:
+        ENGINES["openvino"].load()  # without its telemetry
         import openvino
 
         core = openvino.Core()

@@ -240,6 +240,14 @@ def test_scoring_a_graph_loads_no_torch(folder: Path, name: str, tmp_path: Path)
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
+def test_nobody_is_told_that_openvino_is_used(folder: Path, tmp_path: Path) -> None:
+    code = f"import padim; padim.load({str(folder / 'm.xml')!r})"
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    environment |= {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    assert list(tmp_path.iterdir()) == []  # the identity that telemetry would send
+
+
 ENGINE_FILE = """
 import onnx
 from onnx.reference import ReferenceEvaluator

@@ -3,6 +3,7 @@
 import threading
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
 from padim.errors import MemoryLimitError
@@ -19,6 +20,8 @@ from padim.scoring.graph_file import (
 )
 from padim.scoring.operators import BYTES_PER_PX, read_image_shape
 
+onnxruntime.disable_telemetry_events()  # of the builds for Windows
+
 _LEAST_BYTES = 1 << 30  # that any graph may take
 _BYTES_PER_BYTE = 4  # of its file: constants, and what they are packed into
 _bounding = threading.Lock()  # a session takes the bound that was registered last
@@ -30,8 +33,6 @@ class OnnxRuntime:
     any_batch = True
 
     def __init__(self, file: GraphFile, n_threads: int) -> None:
-        import onnxruntime
-
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads
         options.log_severity_level = 4  # its errors are raised as well

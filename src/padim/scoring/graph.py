@@ -2,7 +2,6 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +52,12 @@ class Graph:
         row = ENGINES[self.engine]
         with ThreadPoolExecutor(2) as executor:
             reading = executor.submit(begin_reading, path, executor)
-            import_module(row.package)
+            module = row.load()
             file = reading.result()
             self.is_sealed = file.is_sealed
             try:
                 check_operators(file)
-                self.runtime = row.load().open_graph(file, self.n_threads, precision)
+                self.runtime = module.open_graph(file, self.n_threads, precision)
             finally:  # what is damaged is called so, whatever else has been found in it
                 self.file_sha256 = file.check()
         if len(self.runtime.shape) != 4:
