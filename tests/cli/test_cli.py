@@ -105,7 +105,8 @@ def test_fit_says_first_what_it_will_take(
     assert main(["fit", str(category), "-o", str(out), "--size", "64", "--keep-moments"]) == 0
     said = capsys.readouterr().out
     assert said.startswith(
-        f"MVTec AD: {category.name}, learning from train/good (6 images); test: good (3), spot (3)."
+        f"Layout: MVTec AD. {category.name}: learning from train/good (6 images); "
+        "test: good (3), spot (3)."
     )
     assert said.index("6 good images") < said.index("Forecast: peak memory")
     assert said.index("Forecast: peak memory") < said.index("fitted on 6 images")
@@ -385,7 +386,7 @@ def test_evaluate_says_the_layout_and_joins_the_masks_of_an_image(
         path.unlink()
     assert main(["evaluate", str(model), str(loco)]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("MVTec LOCO AD: 1 category (loco).\n")
+    assert said.startswith("Layout: MVTec LOCO AD, 1 category (loco).\n")
     assert main(["evaluate", str(model), str(loco), "--json", "-q"]) == 0
     of_halves = json.loads(capsys.readouterr().out)
     assert main(["evaluate", str(model), str(category), "--json", "-q"]) == 0

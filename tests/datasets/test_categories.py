@@ -311,8 +311,10 @@ def test_one_mask_of_two_images_is_refused(bottle: Path) -> None:
 
 
 def test_a_folder_of_another_layout_is_no_category(tmp_path: Path) -> None:
-    lay_out(tmp_path, "good/a.png", "bad/b.png")
-    expected = r"has bad, good inside, but needs to be a category\. The known layouts are MVTec AD "
+    lay_out(tmp_path, "dent/a.png", "hole/b.png")
+    expected = (
+        r"has dent, hole inside, but needs to be a category\. The known layouts are MVTec AD "
+    )
     with pytest.raises(DatasetError, match=expected):
         read_category(tmp_path)
 

@@ -35,7 +35,7 @@ def checked(
 def test_a_sound_dataset_has_no_findings(stripes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(stripes.parent)]) == 0
     first, *_, last = capsys.readouterr().out.splitlines()
-    assert first == "MVTec AD: 1 category (stripes)."
+    assert first == "Layout: MVTec AD, 1 category (stripes)."
     assert last == "Nothing was found in 12 images and their masks."
     assert checked(stripes, capsys)[:2] == (0, [])
 

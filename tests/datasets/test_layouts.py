@@ -241,8 +241,8 @@ def test_each_test_image_is_known_once_and_its_mask_is_read(key: str, root: Path
 
 
 def test_the_shapes_of_an_unknown_folder_are_listed(root: Path) -> None:
-    pictures(root, "good/a.png", "bad/b.png")
-    with pytest.raises(DatasetError, match="has bad, good inside, but needs to be") as caught:
+    pictures(root, "dent/a.png", "hole/b.png")
+    with pytest.raises(DatasetError, match="has dent, hole inside, but needs to be") as caught:
         read_dataset(root)
     assert all(f"{one.title} ({key}): " in str(caught.value) for key, one in LAYOUTS.items())
     with pytest.raises(DatasetError, match=r"The layout is BTAD \(btad\): train/ok"):
@@ -255,7 +255,49 @@ def test_two_layouts_at_once_are_refused_until_one_is_named(root: Path) -> None:
     mvtec(btad(root))
     with pytest.raises(DatasetError, match=r"MVTec AD \(bottle\) and BTAD \(01, 03\), but needs"):
         read_dataset(root)
+    with pytest.raises(DatasetError, match=r"with --layout: mvtec, btad\. .* with --category\."):
+        read_dataset(root, ["bottle", "03"])
     assert [category.name for category in read_dataset(root, layout="btad")] == ["01", "03"]
+    assert [category.name for category in read_dataset(root, ["03", "01"])] == ["01", "03"]
+    with pytest.raises(UnknownNameError, match=r"no category 'botle'\. Did you mean 'bottle'\?"):
+        read_dataset(root, ["botle"])
+
+
+@pytest.mark.parametrize("good", ["OK", "good", "Normal"])
+def test_plain_folders_may_have_any_name_of_good_in_train(good: str, root: Path) -> None:
+    pictures(root, f"train/{good}/a.png", "test/NG/b.png", f"test/{good}/c.png")
+    category = read_category(root, "folders")
+    assert (category.layout, category.train) == ("plain folders", (root / f"train/{good}/a.png",))
+    assert held(category) == ["NG test/NG/b.png", f"good test/{good}/c.png"]
+    assert read_dataset(root, layout="folders") == (category,)
+    assert [one.name for one in read_dataset(root)] == ["data"]
+
+
+def test_a_layout_that_does_not_fit_is_refused_with_the_one_that_does(root: Path) -> None:
+    expected = (
+        r"has the layout of BTAD \(train/ok.*\), but --layout mvtec needs train/good, .*\. "
+        r"Leave out --layout, or give btad\."
+    )
+    for folder in (btad(root), root / "01"):
+        with pytest.raises(DatasetError, match=expected):
+            read_dataset(folder, layout="mvtec")
+
+
+@pytest.mark.parametrize("layout", [None, "folders"])
+def test_good_and_other_images_beside_each_other_are_told_to_be_split(
+    layout: str | None, root: Path
+) -> None:
+    pictures(root, "OK/a.png", "NG/b.png", "masks/b.png", "scratch/c.png")
+    expected = (
+        f"{root} has OK and NG, scratch beside each other, but needs test images apart from those "
+        f"to learn from. Move {root / 'NG'} to {root / 'test/NG'}, {root / 'scratch'} to "
+        f"{root / 'test/scratch'}, some of {root / 'OK'} to {root / 'test/good'}, and its rest to "
+        f"{root / 'train/good'}."
+    )
+    for read in (read_dataset, read_category):
+        with pytest.raises(DatasetError) as caught:
+            read(root, layout=layout)
+        assert str(caught.value) == expected
 
 
 def test_mvtec_loco_has_several_masks_and_saturations(root: Path) -> None:

@@ -149,7 +149,7 @@ def _find_images(
         found = NormalImages(categories[0].train, categories[0])
     if found.category is not None:
         taken = found.category
-        say(f"{taken.layout}: {taken.name}, {taken.describe_split()}.")
+        say(f"Layout: {taken.layout}. {taken.name}: {taken.describe_split()}.")
     elif means_not_good(folder_name(images)):
         warn(
             f"{images} is named as if its images were not good, but a model learns what is good. "

@@ -6,11 +6,18 @@ from functools import partial
 from pathlib import Path
 
 from padim.datasets.category import Category
-from padim.datasets.folder import folder_name, is_folder, list_visible
+from padim.datasets.folder import (
+    folder_name,
+    is_folder,
+    list_folders,
+    list_images,
+    list_visible,
+)
 from padim.datasets.kolektor import is_kolektor, read_kolektor
 from padim.datasets.loco import is_loco, read_loco
 from padim.datasets.manifest import find_manifest, is_manifest, read_manifest
 from padim.datasets.mvtec import BTAD, MVTEC, MVTEC_2, is_plain, read_plain
+from padim.datasets.naming import means_good, means_not_good, means_not_to_learn
 from padim.datasets.real_iad import find_real_iad, is_real_iad, read_real_iad
 from padim.datasets.visa import find_visa, is_visa, read_visa
 from padim.errors import DatasetError, UnknownNameError, format_count, join_names
@@ -51,6 +58,7 @@ LAYOUTS: dict[str, Layout] = {
         "train/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png",
         MVTEC.fits,
         MVTEC.read,
+        refines="folders",
     ),
     "mvtec-loco": Layout(
         "MVTec LOCO AD",
@@ -69,7 +77,7 @@ LAYOUTS: dict[str, Layout] = {
     "visa": Layout(
         "VisA", "split_csv/1cls.csv beside the categories", is_visa, read_visa, find_visa
     ),
-    "btad": Layout("BTAD", "train/ok, test/<ok or ko>", BTAD.fits, BTAD.read),
+    "btad": Layout("BTAD", "train/ok, test/<ok or ko>", BTAD.fits, BTAD.read, refines="folders"),
     "kolektor": Layout(
         "Kolektor SDD2", "train/<id>.png with train/<id>_GT.png", is_kolektor, read_kolektor
     ),
@@ -120,22 +128,39 @@ def read_dataset(
         >>> category.layout, len(category.train), len(category.test)
         ('MVTec AD', 6, 6)
     """
-    folder, known = Path(folder), _choose_layouts(layout)
+    return tuple(read() for read in find_categories(Path(folder), names, layout).values())
+
+
+def find_categories(folder: Path, names: Sequence[str] = (), layout: str | None = None) -> Found:
+    """Find how to read the categories of a dataset, sorted by name; see ``read_dataset``.
+
+    Raises:
+        PathMissingError: There is no such folder.
+        UnknownNameError: A name is of no category in the folder, or of no layout.
+        DatasetError: There is no category, or there are categories of several layouts.
+    """
+    known = _choose_layouts(layout)
     is_folder(folder, "a dataset")  # or there is nothing, which it says
     found = _find_all(folder, known)
     if not found:
         raise _no_layout(folder, "to be a category or to hold some", layout)
-    if len(found) > 1:
-        titles = " and ".join(f"{LAYOUTS[key].title} ({join_names(found[key])})" for key in found)
-        raise DatasetError(
-            f"{folder} can be taken for {titles}, but needs one layout. Say which: "
-            f"{', '.join(found)}."
-        )
-    (categories,) = found.values()
+    there = sorted({name for categories in found.values() for name in categories})
     for name in names:
-        if name not in categories:
-            raise UnknownNameError("category", name, list(categories))
-    return tuple(read() for name, read in sorted(categories.items()) if not names or name in names)
+        if name not in there:
+            raise UnknownNameError("category", name, there)
+    chosen = {
+        key: {name: read for name, read in sorted(one.items()) if not names or name in names}
+        for key, one in found.items()
+    }
+    chosen = {key: one for key, one in chosen.items() if one}
+    if len(chosen) > 1:
+        titles = " and ".join(f"{LAYOUTS[key].title} ({join_names(chosen[key])})" for key in chosen)
+        raise DatasetError(
+            f"{folder} can be taken for {titles}, but needs one layout. Say which with --layout: "
+            f"{', '.join(chosen)}. Or name categories of one layout with --category."
+        )
+    (categories,) = chosen.values()
+    return categories
 
 
 def read_category(folder: Path, layout: str | None = None) -> Category:
@@ -155,13 +180,19 @@ def read_category(folder: Path, layout: str | None = None) -> Category:
 def describe(categories: Sequence[Category]) -> str:
     """Say which layout was recognised, and how much it holds."""
     count = format_count(len(categories), "category", "categories")
-    return f"{categories[0].layout}: {count} ({join_names((one.name for one in categories), 20)})"
+    names = join_names((one.name for one in categories), 20)
+    return f"Layout: {categories[0].layout}, {count} ({names})"
 
 
 def layout_of(folder: Path, known: Mapping[str, Layout] | None = None) -> Layout | None:
     """Find the layout, of all or of those known, of which a path is a category, if it is one."""
-    layouts = sorted((known or LAYOUTS).values(), key=lambda one: one.refines is None)
+    layouts = sorted((known or LAYOUTS).values(), key=_count_refined, reverse=True)
     return next((one for one in layouts if one.is_category(folder)), None)
+
+
+def _count_refined(layout: Layout) -> int:
+    """How many layouts a category of this one has as well, so that it is looked for first."""
+    return 0 if layout.refines is None else 1 + _count_refined(LAYOUTS[layout.refines])
 
 
 def _find_all(folder: Path, known: Mapping[str, Layout]) -> dict[str, Found]:
@@ -182,8 +213,37 @@ def _choose_layouts(layout: str | None) -> dict[str, Layout]:
 
 
 def _no_layout(folder: Path, needed: str, layout: str | None) -> DatasetError:
+    if layout is not None and (actual := _find_all(folder, LAYOUTS)):
+        titles = " and ".join(f"{LAYOUTS[key].title} ({LAYOUTS[key].shape})" for key in actual)
+        return DatasetError(
+            f"{folder} has the layout of {titles}, but --layout {layout} needs "
+            f"{LAYOUTS[layout].shape}. Leave out --layout, or give {' or '.join(actual)}."
+        )
+    if layout in (None, "folders") and (advice := _advise_split(folder)) is not None:
+        return DatasetError(advice)
     inside = join_names(path.name for path in list_visible(folder)) or "nothing"
     known = _choose_layouts(layout)
     shapes = "; ".join(f"{one.title} ({key}): {one.shape}" for key, one in known.items())
     what = "The layout is" if layout else "The known layouts are"
     return DatasetError(f"{folder} has {inside} inside, but needs {needed}. {what} {shapes}.")
+
+
+def _advise_split(folder: Path) -> str | None:
+    """Say what to move where if folders of good and of other images lie beside each other."""
+    inside = [path for path in list_folders(folder) if list_images(path)]
+    good = [path for path in inside if means_good(path.name)]
+    others = [path for path in inside if path not in good and not _is_other(path.name)]
+    if len(good) != 1 or not others:
+        return None
+    kinds = join_names(path.name for path in others)
+    moves = ", ".join(f"{path} to {folder / 'test' / path.name}" for path in others[:5])
+    return (
+        f"{folder} has {good[0].name} and {kinds} beside each other, but needs test images apart "
+        f"from those to learn from. Move {moves}, some of {good[0]} to {folder / 'test/good'}, "
+        f"and its rest to {folder / 'train/good'}."
+    )
+
+
+def _is_other(name: str) -> bool:
+    """Whether a folder is named as masks, as tests or as images to learn from."""
+    return name.casefold() == "train" or (means_not_to_learn(name) and not means_not_good(name))

@@ -34,8 +34,6 @@ MVTEC_2 = Folders(
 )
 # Mishra et al. 2021 (VT-ADL), whose archive has the categories 01, 02 and 03.
 BTAD = Folders("BTAD", train="train/ok")
-_NAMED = frozenset({"good", "ok"})  # folders in ``train`` that are of the layouts above
-
 _PLAIN = Folders("plain folders", train="train")
 
 
@@ -71,7 +69,7 @@ def find_train(folder: Path) -> str | None:
     """
     train, test = find_folder(folder, _PLAIN.train), find_folder(folder, _PLAIN.test)
     inside = None if train is None or images_in(train) else find_good(train)
-    if inside is not None and inside.name.casefold() not in _NAMED:
+    if inside is not None:
         return f"{inside.parent.name}/{inside.name}"
     if not folder_names(test):
         return None
