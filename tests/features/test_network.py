@@ -14,7 +14,7 @@ from padim.backbones import BACKBONES
 from padim.cli import main
 from padim.errors import WeightsError
 from padim.features import trunk_cache
-from padim.features.trunk import build_trunk
+from padim.features.trunk import build_trunk, load_trunk
 from padim.features.weights import read_weights
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
@@ -198,6 +198,18 @@ def test_two_processes_may_write_a_trunk_at_once(cache: Path) -> None:
     assert [process.wait() for process in processes] == [0, 0]
     (written,) = trunks(cache)
     Graph(written)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"stem": ("conv_stem", "conv_stem")}, {"stem": ("bn1",)}, {"channels": (24, 40, 113)}],
+)
+def test_a_network_that_is_described_otherwise_than_it_is_is_refused(
+    said: dict[str, tuple[object, ...]],
+) -> None:
+    spec = replace(BACKBONES["efficientnet_lite0"], **said)  # type: ignore[arg-type]  # of each kind
+    with pytest.raises(WeightsError, match="m describes tf_efficientnet_lite0 otherwise than it"):
+        load_trunk(spec, {}, "m")
 
 
 def test_a_part_that_the_network_lacks_is_named() -> None:

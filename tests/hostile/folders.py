@@ -20,6 +20,7 @@ _PAIRS = re.compile(r"(?<!moments)(?<!next)\.(safetensors|xml)$")
 _BESIDE = {".safetensors": ".moments.safetensors", ".xml": ".bin"}
 # Written anew whenever a category is done, with what is done so far.
 _SO_FAR = re.compile(r"/(results\.(json|csv|md)|roc_curve\.png)$")
+_READY = re.compile(r"(?<![^/])\.[^/]+\.ready/")  # what the next who opens the file finishes
 _TORN = "torn: "  # a digest of what is not whole
 _LOG = re.compile(r"\.(jsonl|csv)$")  # which may grow line by line
 
@@ -111,6 +112,7 @@ def _is_beginning(text: str, whole: str) -> bool:
 
 def _find_unpaired(found: Contents, old: Contents, new: Contents) -> str | None:
     """Of two files that belong together, one that is old beside a new one."""
+    found = found | {_READY.sub("", name): found[name] for name in found if _READY.search(name)}
     for name in found:
         beside = _PAIRS.sub(lambda end: _BESIDE[end[0]], name)
         if beside == name or beside not in found or is_hidden(name):

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from padim.backbones import BackboneSpec
+from padim.backbones import BACKBONES, BackboneSpec
 from padim.errors import UsageError, WeightsError, join_names
 
 
@@ -76,13 +76,16 @@ def with_taps(spec: BackboneSpec, taps: Sequence[int]) -> BackboneSpec:
         )
     unknown = (0,) * len(taps)  # until the network has been asked
     tapped = replace(spec, taps=tuple(taps), channels=unknown, strides=unknown)
+    channels, strides = _measure_maps(Trunk(network, tapped).eval())
+    return replace(tapped, channels=channels, strides=strides)
+
+
+def _measure_maps(trunk: Trunk) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The channels and the stride of each tap of a trunk on the meta device."""
     side = 256
-    feature_maps = Trunk(network, tapped).eval()(torch.empty(1, 3, side, side, device="meta"))
-    return replace(
-        tapped,
-        channels=tuple(feature_map.shape[1] for feature_map in feature_maps),
-        strides=tuple(side // feature_map.shape[2] for feature_map in feature_maps),
-    )
+    feature_maps = trunk(torch.empty(1, 3, side, side, device="meta"))
+    channels = tuple(feature_map.shape[1] for feature_map in feature_maps)
+    return channels, tuple(side // feature_map.shape[2] for feature_map in feature_maps)
 
 
 def optimise(trunk: Trunk) -> Trunk:
@@ -154,6 +157,8 @@ def load_trunk(spec: BackboneSpec, tensors: Mapping[str, Tensor], origin: object
         WeightsError: A tensor is missing or has another shape.
     """
     trunk = build_trunk(spec)
+    if BACKBONES.get(spec.name) != spec:  # what a file says of it
+        _check_maps(trunk, spec, origin)
     expected = trunk.network.state_dict()
     if next(iter(expected)) not in tensors and next(iter(tensors), "") == "_conv_stem.weight":
         # The Lite checkpoints hold timm's tensors in timm's order under names of their own.
@@ -176,6 +181,18 @@ def load_trunk(spec: BackboneSpec, tensors: Mapping[str, Tensor], origin: object
         chosen[name] = found.to(wanted.dtype)
     trunk.network.load_state_dict(chosen, strict=True, assign=True)
     return trunk.requires_grad_(False)
+
+
+def _check_maps(trunk: Trunk, spec: BackboneSpec, origin: object) -> None:
+    """Raise a `WeightsError` if a network gives other feature maps than its facts say, or none."""
+    refusal = WeightsError(
+        f"{origin} describes {spec.architecture} otherwise than it is. Copy it again."
+    )
+    try:
+        if _measure_maps(trunk) != (spec.channels, spec.strides):
+            raise refusal
+    except RuntimeError as error:  # one part does not fit the next
+        raise refusal from error
 
 
 def activation_bytes(trunk: nn.Module, size_px: tuple[int, int]) -> int:
