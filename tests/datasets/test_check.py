@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,9 @@ from PIL import Image, ImageFilter
 from trees import make_category, striped
 
 from padim.cli import main
+from padim.cli.check_command import weigh
 from padim.datasets import Category
-from padim.datasets.check import KINDS, SEVERE
+from padim.datasets.check import DOUBTFUL, KINDS, SEVERE
 
 
 @pytest.fixture
@@ -122,7 +124,7 @@ def test_masks_are_compared_with_image_and_label(
     ]
     details = [finding["detail"] for finding in document["findings"]]
     assert "marks a defect" in details[0]
-    assert "1_mask.png is empty" in details[1]
+    assert details[1].endswith("1_mask.png marks no defect")
     assert details[2] == "72x71 px, but its image has 72x72 px"
 
 
@@ -139,7 +141,7 @@ def test_a_dataset_without_masks_is_told_once(
 @pytest.mark.parametrize(
     ("place", "seeming"),
     [
-        ("masks/spot/0.png", "masks"),
+        ("masks/other/0.png", "masks"),
         ("gt/0.png", "gt"),
         ("Ground_Truth/other/0.png", "Ground_Truth"),
         ("test/labels/spot/0.png", "test/labels"),
@@ -243,6 +245,80 @@ def test_a_manifest_may_name_a_file_that_is_not_there(
     assert document["layout"] == "manifest"
 
 
+def test_a_manifest_without_masks_is_told_of_their_column_alone(
+    stripes: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(stripes.parent)
+    Path("all.csv").write_text(
+        "path,split,label\nstripes/train/good/0.png,train,good\n"
+        "stripes/test/good/0.png,test,good\nstripes/test/spot/0.png,test,spot\n"
+    )
+    assert main(["check", "all.csv"]) == 0
+    assert (
+        "\nno-mask: data: none of 1 defect has a mask, so that no metric of pixels can be had. "
+        "The column mask of a manifest names masks\n"
+    ) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("is_good", [False, True])
+def test_an_annotation_names_its_image_and_says_what_it_marks(
+    is_good: bool, stripes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(stripes / "ground_truth")
+    names = [f"spot/{i}.png" for i in range(3)]
+    document = {
+        "images": [
+            {"id": i, "file_name": name, "height": 72, "width": 72} for i, name in enumerate(names)
+        ],
+        "annotations": [{"image_id": i, "category_id": 1, "bbox": [4, 3, 6, 5]} for i in range(3)],
+        "categories": [{"id": 1, "name": "dent"}],
+    }
+    (stripes / "all.json").write_text(json.dumps(document))
+    for i in range(3) if is_good else ():
+        shape = {"label": "OK", "points": [[1, 1], [9, 1], [9, 9]]}
+        file = {"shapes": [shape], "imageHeight": 72, "imageWidth": 72}
+        (stripes / f"test/spot/{i}.json").write_text(json.dumps(file))
+    status, found, document = checked(stripes, capsys)
+    details = [finding["detail"] for finding in document["findings"]]
+    images = [str(stripes / "test" / name) for name in names]
+    if is_good:
+        assert (status, found) == (1, [("contradiction", f"{i}.png") for i in range(3)])
+        assert details[0].endswith("0.json marks no defect (a shape whose label says good is none)")
+    else:
+        assert (status, found) == (0, [("box-mask", "all.json")] * 3)
+        assert details == [f"all of the box counts: {image}" for image in images]
+        assert main(["check", str(stripes)]) == 0
+        row = capsys.readouterr().out.splitlines()[-1].split()
+        assert row[:3] == ["box-mask", "3", "maybe"]
+
+
+def test_a_category_that_cannot_be_read_is_found_and_others_are_checked(
+    stripes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_category(stripes.parent / "other", masks=False)
+    (other / "a.xml").write_text("<annotations><track label='dent'/></annotations>")
+    shutil.copy(stripes / "test/spot/0.png", stripes / "test/good/9.png")
+    status, found, document = checked(stripes.parent, capsys)
+    assert (status, found) == (1, [("unreadable", "data"), ("contradiction", "0.png")])
+    assert document["categories"] == ["other", "stripes"]
+    assert document["findings"][0]["category"] == "other"
+    assert main(["check", str(stripes.parent)]) == 1
+    line = f"unreadable: other: {other / 'a.xml'} cannot be understood: it has tracks of a video"
+    assert line in capsys.readouterr().out
+    assert main(["check", str(other)]) == 1
+    assert "tracks of a video" in capsys.readouterr().err
+
+
+def test_a_damaged_annotation_is_named_once(
+    stripes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stripes / "ground_truth/spot/0_mask.png").unlink()
+    (stripes / "test/spot/0.json").write_text('{"shapes": 3}')
+    _, found, document = checked(stripes, capsys)
+    assert found == [("unreadable", "0.json")]
+    assert document["findings"][0]["detail"].startswith("cannot be understood: ")
+
+
 def test_only_the_named_category_is_checked(
     stripes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,7 +354,11 @@ def test_as_many_threads_look_as_there_are_cores_for_this_process(
 
 
 def test_what_makes_numbers_wrong_is_a_kind() -> None:
-    assert set(KINDS) > SEVERE
+    assert set(KINDS) > SEVERE | DOUBTFUL
+    assert not SEVERE & DOUBTFUL
+    page = Path(__file__).parents[2] / "docs/reference/datasets.md"
+    rows = re.findall(r"^\| `([a-z-]+)` \| .* \| (yes|maybe|no) \|$", page.read_text("utf-8"), re.M)
+    assert dict(rows) == {kind: weigh(kind) for kind in KINDS}
 
 
 def test_a_category_that_cannot_be_measured_is_told(
@@ -288,7 +368,7 @@ def test_a_category_that_cannot_be_measured_is_told(
     for path in (folder / "test/good").iterdir():
         path.unlink()
     assert main(["check", str(folder)]) == 0
-    assert f"one-class: {folder}: no normal test images" in capsys.readouterr().out
+    assert "one-class: carpet: no normal test images" in capsys.readouterr().out
 
 
 def test_many_findings_of_a_kind_are_cut_short(

@@ -107,6 +107,19 @@ def test_masks_are_found_in_any_case(tmp_path: Path) -> None:
         assert sample.masks == (root / files[-1],)
 
 
+@pytest.mark.parametrize("name", ["GT", "masks", "Ground Truth", "labels"])
+def test_one_folder_of_any_name_of_ground_truth_holds_the_masks(tmp_path: Path, name: str) -> None:
+    root = lay_out(tmp_path, "train/OK/a.png", "test/NG/b.png", f"{name}/ng/b.png")
+    (sample,) = read_category(root).test
+    assert sample.masks == (root / f"{name}/ng/b.png",)
+    lay_out(root, "annotations/ng/b.png")
+    (sample,) = read_category(root).test
+    assert sample.masks == ()
+    lay_out(root, "Ground_Truth/NG/b_mask.png")
+    (sample,) = read_category(root).test
+    assert sample.masks == (root / "Ground_Truth/NG/b_mask.png",)
+
+
 def test_a_mask_beside_its_image_is_no_image(tmp_path: Path) -> None:
     root = lay_out(tmp_path, "train/good/a.png", "test/dent/b.png", "test/dent/b_mask.png")
     lay_out(root, "test/good/c.png", "test/good/c_mask.png", "test/dent/face_mask.png")

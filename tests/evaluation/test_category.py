@@ -275,6 +275,7 @@ def test_masks_that_are_doubtful_are_counted_and_the_first_is_named(tmp_path: Pa
         "2": Image.fromarray(255 - spot),
         "3": alpha,
         "4": Image.fromarray(photograph),
+        "5": Image.new("L", (48, 32)),
     }
     for name, mask in masks.items():
         for place, image in ((f"test/spot/{name}", mask), (f"ground_truth/spot/{name}", mask)):
@@ -291,11 +292,16 @@ def test_masks_that_are_doubtful_are_counted_and_the_first_is_named(tmp_path: Pa
         "alpha-mask": (truth / "3.png",),
         "grey-mask": (truth / "4.png",),
         "mask-levels": (truth / "4.png",),
+        "empty-mask": (truth / "5.png",),
     }
-    first, *_ = found.describe_flaws()
+    first, *_, last = found.describe_flaws()
     assert first == (
         "Masks that mark the border and most of their image: 2. Background and defect look "
         f"exchanged. The first: {truth / '1.png'}. padim check lists them."
+    )
+    assert last == (
+        "Masks that mark nothing, of images with defects: 1. All pixels of such an image count as "
+        f"good. The first: {truth / '5.png'}. padim check lists them."
     )
 
 

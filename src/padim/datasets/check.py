@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from padim.datasets import Category, Sample
-from padim.datasets.annotations import read_truth
+from padim.datasets.annotations import is_annotation, read_truth
 from padim.datasets.category import GOOD
 from padim.datasets.exports import find_seeming_truth
+from padim.datasets.layouts import find_categories
 from padim.errors import DatasetError, ImageReadError, format_count
 from padim.files import sha256
 from padim.images.ahead import map_within
@@ -38,6 +39,7 @@ KINDS: dict[str, str] = {
 SEVERE = frozenset(
     {"unreadable", "leak", "look-alike", "contradiction", "mask-size", "inverted-mask", "grey-mask"}
 )
+DOUBTFUL = frozenset({"covering-mask", "box-mask"})  # which may make numbers wrong, or not
 
 Value = TypeVar("Value", bound=Hashable)
 
@@ -115,6 +117,27 @@ def check(
     return [replace(finding, category=category.name) for finding in found]
 
 
+def read_categories(
+    data: Path, names: Sequence[str] = (), layout: str | None = None
+) -> tuple[list[Category], list[Finding]]:
+    """Read the categories of a dataset, as ``read_dataset`` does; those that cannot be, are found.
+
+    Raises:
+        PadimError: None can be read, or as ``find_categories`` says.
+    """
+    categories, findings = [], []
+    errors: list[DatasetError | ImageReadError] = []
+    for name, read in find_categories(data, names, layout).items():
+        try:
+            categories.append(read())
+        except (DatasetError, ImageReadError) as error:
+            errors.append(error)
+            findings.append(Finding("unreadable", data, str(error), category=name))
+    if not categories:
+        raise errors[0]
+    return categories, findings
+
+
 def n_images(category: Category) -> int:
     """How many images `check` reads."""
     return len(category.train) + len(category.validation) + len(category.test)
@@ -123,11 +146,12 @@ def n_images(category: Category) -> int:
 def _tell_no_mask(category: Category) -> Finding:
     """No defect has a mask; there may be masks where none are looked for."""
     detail = f"none of {format_count(category.n_anomalous, 'defect')} has a mask"
-    seeming = find_seeming_truth(category)
+    seeming = None if category.is_listed else find_seeming_truth(category)
     if seeming is None:
-        return Finding(
-            "no-mask", category.root, f"{detail}, so that no metric of pixels can be had"
-        )
+        words = f"{detail}, so that no metric of pixels can be had"
+        if category.layout == "manifest":
+            words += ". The column mask of a manifest names masks"
+        return Finding("no-mask", category.root, words)
     words = (
         f"{detail}, but {category.name_of(seeming)} looks as if it held some: put them into "
         "ground_truth/<defect>/<stem>_mask.png"
@@ -177,7 +201,7 @@ def _see(one: tuple[str, Sample], hold: Hold) -> _Seen:
         except ImageReadError as error:
             errors.append((path, error.reason))
         except DatasetError as error:
-            errors.append((path, str(error)))
+            errors.append((path, str(error).removeprefix(f"{path} ")))
         else:
             height, width = truth.mask.shape
             is_marked = bool(truth.mask.any())
@@ -193,7 +217,7 @@ def _check_one(seen: _Seen, has_masks: bool) -> Iterator[Finding]:
     for mask in seen.masks:
         if seen.look is not None and mask.size_px != seen.look.source_px:
             ours, theirs = _format_px(mask.size_px), _format_px(seen.look.source_px)
-            detail = f"{ours}, but its image has {theirs}"
+            detail = f"{ours}, but its image has {theirs}{_name_image(mask.path, item)}"
             yield Finding("mask-size", mask.path, detail, item.path)
     if not item.is_anomalous:
         for mask in seen.masks:
@@ -203,16 +227,24 @@ def _check_one(seen: _Seen, has_masks: bool) -> Iterator[Finding]:
         return
     for mask in seen.masks:
         for flaw in mask.flaws:
-            yield Finding(flaw, mask.path, FLAWS[flaw][1], item.path)
+            detail = f"{FLAWS[flaw][1]}{_name_image(mask.path, item)}"
+            yield Finding(flaw, mask.path, detail, item.path)
     if seen.split == "test" and not item.masks and has_masks:
         yield Finding("no-mask", item.path, f"{item.defect}, without a mask")
     empty = [mask.path for mask in seen.masks if not mask.is_marked]
     if empty and len(empty) == len(item.masks):
-        detail = f"it is labelled {item.defect}, but {empty[0]} is empty"
+        detail = f"it is labelled {item.defect}, but {empty[0]} marks no defect"
+        if is_annotation(empty[0]):
+            detail += " (a shape whose label says good is none)"
         yield Finding("contradiction", item.path, detail, empty[0])
     else:
         for path in empty:
             yield Finding("empty-mask", path, f"one of {len(item.masks)} of its image", item.path)
+
+
+def _name_image(mask: Path, item: Sample) -> str:
+    """Name the image where its mask does not: one file may know many."""
+    return f": {item.path}" if is_annotation(mask) else ""
 
 
 def _find_repeated(seen: Sequence[_Seen]) -> Iterator[Finding]:

@@ -59,7 +59,7 @@ def read_loco(folder: Path) -> Category:
     Source:
         Bergmann et al. 2022 (MVTec LOCO AD) and the readme that comes with the dataset.
     """
-    truth = find_folder(folder, MVTEC.truth) or folder / MVTEC.truth
+    truth = MVTEC.find_truth(folder) or folder / MVTEC.truth
     category = Folders("MVTec LOCO AD", validation="validation/good").read(folder)
     samples = []
     used = set()

@@ -22,8 +22,9 @@ class Folders:
     title: str
     train: str = "train/good"  # of the normal images to learn from
     test: str = "test"  # of ``<defect>/<stem>.*``; any name of good is normal
-    # Of ``<defect>/<stem>_mask.*`` or, if there is none, ``<defect>/<stem>.*``. The former may lie
-    # beside its image as well, with any name of ground truth for ``mask``.
+    # Of ``<defect>/<stem>_mask.*`` or, if there is none, ``<defect>/<stem>.*``; any one folder that
+    # is named as ground truth, where there is none of this name. The former may lie beside its
+    # image as well, with any name of ground truth for ``mask``.
     truth: str = "ground_truth"
     validation: str = ""  # of normal images that are set aside; none when empty
     marks: tuple[str, ...] = ()  # what else must be there for a category to be laid out so
@@ -47,6 +48,18 @@ class Folders:
             find_good(train.parent)
         return some_images(train, recursive=recursive)
 
+    def find_truth(self, folder: Path) -> Path | None:
+        """Find the folder of masks of a category; None without one, or where it may be several.
+
+        Raises:
+            DatasetError: Two folders differ in their case alone.
+        """
+        test = find_folder(folder, self.test)
+        inside = None if test is None else find_folder(test, "ground_truth")
+        named = find_folder(folder, self.truth) or inside
+        others = [path for path in list_folders(folder) if means_truth(path.name)]
+        return named or (others[0] if len(others) == 1 else None)
+
     def read(self, folder: Path) -> Category:
         """Read a category that is laid out so.
 
@@ -58,7 +71,7 @@ class Folders:
                 images to learn from.
         """
         test_folder = find_folder(folder, self.test)
-        truth_folder = find_folder(folder, self.truth) or _find_truth_inside(test_folder)
+        truth_folder = self.find_truth(folder)
         tests, truths = _by_defect(test_folder, truth_folder), _by_defect(truth_folder)
         samples: list[Sample] = []
         unused: list[Path] = []
@@ -142,10 +155,6 @@ def _find_owner(mask: Path, places: Container[tuple[Path, str]]) -> str | None:
         if means_truth(rest) and (mask.parent, stem) in places:
             return stem
     return None
-
-
-def _find_truth_inside(test_folder: Path | None) -> Path | None:
-    return None if test_folder is None else find_folder(test_folder, "ground_truth")
 
 
 def _by_defect(folder: Path | None, apart: Path | None = None) -> dict[str, Path]:

@@ -32,6 +32,14 @@ from padim.temporary import TemporaryFolder
 
 PREVIEW_PX = 64
 
+# What is doubtful about masks, and about those of defects that mark none.
+_FLAWS = FLAWS | {
+    "empty-mask": (
+        "mark nothing, of images with defects",
+        "all pixels of such an image count as good",
+    )
+}
+
 Floats = NDArray[np.float64]
 
 
@@ -49,7 +57,8 @@ class Evaluation:
         counted: Which images those are, ascending; normal images need no mask.
         score_s: Seconds from the first image file to the last score.
         folder: Of the temporary file.
-        mask_flaws: Masks by what is doubtful about them: a name of ``padim.images.masks.FLAWS``.
+        mask_flaws: Masks by what is doubtful about them: a name of ``padim.images.masks.FLAWS``, or
+            ``empty-mask`` where those of an image with a defect mark nothing.
     """
 
     category: str
@@ -94,7 +103,7 @@ class Evaluation:
         return [
             f"Masks that {words}: {len(paths)}. {advice[0].upper()}{advice[1:]}. "
             f"The first: {paths[0]}. padim check lists them."
-            for flaw, (words, advice) in FLAWS.items()
+            for flaw, (words, advice) in _FLAWS.items()
             if (paths := self.mask_flaws.get(flaw))
         ]
 
@@ -283,6 +292,8 @@ def _count(
             f"The mask of {sample.path} is {truth.shape[0]}x{truth.shape[1]} px, but its image "
             f"{source_px[0]}x{source_px[1]} px. padim check finds all such; draw them anew."
         )
+    if not truth.any():
+        note(sample.masks[0], "empty-mask")
     labels = preprocess.labels(label_regions(truth)[0])
     defects = []
     for region in sample.read_regions() if sample.saturations else ():
