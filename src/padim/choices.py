@@ -84,7 +84,12 @@ class Choice:
         if self.parse is not None and is_parsed:
             value = self.parse(str(value))
         if not _is_of_kind(value, kind):
-            raise UsageError(f"{words} is {value!r}, but needs to be {_describe_kind(kind)}.")
+            usual = None if self.within is None else self.within.usual
+            has_example = any(get_origin(part) is tuple for part in parts_of(kind))
+            advice = "" if usual is None or has_example else f" Try {usual:g}."
+            raise UsageError(
+                f"{words} is {value!r}, but needs to be {_describe_kind(kind)}.{advice}"
+            )
         if self.names and isinstance(value, str) and value not in self.names:
             raise UnknownNameError(name.replace("_", " "), value, self.names)
         if self.within is None:

@@ -90,11 +90,18 @@ def test_images_of_the_fit_are_refused(
     assert "The model was fitted on 6 of the 6 images" in capsys.readouterr().err
     assert main(["calibrate", str(model), str(folder / "more"), "-q", "--miss-cost", "2"]) == 2
     assert "Costs and a share of defects need known defects" in capsys.readouterr().err
-    words = ["calibrate", str(model), str(folder / "more"), "-q", "--defect-rate", "0.1"]
+    words = ["calibrate", str(model), str(folder / "more"), "--defect-rate", "0.1"]
     assert main(words) == 2
     assert "Costs and a share of defects need known defects" in capsys.readouterr().err
-    assert main([*words[:-1], "2", "--anomalous", str(folder / "stripes/test/spot")]) == 2
-    assert "The defect rate is 2, but needs to be a fraction" in capsys.readouterr().err
+    for option, reason in (
+        (("--defect-rate", "2"), "The defect rate is 2, but needs to be a fraction"),
+        (("--miss-cost", "-1"), "A cost needs to be a number above 0"),
+    ):
+        spots = str(folder / "stripes/test/spot")
+        assert main([*words[:-2], *option, "--anomalous", spots]) == 2
+        said = capsys.readouterr()
+        assert reason in said.err
+        assert said.out == ""  # nothing was read
     assert model.read_bytes() == before
 
 

@@ -62,6 +62,8 @@ def test_one_image_is_one(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     said = capsys.readouterr().out
     assert said.startswith("1 image to score, 72x72 px.")
     assert "1 of 1 image is anomalous:\npath" in said
+    assert predict(folder, "stripes/test/good/0.png", tmp_path / "good") == 0
+    assert "0 of 1 image is anomalous:\npath" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("more", [[], ["--fail-on-anomaly"]])

@@ -206,9 +206,11 @@ def test_sizes_that_vary_are_odd_only_far_from_the_median(
 ) -> None:
     folder = tmp_path / "tiles"
     (folder / "train/good").mkdir(parents=True)
-    for i, side_px in enumerate((60, 64, 70, 72, 80, 200)):
+    for i, side_px in enumerate((60, 64, 70, 71, 80, 200)):
         striped(i, side_px).save(folder / f"train/good/{i}.png")
-    assert checked(folder, capsys)[:2] == (0, [("one-class", folder.name), ("size", "5.png")])
+    status, found, document = checked(folder, capsys)
+    assert (status, found) == (0, [("one-class", folder.name), ("size", "5.png")])
+    assert document["findings"][1]["detail"] == "200x200 px; 70x70 is usual (HxW)"
 
 
 def test_each_finding_is_a_line_and_each_kind_a_row(

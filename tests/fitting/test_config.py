@@ -69,7 +69,10 @@ def test_nothing_chosen_is_an_empty_file(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("sigma = 2", r"part\.toml: There is no setting sigma\. Did you mean sigma_px\?$"),
-        ("eps = 'much'", r"part\.toml, eps: eps is 'much', but needs to be a number\.$"),
+        (
+            "eps = 'much'",
+            r"part\.toml, eps: eps is 'much', but needs to be a number\. Try 0\.01\.$",
+        ),
         ("eps = 0", r"part\.toml, eps: eps is 0, but needs to be above 0 and below "),
         ("n_batch = 0", r"part\.toml, n_batch: The batch size is 0"),
         ("calibrate = 1", r"part\.toml, calibrate: calibrate is 1, but needs to be true or false"),

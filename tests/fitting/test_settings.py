@@ -81,7 +81,11 @@ def test_a_misspelt_setting_fails_the_type_checker(call: str, tmp_path: Path) ->
         ({"eps": float("inf")}, "needs to be above 0"),
         ({"eps": float("nan")}, "needs to be above 0"),
         ({"eps": 1e300}, "needs to be above 0 and below"),
-        ({"eps": "much"}, r"^eps is 'much', but needs to be a number\.$"),
+        ({"eps": "much"}, r"^eps is 'much', but needs to be a number\. Try 0\.01\.$"),
+        (
+            {"white": "abc"},
+            r"^white is 'abc', but needs to be a whole number or auto\. Try 4095\.$",
+        ),
         ({"eps": True}, "needs to be a number"),
         ({"size_px": 2.5}, r"^The size is 2\.5, but needs to be .* such as \[256, 512\]"),
         ({"size_px": True}, r"^The size is True, but needs to be "),

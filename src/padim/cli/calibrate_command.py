@@ -14,6 +14,7 @@ from padim.datasets import expand_defects, find_normal
 from padim.datasets.left_out import LeftOut, find_masks
 from padim.errors import PathMissingError, UsageError
 from padim.files import hold
+from padim.scoring.calibration import check_weights
 
 
 def calibrate(
@@ -38,6 +39,9 @@ def calibrate(
         raise UsageError(
             "Costs and a share of defects need known defects to weigh. Name them with --anomalous."
         )
+    miss_cost = 1.0 if miss_cost is None else miss_cost
+    false_alarm_cost = 1.0 if false_alarm_cost is None else false_alarm_cost
+    check_weights(miss_cost, false_alarm_cost, defect_rate)
     found = find_normal(good, recursive)
     normal, left_out = found.paths, found.masks
     defects: tuple[Path, ...] = ()
@@ -58,8 +62,8 @@ def calibrate(
                 predictor,
                 normal,
                 defects,
-                miss_cost=1.0 if miss_cost is None else miss_cost,
-                false_alarm_cost=1.0 if false_alarm_cost is None else false_alarm_cost,
+                miss_cost=miss_cost,
+                false_alarm_cost=false_alarm_cost,
                 defect_rate=defect_rate,
                 unreadable=unreadable.callback,
                 advance=advance,

@@ -265,7 +265,7 @@ class _Tally:
         ]
         count = format_count(self.n_images, "image")
         if self.decision is not None:
-            verb = "is" if self.n_anomalous == 1 else "are"
+            verb = "is" if 1 in (self.n_images, self.n_anomalous) else "are"
             count = f"{self.n_anomalous} of {count} {verb} anomalous"
         most = ". The most anomalous" if self.n_images > _SHOWN else ""
         return f"{count}{most}:\n{table(('path', 'score', 'peak x,y', 'label'), cells)}"

@@ -280,7 +280,7 @@ def _find_odd(seen: Sequence[_Seen]) -> Iterator[Finding]:
     else:
         for one, look in zip(seen, looks, strict=True):
             if look.source_px != usual_px:
-                words = f"{_format_px(look.source_px)}; {_format_px(usual_px)} is usual"
+                words = f"{_format_px(look.source_px)}; {_format_px(usual_px)} is usual (HxW)"
                 yield Finding("size", one.item.path, words)
     usual_mode = _find_usual([one.mode for one in seen])
     for one in seen:

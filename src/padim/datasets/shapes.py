@@ -113,7 +113,7 @@ class AnnotatedImage:
         height, width = self.size_px
         most = Image.MAX_IMAGE_PIXELS
         if min(height, width) < 1 or (most is not None and height * width > most):
-            raise ValueError(f"an image has {width} x {height} px")
+            raise ValueError(f"an image has {height}x{width} px")
         if sum(shape.draw_ns for shape in self.shapes) > _MOST_NS:
             raise ValueError(f"the shapes of {self.name or 'its image'} take too long to draw")
 
@@ -152,7 +152,7 @@ def make_outline(
         if not (-side <= min(values) and max(values) <= 2 * side and math.isfinite(sum(values))):
             low, high, (height, width) = min(values), max(values), size_px
             raise ValueError(
-                f"a shape goes from {low:g} to {high:g}, far outside {width} x {height} px"
+                f"a shape goes from {low:g} to {high:g}, far outside {height}x{width} px"
             )
     return Outline(array("d", points), is_closed)
 
@@ -194,7 +194,7 @@ def make_runs(
         ValueError: They do not fill it.
     """
     if min(*size_px, *lengths) < 0 or sum(lengths) != size_px[0] * size_px[1] or not sum(lengths):
-        raise ValueError(f"the runs of a mask do not fill {size_px[1]} x {size_px[0]} px")
+        raise ValueError(f"the runs of a mask do not fill {size_px[0]}x{size_px[1]} px")
     return Runs(size_px, tuple(lengths), place, is_by_column)
 
 

@@ -1,18 +1,17 @@
 """Thresholds by images that a model was not fitted on."""
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from padim.choices import require_path
 from padim.datasets import expand_defects, normal_images
-from padim.errors import DatasetError, ImageReadError, UsageError, format_count, join_names
+from padim.errors import DatasetError, ImageReadError, format_count, join_names
 from padim.files import hold
 from padim.images.ahead import ImageInput, content_sha256
 from padim.model.opening import load
-from padim.scoring.calibration import HELD_OUT, Collector, check_rate, least_cost
+from padim.scoring.calibration import HELD_OUT, Collector, check_weights, least_cost
 from padim.scoring.engines import is_graph
 from padim.scoring.graph_file import write_description
 from padim.scoring.predictor import Predictor
@@ -58,10 +57,7 @@ def calibrate(
         >>> model.decision.threshold.kind
         'cost'
     """
-    if not (min(miss_cost, false_alarm_cost) > 0 and max(miss_cost, false_alarm_cost) < math.inf):
-        raise UsageError("A cost needs to be a number above 0. Leave it out for 1.")
-    if defect_rate is not None:
-        check_rate(defect_rate, "defect rate")
+    check_weights(miss_cost, false_alarm_cost, defect_rate)
     if not isinstance(model, Predictor):
         path = require_path(model)
         with hold(path) as check:

@@ -77,4 +77,4 @@ def far_sizes(looks: Sequence[Look]) -> Iterator[tuple[int, str]]:
     usual = np.median(sizes, axis=0)
     for i in np.flatnonzero((np.abs(np.log(sizes / usual)) > math.log(_FAR_FACTOR)).any(axis=1)):
         height, width = looks[int(i)].source_px
-        yield int(i), f"{height}x{width} px; {usual[0]:g}x{usual[1]:g} is usual"
+        yield int(i), f"{height}x{width} px; {usual[0]:.0f}x{usual[1]:.0f} is usual (HxW)"

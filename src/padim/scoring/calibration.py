@@ -370,6 +370,16 @@ def check_rate(rate: float, what: str, usual: float = DEFAULT_RATE) -> None:
         )
 
 
+def check_weights(
+    miss_cost: float, false_alarm_cost: float, defect_rate: float | None = None
+) -> None:
+    """Make sure that costs and a share of defects are possible, or raise a `UsageError`."""
+    if not (min(miss_cost, false_alarm_cost) > 0 and max(miss_cost, false_alarm_cost) < math.inf):
+        raise UsageError("A cost needs to be a number above 0. Leave it out for 1.")
+    if defect_rate is not None:
+        check_rate(defect_rate, "defect rate")
+
+
 def _pareto(excesses: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Shape and scale of excesses that ascend along the last axis."""
     n = excesses.shape[-1]
