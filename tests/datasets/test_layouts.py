@@ -259,6 +259,7 @@ def test_two_layouts_at_once_are_refused_until_one_is_named(root: Path) -> None:
         read_dataset(root, ["bottle", "03"])
     assert [category.name for category in read_dataset(root, layout="btad")] == ["01", "03"]
     assert [category.name for category in read_dataset(root, ["03", "01"])] == ["01", "03"]
+    assert [one.name for one in read_dataset(root, layout="folders")] == ["01", "03", "bottle"]
     with pytest.raises(UnknownNameError, match=r"no category 'botle'\. Did you mean 'bottle'\?"):
         read_dataset(root, ["botle"])
 
@@ -291,7 +292,7 @@ def test_good_and_other_images_beside_each_other_are_told_to_be_split(
     expected = (
         f"{root} has OK and NG, scratch beside each other, but needs test images apart from those "
         f"to learn from. Move {root / 'NG'} to {root / 'test/NG'}, {root / 'scratch'} to "
-        f"{root / 'test/scratch'}, some of {root / 'OK'} to {root / 'test/good'}, and its rest to "
+        f"{root / 'test/scratch'}, some of {root / 'OK'} to {root / 'test/good'}, and the rest to "
         f"{root / 'train/good'}."
     )
     for read in (read_dataset, read_category):

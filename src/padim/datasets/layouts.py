@@ -240,7 +240,7 @@ def _advise_split(folder: Path) -> str | None:
     return (
         f"{folder} has {good[0].name} and {kinds} beside each other, but needs test images apart "
         f"from those to learn from. Move {moves}, some of {good[0]} to {folder / 'test/good'}, "
-        f"and its rest to {folder / 'train/good'}."
+        f"and the rest to {folder / 'train/good'}."
     )
 
 
