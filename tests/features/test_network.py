@@ -200,6 +200,18 @@ def test_two_processes_may_write_a_trunk_at_once(cache: Path) -> None:
     Graph(written)
 
 
+@pytest.mark.parametrize("architecture", ["hf-hub:a/b", "local-dir:/a", "TF_EFFICIENTNET_LITE0"])
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_a_network_is_one_that_its_library_has_here(library: str, architecture: str) -> None:
+    spec = replace(
+        BACKBONES["efficientnet_lite0"],
+        library=library,  # type: ignore[arg-type]  # one of the two
+        architecture=architecture,
+    )
+    with pytest.raises(WeightsError, match=f"{library} has no network {architecture}, but"):
+        build_trunk(spec)
+
+
 @pytest.mark.parametrize(
     "said",
     [{"stem": ("conv_stem", "conv_stem")}, {"stem": ("bn1",)}, {"channels": (24, 40, 113)}],

@@ -109,7 +109,9 @@ def _mutate_png(random: Random, content: bytes) -> tuple[bytes, str]:
     elif way in _MOVES:
         _move(random, chunks, i, way)
     elif way == "bomb":
-        chunks = [(k, zlib.compress(bytes(50_000_000)) if k == b"IDAT" else d) for k, d in chunks]
+        kinds = [kind for kind, _ in chunks]
+        if b"IDAT" in kinds:
+            chunks[kinds.index(b"IDAT")] = (b"IDAT", zlib.compress(bytes(50_000_000), 1))
     elif way == "text":
         text = zlib.compress(b"x" * random.choice((10, 2_000_000, 100_000_000)), 1)
         new = random.choice(((b"tEXt", b"a\0" + b"x" * 2_000_000), (b"zTXt", b"a\0\0" + text)))

@@ -138,16 +138,25 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 
 
 def _build_network(spec: BackboneSpec) -> nn.Module:
+    """Build a network of a library by its name there; timm would fetch what else names may mean."""
+    network: nn.Module
     with torch.device("meta"):
         if spec.library == "timm":
             import timm
 
-            network: nn.Module = timm.create_model(spec.architecture, pretrained=False)
+            if timm.is_model(spec.architecture):
+                network = timm.create_model(spec.architecture, pretrained=False)
+                return network
         else:
-            from torchvision.models import get_model
+            from torchvision.models import get_model, list_models
 
-            network = get_model(spec.architecture, weights=None)
-    return network
+            if spec.architecture in list_models():
+                network = get_model(spec.architecture, weights=None)
+                return network
+    raise WeightsError(
+        f"{spec.library} has no network {spec.architecture}, but the backbone needs it. Take the "
+        "model's file anew, or the release of the library that it was fitted with."
+    )
 
 
 def load_trunk(spec: BackboneSpec, tensors: Mapping[str, Tensor], origin: object) -> Trunk:
