@@ -8,7 +8,7 @@ SIDE_BY_SIDE := -n 2 --dist loadfile
 # Of `make fuzz`: how long at most, how many of each, and what they are drawn by.
 SECONDS ?= 1800
 SEED ?= 0
-CASES ?= 42500
+CASES ?= 47500
 KILLS ?= 1000
 RACES ?= 200
 

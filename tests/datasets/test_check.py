@@ -99,7 +99,7 @@ def test_unreadable_files_are_named_and_the_rest_is_looked_at(
         ("unreadable", "0.png"),
         ("mode", "grey.png"),
     ]
-    assert document["findings"][1]["detail"] == "it is empty"
+    assert document["findings"][1]["detail"] == "it is empty; copy it again"
 
 
 def test_masks_are_compared_with_image_and_label(
@@ -221,7 +221,7 @@ def test_each_finding_is_a_line_and_each_kind_a_row(
     (stripes / "ground_truth/spot/9_mask.png").touch()
     assert main(["check", str(stripes), "-q", "--threads", "1"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"unreadable: {stripes / 'test/good/bad.png'}: it is empty"
+    assert lines[0] == f"unreadable: {stripes / 'test/good/bad.png'}: it is empty; copy it again"
     assert lines[1].startswith(f"leak: {stripes / 'test/good/copy.png'}: test, good; the same file")
     assert lines[2] == f"stray-mask: {stripes / 'ground_truth/spot/9_mask.png'}: it is of no image"
     assert [line.split()[:3] for line in lines[5:]] == [

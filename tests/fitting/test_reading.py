@@ -19,7 +19,7 @@ def test_a_fit_reads_the_page_and_the_white_that_its_model_keeps(tmp_path: Path)
         pages[0].save(tmp_path / f"{i}.tif", save_all=True, append_images=pages[1:])
         pages[1].save(tmp_path / f"{i}_second.png")
     paths = [tmp_path / f"{i}.tif" for i in range(3)]
-    with pytest.raises(ImageReadError, match="choose one with --page"):
+    with pytest.raises(ImageReadError, match="fit with --page to choose one"):
         padim.fit(paths, size_px=(64, 64))
 
     model = padim.fit(paths, size_px=(64, 64), page=2, white="auto")

@@ -141,14 +141,16 @@ def frames(name: str) -> bytes:
 @pytest.mark.parametrize("name", ["GIF", "TIFF", "PNG", "WEBP"])
 def test_of_several_pages_one_must_be_chosen(name: str) -> None:
     content = frames(name)
-    with pytest.raises(ImageReadError, match="several pages or frames; choose one with --page"):
+    with pytest.raises(
+        ImageReadError, match="several pages or frames; fit with --page to choose one"
+    ):
         decode(content)
     levels = [decode(content, Reading(page=page)).getpixel((0, 0)) for page in (1, 2, 3)]
     red = levels.pop()
     assert isinstance(red, tuple)
     assert red[0] > 250 > 5 > red[1]
     assert [np.mean(level) for level in levels] == [255, 0]  # type: ignore[arg-type]  # a pixel
-    with pytest.raises(ImageReadError, match="it has no page 4; choose another --page"):
+    with pytest.raises(ImageReadError, match="it has no page 4; fit with another --page"):
         decode(content, Reading(page=4))
 
 

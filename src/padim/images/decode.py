@@ -306,7 +306,7 @@ def _open(
 ) -> Image.Image | Raster:
     """Open a page of an image file; one that Pillow cannot open is read."""
     if not stream.read(1):
-        raise ImageReadError(name, "it is empty")
+        raise ImageReadError(name, "it is empty; copy it again")
     try:
         image = Image.open(stream, formats=_FORMATS)
     except UnidentifiedImageError:
@@ -349,7 +349,10 @@ def _reason(error: Exception) -> str:
             return "it is a folder; name the image files in it"
         case UnidentifiedImageError():
             known = ", ".join(_FORMATS)
-            return f"it is not an image of a known format ({known}), or its start is damaged"
+            return (
+                f"it is not an image of a known format ({known}), or its start is damaged; save it "
+                "anew"
+            )
         case Image.DecompressionBombError():
             return (
                 f"it has more than {Image.MAX_IMAGE_PIXELS} pixels, "
@@ -364,7 +367,8 @@ def _reason(error: Exception) -> str:
             )
         case OSError(errno=int(), strerror=str() as reason):
             return reason
-    return f"it is damaged or cut short ({str(error).rstrip('.') or type(error).__name__})"
+    reason = str(error).rstrip(".") or type(error).__name__
+    return f"it is damaged or cut short ({reason}); copy it again"
 
 
 def _take_layers(

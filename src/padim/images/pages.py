@@ -6,7 +6,7 @@ from PIL import Image
 
 from padim.errors import ImageReadError
 
-SEVERAL = "it has several pages or frames; choose one with --page, or save it alone"
+SEVERAL = "it has several pages or frames; fit with --page to choose one, or save it alone"
 _SUBFILE_TYPE = 254  # TIFF 6.0: bit 0 is a smaller copy of another page, bit 2 a mask
 _NO_PAGE = 1 | 4
 _LOOKED_AT = 16  # pages; beyond that many, some are no copies
@@ -28,7 +28,9 @@ def choose_page(image: Image.Image, page: int | None, name: Path | str) -> None:
     try:
         image.seek(page - 1)
     except EOFError as error:
-        raise ImageReadError(name, f"it has no page {page}; choose another --page") from error
+        raise ImageReadError(
+            name, f"it has no page {page}; fit with another --page, or save the page alone"
+        ) from error
 
 
 def is_page(subfile_type: int) -> bool:

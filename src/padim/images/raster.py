@@ -190,7 +190,9 @@ def _read_tiff(
         try:
             page = file.pages[(reading.page or 1) - 1]
         except IndexError as error:
-            reason = f"it has no page {reading.page}; choose another --page"
+            reason = (
+                f"it has no page {reading.page}; fit with another --page, or save the page alone"
+            )
             raise ImageReadError(name, reason) from error
         n_pixels = page.imagewidth * page.imagelength
         if not n_pixels:
