@@ -238,13 +238,13 @@ def test_folder_is_no_image(tmp_path: Path) -> None:
 def test_other_content_is_no_image(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)
-    refuses(path, "not an image of a known format")
+    refuses(path, "no image of a known format")
 
 
 @pytest.mark.parametrize("name", ["a.pcx", "a.ico", "a.eps"])
 def test_formats_beyond_the_list_stay_closed(tmp_path: Path, name: str) -> None:
     path = written(tmp_path, Image.fromarray(gradient()), name)
-    refuses(path, "not an image of a known format")
+    refuses(path, "no image of a known format")
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp", "a.tif", "a.webp"])

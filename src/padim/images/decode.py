@@ -36,8 +36,7 @@ IMAGE_SUFFIXES: frozenset[str] = frozenset(
     }
 )
 
-# The other formats of Pillow stay closed: EPS, for one, starts another program.
-# Those that Pillow knows from the start come first: for another it loads all that it has.
+# Pillow's others stay closed: EPS starts a program. Those it loads only when asked come last.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "JPEG2000", "TIFF", "WEBP")
 
 # Without a handler of its own, Python prints what Pillow logs about damaged files.
@@ -349,10 +348,7 @@ def _reason(error: Exception) -> str:
             return "it is a folder; name the image files in it"
         case UnidentifiedImageError():
             known = ", ".join(_FORMATS)
-            return (
-                f"it is not an image of a known format ({known}), or its start is damaged; save it "
-                "anew"
-            )
+            return f"it is no image of a known format ({known}), or is damaged; save it anew"
         case Image.DecompressionBombError():
             return (
                 f"it has more than {Image.MAX_IMAGE_PIXELS} pixels, "
@@ -365,10 +361,10 @@ def _reason(error: Exception) -> str:
                 "its text is longer than what PIL.PngImagePlugin.MAX_TEXT_CHUNK and "
                 "MAX_TEXT_MEMORY allow; save it without its text"
             )
-        case OSError(errno=int(), strerror=str() as reason):
-            return reason
-    reason = str(error).rstrip(".") or type(error).__name__
-    return f"it is damaged or cut short ({reason}); copy it again"
+        case OSError(errno=int(), strerror=str() as why):
+            return why
+    why = str(error).rstrip(".") or type(error).__name__
+    return f"it is damaged or cut short ({why}); copy it again"
 
 
 def _take_layers(
