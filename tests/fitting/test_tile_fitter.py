@@ -304,4 +304,4 @@ def test_files_are_read_by_safetensors_itself(
         content = file.read(left=("a",))
     assert torch.equal(content.tensors["b"], tensors["b"])
     assert torch.equal(content.tensors["a"][1:3], torch.tensor([1.0, 2.0]))
-    assert content.sha256 == sha256(path)
+    assert content.sha256() == sha256(path)
