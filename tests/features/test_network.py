@@ -3,6 +3,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import oracle
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import padim
-from padim.backbones import BACKBONES
+from padim.backbones import BACKBONES, BackboneSpec
 from padim.cli import main
 from padim.errors import WeightsError
 from padim.features import trunk_cache
@@ -202,24 +203,23 @@ def test_two_processes_may_write_a_trunk_at_once(cache: Path) -> None:
 
 @pytest.mark.parametrize("architecture", ["hf-hub:a/b", "local-dir:/a", "TF_EFFICIENTNET_LITE0"])
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
-def test_a_network_is_one_that_its_library_has_here(library: str, architecture: str) -> None:
-    spec = replace(
-        BACKBONES["efficientnet_lite0"],
-        library=library,  # type: ignore[arg-type]  # one of the two
-        architecture=architecture,
-    )
+def test_a_network_is_one_that_its_library_has_here(
+    library: Literal["timm", "torchvision"], architecture: str
+) -> None:
+    spec = replace(BACKBONES["efficientnet_lite0"], library=library, architecture=architecture)
     with pytest.raises(WeightsError, match=f"{library} has no network {architecture}, but"):
         build_trunk(spec)
 
 
 @pytest.mark.parametrize(
-    "said",
-    [{"stem": ("conv_stem", "conv_stem")}, {"stem": ("bn1",)}, {"channels": (24, 40, 113)}],
+    "spec",
+    [
+        replace(BACKBONES["efficientnet_lite0"], stem=("conv_stem", "conv_stem")),
+        replace(BACKBONES["efficientnet_lite0"], stem=("bn1",)),
+        replace(BACKBONES["efficientnet_lite0"], channels=(24, 40, 113)),
+    ],
 )
-def test_a_network_that_is_described_otherwise_than_it_is_is_refused(
-    said: dict[str, tuple[object, ...]],
-) -> None:
-    spec = replace(BACKBONES["efficientnet_lite0"], **said)  # type: ignore[arg-type]  # of each kind
+def test_a_network_that_is_described_otherwise_than_it_is_is_refused(spec: BackboneSpec) -> None:
     with pytest.raises(WeightsError, match="m describes tf_efficientnet_lite0 otherwise than it"):
         load_trunk(spec, {}, "m")
 

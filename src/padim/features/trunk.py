@@ -139,24 +139,24 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 
 def _build_network(spec: BackboneSpec) -> nn.Module:
     """Build a network of a library by its name there; timm would fetch what else names may mean."""
-    network: nn.Module
+    network: nn.Module | None = None
     with torch.device("meta"):
         if spec.library == "timm":
             import timm
 
             if timm.is_model(spec.architecture):
                 network = timm.create_model(spec.architecture, pretrained=False)
-                return network
         else:
             from torchvision.models import get_model, list_models
 
             if spec.architecture in list_models():
                 network = get_model(spec.architecture, weights=None)
-                return network
-    raise WeightsError(
-        f"{spec.library} has no network {spec.architecture}, but the backbone needs it. Take the "
-        "model's file anew, or the release of the library that it was fitted with."
-    )
+    if network is None:
+        raise WeightsError(
+            f"{spec.library} has no network {spec.architecture}, but the backbone needs it. Take "
+            "the model's file anew, or the release of the library that it was fitted with."
+        )
+    return network
 
 
 def load_trunk(spec: BackboneSpec, tensors: Mapping[str, Tensor], origin: object) -> Trunk:
