@@ -47,6 +47,45 @@ def test_standard_input_is_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
                 read_stdin()
 
 
+def pipe(content: bytes, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    return read_stdin()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM"])
+def test_another_image_in_a_pipe_is_not_left_out(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.BytesIO()
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8))
+    picture.save(stream, kind)
+    one, other = stream.getvalue(), jpeg(0, progressive=False)
+    assert pipe(one + bytes(5), monkeypatch) == one + bytes(5)
+    for more in (one, other, bytes(3) + other):
+        with pytest.raises(ImageReadError, match=r"Standard input .* more than one image; pipe"):
+            pipe(one + more, monkeypatch)
+
+
+def test_a_thumbnail_and_a_second_picture_of_a_camera_are_of_one_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small, one = jpeg(0, progressive=False), jpeg(0, progressive=False)
+    note = small + bytes(4) + b"II*\0"  # as cameras write them
+    length = (2 + len(note)).to_bytes(2, "big")
+    assert pipe(one[:2] + b"\xff\xe1" + length + note + one[2:], monkeypatch)
+    stream = io.BytesIO()
+    picture = Image.open(io.BytesIO(one))
+    picture.save(stream, "MPO", save_all=True, append_images=[picture])
+    assert pipe(stream.getvalue(), monkeypatch) == stream.getvalue()
+
+
+def test_what_is_no_image_in_a_pipe_is_named_standard_input(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ImageReadError, match="Standard input cannot be read as an image"):
+        open_image(pipe(b"words\n", monkeypatch))
+
+
 def jpeg(n_more_scans: int, *, progressive: bool) -> bytes:
     """A JPEG whose last scan is there so many times more."""
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)

@@ -20,11 +20,11 @@ from padim.images.decode import (
     Depth,
     Hold,
     decode_with_depth,
-    raise_own_errors,
     reduce_to_8_bit,
     rgb_pixels,
     take_any,
 )
+from padim.images.failures import raise_own_errors
 from padim.images.reading import AS_IT_IS, Reading
 from padim.images.stream import open_regular
 
@@ -78,8 +78,10 @@ def open_image(
     """
     if isinstance(image, str | Path):
         return decode_with_depth(Path(image), reading, hold)
-    if isinstance(image, bytes | bytearray | memoryview):
-        return decode_with_depth(bytes(image), reading, hold)
+    if isinstance(image, bytearray | memoryview):
+        image = bytes(image)
+    if isinstance(image, bytes):
+        return decode_with_depth(image, reading, hold)
     if isinstance(image, Image.Image):
         found, depth = reduce_to_8_bit(image, white=reading.white)
         return rgb_pixels(found), depth

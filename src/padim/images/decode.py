@@ -1,11 +1,7 @@
 """Images in, arrays out: whatever the file, it becomes RGB or a mask, or one error."""
 
 import io
-import logging
-import threading
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from padim.errors import ImageReadError, ShapeError, UsageError
+from padim.images.failures import FORMATS, raise_own_errors
 from padim.images.pages import choose_page
 from padim.images.raster import (
     Raster,
@@ -27,7 +24,7 @@ from padim.images.raster import (
     says_white,
 )
 from padim.images.reading import AS_IT_IS, FULL_WHITE, Reading, smallest_white
-from padim.images.stream import open_regular, require_few_scans
+from padim.images.stream import STDIN_WORDS, Piped, open_regular, require_few_scans
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
     {
@@ -36,47 +33,11 @@ IMAGE_SUFFIXES: frozenset[str] = frozenset(
     }
 )
 
-# Pillow's others stay closed: EPS starts a program. Those it loads only when asked come last.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "JPEG2000", "TIFF", "WEBP")
-
-# Without a handler of its own, Python prints what Pillow logs about damaged files.
-logging.getLogger("PIL").addHandler(logging.NullHandler())
-
 _FLOATS = "its pixels are floats, whose black and white are not known; save it with 8 or 16 bits"
 DECODE_BYTES_PER_PX = 8  # Pillow's pixels and a copy of them on the way
 
 _Read = TypeVar("_Read")
 Hold = Callable[[int], None]  # told how many bytes of memory are to be taken; may wait for them
-
-
-class _MutedPillow:
-    """Keeps Pillow's warnings from the user while at least one thread reads.
-
-    ``warnings.catch_warnings`` alone restores the wrong filters when threads leave it in another
-    order than they entered.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._n_readers = 0
-        self._filters = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._n_readers == 0:
-                self._filters = warnings.catch_warnings()
-                self._filters.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\b")
-            self._n_readers += 1
-
-    def __exit__(self, *_error: object) -> None:
-        with self._lock:
-            self._n_readers -= 1
-            if self._n_readers == 0:
-                self._filters.__exit__(None, None, None)
-
-
-_muted_pillow = _MutedPillow()
 
 
 def take_any(_n_bytes: int) -> None:
@@ -307,7 +268,7 @@ def _open(
     if not stream.read(1):
         raise ImageReadError(name, "it is empty; copy it again")
     try:
-        image = Image.open(stream, formats=_FORMATS)
+        image = Image.open(stream, formats=FORMATS)
     except UnidentifiedImageError:
         if (tags := read_tags(stream)) is None:
             raise
@@ -323,48 +284,9 @@ def _open(
 
 
 def _name(file: Path | bytes) -> Path | str:
+    if isinstance(file, Piped):
+        return STDIN_WORDS
     return f"What was given as {len(file)} bytes" if isinstance(file, bytes) else file
-
-
-@contextmanager
-def raise_own_errors(name: Path | str) -> Iterator[None]:
-    """Make one error of all that reading an image can raise."""
-    try:
-        with _muted_pillow:
-            yield
-    except ImageReadError:
-        raise
-    except Exception as error:  # Pillow lets out almost anything on damaged files.
-        raise ImageReadError(name, _reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    match error:
-        case FileNotFoundError():
-            return "it does not exist; check the path"
-        case PermissionError():
-            return "permission is denied"
-        case IsADirectoryError():
-            return "it is a folder; name the image files in it"
-        case UnidentifiedImageError():
-            known = ", ".join(_FORMATS)
-            return f"it is no image of a known format ({known}), or is damaged; save it anew"
-        case Image.DecompressionBombError():
-            return (
-                f"it has more than {Image.MAX_IMAGE_PIXELS} pixels, "
-                "the limit in PIL.Image.MAX_IMAGE_PIXELS"
-            )
-        case MemoryError():
-            return "there is not enough memory for it"
-        case ValueError() if "MAX_TEXT" in str(error):
-            return (
-                "its text is longer than what PIL.PngImagePlugin.MAX_TEXT_CHUNK and "
-                "MAX_TEXT_MEMORY allow; save it without its text"
-            )
-        case OSError(errno=int(), strerror=str() as why):
-            return why
-    why = str(error).rstrip(".") or type(error).__name__
-    return f"it is damaged or cut short ({why}); copy it again"
 
 
 def _take_layers(
