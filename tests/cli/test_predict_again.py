@@ -162,13 +162,13 @@ def test_a_used_folder_keeps_no_pictures_of_before(
 def test_a_list_of_pictures_removes_nothing_else(model: Path, images: Path, tmp_path: Path) -> None:
     out, mine = tmp_path / "out", tmp_path / "mine.jpg"
     out.mkdir()
-    for path in (mine, out / "mine.jpg"):
+    for path in (mine, out / "mine.txt"):
         path.touch()
-    names = ["overlays/../../mine.jpg", "mine.jpg", str(mine), 3]
+    names = ["overlays/../../mine.jpg", "mine.txt", str(mine), 3]
     (out / ".pictures.json").write_text(json.dumps(names))
     assert predict(model, images, out, "-q") == 0
     assert mine.exists()
-    assert (out / "mine.jpg").exists()
+    assert (out / "mine.txt").exists()
 
 
 @pytest.mark.parametrize(

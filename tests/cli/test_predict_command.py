@@ -154,3 +154,20 @@ def test_what_differs_from_the_fit_and_what_is_left_out_is_said(
     assert "1 of 16-bit grey, not 8-bit colour" in said.err
     assert "1 of 8-bit grey, not 8-bit colour" in said.err
     assert "1 much darker than any good image" in said.err
+
+
+@pytest.mark.parametrize(
+    ("out", "more", "words"),
+    [
+        ("other", (), "other is where the images are"),
+        ("other/out", ("--recursive",), "other, where the images are"),
+        ("stripes/train/good", (), "good holds images (0.png, 1.png"),
+    ],
+)
+def test_results_need_a_folder_of_their_own(
+    folder: Path, out: str, more: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(folder.rglob("*"))
+    assert predict(folder, "other", folder / out, *more) == 2
+    assert words in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -406,6 +407,19 @@ def test_another_benchmark_takes_no_place_unless_told_to(
         before = {path: path.read_bytes() for path in of("", out)}
     assert benchmark(root, out, "-q") == 0
     assert (out / "report.html").exists()
+
+
+@pytest.mark.parametrize("place", ["data", "data/bottle/test", "data/out", "mine"])
+def test_results_do_not_go_among_images(
+    tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_two_categories(tmp_path / "data")
+    (tmp_path / "mine").mkdir()
+    striped(0).save(tmp_path / "mine/a.png")
+    before = sorted(tmp_path.rglob("*"))
+    assert benchmark(tmp_path / "data", tmp_path / place) == 2
+    assert re.search("where the images are|holds images", capsys.readouterr().err)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_folder_is_written_by_one_benchmark_at_a_time(

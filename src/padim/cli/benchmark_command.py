@@ -14,7 +14,13 @@ from padim.choices import Choice
 from padim.cli import options
 from padim.cli.console import bars, result, say
 from padim.cli.fit_command import prepare_within
-from padim.cli.images import measure_sizes, require_apart, require_writable, say_left_out
+from padim.cli.images import (
+    measure_sizes,
+    require_apart,
+    require_no_images,
+    require_writable,
+    say_left_out,
+)
 from padim.cli.options import option
 from padim.datasets import Category, describe, read_dataset
 from padim.datasets.left_out import find_left_out_of
@@ -82,7 +88,9 @@ def benchmark(
     if "tensorboard" in sinks:
         require_writable(sinks["tensorboard"])
     categories = read_dataset(root, category or (), layout)
-    require_apart(out, [root, *(found.root for found in categories)])
+    for found in categories:
+        listed = {path.parent for path in found.images()} if found.is_listed else ()
+        require_apart(out, listed or [root, found.root])
     for number, what in ((workers, "workers"), (seeds, "seeds")):
         if number < 1:
             raise UsageError(f"The number of {what} is {number}, but needs to be 1 or more. Try 1.")
@@ -115,6 +123,7 @@ def run_benchmark(
     from padim.fitting.prepare import find_white
 
     require_writable(out)
+    require_no_images(out)
     settings = plan.settings
     n_train = max(len(found.train) for found in categories)
     files = [path for found in categories for path in found.images()]

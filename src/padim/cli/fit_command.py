@@ -81,7 +81,7 @@ def fit(
     chosen = found.paths
     _require_place(out, settings)
     if outlier_overlays is not None:
-        require_apart(outlier_overlays, [images])
+        require_apart(outlier_overlays, [images], recursive=recursive)
         require_writable(outlier_overlays)
     largest_px, words = measure_sizes(chosen, settings.reading)
     place = "" if found.category else f" in {images}"

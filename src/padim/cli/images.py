@@ -8,12 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from padim.cli.console import Output, say, warn
+from padim.datasets.folder import list_images
 from padim.datasets.left_out import LeftOut
 from padim.errors import ImageReadError, PadimError, UsageError, format_count, join_names
 from padim.files import Names, same_name
 from padim.images.decode import read_size_px
 from padim.images.reading import AS_IT_IS, Reading
 from padim.scoring.prediction import Decision
+
+_RESULTS = ("results.json", "predictions.csv")  # files by which a folder of results is known
 
 
 class Unreadable:
@@ -81,14 +84,31 @@ def say_threshold(decision: Decision) -> None:
     say(describe_threshold(decision))
 
 
-def require_apart(out: Path, given: Iterable[Path]) -> None:
-    """Make sure that what is written does not end up among the images that are read."""
+def require_apart(out: Path, given: Iterable[Path], *, recursive: bool = True) -> None:
+    """Make sure that what is written does not end up among the images that are read.
+
+    Nor may it be written into a folder inside theirs, where these are read as well.
+    """
+    place = out.resolve()
     for folder in given:
-        if folder.is_dir() and out.resolve() == folder.resolve():
+        there = folder.resolve()
+        if folder.is_dir() and (place == there or (recursive and place.is_relative_to(there))):
+            where = "" if place == there else f"inside {folder}, "
             raise UsageError(
-                f"{out} is where the images are, and what is written would be taken for one of "
-                "them next time. Choose another folder."
+                f"{out} is {where}where the images are, and what is written would be taken for one "
+                "of them next time. Choose another folder."
             )
+
+
+def require_no_images(out: Path) -> None:
+    """Make sure that results are not written among images, unless results lie there already."""
+    if not out.is_dir() or any((out / name).exists() for name in _RESULTS):
+        return
+    if found := list_images(out):
+        names = join_names(path.name for path in found)
+        raise UsageError(
+            f"{out} holds images ({names}), but results need a folder of their own. Choose another."
+        )
 
 
 def require_writable(folder: Path) -> None:

@@ -15,6 +15,7 @@ from padim.cli.images import (
     measure_sizes,
     name_outputs,
     require_apart,
+    require_no_images,
     require_writable,
     say_left_out,
     say_threshold,
@@ -61,13 +62,14 @@ def predict(
     if not model.is_file():
         raise PathMissingError(model)
     images = [STDIN if is_stdin(path) else path for path in images]
-    require_apart(out, images)
+    require_apart(out, images, recursive=recursive)
     chosen = expand(images, recursive=recursive)
     names = name_outputs(chosen, images)
     writer = PredictionWriter(
         out, lambda prediction: names[prediction.path or STDIN], overlays, maps, min_region_px
     )
     require_writable(out)
+    require_no_images(out)
     from padim.model.opening import load
 
     loaded = load(model, **opening).at(false_alarm_rate, pixel_false_alarm_rate)
