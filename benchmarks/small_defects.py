@@ -68,7 +68,7 @@ def _outside_px(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> 
     size_px = rng.uniform(*SIZE_PX)
     if kind == "scratch":
         size_px = max(size_px, 8.0)
-    centre = rng.uniform(SIZE_PX[1], NETWORK_PX - SIZE_PX[1], size=2)
+    centre = rng.uniform(0, NETWORK_PX, size=2)  # the whole image: what a crop loses counts too
     y, x = ((np.arange(n) + 0.5) * (NETWORK_PX / n) - c for n, c in zip(shape, centre, strict=True))
     angle = rng.uniform(0, np.pi)
     along = np.abs(x * np.cos(angle) + y[:, None] * np.sin(angle))
