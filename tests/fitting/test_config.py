@@ -30,6 +30,8 @@ EVERY: FitChoices = {
     "engine": "torch",
     "device": "cpu",
     "precision": "bfloat16",
+    "mirrored": True,
+    "coarse_head": True,
     "sigma_px": 2,
     "score_fraction": 0.1 + 0.2,
     "calibrate": False,

@@ -33,7 +33,8 @@ from padim.fitting.looks import (
 from padim.method.leave_one_out import LeaveOneOut
 from padim.model.file import save_state
 from padim.model.state import ModelState
-from padim.scoring.calibration import LEAVE_ONE_OUT, Collector
+from padim.scoring.calibration import LEAVE_ONE_OUT
+from padim.scoring.collector import Collector
 from padim.scoring.parity import N_SAMPLES
 
 N_IMAGES = 11

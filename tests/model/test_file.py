@@ -44,7 +44,6 @@ from padim.method.moments import Moments
 from padim.method.pyramid import Level, nest
 from padim.method.tiles import Tiling
 from padim.model import file as file_module
-from padim.model import state
 from padim.model.file import load_moments, load_state, save_moments, save_state
 from padim.model.pair import moments_path
 from padim.model.state import ModelState
@@ -384,7 +383,7 @@ def test_a_newer_version_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as newer:
-        newer.setattr(state, "FORMAT_VERSION", 3)
+        newer.setattr(ModelState, "format_version", 4)
         small = small_state()
         reading = replace(small.preprocess, reading=Reading(white=4095))
         save_state(
@@ -392,7 +391,7 @@ def test_a_newer_version_is_refused_by_name(
         )
     for read in (load_state, load_moments):
         with pytest.raises(
-            ModelFileVersionError, match=r"format version 3, but this release reads up to 2\."
+            ModelFileVersionError, match=r"format version 4, but this release reads up to 3\."
         ):
             read(tmp_path / "new")
 

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from padim.files import sha256
 from padim.images.preprocess import Preprocess
-from padim.scoring.calibration import Collector
+from padim.scoring.collector import Collector
 from padim.scoring.description import Description
 from padim.scoring.predictor import Outputs, Predictor
 

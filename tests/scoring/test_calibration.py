@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from padim.documents import Document
 from padim.errors import PadimError, UsageError
-from padim.scoring.calibration import Calibration, Collector, Tail
+from padim.scoring.calibration import Calibration, Tail
+from padim.scoring.collector import Collector
 from padim.scoring.facts import CalibrationFacts
 
 

@@ -134,6 +134,7 @@ def _describe(file: Path, document: Document) -> dict[str, str]:
         "region": _describe_region(document),
         "eps": ", ".join(f"{eps:.4g}" for eps in document["eps"])
         + f" ({recipe['eps_rule']} {recipe['eps']:g})",
+        **_describe_levers(document),
         "blur": f"sigma {recipe['sigma_px']:g} px",
         "image score": f"mean of the hottest {fraction:.2%}{of}" if fraction else "maximum",
         "precision": f"{document['precision']}, stored as {document['store']}",
@@ -144,6 +145,21 @@ def _describe(file: Path, document: Document) -> dict[str, str]:
             f"{name} {version}" for name, version in document["versions"].items()
         ),
     }
+
+
+def _describe_levers(document: Document) -> dict[str, str]:
+    """What a model has that others have not: mirrored features, a coarse head."""
+    recipe, levers = document["recipe"], {}
+    if recipe.get("mirrored"):
+        levers["features"] = "the mean of the image's and its mirror's"
+    if recipe.get("coarse_head"):
+        last, grid = document["levels"][0]["channels"][-1], document["levels"][0]["grid"]
+        joins = "" if document.get("fusion") else "; not calibrated, so no part of the score"
+        levers["coarse head"] = (
+            f"{len(last)} dims at {grid[0]}x{grid[1]}, mean of the hottest "
+            f"{recipe['coarse_fraction']:.2%}{joins}"
+        )
+    return levers
 
 
 def _describe_weights(document: Document) -> str:

@@ -45,6 +45,7 @@ class Encoder:
     precision: str  # what the trunk computes in, float32 or bfloat16
     weights_sha256: str  # of the file the backbone's weights came from
     versions: Mapping[str, str]  # packages that decide numbers
+    mirrored: bool = False  # features are the mean of the image's and of its mirror image's
 
     @property
     def pyramid(self) -> Pyramid:
@@ -71,6 +72,7 @@ class Encoder:
                 "preprocess": one.preprocess,
                 "pyramid": one.tiling,
                 "precision": one.precision,
+                "mirror": one.mirrored,
                 **one.versions,
                 "engine": one.engine,
             }

@@ -10,7 +10,11 @@ from padim.method.tiles import Tile, Tiling
 
 
 class Features(nn.Module):
-    """From uint8 images to the features of each level; ``preprocess`` gives mean and deviation."""
+    """From uint8 images to the features of each level; ``preprocess`` gives mean and deviation.
+
+    Where they are ``mirrored``, a feature is the mean of two: of the image, and of its left-right
+    mirror at the mirrored place.
+    """
 
     def __init__(
         self,
@@ -18,9 +22,12 @@ class Features(nn.Module):
         pyramid: Pyramid,
         preprocess: Preprocess,
         precision: torch.dtype = torch.float32,
+        *,
+        mirrored: bool = False,
     ) -> None:
         super().__init__()
         self.trunk = trunk
+        self.mirrored = mirrored
         self.pyramid = pyramid
         self.size_px = preprocess.size_px
         self.precision = precision
@@ -33,12 +40,18 @@ class Features(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Features of RGB ``(N, H, W, 3)``, uint8: ``(cells, N, d)`` per level, float32."""
+        if self.mirrored:
+            images = torch.stack((images, images.flip(2)), dim=1).flatten(0, 1)
         pixels = self.normalise(images)
         with torch.autocast(
             images.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16
         ):
             feature_maps = self.trunk(pixels)
-        return self.pyramid.split([feature_map.float() for feature_map in feature_maps])
+        feature_maps = [feature_map.float() for feature_map in feature_maps]
+        if self.mirrored:
+            pairs = [feature_map.unflatten(0, (-1, 2)) for feature_map in feature_maps]
+            feature_maps = [(pair[:, 0] + pair[:, 1].flip(3)) / 2 for pair in pairs]
+        return self.pyramid.split(feature_maps)
 
     def normalise(self, images: Tensor) -> Tensor:
         """What the trunk takes: shape ``(N, 3, H, W)``, float32, in memory channels last."""

@@ -56,8 +56,13 @@ class Network:
         encoder = self.encoder.of_window()
         tensors = self.read() if tensors is None else tensors
         trunk = optimise(load_trunk(encoder.spec, tensors, self.origin))
-        precision = DTYPES[encoder.precision]
-        return Features(trunk, encoder.pyramid, encoder.preprocess, precision).eval()
+        return Features(
+            trunk,
+            encoder.pyramid,
+            encoder.preprocess,
+            DTYPES[encoder.precision],
+            mirrored=encoder.mirrored,
+        ).eval()
 
     def trunk(self) -> TrunkTensors:
         """Its trunk's tensors, read and chosen."""
@@ -87,7 +92,7 @@ class Network:
         """Write these tensors as a graph, from uint8 images to ``level_0``, ..."""
         features = self.build(tensors)
         with write_together(path) as partial:
-            names = [f"level_{i}" for i in range(len(features.pyramid.levels))]
+            names = [f"level_{i}" for i in range(len(features.pyramid.shapes))]
             write_onnx(_ImageByImage(features), partial, features.size_px, names, path.stem)
 
     def keep_tensors(self, trunk: TrunkTensors | None = None) -> None:

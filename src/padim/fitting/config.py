@@ -84,6 +84,8 @@ def choices_of(state: "ModelState") -> FitChoices:
         "eps_rule": recipe.eps_rule,
         "engine": encoder.engine.name,
         "precision": encoder.precision,
+        "mirrored": recipe.mirrored,
+        "coarse_head": recipe.coarse_head,
         "sigma_px": recipe.sigma_px,
         "score_fraction": recipe.score_fraction,
         "calibrate": state.calibration is not None or state.count == 1,

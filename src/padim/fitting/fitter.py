@@ -133,6 +133,7 @@ class Fitter:
             advance = begin("second look", state.count)
             collector = looks.second_look(state, distances, device, advance, n_maps=self.n_maps)
             del leave_one_out, distances
+            state, collector = looks.join_scores(state, collector)
             rate = settings.drop_outliers or OUTLIER_RATE
             suspects, outlier_maps = review_look(collector, seen.thumbnails, rate)
             if settings.drop_outliers:
@@ -154,6 +155,7 @@ class Fitter:
                 distances = looks.leave_out(leave_one_out, looks.pick(batches(), left))
                 advance = begin("second look", len(left))
                 collector = looks.second_look(state, distances, device, advance)
+                state, collector = looks.join_scores(state, collector)
                 hashes = {seen.hashes[i] for i in dropped}
                 samples = tuple(image for image in samples if image.sha256 not in hashes)
                 facts = reduce(ImageFacts.merge, (seen.facts_of_each[i] for i in left))

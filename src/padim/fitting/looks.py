@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from operator import attrgetter
 from pathlib import Path
@@ -21,12 +21,13 @@ from padim.fitting.review import Suspect
 from padim.images.ahead import ImageInput, Loaded, batched, load_ahead
 from padim.images.facts import ImageFacts
 from padim.images.thumbnails import Look
+from padim.method.fusion import Fusion
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Accumulator, Moments
 from padim.method.tiles import Tile
-from padim.model.scorer import postprocess_of
+from padim.model.scorer import finish_of
 from padim.model.state import ModelState
-from padim.scoring.calibration import Collector
+from padim.scoring.collector import Collector
 from padim.scoring.parity import N_SAMPLES
 
 GROUP = 32  # images in one product
@@ -259,7 +260,7 @@ def add_up(
 
 def second_look(
     state: ModelState,
-    distances: Iterable[Tensor],
+    distances: Iterable[Sequence[Tensor]],
     device: torch.device,
     advance: Advance,
     *,
@@ -268,23 +269,39 @@ def second_look(
 ) -> Collector:
     """Score images of a model under the model without each: all, or a part from ``start`` on.
 
-    ``distances`` are leave-one-out distances in groups, shape ``(N, h, w)``, float32. ``advance``
-    is told how many more have been scored, and ``n_maps`` of the highest scores are kept.
+    ``distances`` are leave-one-out distances in groups, ``(N, h, w)`` per head, float32.
+    ``advance`` is told how many more have been scored, and ``n_maps`` of the highest scores are
+    kept.
     """
-    postprocess = postprocess_of(state).to(device)
+    finish = finish_of(state).to(device)
     collector = Collector(n_maps, start)
     for group in distances:
-        anomaly_map, image_score = postprocess(group)
+        anomaly_map, scores = finish.score(group)
         counted = state.preprocess.blank_outside(anomaly_map.cpu().numpy())
-        collector.add(counted, image_score.cpu().numpy())
-        advance(len(group))
+        collector.add(counted, torch.stack(scores, dim=1).cpu().numpy())
+        advance(len(anomaly_map))
     return collector
 
 
-def leave_out(leave_one_out: LeaveOneOut, batches: Iterable[Sequence[Tensor]]) -> Iterator[Tensor]:
+def join_scores(state: ModelState, collector: Collector) -> tuple[ModelState, Collector]:
+    """Let a model weigh the scores of its heads by those of a second look, two images at least.
+
+    Gives the model, and what was collected with the scores so weighed.
+    """
+    scores = collector.scores()
+    if scores.shape[1] == 1:
+        return state, collector
+    fusion = Fusion.of(scores)
+    joined = fusion.join(torch.from_numpy(scores).unbind(dim=1))
+    return replace(state, fusion=fusion), collector.joined(joined.numpy())
+
+
+def leave_out(
+    leave_one_out: LeaveOneOut, batches: Iterable[Sequence[Tensor]]
+) -> Iterator[list[Tensor]]:
     """The distances of images under the model without each, as ``second_look`` takes them."""
     for embeddings in group(batches):
-        yield leave_one_out(embeddings).float()
+        yield [distances.float() for distances in leave_one_out(embeddings)]
 
 
 def group(batches: Iterable[Sequence[Tensor]]) -> Iterator[list[Tensor]]:

@@ -75,7 +75,9 @@ def prepare(
     if not path.is_file():
         raise PathMissingError(path)
     who, versions, digest = Engine.find(engine), read_versions(), sha256(path)
-    encoder = Encoder(spec, tiling, preprocess, who, settings.precision, digest, versions)
+    encoder = Encoder(
+        spec, tiling, preprocess, who, settings.precision, digest, versions, recipe.mirrored
+    )
     network = Network(encoder, partial(read_weights, path, digest), path, digest)
     n_batch = choose_batch(settings.n_batch, device)
     known = None if engine == "torch" else network.read_cached()
@@ -187,6 +189,7 @@ def _plan_tiling(
         n_random_dims = spec.n_random_dims and min(spec.n_random_dims, spec.n_dims)
     seed = RANDOM_DIMS_SEED + settings.dims_seed
     pyramid = build_pyramid(spec, recipe.size_px, n_random_dims, seed)
+    pyramid = replace(pyramid, has_coarse_head=recipe.coarse_head)
     region = preprocess.roi
     if settings.tile_px is not None and recipe.crop_fraction < 1:
         raise UsageError(

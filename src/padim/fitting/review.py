@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padim.images.thumbnails import Look, far_sizes, near_duplicates
-from padim.scoring.calibration import Collector
+from padim.scoring.collector import Collector
 
 OUTLIER_RATE = 0.005  # good images that are listed as outliers by mistake, about
 _MAD_TO_SIGMA = 1.4826  # for normal deviates

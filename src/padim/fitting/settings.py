@@ -149,6 +149,21 @@ class FitSettings:
             names=PRECISIONS,
         ),
     ] = "float32"
+    mirrored: Annotated[
+        bool | None,
+        Choice(
+            "Features are the mean of the image's and its left-right mirror's: twice the time of "
+            "the network.",
+            "network",
+        ),
+    ] = None
+    coarse_head: Annotated[
+        bool | None,
+        Choice(
+            "A second look at the last tap, blurred over its neighbours; it joins the image score.",
+            "network",
+        ),
+    ] = None
     sigma_px: Annotated[
         float | None,
         Choice("Blur of the map; 0 for none.", "map", "PX", within=Range(0), older=("--sigma",)),
@@ -270,6 +285,8 @@ class FitChoices(TypedDict, total=False):
     engine: str
     device: str
     precision: str
+    mirrored: bool | None
+    coarse_head: bool | None
     sigma_px: float | None
     score_fraction: float | None
     calibrate: bool

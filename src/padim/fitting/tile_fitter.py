@@ -4,7 +4,7 @@ Each image is decoded again for each part. Whitening rows and leave-one-out dist
 temporary files.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from operator import length_hint
@@ -77,6 +77,7 @@ def fit_tiles(
     distances, device = _read_maps(encoder.pyramid, files.distances), torch.device("cpu")
     advance = begin("maps", count)
     collector = looks.second_look(state, distances, device, advance, n_maps=fitter.n_maps)
+    state, collector = looks.join_scores(state, collector)
     suspects, outlier_maps = review_look(collector, seen.thumbnails, OUTLIER_RATE)
     state = replace(state, calibration=collector.calibration(LEAVE_ONE_OUT))
     return Fitted(state, seen.paths, suspects=suspects, outlier_maps=outlier_maps)
@@ -101,19 +102,27 @@ def _fit_tile(
     if files.distances is not None:
         leave_one_out = LeaveOneOut(moments, eps, pyramid)
         del moments
-        place = spans[-1].start
+        starts = [own[-1].start for own in pyramid.by_head(spans)]
+        strides = [len(own[-1]) for own in pyramid.by_head(files.mean)]  # from image to image
+        n_seen = 0
         for embeddings in looks.group(looks.tell(kept or batches(), advance)):
-            for image in leave_one_out.distances(embeddings).t():
-                files.distances.write(place, image)
-                place += len(files.mean[-1])
+            found = leave_one_out.distances(embeddings)
+            for file, start, stride, distances in zip(
+                files.distances, starts, strides, found, strict=True
+            ):
+                for i, image in enumerate(distances.t(), n_seen):
+                    file.write(start + i * stride, image)
+            n_seen += embeddings[0].shape[1]
 
 
-def _read_maps(pyramid: Pyramid, distances: FileTensor) -> Iterator[Tensor]:
-    """The distances of all images in groups, shape ``(N, h, w)``."""
-    n_fine = pyramid.n_cells(-1)
-    for first in range(0, len(distances), N_FINISHED * n_fine):
-        some = distances[first : first + N_FINISHED * n_fine].view(-1, n_fine)
-        yield pyramid.on_grid(some.t())
+def _read_maps(pyramid: Pyramid, files: Sequence[FileTensor]) -> Iterator[list[Tensor]]:
+    """The distances of all images in groups, ``(N, h, w)`` per head."""
+    n_cells = [head.n_cells(-1) for head in pyramid.heads]
+    for first in range(0, len(files[0]) // n_cells[0], N_FINISHED):
+        yield [
+            head.on_grid(file[first * n : (first + N_FINISHED) * n].view(-1, n).t())
+            for head, file, n in zip(pyramid.heads, files, n_cells, strict=True)
+        ]
 
 
 def _survey(
@@ -138,7 +147,7 @@ def _survey(
 
 def _find_eps(fitter: "Fitter", images: list[ImageInput]) -> list[float]:
     """What is added to the diagonal of each level: of the whole images' first few."""
-    n_levels = len(fitter.encoder.pyramid.levels)
+    n_levels = len(fitter.encoder.pyramid.shapes)
     if fitter.recipe.eps_rule == "absolute":
         return [fitter.recipe.eps] * n_levels
     pilot: list[Tensor] = []
@@ -170,7 +179,8 @@ class _Files(NamedTuple):
 
     whitening: tuple[FileTensor, ...]  # (cells, d, D + d) of each level
     mean: tuple[Tensor, ...]  # (cells, d) of each level; in memory
-    distances: FileTensor | None  # of each image at all cells, one after the other, when wanted
+    # Of each image at all cells of a head, one after the other, per head; when wanted
+    distances: tuple[FileTensor, ...] | None
 
 
 def _open_files(fitter: "Fitter", n_judged: int) -> _Files:
@@ -178,10 +188,11 @@ def _open_files(fitter: "Fitter", n_judged: int) -> _Files:
     folder, pyramid = TemporaryFolder(fitter.scratch), fitter.encoder.pyramid
     store = STORES[fitter.settings.store]
     whitening, mean = [], []
-    for i, level in enumerate(pyramid.levels):
-        shape = (pyramid.n_cells(i), level.n_dims, pyramid.context_dims(i) + level.n_dims)
+    for i, shape in enumerate(pyramid.shapes):
         whitening.append(FileTensor.make(folder, f"whitening_{i}", shape, store))
         mean.append(torch.empty(shape[:2]))
-    n_values = pyramid.n_cells(-1) * n_judged
-    distances = FileTensor.make(folder, "distances", (n_values,), torch.float32)
+    distances = tuple(
+        FileTensor.make(folder, f"distances_{i}", (head.n_cells(-1) * n_judged,), torch.float32)
+        for i, head in enumerate(pyramid.heads)
+    )
     return _Files(tuple(whitening), tuple(mean), distances if n_judged else None)

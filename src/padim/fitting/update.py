@@ -250,6 +250,7 @@ def _change(
     advance = begin("solve", before.pyramid.n_coarse_cells * (2 if recalibrate else 1))
     store = before.whitening[0].dtype
     state = solve(before.encoder, before.recipe, store, before.trunk, moments, hashes, advance)
+    state = replace(state, fusion=before.fusion)
     calibration = before.calibration and replace(before.calibration, stale=True)
     if recalibrate:
         if strange := _list_named(recalibrate, set(recalibrate.values()) - set(hashes)):
@@ -261,6 +262,7 @@ def _change(
         distances = looks.leave_out(leave_one_out, batches)
         advance = begin("second look", len(recalibrate))
         collector = looks.second_look(state, distances, embedder.device, advance)
+        state, collector = looks.join_scores(state, collector)
         calibration = collector.calibration(LEAVE_ONE_OUT)
     samples = before.samples
     if samples is not None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from padim.errors import UsageError
-from padim.method.moments import Moments
+from padim.method.moments import Moments, first_of_head
 from padim.recipes import EPS_FLOOR
 
 STORES = {"float16": torch.float16, "float32": torch.float32}
@@ -58,16 +58,19 @@ def factor(
     """
     own = [mean.shape[1] for mean in moments.mean]
     cells = [mean.shape[0] for mean in moments.mean]
-    context = [sum(own[:level]) for level in range(len(own))]
+    first = first_of_head(cells)
+    context = [sum(own[first[level] : level]) for level in range(len(own))]
     rows = [
         mean.new_empty(c, d, above + d, dtype=dtype)
         for mean, c, d, above in zip(moments.mean, cells, own, context, strict=True)
     ]
-    for first, last in _cut_cells(cells, own, context):
-        parent = moments.mean[0].new_empty(last - first, 0, 0)
+    for start, stop in _cut_cells(cells, own, context):
+        parent = moments.mean[0].new_empty(0)
         for level, row in enumerate(rows):
+            if first[level] == level:
+                parent = moments.mean[0].new_empty(stop - start, 0, 0)
             descendants = cells[level] // cells[0]
-            span = slice(first * descendants, last * descendants)
+            span = slice(start * descendants, stop * descendants)
             w_ac, w_aa = _whiten(
                 [block[span] / dof for block in moments.scatter[level]], parent, eps[level]
             )
@@ -78,14 +81,14 @@ def factor(
                     f"eps is {eps[level]:g}, but the whitening needs more to fit "
                     f"{str(dtype).removeprefix('torch.')}. Raise --eps, or use --store float32."
                 )
-            if level + 1 < len(rows):
+            if level + 1 < len(rows) and first[level + 1] <= level:
                 siblings = w_aa.shape[0] // parent.shape[0]
                 upper = torch.cat((parent, parent.new_zeros(*parent.shape[:2], own[level])), dim=2)
                 parent = torch.cat(
                     (upper.repeat_interleave(siblings, dim=0), torch.cat((w_ac, w_aa), dim=2)),
                     dim=1,
                 )
-        advance(last - first)
+        advance(stop - start)
     return rows
 
 
@@ -128,11 +131,12 @@ def squared_distances(rows: Sequence[Tensor], centred: Sequence[Tensor]) -> list
         centred: Features less their mean, one per level, coarse to fine, shape ``(cells, d, N)``.
     """
     levels = []
+    first = first_of_head([len(own_rows) for own_rows in rows])
     for level, own_rows in enumerate(rows):
         n_cells, n_dims, _ = own_rows.shape
         white = own_rows.new_zeros(n_cells, n_dims, centred[0].shape[2])
         start = 0
-        for above in centred[: level + 1]:
+        for above in centred[first[level] : level + 1]:
             parents, width, _ = above.shape
             # One product for all descendants of a cell.
             part = own_rows[:, :, start : start + width].view(parents, -1, width)

@@ -38,20 +38,24 @@ class LeaveOneOut:
         # Another ridge than the model's: a factor of its own.
         self.rows = factor(moments, eps, self.dof, advance=advance)
 
-    def __call__(self, embeddings: Sequence[Tensor]) -> Tensor:
-        """Compute the distances of a batch, not squared, shape ``(N, h, w)``, float64.
+    def __call__(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
+        """Compute the distances of a batch, not squared, ``(N, h, w)`` per head, float64.
 
         Its embeddings ``(cells, N, d)`` are bit for bit what entered the moments.
         """
-        return self.pyramid.on_grid(self.distances(embeddings))
+        found = zip(self.pyramid.heads, self.distances(embeddings), strict=True)
+        return [head.on_grid(distances) for head, distances in found]
 
-    def distances(self, embeddings: Sequence[Tensor]) -> Tensor:
-        """The same in nested order, shape ``(cells, N)`` of the finest level."""
+    def distances(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
+        """The same in nested order, shape ``(cells, N)`` of the finest level of each head."""
         centred = [
             (embedding.double() - mean[:, None]).transpose(1, 2)
             for embedding, mean in zip(embeddings, self.mean, strict=True)
         ]
-        distance_sq = self.pyramid.add_up(squared_distances(self.rows, centred))
+        levels = squared_distances(self.rows, centred)
+        return [self._leave_out(Pyramid.add_up(own)) for own in self.pyramid.by_head(levels)]
+
+    def _leave_out(self, distance_sq: Tensor) -> Tensor:
         # With fewer images than dimensions this is a small difference.
         rest = 1 - self.factor / self.dof * distance_sq
         return self.factor * (distance_sq / rest.clamp_min(torch.finfo(rest.dtype).eps)).sqrt()

@@ -15,6 +15,17 @@ GROUP = 48  # images added in one pass over the products
 _ROW_PADDING = 64  # without it, rows a power of two apart displace each other in the cache
 
 
+def first_of_head(cells: Sequence[int]) -> list[int]:
+    """For each level, the number of the first level of its head, by how many cells each has.
+
+    A level with no more cells than the one before is the first of another head.
+    """
+    first = [0]
+    for i in range(1, len(cells)):
+        first.append(i if cells[i] <= cells[i - 1] else first[-1])
+    return first
+
+
 @dataclass(frozen=True)
 class Moments:
     """What a fit needs to know of the images; its size does not depend on how many there were.
@@ -22,8 +33,8 @@ class Moments:
     Attributes:
         count: Images n.
         mean: One per level, shape ``(cells, d)``, float64.
-        scatter: For each level, its products about the mean with each level up to itself, coarse
-            to fine; ``scatter[l][k]`` has shape ``(cells_l, d_l, d_k)``, float64.
+        scatter: For each level, its products about the mean with each level of its head up to
+            itself, coarse to fine; a block has the shape ``(cells_l, d_l, d_k)``, float64.
     """
 
     count: int
@@ -61,9 +72,10 @@ class Moments:
         mean = tuple(a + d * (n_more / count) for a, d in zip(self.mean, delta, strict=True))
         weight = self.count * n_more / count
         scatter = []
+        first = first_of_head([len(level) for level in self.mean])
         for level, (rows, other_rows) in enumerate(zip(self.scatter, other.scatter, strict=True)):
             blocks = []
-            for above, (a, b) in enumerate(zip(rows, other_rows, strict=True)):
+            for above, (a, b) in enumerate(zip(rows, other_rows, strict=True), first[level]):
                 block = a + b if n_more > 0 else a - b
                 _add_products(block, delta[level][:, None], delta[above][:, None], weight)
                 blocks.append(block)
@@ -77,6 +89,7 @@ class Accumulator:
     def __init__(self) -> None:
         self._count = 0
         self._n_waiting = 0
+        self._first: list[int] = []
         self._pilot: list[Tensor] = []
         self._sum: list[Tensor] = []
         self._products: list[list[Tensor]] = []
@@ -105,7 +118,7 @@ class Accumulator:
         self._waiting = []
         count = self._count
         for level, own in enumerate(self._sum):
-            for above, block in enumerate(self._products[level]):
+            for above, block in enumerate(self._products[level], self._first[level]):
                 _add_products(block, own[:, None], self._sum[above][:, None], -1.0 / count)
         mean = tuple(p + s / count for p, s in zip(self._pilot, self._sum, strict=True))
         scatter = tuple(map(tuple, self._products))
@@ -114,11 +127,12 @@ class Accumulator:
 
     def _start(self, embeddings: Sequence[Tensor]) -> None:
         self._pilot = [e.mean(dim=1, dtype=torch.float64) for e in embeddings]
+        self._first = first_of_head([len(pilot) for pilot in self._pilot])
         self._sum = [torch.zeros_like(pilot) for pilot in self._pilot]
         self._products = [
             [
                 own.new_zeros(own.shape[0], own.shape[1], above.shape[1])
-                for above in self._pilot[: level + 1]
+                for above in self._pilot[self._first[level] : level + 1]
             ]
             for level, own in enumerate(self._pilot)
         ]
@@ -135,7 +149,7 @@ class Accumulator:
         ]
         for level, own in enumerate(centred):
             self._sum[level] += own.sum(dim=1)
-            for above, block in enumerate(self._products[level]):
+            for above, block in enumerate(self._products[level], self._first[level]):
                 _add_products(block, own, centred[above], 1.0)
         self._count += self._n_waiting
         self._n_waiting = 0

@@ -2,10 +2,10 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from padim.backbones import BackboneSpec
 from padim.errors import UsageError
+
+T = TypeVar("T")
 
 RANDOM_DIMS_SEED = 1024  # the seed of the published PaDiM figures
 
@@ -49,10 +51,37 @@ class Pyramid:
         coarse_cells: The cells of the coarsest grid that are modelled, with all their descendants,
             by their row-major numbers and in the order in which they are kept; all, row by row,
             when None.
+        has_coarse_head: Whether the last tap, blurred over its neighbours, has a Gaussian of its
+            own besides.
     """
 
     levels: tuple[Level, ...]
     coarse_cells: tuple[int, ...] | None = None
+    has_coarse_head: bool = False
+
+    @cached_property
+    def heads(self) -> "tuple[Pyramid, ...]":
+        """What gives a distance at each cell of its finest level: the levels; the coarse head."""
+        if not self.has_coarse_head:
+            return (self,)
+        last = replace(
+            self.levels[0], taps=self.levels[0].taps[-1:], channels=self.levels[0].channels[-1:]
+        )
+        return replace(self, has_coarse_head=False), Pyramid((last,), self.coarse_cells)
+
+    @property
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """Of the whitening rows of each level of each head: cells, dimensions, and columns."""
+        return [
+            (head.n_cells(i), level.n_dims, head.context_dims(i) + level.n_dims)
+            for head in self.heads
+            for i, level in enumerate(head.levels)
+        ]
+
+    def by_head(self, levels: Sequence[T]) -> list[Sequence[T]]:
+        """What there is of each level of each head, head by head."""
+        n_levels = len(self.levels)
+        return [levels[:n_levels], levels[n_levels:]] if self.has_coarse_head else [levels]
 
     @property
     def n_dims(self) -> int:
@@ -79,15 +108,12 @@ class Pyramid:
     @property
     def n_entries(self) -> int:
         """Entries of all whitening rows, and multiply-adds of the distance of one image."""
-        return sum(
-            self.n_cells(i) * level.n_dims * (self.context_dims(i) + level.n_dims)
-            for i, level in enumerate(self.levels)
-        )
+        return sum(cells * dims * columns for cells, dims, columns in self.shapes)
 
     @property
     def n_features(self) -> int:
-        """Features of one image: dimensions times cells over all levels."""
-        return sum(self.n_cells(i) * level.n_dims for i, level in enumerate(self.levels))
+        """Features of one image: dimensions times cells over all levels of all heads."""
+        return sum(cells * dims for cells, dims, _ in self.shapes)
 
     @cached_property
     def order(self) -> tuple[NDArray[np.int64], ...]:
@@ -150,6 +176,7 @@ class Pyramid:
         """Take the used channels of feature maps, one ``(N, C, h, w)`` per tap.
 
         They come one per level, cells in nested order, ``(cells, N, d)``; in memory image by image.
+        That of the coarse head is the last.
         """
         embeddings = []
         for level, order in zip(self.levels, self.order, strict=True):
@@ -162,6 +189,11 @@ class Pyramid:
             joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
             nested_cells = joined.index_select(1, torch.as_tensor(order, device=joined.device))
             embeddings.append(nested_cells.transpose(0, 1))
+        for coarse in self.heads[1:]:
+            (tap,) = coarse.levels[0].taps
+            maps = list(feature_maps)
+            maps[tap] = blur_neighbours(maps[tap])
+            embeddings += coarse.split(maps)
         return embeddings
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -170,6 +202,20 @@ class Pyramid:
             {"grid": level.grid, "taps": level.taps, "channels": level.channels}
             for level in self.levels
         ]
+
+
+def blur_neighbours(feature_map: Tensor) -> Tensor:
+    """Average each cell ``(N, C, h, w)`` with its neighbours, by [1 2 1] / 4 along either axis.
+
+    What is beyond an edge is taken to be as what is at the edge.
+    """
+    for axis in (2, 3):
+        n = feature_map.shape[axis]
+        first, last = feature_map.narrow(axis, 0, 1), feature_map.narrow(axis, n - 1, 1)
+        before = torch.cat((first, feature_map.narrow(axis, 0, n - 1)), axis)
+        after = torch.cat((feature_map.narrow(axis, 1, n - 1), last), axis)
+        feature_map = (before + 2 * feature_map + after) / 4
+    return feature_map
 
 
 def build_pyramid(

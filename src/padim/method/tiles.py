@@ -55,8 +55,8 @@ class Tiling:
         start = 0
         for tile in self.tiles:
             stop = start + tile.pyramid.n_coarse_cells
-            descendants = map(self.pyramid.descendants, range(len(self.pyramid.levels)))
-            yield tile, [slice(start * n, stop * n) for n in descendants]
+            below = [cells // self.pyramid.n_coarse_cells for cells, _, _ in self.pyramid.shapes]
+            yield tile, [slice(start * n, stop * n) for n in below]
             start = stop
 
     def crop(self, images: Tensor, tile: Tile) -> Tensor:
@@ -115,7 +115,8 @@ def plan_tiles(
             if inside.any():
                 coarse_cells = tuple(np.flatnonzero(inside).tolist())
                 origin = rows.start * stride, columns.start * stride
-                tiles.append(Tile(*origin, Pyramid(levels, coarse_cells)))
+                own_pyramid = replace(pyramid, levels=levels, coarse_cells=coarse_cells)
+                tiles.append(Tile(*origin, own_pyramid))
                 cells += number[own].tolist()
     window_px = sides[0] * stride, sides[1] * stride
     return Tiling(window_px, tuple(tiles), replace(pyramid, coarse_cells=tuple(cells)))

@@ -23,7 +23,7 @@ from padim.model.file import load_hashed
 from padim.model.opening import load
 from padim.model.padim import network_of
 from padim.model.scorer import CameraScorer, scorer_of
-from padim.model.state import ModelState
+from padim.model.state import FORMAT_VERSION, ModelState
 from padim.model.torch_score import TorchScore
 from padim.scoring.description import GRAPH_VERSION
 from padim.scoring.engines import (
@@ -114,7 +114,7 @@ def _export(
         samples = replace(scored, image=samples.image)
     description = {
         **state.metadata(),
-        "graph_version": GRAPH_VERSION,
+        "graph_version": GRAPH_VERSION if state.format_version == FORMAT_VERSION else 2,
         "store": store,
         "camera_px": camera_px,
         "model_sha256": digest,

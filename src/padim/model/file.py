@@ -23,6 +23,7 @@ from padim.errors import (
 )
 from padim.features.encoder import Encoder, Engine
 from padim.files import write_whole
+from padim.method.fusion import Fusion
 from padim.method.moments import Moments
 from padim.method.pyramid import Level, Pyramid
 from padim.method.tiles import Tiling, plan_tiles
@@ -78,10 +79,9 @@ def load_hashed(path: Path) -> tuple[ModelState, Callable[[], str]]:
     tensors: Mapping[str, Any] = content.tensors
     pyramid = _pyramid_of(facts)
     mean, whitening = [], []
-    for i, level in enumerate(pyramid.levels):
-        shape, width = (pyramid.n_cells(i), level.n_dims), pyramid.context_dims(i) + level.n_dims
-        mean.append(_find(tensors, f"levels/{i}/mean", shape, path))
-        whitening.append(_find(tensors, f"levels/{i}/whitening", (*shape, width), path))
+    for i, shape in enumerate(pyramid.shapes):
+        mean.append(_find(tensors, f"levels/{i}/mean", shape[:2], path))
+        whitening.append(_find(tensors, f"levels/{i}/whitening", shape, path))
     try:
         state = ModelState(
             encoder=Encoder(
@@ -92,6 +92,7 @@ def load_hashed(path: Path) -> tuple[ModelState, Callable[[], str]]:
                 precision=facts.precision,
                 weights_sha256=facts.weights_sha256,
                 versions=facts.versions,
+                mirrored=facts.recipe.mirrored,
             ),
             recipe=facts.recipe,
             eps=facts.eps,
@@ -103,6 +104,7 @@ def load_hashed(path: Path) -> tuple[ModelState, Callable[[], str]]:
             samples=_samples(tensors, facts, path),
             calibration=_calibration(tensors, facts.calibration, path),
             images=facts.images,
+            fusion=_fusion_of(facts),
         )
     except ValueError as error:
         raise _describe(path, ModelFileError).refuse(str(error)) from error
@@ -111,7 +113,12 @@ def load_hashed(path: Path) -> tuple[ModelState, Callable[[], str]]:
 
 def _pyramid_of(facts: FileFacts) -> Pyramid:
     levels = (Level(level.grid, level.taps, level.channels) for level in facts.levels)
-    return Pyramid(tuple(levels), facts.coarse_cells)
+    return Pyramid(tuple(levels), facts.coarse_cells, facts.recipe.coarse_head)
+
+
+def _fusion_of(facts: FileFacts) -> Fusion | None:
+    said = facts.fusion
+    return None if said is None else Fusion(said.mean, said.deviation)
 
 
 def _tiling_of(facts: FileFacts, pyramid: Pyramid) -> Tiling:
@@ -157,7 +164,7 @@ def _samples(tensors: Mapping[str, Tensor], facts: FileFacts, path: Path) -> Sam
     if any(tensor.dtype not in (torch.uint8, torch.float32) for tensor in found.values()):
         raise ValueError("samples need to be uint8 and float32")
     samples = Samples(**{name: tensor.numpy() for name, tensor in found.items()})
-    samples.check(facts.preprocess.size_px, len(facts.levels))
+    samples.check(facts.preprocess.size_px, facts.n_level_scores)
     return samples
 
 
@@ -210,13 +217,14 @@ def load_moments(path: Path) -> Moments:
     content, facts = _read(path, "moments")
     pyramid = _pyramid_of(facts)
     means, scatters = [], []
-    for i, level in enumerate(pyramid.levels):
-        shape = (pyramid.n_cells(i), level.n_dims)
-        means.append(_find(content.tensors, f"levels/{i}/mean", shape, path))
+    dims = pyramid.by_head([n_dims for _, n_dims, _ in pyramid.shapes])
+    above = [own[: i + 1] for own in dims for i in range(len(own))]
+    for i, (shape, widths) in enumerate(zip(pyramid.shapes, above, strict=True)):
+        means.append(_find(content.tensors, f"levels/{i}/mean", shape[:2], path))
         scatters.append(
             tuple(
-                _find(content.tensors, f"levels/{i}/scatter/{k}", (*shape, above.n_dims), path)
-                for k, above in enumerate(pyramid.levels[: i + 1])
+                _find(content.tensors, f"levels/{i}/scatter/{k}", (*shape[:2], width), path)
+                for k, width in enumerate(widths)
             )
         )
     return Moments(facts.count, tuple(means), tuple(scatters))

@@ -10,6 +10,7 @@ from padim.features.encoder import Encoder
 from padim.images.facts import ImageFacts
 from padim.images.preprocess import Preprocess
 from padim.images.reading import AS_IT_IS
+from padim.method.fusion import Fusion
 from padim.method.pyramid import Pyramid
 from padim.method.tiles import Tiling
 from padim.recipes import Recipe
@@ -17,7 +18,8 @@ from padim.scoring.calibration import Calibration
 from padim.scoring.parity import Samples
 from padim.tensors.file_tensor import FileTensor
 
-FORMAT_VERSION = 2  # the newest; what needs no more is written as version 1
+FORMAT_VERSION = 3  # the newest; what needs no more is written as an older one
+_SINCE_3 = ("mirrored", "coarse_head", "coarse_sigma_px", "coarse_fraction")  # of a recipe
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,10 @@ class ModelState:
 
     encoder: Encoder
     recipe: Recipe
-    eps: tuple[float, ...]  # what was added to the diagonal, one per level
+    eps: tuple[float, ...]  # what was added to the diagonal, one per level of each head
     count: int  # images it was fitted on
-    mean: tuple[Tensor, ...]  # per level, shape (cells, d), float32
-    # Per level, shape (cells, d, D + d), float16 or float32; left in a file where images are looked
+    mean: tuple[Tensor, ...]  # per level of each head, shape (cells, d), float32
+    # Likewise, shape (cells, d, D + d), float16 or float32; left in a file where images are looked
     # at tile by tile.
     whitening: tuple[Tensor | FileTensor, ...]
     image_sha256: tuple[str, ...]  # of each image it was fitted on, sorted
@@ -37,6 +39,8 @@ class ModelState:
     samples: Samples | None = None  # a few of the images, mirrored; None when they may not travel
     calibration: Calibration | None = None  # how good images score; None when not asked for
     images: ImageFacts | None = None  # what they were like; None in older models
+    # What joins the scores of two heads; that of the first is the image's when None
+    fusion: Fusion | None = None
 
     def in_memory(self) -> list[Tensor]:
         """The whitening rows, all read."""
@@ -57,14 +61,21 @@ class ModelState:
         """The modelled cells."""
         return self.encoder.pyramid
 
+    @property
+    def format_version(self) -> int:
+        """The oldest that says all there is to say of it."""
+        if self.recipe.mirrored or self.recipe.coarse_head:
+            return 3
+        return 1 if self.encoder.preprocess.reading == AS_IT_IS else 2
+
     def metadata(self) -> dict[str, Any]:
         """Everything but the tensors, as plain data."""
-        encoder = self.encoder
-        data = {
-            "format_version": 1 if encoder.preprocess.reading == AS_IT_IS else FORMAT_VERSION,
+        encoder, version, recipe = self.encoder, self.format_version, asdict(self.recipe)
+        data: dict[str, Any] = {
+            "format_version": version,
             "backbone": asdict(encoder.spec),
             "weights_sha256": encoder.weights_sha256,
-            "recipe": asdict(self.recipe),
+            "recipe": recipe,
             "preprocess": encoder.preprocess.to_json(),
             "levels": encoder.pyramid.to_json(),
             "coarse_cells": encoder.pyramid.coarse_cells,
@@ -76,4 +87,10 @@ class ModelState:
             "versions": dict(encoder.versions),
             "calibration": self.calibration and self.calibration.without_arrays(),
         }
-        return data if self.images is None else data | {"images": asdict(self.images)}
+        for name in _SINCE_3 if version < 3 else ():
+            del recipe[name]
+        if self.images is not None:
+            data["images"] = asdict(self.images)
+        if self.fusion is not None:
+            data["fusion"] = asdict(self.fusion)
+        return data

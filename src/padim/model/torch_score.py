@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from padim.features.features import TiledFeatures
 from padim.method.gaussian import squared_distances
-from padim.model.scorer import Scorer, postprocess_of, score_levels
+from padim.model.scorer import Scorer, finish_of
 from padim.model.state import ModelState
 from padim.scoring.predictor import Outputs
 
@@ -32,7 +32,7 @@ class TileScore:
         self.state = state
         self.features = features.to(device)
         self.device = device
-        self.postprocess = postprocess_of(state).to(device)
+        self.finish = finish_of(state).to(device)
 
     @torch.inference_mode()
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
@@ -54,6 +54,8 @@ class TileScore:
             ]
             parts.append(squared_distances(rows, centred))
         levels = [torch.cat(level) for level in zip(*parts, strict=True)]
-        distance = state.pyramid.on_grid(state.pyramid.add_up(levels)).sqrt()
-        scores = score_levels(self.postprocess, distance, levels)
+        by_head = state.pyramid.by_head(levels)
+        pairs = zip(state.pyramid.heads, by_head, strict=True)
+        distances = [head.on_grid(head.add_up(own)).sqrt() for head, own in pairs]
+        scores = self.finish(distances, by_head[0])
         return Outputs(*(output.cpu().numpy() for output in scores))

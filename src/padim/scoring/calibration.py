@@ -1,11 +1,9 @@
 """From scores of good images to thresholds at a false-alarm rate; without torch."""
 
-import heapq
 import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from numbers import Real
-from operator import itemgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -247,65 +245,6 @@ class Calibration:
     def to_json(self) -> dict[str, object]:
         """The calibration as plain data."""
         return self.without_arrays() | {name: getattr(self, name).tolist() for name in ARRAYS}
-
-
-class Collector:
-    """Gathers the scores of good images, and how many of their pixels have which value.
-
-    It keeps the maps of the ``n_maps`` highest scores. ``start`` is the place of its first image
-    among all, when these are a part.
-    """
-
-    def __init__(self, n_maps: int = 0, start: int = 0) -> None:
-        self.n_maps = n_maps
-        self.start = start
-        self._hottest: list[tuple[float, int, NDArray[np.float32]]] = []
-        self._scores: list[NDArray[np.float32]] = []
-        self._counts = np.zeros(1 << 16, np.int64)
-
-    def add(
-        self, anomaly_map: NDArray[np.float32], image_score: NDArray[np.float32] | float
-    ) -> None:
-        """Add maps ``(N, H, W)``, NaN where not looked at, and their N scores, or a single one."""
-        scores = np.atleast_1d(np.asarray(image_score, np.float32))
-        if self.n_maps:
-            first = self.start + self.count
-            places = range(first, first + len(scores))
-            new = zip(scores.tolist(), places, map(np.copy, anomaly_map), strict=True)
-            self._hottest = heapq.nlargest(self.n_maps, (*self._hottest, *new), itemgetter(0))
-        self._scores.append(scores)
-        seen = anomaly_map[~np.isnan(anomaly_map)]
-        patterns = seen.clip(0, 65504).astype(np.float16).view(np.uint16)
-        self._counts += np.bincount(patterns, minlength=1 << 16)
-
-    def merge(self, other: "Collector") -> "Collector":
-        """What these images and those that come after them give."""
-        both = Collector(self.n_maps, self.start)
-        both._hottest = heapq.nlargest(
-            self.n_maps, (*self._hottest, *other._hottest), itemgetter(0)
-        )
-        both._scores = [*self._scores, *other._scores]
-        both._counts = self._counts + other._counts
-        return both
-
-    @property
-    def count(self) -> int:
-        """Images added."""
-        return sum(map(len, self._scores))
-
-    def image_scores(self) -> NDArray[np.float32]:
-        """The scores in the order in which they came."""
-        return np.concatenate(self._scores)
-
-    def maps(self) -> dict[int, NDArray[np.float32]]:
-        """The maps that were kept, by the places of their images."""
-        return {place: anomaly_map for _, place, anomaly_map in self._hottest}
-
-    def calibration(self, source: str) -> Calibration:
-        """What follows from them."""
-        used = np.flatnonzero(self._counts)  # of positive numbers, patterns ascend with values
-        values = used.astype(np.uint16).view(np.float16).astype(np.float32)
-        return Calibration(source, np.sort(self.image_scores()), values, self._counts[used])
 
 
 def least_cost(

@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import Meta
 
 from padim.backbones import BackboneSpec
-from padim.documents import Index, Positive, Sha256, Side
+from padim.documents import Finite, Index, Positive, Sha256, Side
 from padim.images.facts import ImageFacts
 from padim.images.preprocess import Preprocess
 from padim.images.roi import read_png
@@ -36,6 +36,14 @@ class LevelFacts:
             raise ValueError(f"{len(self.taps)} taps need as many lists of channels")
         if any(list(used) != sorted(set(used)) for used in self.channels):
             raise ValueError("channels need to ascend")
+
+
+@dataclass(frozen=True)
+class FusionFacts:
+    """What joins the scores of two heads, as ``method.fusion.Fusion``."""
+
+    mean: tuple[Finite, Finite]
+    deviation: tuple[Positive, Positive]
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,7 @@ class ModelFacts:
     # Absent in older files
     engine: Annotated[str, Meta(max_length=200)] = "torch"
     images: ImageFacts | None = None
+    fusion: FusionFacts | None = None
 
     def __post_init__(self) -> None:
         """Raise a ``ValueError`` if fields do not fit together."""
@@ -109,8 +118,10 @@ class ModelFacts:
             raise ValueError(f"there is no recipe {self.recipe.name!r}")
         if self.engine.partition(" ")[0] not in ENGINES:
             raise ValueError(f"there is no engine {self.engine!r}")
-        if len(self.eps) != len(self.levels):
-            raise ValueError(f"{len(self.levels)} levels need as many eps")
+        if len(self.eps) != self.n_level_scores:
+            raise ValueError(f"{self.n_level_scores} levels need as many eps")
+        if self.fusion is not None and not self.recipe.coarse_head:
+            raise ValueError("there is no second head whose score to join")
         for level in self.levels:
             for tap, used in zip(level.taps, level.channels, strict=True):
                 if tap >= len(spec.taps):
@@ -129,6 +140,11 @@ class ModelFacts:
         cells = self.coarse_cells
         if cells is not None and (len(set(cells)) < len(cells) or max(cells) >= n_coarse):
             raise ValueError(f"coarse_cells need to be different and below {n_coarse}")
+
+    @property
+    def n_level_scores(self) -> int:
+        """Levels of all heads."""
+        return len(self.levels) + self.recipe.coarse_head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +168,7 @@ class GraphFacts(ModelFacts):
             np.array([one.image_score for one in self.samples], np.float32),
             np.array([one.level_scores for one in self.samples], np.float32),
         )
-        samples.check(self.preprocess.size_px, len(self.levels))
+        samples.check(self.preprocess.size_px, self.n_level_scores)
         return samples
 
 

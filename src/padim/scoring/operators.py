@@ -12,15 +12,15 @@ from padim.scoring.graph_file import GraphFile, part_beside
 from padim.scoring.protobuf import read_fields, read_packed
 
 ONNX_OPERATORS = frozenset((
-    "Add", "Cast", "Clip", "Concat", "ConstantOfShape", "Conv", "Div", "Expand", "Floor", "Gather",
-    "GatherND", "MatMul", "MaxPool", "Mul", "Pow", "Range", "ReduceMax", "ReduceMean", "ReduceSum",
-    "Relu", "Reshape", "Shape", "Sigmoid", "Slice", "Sqrt", "Squeeze", "Sub", "TopK", "Transpose",
-    "Unsqueeze",
+    "Add", "Cast", "Clip", "Concat", "ConstantOfShape", "Conv", "Div", "Exp", "Expand", "Floor",
+    "Gather", "GatherND", "Log", "MatMul", "MaxPool", "Mul", "Pow", "Range", "ReduceMax",
+    "ReduceMean", "ReduceSum", "Relu", "Reshape", "Shape", "Sigmoid", "Slice", "Sqrt", "Squeeze",
+    "Sub", "TopK", "Transpose", "Unsqueeze",
 ))  # fmt: skip
 _OPENVINO_INPUTS = (  # layers by how many inputs they have at least; OpenVINO reads them unseen
     ("Const", "Parameter"),
-    ("Concat", "Convert", "Floor", "MaxPool", "ReLU", "Result", "ShapeOf", "Sigmoid", "Sqrt",
-     "Squeeze"),
+    ("Concat", "Convert", "Exp", "Floor", "Log", "MaxPool", "ReLU", "Result", "ShapeOf",
+     "Sigmoid", "Sqrt", "Squeeze"),
     ("Add", "Broadcast", "Convolution", "Divide", "GatherND", "GroupConvolution", "MatMul",
      "Maximum", "Minimum", "Multiply", "Power", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape",
      "Subtract", "TopK", "Transpose", "Unsqueeze"),

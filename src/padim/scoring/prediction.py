@@ -120,7 +120,8 @@ class Prediction:
         score: The image score, in standard deviations of normal patches; higher is more anomalous.
         anomaly_map: The same for each pixel at network size, shape ``(H, W)``, float32; NaN
             outside the region of interest.
-        level_scores: What each level of the network adds, coarse to fine: which was surprised.
+        level_scores: What each level of the network adds, coarse to fine: which was surprised; and
+            what a coarse head says, where there is one.
         source_px: (height, width) of the source image.
         preprocess: The way from the source image to the map.
         picture: What was read of a file, when it was to be kept.

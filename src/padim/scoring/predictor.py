@@ -29,9 +29,11 @@ class Outputs(NamedTuple):
 
     Attributes:
         anomaly_map: Standard deviations of normal patches, shape ``(N, H, W)``.
-        image_score: Mean of the hottest pixels of the map, shape ``(N,)``.
+        image_score: Mean of the hottest pixels of the map, shape ``(N,)``, raised by what a coarse
+            head says besides.
         level_scores: The same of what each level adds, coarse to fine, given the coarser ones, over
-            its own cells and without blur, shape ``(N, levels)``: which of them was surprised.
+            its own cells and without blur, shape ``(N, levels)``: which of them was surprised. Last
+            is the score of a coarse head, where there is one.
     """
 
     anomaly_map: NDArray[np.float32]
