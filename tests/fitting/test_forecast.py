@@ -8,6 +8,7 @@ from torch import nn
 
 from padim import memory
 from padim.errors import MemoryLimitError
+from padim.features import trunk_cache
 from padim.features.trunk import activation_bytes
 from padim.fitting import forecast
 from padim.fitting.fit import fit
@@ -89,6 +90,17 @@ def test_the_forecast_grows_with_what_is_asked_for() -> None:
     assert large.peak_bytes < batch.peak_bytes
     assert plain.forecast().peak_bytes == moments.peak_bytes  # written piece by piece
     assert plain.forecast().peak_bytes < double.peak_bytes
+
+
+def test_a_network_that_is_still_to_be_written_takes_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = tmp_path / "graph.onnx"
+    monkeypatch.setattr(trunk_cache, "find_graph", lambda *_: graph)
+    settings = FitSettings(size_px=(64, 64), engine="openvino")
+    first = prepare(settings).network_bytes.engine
+    graph.touch()
+    assert first > prepare(settings).network_bytes.engine + 100_000_000
 
 
 def test_activations_are_counted_on_their_way_through() -> None:

@@ -102,6 +102,11 @@ class Network:
             trunk_cache.keep_tensors(path, trunk or self.trunk())
 
     @property
+    def graph_path(self) -> Path:
+        """Where the user's cache has the trunk as a graph."""
+        return trunk_cache.find_graph(self.encoder, self.hash())
+
+    @property
     def tensors_path(self) -> Path | None:
         """Where the user's cache has the trunk's tensors of a weights file."""
         if self.file_sha256 is None:
@@ -137,7 +142,7 @@ class GraphFeatures(nn.Module):
 
     def _load(self) -> Graph:
         network = self._network
-        path = trunk_cache.find_graph(network.encoder, network.hash())
+        path = network.graph_path
         try:
             graph = self._open(path)
         except (PathMissingError, ModelFileError):

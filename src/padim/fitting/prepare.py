@@ -82,12 +82,13 @@ def prepare(
     n_batch = choose_batch(settings.n_batch, device)
     known = None if engine == "torch" else network.read_cached()
     tensors, image_bytes = known or network.trunk()
+    engine_bytes = 0
     if engine != "torch":
         network = replace(network, trunk_sha256=hash_trunk(tensors))
-    # Its memory grows by doubling, so it may hold the feature maps twice.
-    engine_bytes = 0 if engine == "torch" else _GRAPH_BYTES + n_batch * image_bytes
-    if engine != "torch" and known is None:
-        engine_bytes += _WRITER_BYTES + 4 * n_bytes(tensors)
+        # Its memory grows by doubling, so it may hold the feature maps twice.
+        engine_bytes = _GRAPH_BYTES + n_batch * image_bytes
+        if not network.graph_path.is_file():
+            engine_bytes += _WRITER_BYTES + 4 * n_bytes(tensors)
     is_inside = settings.include_backbone
     if is_inside is None:
         is_inside = n_bytes(tensors) < INCLUDE_BACKBONE_BYTES
