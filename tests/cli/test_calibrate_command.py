@@ -8,7 +8,7 @@ from trees import make_category, striped
 
 import padim
 from padim.cli import main
-from padim.scoring.calibration import least_cost
+from padim.scoring.cost import least_cost
 
 SUFFIXES = (".safetensors", ".onnx", ".xml")
 
@@ -127,7 +127,17 @@ def test_the_share_of_defects_weighs_too() -> None:
     assert least_cost(normal, anomalous, 10, 1, 0.01).score == 7.5  # 0.99 / 4 > 10 * 0.01 / 2
     found = least_cost(normal, anomalous, 10, 1, 0.01)
     assert "(a miss costs 10, a false alarm 1, and 0.01 of all parts are defective)" in found.basis
-    assert not found.warning
+
+
+def test_a_share_of_defects_below_what_the_images_can_tell_is_said() -> None:
+    normal = np.array([1, 2, 3, 6], np.float32)
+    anomalous = np.array([5, 9], np.float32)
+    # By hand: all missed cost 10 x 0.01 = 0.1, less than one false alarm of n while 0.99 / n > 0.1.
+    found = least_cost(normal, anomalous, 10, 1, 0.01)
+    assert found.warning.startswith("With 0.01 of all parts defective, one of 4 good images that")
+    assert found.warning.endswith("have no say. Give 10 good images or more.")
+    assert not least_cost(np.linspace(1, 6, 10, dtype=np.float32), anomalous, 10, 1, 0.01).warning
+    assert not least_cost(normal, anomalous, 10, 1).warning
 
 
 def test_a_least_cost_that_is_no_use_says_so() -> None:

@@ -14,7 +14,7 @@ from padim.datasets import expand_defects, find_normal
 from padim.datasets.left_out import LeftOut, find_masks
 from padim.errors import PathMissingError, UsageError
 from padim.files import hold
-from padim.scoring.calibration import check_weights
+from padim.scoring.cost import check_weights
 
 
 def calibrate(

@@ -11,8 +11,9 @@ from padim.errors import DatasetError, ImageReadError, format_count, join_names
 from padim.files import hold
 from padim.images.ahead import ImageInput, content_sha256
 from padim.model.opening import load
-from padim.scoring.calibration import HELD_OUT, check_weights, least_cost
+from padim.scoring.calibration import HELD_OUT
 from padim.scoring.collector import Collector
+from padim.scoring.cost import check_weights, least_cost
 from padim.scoring.engines import is_graph
 from padim.scoring.graph_file import write_description
 from padim.scoring.predictor import Predictor
