@@ -2,6 +2,7 @@ import csv
 import hashlib
 import io
 import json
+import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -154,6 +155,20 @@ def test_what_differs_from_the_fit_and_what_is_left_out_is_said(
     assert "1 of 16-bit grey, not 8-bit colour" in said.err
     assert "1 of 8-bit grey, not 8-bit colour" in said.err
     assert "1 much darker than any good image" in said.err
+
+
+def test_images_of_the_fit_are_not_new(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "both").mkdir()
+    shutil.copy(folder / "stripes/train/good/0.png", tmp_path / "both/seen.png")
+    striped(99).save(tmp_path / "both/new.png")
+    model = str(folder / "m.safetensors")
+    assert main(["predict", model, str(tmp_path / "both"), "-o", str(tmp_path / "out"), "-q"]) == 0
+    said = capsys.readouterr()
+    assert "warning: The model was fitted on 1 of 2 images, and scores what it has" in said.err
+    assert predict(folder, "stripes/test/good", tmp_path / "other", "-q") == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

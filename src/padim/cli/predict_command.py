@@ -82,7 +82,7 @@ def predict(
     if loaded.decision is not None:
         say_threshold(loaded.decision)
     unreadable = Unreadable(skip_unreadable)
-    tally = _Tally(loaded.decision)
+    tally = _Tally(loaded.decision, frozenset(loaded.description.facts["image_sha256"]))
     _score(chosen, loaded, writer, unreadable, tally)
     unreadable.report()
     facts = {"model": str(model), "engine": loaded.engine, "out": str(out)}
@@ -117,6 +117,11 @@ def _tell(
     )
     if words := describe_differences(tally.differences):
         warn(words)
+    if tally.n_fitted:
+        warn(
+            f"The model was fitted on {tally.n_fitted} of {format_count(tally.n_images, 'image')}, "
+            "and scores what it has seen too low. Judge it by other images."
+        )
     if tally.all_alien:
         warn(
             f"All {tally.n_images} images are as unlike the good ones as can be. If they are not "
@@ -228,17 +233,19 @@ def _saying_how_far(tally: "_Tally", n_images: int) -> Iterator[None]:
 class _Tally:
     """Counts predictions and keeps those that are shown: all for JSON, else the hottest."""
 
-    def __init__(self, decision: Decision | None) -> None:
+    def __init__(self, decision: Decision | None, fitted: frozenset[str]) -> None:
         self.decision = decision
+        self.fitted = fitted  # sha256 of the images of the fit
         self.records: list[PredictionRecord] = []
         self.differences: list[tuple[str, ...]] = []  # of each image from those of the fit
-        self.n_images = self.n_anomalous = self.n_alien = 0
+        self.n_images = self.n_anomalous = self.n_alien = self.n_fitted = 0
 
     def add(self, record: PredictionRecord) -> None:
         self.records.append(record)
         if len(self.records) > 2 * _SHOWN and not Output.as_json:
             self.records = self._hottest()
         self.n_images += 1
+        self.n_fitted += record.origin is not None and record.origin.image_sha256 in self.fitted
         self.n_anomalous += record.label == "anomalous"
         if self.decision is not None and record.p_value is not None:
             self.n_alien += record.p_value <= self.decision.calibration.least_p_value
