@@ -185,8 +185,8 @@ class Prediction:
             min_region_px: Source pixels of a region; smaller ones are left out.
 
         Returns:
-            The regions in source pixels, the highest peak first, and ``predicted_mask``, their
-            pixels at network size, shape ``(H, W)``.
+            The regions in source pixels, the highest peak first, and ``predicted_mask``, true in
+            the same regions but at network size, as ``anomaly_map``, shape ``(H, W)``.
 
         Raises:
             UsageError: The model is not calibrated.
@@ -211,6 +211,9 @@ class Prediction:
 
         Args:
             min_region_px: Source pixels of a region; smaller ones are left out.
+
+        Returns:
+            As of ``defects``: regions in source pixels, a mask at network size.
         """
         if self.decision is None:
             return [], peak_region(self.anomaly_map)[1]
