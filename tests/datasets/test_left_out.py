@@ -9,6 +9,7 @@ from PIL import Image
 
 from padim.datasets import expand, expand_defects, expand_good, find_normal, read_dataset
 from padim.datasets.left_out import LeftOut, find_left_out, find_left_out_of, find_masks
+from padim.datasets.normal import find_good_images
 from padim.images.decode import IMAGE_SUFFIXES, read_image
 
 
@@ -99,6 +100,7 @@ def test_masks_beside_good_images_are_not_learned_from_and_listed(
     assert set(expand_good([tmp_path], recursive=True)) == {image, *others}
     assert expand_good([image, mask], recursive=False) == (image,)
     assert expand_defects(tmp_path) == expand_good([tmp_path], recursive=True)
+    assert find_good_images([tmp_path], recursive=True).masks == (mask,)
     assert find_masks([tmp_path], recursive=True).describe() == (
         f"Left out: 1 mask beside the images, as their names say: {mask.name}."
     )

@@ -9,8 +9,10 @@ from padim.cli import options
 from padim.cli.console import phases, result
 from padim.cli.images import describe_threshold, require_place, say_left_out
 from padim.cli.options import option
-from padim.datasets import expand, expand_good
-from padim.datasets.left_out import find_masks
+from padim.datasets import expand
+from padim.datasets.folder import drop_repeats
+from padim.datasets.left_out import LeftOut
+from padim.datasets.normal import find_good_images
 from padim.errors import format_count
 from padim.scoring.prediction import decide
 
@@ -41,15 +43,16 @@ def update(
     weights: options.Weights = None,
 ) -> None:
     """Add good images to a model. It is as if it had been fitted on them as well."""
-    chosen = expand_good(images, recursive=recursive)
-    used = expand_good(recalibrate or (), recursive=recursive)
-    say_left_out(find_masks([*images, *(recalibrate or ())], recursive=recursive))
+    added = find_good_images(images, recursive=recursive)
+    used = find_good_images(recalibrate or (), recursive=recursive)
+    say_left_out(LeftOut(masks=drop_repeats((*added.masks, *used.masks))))
+    chosen = added.paths
     from padim.fitting.update import add_images
 
     known: list[Path] = []
     with phases() as begin:
         tell = known.extend if skip_known else None
-        changed = add_images(model, chosen, used, tell, weights=weights, begin=begin)
+        changed = add_images(model, chosen, used.paths, tell, weights=weights, begin=begin)
     if len(known) == len(chosen):
         text = f"{model}: knows {format_count(len(known), 'image')} already. Nothing was changed."
     else:
@@ -68,12 +71,12 @@ def forget(
 ) -> None:
     """Take images out of a model. It is as if it had never been fitted on them."""
     chosen = expand(images, recursive=recursive)
-    used = expand_good(recalibrate or (), recursive=recursive)
-    say_left_out(find_masks(recalibrate or (), recursive=recursive))
+    used = find_good_images(recalibrate or (), recursive=recursive)
+    say_left_out(LeftOut(masks=used.masks))
     from padim.fitting import update as learning
 
     with phases() as begin:
-        changed = learning.forget(model, chosen, used, weights=weights, begin=begin)
+        changed = learning.forget(model, chosen, used.paths, weights=weights, begin=begin)
     result(_document(model, changed.state), _describe(model, changed.state))
 
 

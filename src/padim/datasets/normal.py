@@ -83,9 +83,14 @@ def find_normal(path: Path, recursive: bool = False) -> NormalImages:
 
 
 def expand_good(paths: Sequence[Path], *, recursive: bool) -> tuple[Path, ...]:
+    """List the images of ``find_good_images``."""
+    return find_good_images(paths, recursive=recursive).paths
+
+
+def find_good_images(paths: Sequence[Path], *, recursive: bool) -> NormalImages:
     """Replace every folder by its images as ``expand`` does, where all are to be learned from.
 
-    Masks beside images are left out.
+    Masks beside images are told apart.
 
     Raises:
         PathMissingError: A path does not exist.
@@ -95,7 +100,8 @@ def expand_good(paths: Sequence[Path], *, recursive: bool) -> tuple[Path, ...]:
     for path in paths:
         if is_folder(path) and (recursive or not list_images(path)):
             require_good(path)
-    return part_masks(expand(paths, recursive=recursive))[0]
+    images, masks = part_masks(expand(paths, recursive=recursive))
+    return NormalImages(images, masks=masks)
 
 
 def require_good(folder: Path) -> None:
