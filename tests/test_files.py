@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from itertools import product
 from pathlib import Path, PurePath, PureWindowsPath
 
 import pytest
@@ -20,6 +21,7 @@ from padim.files import (
     complete,
     lock_file,
     lock_folder,
+    lock_new,
     move,
     safe_name,
     same_name,
@@ -203,6 +205,21 @@ def test_a_folder_without_locks_is_written_all_the_same(
     monkeypatch.setattr("filelock.FileLock._acquire", refuse)
     with lock_folder(tmp_path / "out"):
         pass
+
+
+def test_a_new_file_is_written_by_one_whether_or_not_it_stands_alone(tmp_path: Path) -> None:
+    path = tmp_path / "new/m.safetensors"
+    for one, other in product((False, True), repeat=2):
+        with (
+            lock_new(path, is_one_of_several=one),
+            pytest.raises(PadimError, match="Another padim is changing"),
+            lock_new(path, is_one_of_several=other),
+        ):
+            pass
+        assert not path.parent.exists()
+    with lock_new(path, is_one_of_several=False):
+        path.touch()
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_the_longest_name_leaves_room_to_be_written(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain, count
 from pathlib import Path
 
@@ -244,14 +244,25 @@ def lock_file(path: Path) -> Iterator[None]:
         yield
 
 
-def lock_new(path: Path, *, is_one_of_several: bool) -> AbstractContextManager[None]:
-    """``lock_file`` for a file that may be new.
+@contextmanager
+def lock_new(path: Path, *, is_one_of_several: bool) -> Iterator[None]:
+    """``lock_file`` for a file that may be new, in a folder that may be.
 
-    A new one that stands alone needs no lock, which would stay beside it, unless another process
-    writes it with others.
+    The lock of a new one that stands alone, or that was not written, does not stay.
     """
-    is_shared = is_one_of_several or path.is_file() or _find_lock(path).exists()
-    return lock_file(path) if is_shared else nullcontext()
+    stays = is_one_of_several or path.is_file()
+    is_new = not path.parent.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with lock_file(path):
+        try:
+            yield
+        finally:
+            if not stays or not path.is_file():
+                with suppress(OSError):  # Windows removes no file that is open
+                    _find_lock(path).unlink()
+            if is_new:
+                with suppress(OSError):  # it holds the file
+                    path.parent.rmdir()
 
 
 def _find_lock(path: Path) -> Path:
