@@ -395,6 +395,11 @@ def test_a_category_of_loco_may_have_annotations_for_some_masks(tmp_path: Path) 
     np.testing.assert_array_equal(sample.read_mask(), box(4, 3, 9, 7))
     place = tmp_path / "ground_truth/logical_anomalies/2"
     place.mkdir()
+    (place / "camera.json").write_text("{}")
+    inside = labelme(place / "any.json", shape("polygon", *SQUARE))
+    _, sample = read_category(tmp_path).test
+    assert (sample.masks, sample.saturations) == ((inside,), ())
+    np.testing.assert_array_equal(sample.read_mask(), box(4, 3, 9, 7))
     Image.fromarray(box(4, 3, 9, 7).astype(np.uint8) * 255).save(place / "0.png")
     _, sample = read_category(tmp_path).test
     assert (sample.masks, len(sample.read_regions())) == ((place / "0.png",), 1)

@@ -70,7 +70,9 @@ def test_colour_of_netpbm_is_said_to_be_deep(kind: bytes, largest: int) -> None:
     if largest == 4095:
         assert decode(content, Reading(white=1023)) == image
     else:
-        with pytest.raises(ImageReadError, match=r"of a PPM of 16 bits 8 are read, .*save it as"):
+        with pytest.raises(
+            ImageReadError, match=r"of the 16 bits of a PPM 8 are read, .*--white.*save it as"
+        ):
             decode(content, Reading(white=4095))
 
 

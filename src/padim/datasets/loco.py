@@ -6,9 +6,9 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from padim.datasets.annotations import is_annotation
+from padim.datasets.annotations import is_annotation, may_know_images
 from padim.datasets.category import Category, Saturation
-from padim.datasets.folder import list_images
+from padim.datasets.folder import list_images, list_visible
 from padim.datasets.mvtec import MVTEC
 from padim.datasets.naming import find_folder
 from padim.datasets.pairing import Folders, folder_names, images_in
@@ -49,8 +49,9 @@ def read_loco(folder: Path) -> Category:
         folder: A folder with ``train/good``, ``validation/good``, ``test/<good or defect>`` and
             ``defects_config.json``. The masks of ``test/<defect>/<stem>.png`` are all images in
             ``ground_truth/<defect>/<stem>/``, one for each defect, drawn with the pixel value of
-            its kind; a mask for the whole image, as for MVTec AD, will do as well. Files of
-            annotation tools know no pixel values: where one is a mask, no defect has a saturation.
+            its kind; a mask for the whole image, as for MVTec AD, will do as well, and so will the
+            files of annotation tools, here or there. These know no pixel values: where one is a
+            mask, no defect has a saturation.
 
     Raises:
         DatasetError: There are no images in ``train/good``, or ``defects_config.json`` is not as
@@ -69,7 +70,7 @@ def read_loco(folder: Path) -> Category:
             continue
         place = truth / sample.defect / sample.path.stem
         used.add(place)
-        masks = images_in(place) or sample.masks
+        masks = images_in(place) or _list_annotations(place) or sample.masks
         samples.append(replace(sample, masks=masks))
     unused = list(category.unused_masks)
     for defect in sorted(folder_names(truth)):
@@ -80,6 +81,12 @@ def read_loco(folder: Path) -> Category:
     if not any(is_annotation(mask) for sample in samples for mask in sample.masks):
         samples = [replace(one, saturations=saturations if one.masks else ()) for one in samples]
     return replace(category, test=tuple(samples), unused_masks=tuple(unused))
+
+
+def _list_annotations(folder: Path) -> tuple[Path, ...]:
+    """The files of annotation tools in a folder that may be missing."""
+    found = list_visible(folder) if folder.is_dir() else ()
+    return tuple(path for path in found if is_annotation(path) and may_know_images(path))
 
 
 def _read_saturations(path: Path) -> tuple[Saturation, ...]:

@@ -171,7 +171,7 @@ def read_raster(
     stream.seek(0)
     content = stream.read()
     if content.startswith(b"P"):
-        reason = "of a PPM of 16 bits 8 are read, too few for another white; save it as PNG"
+        reason = "of the 16 bits of a PPM 8 are read, too few for a --white below; save it as PNG"
         raise ImageReadError(name, reason)
     codecs = _load("imagecodecs", name)
     decode = codecs.png_decode if content.startswith(b"\x89PNG") else codecs.jpeg2k_decode
