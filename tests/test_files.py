@@ -14,7 +14,7 @@ from trees import make_category, striped
 
 from padim.cli import main
 from padim.cli.images import name_outputs
-from padim.errors import PadimError, UsageError
+from padim.errors import PadimError, UsageError, failure_of
 from padim.evaluation.run_folder import record_name
 from padim.files import (
     Names,
@@ -295,6 +295,33 @@ def test_the_longest_name_of_all_can_be_written(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
     with lock_file(path), pytest.raises(PadimError, match="is changing"), lock_file(path):
         pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights")
+def test_a_file_is_locked_whatever_link_leads_to_it(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    target, link = tmp_path / "store/m", tmp_path / "m"
+    target.touch()
+    link.symlink_to(target)
+    for first, second in ((target, link), (link, target)):
+        with lock_file(first), pytest.raises(PadimError, match="is changing"), lock_file(second):
+            pass
+
+
+def test_a_disk_to_be_read_only_is_that_of_the_file_simulated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(OSError, match="Read-only") as caught, write_whole(tmp_path / "m"):
+        pass
+    assert failure_of(caught.value) == (
+        "OSError",
+        f"{tmp_path / 'm'}: Read-only file system. Choose another folder.",
+    )
 
 
 def test_a_full_disk_is_that_of_the_file(tmp_path: Path) -> None:

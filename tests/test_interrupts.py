@@ -94,3 +94,26 @@ def test_what_nohup_ignores_stays_ignored() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process by SIGTERM itself")
+def test_torch_is_loaded_before_a_signal_ends_the_run() -> None:
+    """Within its import an exception would end the process by SIGABRT."""
+    code = (
+        "import os, signal, sys, time\n"
+        "from types import ModuleType, SimpleNamespace\n"
+        "from padim.interrupts import guard\n"
+        "def run():\n"
+        "    torch = sys.modules['torch'] = ModuleType('torch')\n"
+        "    torch.__spec__ = SimpleNamespace(_initializing=True)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(0.1)\n"
+        "    print('loaded', flush=True)\n"
+        "    torch.__spec__._initializing = False\n"
+        "    time.sleep(10)\n"
+        "    print('not ended')\n"
+        "sys.exit(guard(run))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (143, "loaded\n")
+    assert done.stderr == "error: Ended from outside.\n"

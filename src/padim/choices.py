@@ -142,6 +142,29 @@ def require_path(given: object, what: str = "The model") -> Path:
     return path
 
 
+def require_model_place(given: object) -> Path:
+    """Make sure that a path is one for a model file, and that nothing else is lost there.
+
+    Raises:
+        UsageError: No file can have such a path, or moments would, or there is a file that is no
+            model file.
+    """
+    path = require_path(given, "The model file")
+    if path.stem.endswith(".moments"):
+        raise UsageError(
+            f"{path} has the name of moments, but is to be a model file. Name another."
+        )
+    if path.is_file():
+        with path.open("rb") as file:
+            start = file.read(9)
+        if start and start[8:] != b"{":  # safetensors: eight bytes of a length, then JSON
+            raise UsageError(
+                f"{path} is there and no model file, but would be replaced by one. Name another, "
+                "or delete it first."
+            )
+    return path
+
+
 def is_same(one: object, other: object) -> bool:
     """Whether two values are equal, be they arrays or not."""
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):

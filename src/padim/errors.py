@@ -170,6 +170,8 @@ def failure_of(error: BaseException) -> tuple[str, str] | None:
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
         where = f"{error.filename}: " if error.filename else ""
         advice = " Free the disk or choose another folder." if is_of_disk(error) else ""
+        if error.errno == errno.EROFS:
+            advice = " Choose another folder."
         return kind, f"{where}{error.strerror or error}.{advice}"
     # torch has no class of its own for a CPU that ran out of memory, nor has ONNX Runtime.
     is_engines = isinstance(error, RuntimeError) or kind == "RuntimeException"

@@ -48,7 +48,8 @@ def write_whole(path: Path, *, is_one_of_many: bool = False) -> Iterator[Path]:
             yield partial
             _replace(partial, path, is_one_of_many=is_one_of_many)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # of a disk that may only be read; what went wrong is said
+            partial.unlink(missing_ok=True)
         if is_new:
             with suppress(OSError):  # others have written there
                 path.parent.rmdir()
@@ -266,6 +267,8 @@ def lock_new(path: Path, *, is_one_of_several: bool) -> Iterator[None]:
 
 
 def _find_lock(path: Path) -> Path:
+    """The lock of a file, which is one whatever link leads to it."""
+    path = _follow(path)
     return path.with_name(_hide(path.name, ".lock"))
 
 

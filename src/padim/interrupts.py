@@ -69,9 +69,19 @@ def guard(run: Callable[[], int]) -> int:
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
-    if not _Run.is_over and _Run.received is None:
-        _Run.received = number
-        raise Interrupted
+    if _Run.is_over or _Run.received is not None:
+        return
+    if _is_loading_torch():
+        _send_soon(number)
+        return
+    _Run.received = number
+    raise Interrupted
+
+
+def _is_loading_torch() -> bool:
+    """Whether torch is being imported, in which an exception ends the process by SIGABRT."""
+    spec = getattr(sys.modules.get("torch"), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))
 
 
 def _interrupt_again(lost: "sys.UnraisableHookArgs") -> None:
@@ -79,9 +89,13 @@ def _interrupt_again(lost: "sys.UnraisableHookArgs") -> None:
     if _Run.received is None or not isinstance(lost.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(lost)
         return
+    number, _Run.received = _Run.received, None
+    _send_soon(number)
+
+
+def _send_soon(number: int) -> None:
     import threading
 
-    number, _Run.received = _Run.received, None
     again = threading.Timer(_SOON_S, _send, (number,))
     again.daemon = True
     again.start()

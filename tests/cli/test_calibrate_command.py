@@ -123,6 +123,7 @@ def test_the_share_of_defects_weighs_too() -> None:
     anomalous = np.array([5, 9], np.float32)
     # By hand: at 4, a false alarm of 4 good parts; at 7.5, a miss of 2 defective ones.
     assert least_cost(normal, anomalous, 10, 1).score == 4
+    assert least_cost(normal, anomalous, 1e308, 1e307).score == 4
     assert least_cost(normal, anomalous, 10, 1, 0.1).score == 4  # 0.9 / 4 < 10 * 0.1 / 2
     assert least_cost(normal, anomalous, 10, 1, 0.01).score == 7.5  # 0.99 / 4 > 10 * 0.01 / 2
     found = least_cost(normal, anomalous, 10, 1, 0.01)

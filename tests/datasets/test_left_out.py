@@ -46,6 +46,19 @@ def test_what_is_left_out_is_counted_and_listed(tmp_path: Path) -> None:
     assert (dict(found.suffixes)[".txt"], found.folders) == (1, ())
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights")
+def test_links_to_folders_are_said_and_not_followed(tmp_path: Path) -> None:
+    taken = picture(tmp_path / "a" / "0.png")
+    picture(tmp_path / "other" / "1.png")
+    (tmp_path / "a" / "gone.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "a" / "more").symlink_to(tmp_path / "other")
+    (tmp_path / "a" / "self").symlink_to(tmp_path / "a")
+    assert expand([tmp_path / "a"], recursive=True) == (taken,)
+    assert find_left_out([tmp_path / "a"], recursive=True).describe() == (
+        "Left out: 1 dead link: gone.png; 2 links to folders, not followed: more, self."
+    )
+
+
 def test_nothing_left_out_is_nothing_said(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     assert find_left_out([tmp_path]) == LeftOut()

@@ -25,6 +25,7 @@ def kinds(category: Category) -> Counter[str]:
         *("good", "OK", "Normal", "ok_images", "Good Parts", "OK_2", "i.O.", "gut", "pass"),
         *("no_defects", "defect-free", "non_defective", "train_good", "no_anomaly"),
         *("not_defective", "not damaged"),
+        *("良品", "ＯＫ", "bon", "Buoni", "годные", "양품"),
     ],
 )
 def test_a_name_of_good_is_known_in_any_case(name: str) -> None:
@@ -36,6 +37,7 @@ def test_a_name_of_good_is_known_in_any_case(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        *("不良品", "ＮＧ", "異常", "de\u0301faut", "difettosi", "брак", "불량"),
         *("NG", "ng_scratch", "bad", "KO", "n.i.O.", "NOK", "Defects", "defective", "anomaly"),
         *("Fail", "abnormal", "reject", "scrap", "not_good", "no_good", "good_and_bad", "not ok"),
     ],

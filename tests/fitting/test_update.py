@@ -306,6 +306,38 @@ def test_a_folder_that_grows_is_added_as_it_is(
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
 
+def test_images_unlike_those_of_the_model_are_said_when_they_are_added(
+    images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = fitted(images[:5], tmp_path / "m.safetensors")
+    Image.fromarray(np.full(SIZE_PX, 300, np.uint16)).save(tmp_path / "deep.png")
+    assert main(["update", str(path), str(images[5]), "-q"]) == 0
+    assert not capsys.readouterr().err
+    assert main(["update", str(path), str(images[6]), str(tmp_path / "deep.png"), "-q"]) == 0
+    assert "1 of 2 images is not like those of the fit: 1 of 16-bit grey" in capsys.readouterr().err
+
+
+def test_a_model_takes_the_place_of_nothing_else(
+    images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = fitted(images[:4], tmp_path / "m.safetensors")
+    picture = Path(shutil.copy(images[0], tmp_path / "a.png"))
+    before = picture.read_bytes(), moments_path(path).read_bytes()
+    model = padim.load(path)
+    assert isinstance(model, padim.PaDiM)
+    for taken, words in ((picture, "no model file"), (moments_path(path), "name of moments")):
+        assert main(["fit", str(images[0].parent), "-o", str(taken)]) == 2
+        assert words in capsys.readouterr().err
+        with pytest.raises(UsageError, match=words):
+            model.save(taken)
+        with pytest.raises(UsageError, match=words):
+            learning.merge(path, path, taken)
+    assert (picture.read_bytes(), moments_path(path).read_bytes()) == before
+    (tmp_path / "cut").write_bytes(path.read_bytes()[:99])
+    model.save(tmp_path / "cut")
+    assert load_state(tmp_path / "cut").count == 4
+
+
 def test_a_fit_leaves_no_moments_of_another_model(images: list[Path], tmp_path: Path) -> None:
     path = fitted(images[:4], tmp_path / "m.safetensors")
     kept = moments_path(path)

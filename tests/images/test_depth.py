@@ -154,17 +154,21 @@ def level(value: int, dtype: str = "u2") -> bytes:
     return png(np.full((8, 8), value, dtype))
 
 
+def facts_of(image: ImageInput) -> ImageFacts:
+    return ImageFacts.of(look(image, 4095))
+
+
 def test_differences_of_depth_colour_and_brightness_are_named() -> None:
-    facts = ImageFacts.of(look(level(2000), 4095)).merge(ImageFacts.of(look(level(2200), 4095)))
+    facts = facts_of(level(2000)).merge(facts_of(level(2200)))
     assert facts == msgspec.convert(json.loads(json.dumps(asdict(facts))), ImageFacts)
     assert (facts.kinds, facts.highest) == (("16-bit grey",), 2200)
-    assert facts.compare(look(level(2100), 4095)) == ()
-    assert facts.compare(look(level(125, "u1"), 4095)) == ("of 8-bit grey, not 16-bit grey",)
-    assert facts.compare(look(level(100), 4095)) == ("much darker than any good image",)
-    assert facts.compare(look(level(65535), 4095)) == ("much brighter than any good image",)
+    assert facts.compare(facts_of(level(2100))) == ()
+    assert facts.compare(facts_of(level(125, "u1"))) == ("of 8-bit grey, not 16-bit grey",)
+    assert facts.compare(facts_of(level(100))) == ("much darker than any good image",)
+    assert facts.compare(facts_of(level(65535))) == ("much brighter than any good image",)
     colour = png(np.full((8, 8, 3), 125, np.uint8))
-    assert facts.compare(look(colour)) == ("of 8-bit colour, not 16-bit grey",)
-    differing = [facts.compare(look(level(100), 4095)), (), ("x",), ("x",)]
+    assert facts.compare(facts_of(colour)) == ("of 8-bit colour, not 16-bit grey",)
+    differing = [facts.compare(facts_of(level(100))), (), ("x",), ("x",)]
     assert describe_differences(differing) == (
         "3 of 4 images are not like those of the fit: 2 x; 1 much darker than any good image. "
         "Check the camera and its light, or fit anew."

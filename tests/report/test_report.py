@@ -168,6 +168,16 @@ def test_the_same_run_gives_the_same_bytes(
     assert (tmp_path / "b.html").read_bytes() == page.read_bytes()
 
 
+def test_a_report_takes_the_place_of_reports_alone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "model.safetensors"
+    other.write_text("a model")
+    assert main(["report", str(run), "-o", str(other)]) == 2
+    assert "no HTML file, but would be replaced" in capsys.readouterr().err
+    assert other.read_text() == "a model"
+
+
 def test_mistakes_come_first(page: Path) -> None:
     images = details(page)
     # How many times its threshold a normal image scores, or an anomalous one falls short of it.

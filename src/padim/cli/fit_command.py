@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from padim.choices import require_model_place
 from padim.cli import options
 from padim.cli.console import detail, phases, result, say, warn
 from padim.cli.images import (
@@ -25,7 +26,7 @@ from padim.datasets import NormalImages, describe, find_normal, read_dataset
 from padim.datasets.folder import folder_name
 from padim.datasets.left_out import find_left_out, find_left_out_of
 from padim.datasets.naming import means_not_good
-from padim.errors import UsageError, format_count
+from padim.errors import UsageError, format_count, join_names
 from padim.files import lock_new
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.decode import decode
@@ -150,7 +151,12 @@ def _find_images(
     if found.category is not None:
         taken = found.category
         say(f"Layout: {taken.layout}. {taken.name}: {taken.describe_split()}.")
-    elif means_not_good(folder_name(images)):
+        return found
+    inside = (path.parent for path in found.paths if images.is_dir())
+    folders = sorted({path.relative_to(images).as_posix() for path in inside} - {"."})
+    if folders:
+        say(f"Learning from the folders inside as well, as good: {join_names(folders)}.")
+    if means_not_good(folder_name(images)):
         warn(
             f"{images} is named as if its images were not good, but a model learns what is good. "
             "Rename it if they are."
@@ -171,6 +177,7 @@ def _require_place(out: Path, settings: FitSettings) -> None:
             f"{out.with_suffix('.safetensors')}, and padim export after that."
         )
     require_place(out)
+    require_model_place(out)
     if settings.keep_moments:
         from padim.model.pair import moments_path, next_moments_path
 

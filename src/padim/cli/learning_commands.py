@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from padim.cli import options
-from padim.cli.console import phases, result
+from padim.cli.console import phases, result, warn
 from padim.cli.images import describe_threshold, require_place, say_left_out
 from padim.cli.options import option
 from padim.datasets import expand
@@ -52,7 +52,9 @@ def update(
     known: list[Path] = []
     with phases() as begin:
         tell = known.extend if skip_known else None
-        changed = add_images(model, chosen, used.paths, tell, weights=weights, begin=begin)
+        changed, unlike = add_images(model, chosen, used.paths, tell, weights=weights, begin=begin)
+    if unlike:
+        warn(unlike)
     if len(known) == len(chosen):
         text = f"{model}: knows {format_count(len(known), 'image')} already. Nothing was changed."
     else:

@@ -9,8 +9,10 @@ import typer
 from padim.cli.console import phases, result, warn
 from padim.cli.images import require_place
 from padim.cli.options import option
-from padim.errors import PathMissingError, format_count, require_extras
+from padim.errors import PathMissingError, UsageError, format_count, require_extras
 from padim.memory import format_bytes
+
+_PAGE = b"<!doctype html"  # how a report begins
 
 
 def report(
@@ -33,6 +35,7 @@ def report(
         require_place(out)
         if out.is_dir():
             raise PathMissingError(out)
+        _require_page(out)
     with phases() as begin:
         written = write_report(
             run, out, full_size=full_size, data=data, begin=partial(begin, "draw")
@@ -52,3 +55,15 @@ def report(
         )
     size = format_bytes(written.n_bytes)
     result(document, f"Report: {written.path}, {format_count(written.n_images, 'image')}, {size}.")
+
+
+def _require_page(out: Path) -> None:
+    """Make sure that no file is lost but an older report."""
+    if out.is_file():
+        with out.open("rb") as file:
+            start = file.read(len(_PAGE))
+        if start and start.lower() != _PAGE:
+            raise UsageError(
+                f"{out} is there and no HTML file, but would be replaced by one. Name another, or "
+                "delete it first."
+            )

@@ -23,6 +23,7 @@ class LeftOut:
         dead_links: Links to what is not there.
         n_special: Pipes, sockets and devices.
         folders: Folders that hold images.
+        linked: Links to folders, which are not followed.
         is_recursion_offered: Whether ``--recursive`` would take those.
         unlabelled: Images of a category that are in no folder that says what they show.
         masks: Masks beside images to learn from.
@@ -33,6 +34,7 @@ class LeftOut:
     dead_links: tuple[Path, ...] = ()
     n_special: int = 0
     folders: tuple[Path, ...] = ()
+    linked: tuple[Path, ...] = ()
     is_recursion_offered: bool = True
     unlabelled: tuple[Path, ...] = ()
     masks: tuple[Path, ...] = ()
@@ -57,6 +59,9 @@ class LeftOut:
             names = join_names(path.name for path in self.folders)
             offer = ", for which there is --recursive" if self.is_recursion_offered else ""
             parts.append(f"{count} of images{offer}: {names}")
+        if self.linked:
+            count = format_count(len(self.linked), "link to a folder", "links to folders")
+            parts.append(f"{count}, not followed: {join_names(path.name for path in self.linked)}")
         if self.unlabelled:
             count = format_count(len(self.unlabelled), "image")
             names = join_names(f"{path.parent.name}/{path.name}" for path in self.unlabelled)
@@ -81,6 +86,7 @@ def find_left_out(
     suffixes, hidden, special = Counter[str](), 0, 0
     dead: list[Path] = []
     below: list[Path] = []
+    linked: list[Path] = []
     folders = tuple(folders)
     known = {*used, *folders}
     for folder in _walk(folders, recursive):
@@ -92,7 +98,10 @@ def find_left_out(
                 if entry.is_symlink() and not path.exists():
                     dead.append(path)
                 elif entry.is_dir():
-                    if not recursive and not entry.name.startswith(".") and _holds_images(path):
+                    is_shown = not entry.name.startswith(".")
+                    if is_shown and recursive and entry.is_symlink():
+                        linked.append(path)
+                    elif is_shown and not recursive and _holds_images(path):
                         below.append(path)
                 elif entry.name.startswith("."):
                     hidden += 1
@@ -100,7 +109,9 @@ def find_left_out(
                     special += 1
                 elif suffix not in IMAGE_SUFFIXES:
                     suffixes[suffix or "no suffix"] += 1
-    return LeftOut(tuple(suffixes.most_common()), hidden, tuple(dead), special, tuple(below))
+    return LeftOut(
+        tuple(suffixes.most_common()), hidden, tuple(dead), special, tuple(below), tuple(linked)
+    )
 
 
 def find_left_out_of(categories: Sequence[Category]) -> LeftOut:
@@ -145,4 +156,4 @@ def _walk(paths: Iterable[Path], recursive: bool) -> Iterator[Path]:
         if path.is_dir():
             yield path
             if recursive:
-                yield from folders_in(path, recursive)
+                yield from (one for one in folders_in(path, recursive) if not one.is_symlink())

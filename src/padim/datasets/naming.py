@@ -1,21 +1,30 @@
 """What the names of folders say: good images, others, or ground truth."""
 
 import re
+import unicodedata
 from pathlib import Path
 
 from padim.datasets.folder import list_folders
 from padim.errors import DatasetError, join_names
 
-# Names are compared in any case, without digits, spaces and signs: ``i.O.`` is ``io``.
+# Names are compared in any case and width, without digits, spaces and signs: ``i.O.`` is ``io``.
 _GOOD = frozenset(
     {"good", "ok", "okay", "normal", "pass", "passed", "gut", "io", "undamaged"}
     | {"nondefective", "nonanomalous", "defectfree", "anomalyfree", "nodefect", "nodefects"}
     | {"noanomaly", "noanomalies", "notdefective", "notanomalous", "notdamaged", "notbroken"}
+    | {"bon", "bons", "bonne", "bonnes", "conforme", "conformes", "bueno", "buenos", "bom"}
+    | {"buono", "buoni", "goed", "dobre", "годные", "хорошие", "良品", "正常", "合格", "合格品"}
+    | {"양품", "정상"}
 )
 _NOT_GOOD = frozenset(
     {"ng", "nok", "notok", "ko", "nio", "bad", "reject", "rejects", "rejected", "scrap", "schlecht"}
     | {"fail", "failed", "failure", "failures", "faulty", "broken", "damaged", "nogood", "notgood"}
     | {"defect", "defects", "defective", "anomaly", "anomalies", "anomalous", "abnormal"}
+    | {"ausschuss", "fehler", "defekt", "defekte", "mauvais", "défaut", "défauts", "rebut", "malo"}
+    | {"malos", "defecto", "defectos", "defectuoso", "defectuosos", "ruim", "defeito", "defeitos"}
+    | {"difetto", "difetti", "difettoso", "difettosi", "scarto", "scarti", "wady", "брак", "дефект"}
+    | {"дефекты", "不良", "不良品", "不合格", "不合格品", "次品", "缺陷", "异常", "異常", "欠陥"}
+    | {"欠陥品", "불량", "불량품", "비정상"}
 )
 _DENIALS = frozenset({"no", "non", "not", "un", "nicht", "kein"})
 _TRUTHS = frozenset(
@@ -93,7 +102,7 @@ def find_good(root: Path) -> Path | None:
 
 
 def _split(name: str) -> list[str]:
-    return re.findall(r"[^\W\d_]+", name.casefold())
+    return re.findall(r"[^\W\d_]+", unicodedata.normalize("NFKC", name).casefold())
 
 
 def _join_telling(name: str) -> str:

@@ -112,7 +112,7 @@ class Seen:
     thumbnails: tuple[Look, ...] = ()  # of each, when they are to be reviewed
     samples: tuple[Loaded, ...] = ()  # a few that may travel with the model, when wanted
     facts: ImageFacts | None = None  # what they were like; unknown of older models
-    facts_of_each: tuple[ImageFacts, ...] = ()  # as the thumbnails
+    facts_of_each: tuple[ImageFacts, ...] = ()  # what each was like
 
     def add(
         self, batch: list[Loaded], *, with_thumbnails: bool, with_samples: bool = False
@@ -127,7 +127,7 @@ class Seen:
             tuple(Look.of(image.pixels, image.source_px) for image in looked),
             tuple(batch if with_samples else ()),
             reduce(ImageFacts.merge, facts),
-            facts if with_thumbnails else (),
+            facts,
         )
         return self.merge(new)
 

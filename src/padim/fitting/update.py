@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from padim.choices import require_path
+from padim.choices import require_model_place, require_path
 from padim.datasets import expand, expand_good
 from padim.errors import DatasetError, UsageError, format_count, join_names
 from padim.features.encoder import Encoder
@@ -19,6 +19,7 @@ from padim.files import hold, lock_file, remember, sha256
 from padim.fitting import looks
 from padim.fitting.fitter import sample, solve
 from padim.fitting.looks import Begin, Embedder, FirstLook, Seen
+from padim.images.facts import describe_differences
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
 from padim.model.padim import PaDiM, network_of
@@ -64,7 +65,8 @@ def update(
         9
     """
     known = set[Path]().update if skip_known else None
-    return add_images(path, images, recalibrate, known, weights=weights, begin=begin)
+    changed, _ = add_images(path, images, recalibrate, known, weights=weights, begin=begin)
+    return changed
 
 
 def add_images(
@@ -75,8 +77,12 @@ def add_images(
     *,
     weights: str | Path | None,
     begin: Begin,
-) -> PaDiM:
-    """Do what ``update`` does, and tell which images were ``known``; an error if None."""
+) -> tuple[PaDiM, str]:
+    """Do what ``update`` does, and tell which images were ``known``; an error if None.
+
+    Returns:
+        The changed model, and how the images are not like those that it was made of, if so.
+    """
     with _hold(path) as (path, state, moments, check):
         added, used = _hash(images, expand_good), _hash(recalibrate, expand_good)
         there = set(state.image_sha256)
@@ -84,7 +90,7 @@ def add_images(
             known([image for image, digest in added.items() if digest in there])
             added = {image: digest for image, digest in added.items() if digest not in there}
             if not added:
-                return PaDiM(state, moments, weights=weights, path=path)
+                return PaDiM(state, moments, weights=weights, path=path), ""
         if names := _list_named(added, there):
             raise DatasetError(
                 f"{path} knows {names} already. Name images that it has not seen, or leave out "
@@ -92,11 +98,14 @@ def add_images(
             )
         embedder = _build_embedder(state, weights)
         more = looks.look(embedder, added, begin("update", len(added)), start=state.count)
+        facts = state.images
+        unlike = describe_differences(map(facts.compare, more.seen.facts_of_each) if facts else ())
         before = FirstLook(Seen(0, state.image_sha256, facts=state.images), moments, [])
         whole = looks.merge_in_order((before, more))
         state = replace(state, images=whole.seen.facts)
         hashes = whole.seen.hashes
-        return _change(path, embedder, state, whole.moments, hashes, used, begin, check)
+        changed = _change(path, embedder, state, whole.moments, hashes, used, begin, check)
+        return changed, unlike
 
 
 def forget(
@@ -185,7 +194,7 @@ def merge(
         >>> model.state.count
         9
     """
-    first, second, out = require_path(first), require_path(second), require_path(out)
+    first, second, out = require_path(first), require_path(second), require_model_place(out)
     _require_no_graph(first)
     _require_no_graph(second)
     with lock_file(out):  # also one that is not there yet, since two files are to be written

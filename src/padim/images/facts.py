@@ -45,16 +45,17 @@ class ImageFacts:
             max(self.highest, other.highest),
         )
 
-    def compare(self, image: Loaded) -> tuple[str, ...]:
-        """Say how an image differs from these, in words that end a sentence; maybe not at all."""
+    def compare(self, image: "ImageFacts") -> tuple[str, ...]:
+        """Say how one image differs from these, in words that end a sentence; maybe not at all."""
         found = []
-        if image.depth.kind not in self.kinds:
-            found.append(f"of {image.depth.kind}, not {' or '.join(self.kinds)}")
+        (kind,), (level, _) = image.kinds, image.brightness
+        if kind not in self.kinds:
+            found.append(f"of {kind}, not {' or '.join(self.kinds)}")
         low, high = self.brightness
         margin = high - low + _MARGIN_LEVELS
-        if image.brightness < low - margin:
+        if level < low - margin:
             found.append("much darker than any good image")
-        if image.brightness > high + margin:
+        if level > high + margin:
             found.append("much brighter than any good image")
         return tuple(found)
 

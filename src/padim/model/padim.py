@@ -8,7 +8,7 @@ from typing import Self
 from torch import nn
 
 from padim.backbones import BACKBONES
-from padim.choices import require_path
+from padim.choices import require_model_place
 from padim.errors import PathMissingError, UsageError, WeightsError
 from padim.features.features import TiledFeatures
 from padim.features.network import (
@@ -126,7 +126,7 @@ class PaDiM(Predictor):
             UsageError: It has no moments, or no file can have such a path.
             PadimError: Another process is changing the file.
         """
-        path = require_path(path, "The model file")
+        path = require_model_place(path)
         if moments and self.moments is None:
             raise UsageError(
                 "The model has no moments to save: it was fitted without keep_moments, or loaded. "

@@ -31,7 +31,9 @@ def least_cost(
     weights = 1.0, 1.0
     if defect_rate is not None:
         weights = defect_rate / len(anomalous), (1 - defect_rate) / len(normal)
-    cost = weights[0] * miss_cost * n_missed + weights[1] * false_alarm_cost * n_alarms
+    dearest = max(miss_cost, false_alarm_cost)  # so that no product is infinite
+    cost = weights[0] * (miss_cost / dearest) * n_missed
+    cost += weights[1] * (false_alarm_cost / dearest) * n_alarms
     best = np.flatnonzero(np.isclose(cost, cost.min(), rtol=1e-12, atol=0))
     chosen = best[gaps[best].argmax()]
     expected = "" if defect_rate is None else f", and {defect_rate:.3g} of all parts are defective"

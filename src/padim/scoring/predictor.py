@@ -17,7 +17,7 @@ from PIL import Image
 from padim.errors import ImageReadError, ModelFileError, ShapeError, UsageError
 from padim.images.ahead import DECODE_AHEAD, IMAGE_TYPES, ImageInput, Loaded, batched, load_ahead
 from padim.images.decode import rgb_pixels
-from padim.images.facts import describe_clipping
+from padim.images.facts import ImageFacts, describe_clipping
 from padim.scoring.calibration import Calibration
 from padim.scoring.description import Description
 from padim.scoring.engines import ENGINES
@@ -231,7 +231,10 @@ class Predictor:
                     image.picture,
                     self.decision,
                     origin,
-                    (*(facts.compare(image) if facts else ()), *describe_clipping(image)),
+                    (
+                        *(facts.compare(ImageFacts.of(image)) if facts else ()),
+                        *describe_clipping(image),
+                    ),
                 )
 
     def save(self, path: str | Path, *, moments: bool = False) -> None:
