@@ -172,6 +172,8 @@ class GraphFeatures(nn.Module):
         if not graph.is_sealed or graph.runtime.description != path.stem:
             raise ModelFileError(f"{path} is another graph than was kept there. Remove it.")
         trunk_cache.mark_used(path)
+        if self._network.encoder.mirrored:
+            graph.show_twice()
         return graph
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -239,14 +241,16 @@ def choose_engine(name: str, device: torch.device, precision: str) -> str:
     return name
 
 
-def choose_batch(n_batch: int | None, device: torch.device) -> int:
+def choose_batch(n_batch: int | None, device: torch.device, *, mirrored: bool = False) -> int:
     """Images in one forward pass; what suits the device when None.
+
+    Where features are ``mirrored``, the network sees each twice.
 
     Raises:
         UsageError: Fewer than one.
     """
     if n_batch is None:
-        return TRUNK_BATCH[device.type]
+        return TRUNK_BATCH[device.type] // (1 + mirrored)
     if n_batch < 1:
         raise UsageError(f"The batch size is {n_batch}, but needs to be 1 or more. Try 1.")
     return n_batch

@@ -79,9 +79,10 @@ def prepare(
         spec, tiling, preprocess, who, settings.precision, digest, versions, recipe.mirrored
     )
     network = Network(encoder, partial(read_weights, path, digest), path, digest)
-    n_batch = choose_batch(settings.n_batch, device)
+    n_batch = choose_batch(settings.n_batch, device, mirrored=recipe.mirrored)
     known = None if engine == "torch" else network.read_cached()
     tensors, image_bytes = known or network.trunk()
+    image_bytes *= 1 + recipe.mirrored
     engine_bytes = 0
     if engine != "torch":
         network = replace(network, trunk_sha256=hash_trunk(tensors))

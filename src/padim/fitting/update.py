@@ -242,7 +242,8 @@ def _build_embedder(state: ModelState, weights: str | Path | None = None) -> Emb
     _require_alike("The model", encoder, "this installation", encoder.here(engine))
     features = network_of(state, weights).features(engine, None)
     open_graphs(features)
-    return Embedder(encoder, features, device, choose_batch(None, device))
+    n_batch = choose_batch(None, device, mirrored=encoder.mirrored)
+    return Embedder(encoder, features, device, n_batch)
 
 
 def _change(

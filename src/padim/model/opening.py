@@ -11,7 +11,7 @@ from padim.choices import require_path
 from padim.errors import ModelFileError, ModelFileHashError, UsageError, naming_extras
 from padim.images.decode import IMAGE_SUFFIXES
 from padim.scoring.description import Description, describe
-from padim.scoring.engines import N_BATCH, graph_engine, is_graph
+from padim.scoring.engines import graph_engine, is_graph
 from padim.scoring.facts import GraphFacts
 from padim.scoring.graph import Graph
 from padim.scoring.graph_file import no_model
@@ -93,10 +93,12 @@ def load(
         )
     if graph.size_px != (description.camera_px or description.preprocess.size_px):
         raise ModelFileError(f"{path} takes images of another size than it says. Export it anew.")
+    if description.is_mirrored:
+        graph.show_twice()
     return Predictor(
         partial(_score, graph, description.preprocess.size_px),
         description,
-        graph.n_batch or N_BATCH,
+        graph.n_step,
         graph.engine,
         path,
         graph.file_sha256,

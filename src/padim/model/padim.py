@@ -102,7 +102,7 @@ class PaDiM(Predictor):
         super().__init__(
             score,
             Description(state.preprocess, state.calibration, None, state.metadata(), state.images),
-            choose_batch(n_batch, on_device),
+            choose_batch(n_batch, on_device, mirrored=state.encoder.mirrored),
             engine,
             path,
             file_sha256,

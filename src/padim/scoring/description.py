@@ -57,6 +57,11 @@ class Description:
         facts = {**self.facts, "calibration": calibration.to_json()}
         return replace(self, calibration=calibration, facts=facts)
 
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether the network sees each image twice."""
+        return bool(self.facts["recipe"].get("mirrored"))
+
     def words(self) -> str:
         """What model it is, in one line."""
         height, width = self.preprocess.size_px
