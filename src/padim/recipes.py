@@ -1,6 +1,6 @@
 """Recipes: every choice between an image and its score, as data."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -10,6 +10,7 @@ from padim.errors import UsageError
 
 EPS_RULES = ("absolute", "relative")
 MOST_PX = 1 << 26  # of a picture at network size
+_LEVERS = ("mirrored", "coarse_head", "coarse_sigma_px", "coarse_fraction")  # fields of a recipe
 EPS_FLOOR = 1e-4  # a level of dead channels would otherwise have no covariance at all
 
 
@@ -39,6 +40,18 @@ class Recipe:
     coarse_head: bool = False
     coarse_sigma_px: Annotated[float, Meta(ge=0, le=1 << 16)] = 4.0
     coarse_fraction: Fraction = 0.01
+
+    @property
+    def has_levers(self) -> bool:
+        """Whether features are mirrored, or there is a coarse head: older releases know neither."""
+        return self.mirrored or self.coarse_head
+
+    def to_json(self) -> dict[str, object]:
+        """The recipe as plain data, without a word of what it has not and older releases lack."""
+        data = asdict(self)
+        for name in () if self.has_levers else _LEVERS:
+            del data[name]
+        return data
 
     def __post_init__(self) -> None:
         """Raise a ``UsageError`` if choices do not fit together."""

@@ -43,6 +43,7 @@ class Settings(TypedDict):
     resample: Literal["bilinear", "lanczos"]
     n_dims: Count
     versions: dict[str, str]
+    coarse_head: NotRequired[bool]
     n_seeds: NotRequired[Annotated[int, Meta(ge=1, le=MOST_SEEDS)]]
     white: NotRequired[Annotated[int, Meta(ge=1, le=FULL_WHITE)]]
     page: NotRequired[Annotated[int, Meta(ge=1)]]

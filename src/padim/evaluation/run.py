@@ -3,7 +3,6 @@
 import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -202,7 +201,7 @@ def _find_work(
 
 def settings_of(fitter: Fitter) -> Settings:
     """Everything that decides the numbers, as plain data."""
-    settings, encoder = asdict(fitter.recipe), fitter.encoder
+    settings, encoder = fitter.recipe.to_json(), fitter.encoder
     found = {
         "recipe": settings.pop("name"),
         "backbone": encoder.spec.name,

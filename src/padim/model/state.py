@@ -19,7 +19,6 @@ from padim.scoring.parity import Samples
 from padim.tensors.file_tensor import FileTensor
 
 FORMAT_VERSION = 3  # the newest; what needs no more is written as an older one
-_SINCE_3 = ("mirrored", "coarse_head", "coarse_sigma_px", "coarse_fraction")  # of a recipe
 
 
 @dataclass(frozen=True)
@@ -64,18 +63,18 @@ class ModelState:
     @property
     def format_version(self) -> int:
         """The oldest that says all there is to say of it."""
-        if self.recipe.mirrored or self.recipe.coarse_head:
+        if self.recipe.has_levers:
             return 3
         return 1 if self.encoder.preprocess.reading == AS_IT_IS else 2
 
     def metadata(self) -> dict[str, Any]:
         """Everything but the tensors, as plain data."""
-        encoder, version, recipe = self.encoder, self.format_version, asdict(self.recipe)
+        encoder = self.encoder
         data: dict[str, Any] = {
-            "format_version": version,
+            "format_version": self.format_version,
             "backbone": asdict(encoder.spec),
             "weights_sha256": encoder.weights_sha256,
-            "recipe": recipe,
+            "recipe": self.recipe.to_json(),
             "preprocess": encoder.preprocess.to_json(),
             "levels": encoder.pyramid.to_json(),
             "coarse_cells": encoder.pyramid.coarse_cells,
@@ -87,8 +86,6 @@ class ModelState:
             "versions": dict(encoder.versions),
             "calibration": self.calibration and self.calibration.without_arrays(),
         }
-        for name in _SINCE_3 if version < 3 else ():
-            del recipe[name]
         if self.images is not None:
             data["images"] = asdict(self.images)
         if self.fusion is not None:

@@ -74,6 +74,7 @@ class Card(Shown):
     range: list[float]  # of the map's colours
     p: float | None
     levels: list[float]
+    coarse_head: bool  # whether the last of them is its
     order: tuple[float, str, int]
     map: str
 
@@ -214,6 +215,7 @@ class Part:
         high = float(np.nanquantile(self.previews, 0.999))
         levels = np.array([image.level_scores for image in self.images], np.float64)
         ratios = levels / np.maximum(np.median(levels[usual], axis=0), 1e-12)
+        has_coarse_head = self.record.fingerprint.settings.get("coarse_head", False)
         verdicts, threshold = self.verdicts, self.record.threshold
         middle = _between_classes(self.images) if threshold is None else threshold
 
@@ -231,6 +233,7 @@ class Part:
                 "range": [float(f"{end:.3g}") for end in (low, high)],
                 "p": image.p_value,
                 "levels": [round(float(ratio), 3) for ratio in ratios[i]],
+                "coarse_head": has_coarse_head,
                 "order": _rank(image, middle, i),
                 "map": _encode(Image.fromarray(colour_levels(self.previews[i], low, high)), "png"),
                 **self._show(image, self.record.masks[i], full_size),

@@ -51,9 +51,9 @@
     count();
   }
 
-  function bar(ratio, i, all) {
+  function bar(ratio, name, all) {
     const row = document.createElement("div");
-    const name = document.createElement("span");
+    const label = document.createElement("span");
     const track = document.createElement("span");
     const fill = document.createElement("i");
     const value = document.createElement("b");
@@ -62,13 +62,21 @@
     track.className = "track";
     track.style.setProperty("--one", `${100 / longest}%`);
     fill.style.width = `${(100 * ratio) / longest}%`;
-    const last = all.length - 1;
-    name.textContent =
-      last === 0 ? "all" : i === 0 ? "coarse" : i === last ? "fine" : last === 2 ? "middle" : `${i + 1}`;
+    label.textContent = name;
     value.textContent = `${ratio.toFixed(2)}×`;
     track.append(fill);
-    row.append(name, track, value);
+    row.append(label, track, value);
     return row;
+  }
+
+  function nameLevel(i, n) {
+    if (n === 1) return "all";
+    return i === 0 ? "coarse" : i === n - 1 ? "fine" : n === 3 ? "middle" : `${i + 1}`;
+  }
+
+  function bars(ratios, hasCoarseHead) {
+    const n = ratios.length - (hasCoarseHead ? 1 : 0);
+    return ratios.map((ratio, i) => bar(ratio, i < n ? nameLevel(i, n) : "head", ratios));
   }
 
   function show(card) {
@@ -106,7 +114,7 @@
     find("large-label").textContent =
       detail.label === "normal" ? "normal" : `anomalous, ${detail.defect}`;
     find("large-size").textContent = `${height} × ${width} px`;
-    find("levels").replaceChildren(...detail.levels.map(bar));
+    find("levels").replaceChildren(...bars(detail.levels, detail.coarse_head));
     const shown = cards.filter((other) => !other.hidden);
     find("previous").disabled = shown[0] === card;
     find("next").disabled = shown[shown.length - 1] === card;
