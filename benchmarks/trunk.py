@@ -30,7 +30,7 @@ from torch import Tensor
 
 from padim.features.features import Features
 from padim.features.onnx import write_onnx
-from padim.features.trunk import Trunk, load_trunk, optimise
+from padim.features.trunk import AnyTrunk, Trunk, load_trunk, optimise
 from padim.features.weights import fetch, read_weights
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
@@ -78,7 +78,7 @@ def candidates_of(fitter: Fitter, folder: Path) -> tuple[dict[str, Run], dict[st
     """
     path = fetch(fitter.encoder.spec)
 
-    def published() -> Trunk:
+    def published() -> AnyTrunk:
         return load_trunk(fitter.encoder.spec, read_weights(path), path)
 
     rest = fitter.encoder.pyramid, fitter.encoder.preprocess

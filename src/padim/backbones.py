@@ -32,18 +32,25 @@ _LITE = "Liu 2020, EfficientNet-Lite (TensorFlow TPU models)"
 _Channels = Annotated[int, Meta(ge=1, le=1 << 16)]
 _Stride = Annotated[int, Meta(ge=1, le=1 << 10)]
 _Name = Annotated[str, Meta(pattern=r"^\w[\w.{}-]*$", max_length=200)]
+_BackboneName = Annotated[str, Meta(pattern=r"^(timm:)?\w[\w.{}-]*$", max_length=200)]
+_Tag = Annotated[str, Meta(pattern=r"^[\w.-]*$", max_length=200)]
+
+TIMM = "timm:"  # before the name of any other network of timm
+INTERMEDIATES = "intermediates.{}"  # the block of feature maps that timm numbers itself
 
 
 @dataclass(frozen=True)
 class BackboneSpec:
     """What there is to know about a pretrained network before it is built."""
 
-    name: _Name  # what a user types
+    name: _BackboneName  # what a user types
     library: Literal["timm", "torchvision"]  # whose code builds it
     architecture: _Name  # the name that library knows it by
-    weights_tag: str  # the name of the pretrained weights in that library
+    weights_tag: _Tag  # the name of the pretrained weights in that library
     stem: tuple[_Name, ...]  # modules before the numbered blocks, in order
-    block: _Name  # how a numbered block is named, such as ``blocks.{}``
+    # How a numbered block is named, such as ``blocks.{}``; ``intermediates.{}`` are feature maps as
+    # timm's ``forward_intermediates`` numbers them.
+    block: _Name
     first_block: Annotated[int, Meta(ge=0, le=100)]  # its number
     taps: tuple[
         Annotated[int, Meta(ge=0, le=100)], ...
@@ -66,10 +73,19 @@ class BackboneSpec:
         n_taps = {len(self.taps), len(self.channels), len(self.strides)}
         if len(n_taps) > 1 or not self.taps or sorted(set(self.taps)) != list(self.taps):
             raise ValueError("taps, channels and strides need to be of one length, taps ascending")
+        if self.is_of_timm and self.library != "timm":
+            raise ValueError("intermediates are of timm")
+
+    @property
+    def is_of_timm(self) -> bool:
+        """Whether it is described by timm itself, and is no row of the table here."""
+        return self.block == INTERMEDIATES
 
     @property
     def weights_file(self) -> str:
         """Name of the file that holds the pretrained weights."""
+        if self.is_of_timm:
+            return f"{self.name.removeprefix(TIMM)}.safetensors"
         return PurePosixPath(self.url).name
 
     @property

@@ -63,6 +63,7 @@ class Choice:
     metavar: str | None = None  # stands for the value in the help; None for one that is on or off
     words: str = ""  # what an error calls it; its name when empty
     names: tuple[str, ...] = ()  # it may have; any when empty
+    prefix: str = ""  # of other names that it may have, which whoever reads it knows
     within: Range | None = None  # where its number, or each of them, must lie but for the default
     older: tuple[str, ...] = ()  # options of version 0.1 that go on working
     parse: Callable[[str], object] | None = None  # reads a text, or one number, as the option does
@@ -90,7 +91,8 @@ class Choice:
             raise UsageError(
                 f"{words} is {value!r}, but needs to be {_describe_kind(kind)}.{advice}"
             )
-        if self.names and isinstance(value, str) and value not in self.names:
+        is_other = bool(self.prefix) and str(value).startswith(self.prefix)
+        if self.names and isinstance(value, str) and value not in self.names and not is_other:
             raise UnknownNameError(name.replace("_", " "), value, self.names)
         if self.within is None:
             return value

@@ -64,7 +64,7 @@ class MissingExtraError(PadimError, ImportError):
 
 
 _EXTRAS = {
-    "fit": ("torch", "torchvision", "timm", "onnxscript", "platformdirs"),
+    "fit": ("torch", "torchvision", "timm", "huggingface_hub", "onnxscript", "platformdirs"),
     "report": ("matplotlib", "cycler", "jinja2", "markupsafe"),
     "openvino": ("openvino",),
     "parquet": ("pyarrow",),

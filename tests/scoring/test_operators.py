@@ -62,12 +62,20 @@ def test_a_graph_of_a_kilobyte_cannot_ask_for_gigabytes(tmp_path: Path, engine: 
             helper.make_node("MaxPool", ["image"], ["x"], kernel_shape=[1, 1], pads=[1 << 20] * 4),
             "its MaxPool has a window or a padding of more than 64",
         ),
+        (helper.make_node("Pad", ["image", "asked"], ["x"]), "its Pad makes edges"),
+        (helper.make_node("Resize", ["image", "", "scales"], ["x"]), "its Resize is by something"),
+        (helper.make_node("Resize", ["image", "", "", "asked"], ["x"]), "its Resize is by someth"),
     ],
 )
 def test_what_our_export_does_not_write_is_refused(
     tmp_path: Path, node: onnx.NodeProto, reason: str
 ) -> None:
-    numbers = {"asked": np.int64(1 << 40), "zero": np.int64(0), "one": np.int64(1)}
+    numbers: dict[str, np.generic] = {
+        "asked": np.int64(1 << 40),
+        "zero": np.int64(0),
+        "one": np.int64(1),
+        "scales": np.float32(100),
+    }
     constants = tuple(tensor(name, np.array(value)) for name, value in numbers.items())
     with pytest.raises(ModelFileError, match=rf"no graph of padim export: .*{reason}"):
         Graph(write(tmp_path / "a.onnx", node, CAST, constants=constants))

@@ -1,39 +1,85 @@
 """``padim backbones``."""
 
-from padim.backbones import BACKBONES, DEFAULT_BACKBONE
+from typing import Annotated
+
+from padim.backbones import BACKBONES, DEFAULT_BACKBONE, BackboneSpec
 from padim.cli.console import result, table
+from padim.cli.options import option
+from padim.errors import UsageError
 from padim.features.weights import locate
 
+_MOST = 60  # networks of timm that are looked at in one search
 
-def backbones() -> None:
+
+def backbones(
+    search: Annotated[
+        str | None, option("Networks of timm whose names hold this, such as dinov2.", "TEXT")
+    ] = None,
+) -> None:
     """List the backbones, their licences and where weights are."""
-    document, rows = [], []
-    for spec in BACKBONES.values():
-        path = locate(spec)
-        document.append(
-            {
-                "name": spec.name,
-                "taps": spec.taps,
-                "channels": spec.channels,
-                "strides": spec.strides,
-                "default_dims": spec.n_random_dims or spec.n_dims,
-                "licence": spec.licence,
-                "weights_bytes": spec.weights_bytes,
-                "weights_path": str(path) if path else None,
-                "source": spec.source,
-            }
-        )
-        dims = f"{spec.n_random_dims} of {spec.n_dims}" if spec.n_random_dims else f"{spec.n_dims}"
-        rows.append(
-            (
-                spec.name + (" (default)" if spec.name == DEFAULT_BACKBONE else ""),
-                ",".join(map(str, spec.taps)),
-                ",".join(map(str, spec.channels)),
-                dims,
-                spec.licence,
-                f"{spec.weights_bytes / 1e6:.0f} MB",
-                "here" if path else "to fetch",
-            )
-        )
+    if search is not None:
+        _search(search)
+        return
     header = ("name", "taps", "channels", "dims", "licence", "size", "weights")
-    result(document, table(header, rows))
+    specs = tuple(BACKBONES.values())
+    rows = []
+    for spec in specs:
+        shown = spec.name + (" (default)" if spec.name == DEFAULT_BACKBONE else "")
+        rows.append((shown, *_row(spec)))
+    result([_facts(spec) for spec in specs], table(header, rows))
+
+
+def _search(text: str) -> None:
+    """List networks of timm, and say of those that cannot be used why."""
+    from padim.features.intermediates import describe_network, find_names
+
+    names = find_names(text)
+    if not names:
+        raise UsageError(f"timm has no pretrained network with {text!r} in its name. Try convnext.")
+    document: list[dict[str, object]] = []
+    rows, refused = [], []
+    for name in names[:_MOST]:
+        try:
+            spec = describe_network(name)
+        except UsageError as error:
+            document.append({"name": name, "cannot_be_used": str(error)})
+            refused.append(str(error))
+            continue
+        document.append(_facts(spec))
+        taps, channels, *others = _row(spec)
+        rows.append((name, taps, channels, ",".join(map(str, spec.strides)), *others))
+    header = ("name", "taps", "channels", "strides", "dims", "licence", "size", "weights")
+    lines = [table(header, rows)] if rows else []
+    lines += refused
+    if len(names) > _MOST:
+        lines.append(
+            f"And {len(names) - _MOST} more. Search for a longer text, such as {names[0]}."
+        )
+    result(document, "\n".join(lines))
+
+
+def _facts(spec: BackboneSpec) -> dict[str, object]:
+    path = locate(spec)
+    return {
+        "name": spec.name,
+        "taps": spec.taps,
+        "channels": spec.channels,
+        "strides": spec.strides,
+        "default_dims": spec.n_random_dims or spec.n_dims,
+        "licence": spec.licence,
+        "weights_bytes": spec.weights_bytes,
+        "weights_path": str(path) if path else None,
+        "source": spec.source,
+    }
+
+
+def _row(spec: BackboneSpec) -> tuple[str, ...]:
+    dims = f"{spec.n_random_dims} of {spec.n_dims}" if spec.n_random_dims else f"{spec.n_dims}"
+    return (
+        ",".join(map(str, spec.taps)),
+        ",".join(map(str, spec.channels)),
+        dims,
+        spec.licence,
+        f"{spec.weights_bytes / 1e6:.0f} MB",
+        "here" if locate(spec) else "to fetch",
+    )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from padim.backbones import BACKBONES, backbone
+from padim.backbones import BACKBONES
 from padim.cli import options
 from padim.cli.console import result, table
 from padim.cli.help import Command, Group
@@ -15,7 +15,10 @@ from padim.cli.options import option
 from padim.errors import WeightsError
 
 app = typer.Typer(cls=Group, help="List, fetch and verify pretrained weights.")
-Names = Annotated[list[str] | None, typer.Argument(help="Backbones; all when none is named.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(help="Backbones, or timm:NAME; all of the table when none is named."),
+]
 
 
 @app.command("list", cls=Command)
@@ -52,9 +55,10 @@ def fetch_weights(
     ] = None,
 ) -> None:
     """Bring weights here, or into a folder to carry elsewhere."""
+    from padim.features.intermediates import find_backbone
     from padim.features.weights import fetch
 
-    specs = [backbone(name) for name in names or BACKBONES]
+    specs = [find_backbone(name) for name in names or BACKBONES]
     if to is not None:
         require_writable(to)
     paths = {spec.name: str(fetch(spec, to)) for spec in specs}
@@ -68,9 +72,10 @@ def verify_weights(
     weights: options.Weights = None,
 ) -> None:
     """Check that weights are the right ones, by names, shapes, sha256."""
+    from padim.features.intermediates import find_backbone
     from padim.features.weights import locate, verify
 
-    specs = [backbone(name) for name in names or BACKBONES]
+    specs = [find_backbone(name) for name in names or BACKBONES]
     if weights is not None and len(specs) != 1:
         raise WeightsError("--weights names one file, but needs one backbone to hold it against.")
     document = []

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from padim.features.trunk import Trunk
+from padim.features.trunk import AnyTrunk
 from padim.images.preprocess import Preprocess
 from padim.method.pyramid import Pyramid
 from padim.method.tiles import Tile, Tiling
@@ -18,7 +18,7 @@ class Features(nn.Module):
 
     def __init__(
         self,
-        trunk: Trunk,
+        trunk: AnyTrunk,
         pyramid: Pyramid,
         preprocess: Preprocess,
         precision: torch.dtype = torch.float32,

@@ -55,7 +55,8 @@ class Network:
         """Build what torch runs, with these tensors of the trunk if they are at hand."""
         encoder = self.encoder.of_window()
         tensors = self.read() if tensors is None else tensors
-        trunk = optimise(load_trunk(encoder.spec, tensors, self.origin))
+        size_px = encoder.tiling.window_px
+        trunk = optimise(load_trunk(encoder.spec, tensors, self.origin, size_px))
         return Features(
             trunk,
             encoder.pyramid,
@@ -66,9 +67,9 @@ class Network:
 
     def trunk(self) -> TrunkTensors:
         """Its trunk's tensors, read and chosen."""
-        spec = self.encoder.spec
-        tensors = load_trunk(spec, self.read(), self.origin).network.state_dict()
-        n_bytes = activation_bytes(build_trunk(spec), self.encoder.tiling.window_px)
+        spec, size_px = self.encoder.spec, self.encoder.tiling.window_px
+        tensors = load_trunk(spec, self.read(), self.origin, size_px).network.state_dict()
+        n_bytes = activation_bytes(build_trunk(spec, size_px), size_px)
         return TrunkTensors(dict(tensors), n_bytes)
 
     def read_cached(self) -> TrunkTensors | None:

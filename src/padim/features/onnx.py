@@ -8,9 +8,12 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.onnx import OnnxExporterError
 
+from padim.errors import UsageError
 from padim.scoring.engines import INPUT
 from padim.scoring.graph_file import DESCRIPTION, write_seal
+from padim.scoring.operators import ONNX_OPERATORS
 
 _LARGEST_PROTOBUF = 2**31 - 2**27  # a single ONNX file stays below 2 GiB
 
@@ -32,12 +35,15 @@ def write_onnx(
         outputs: Names of the outputs.
         description: Kept in the graph under the key ``padim``.
         n_batch: Images that the graph takes at a time; any number when None.
+
+    Raises:
+        UsageError: torch cannot write the network, or it has operators that no graph may have.
     """
     import onnxscript  # noqa: F401  # torch's exporter needs it; say so as a missing extra
 
     example = torch.zeros(n_batch or 2, *input_px, 3, dtype=torch.uint8)
     batch = torch.export.Dim("batch") if n_batch is None else None
-    with _quiet_exporter():
+    with _quiet_exporter(), _naming_torch():
         program = torch.onnx.export(
             module,
             (example,),
@@ -49,11 +55,26 @@ def write_onnx(
         )
     assert program is not None
     for node in program.model.graph.all_nodes():
+        if node.op_type not in ONNX_OPERATORS:
+            raise _refuse(f"it has the operator {node.op_type}")
         node.metadata_props.clear()  # where in which file of this machine it came from
     program.model.metadata_props[DESCRIPTION] = description
     n_bytes = sum(t.numel() * t.element_size() for t in module.state_dict().values())
     program.save(path, external_data=n_bytes > _LARGEST_PROTOBUF)
     write_seal(path)
+
+
+@contextmanager
+def _naming_torch() -> Iterator[None]:
+    """Say of a network that torch's exporter fails on that torch runs it."""
+    try:
+        yield
+    except OnnxExporterError as error:
+        raise _refuse("torch's exporter fails on it") from error
+
+
+def _refuse(reason: str) -> UsageError:
+    return UsageError(f"The network cannot be a graph: {reason}. Use --engine torch.")
 
 
 @contextmanager

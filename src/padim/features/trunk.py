@@ -9,6 +9,16 @@ from torch import Tensor, nn
 
 from padim.backbones import BACKBONES, BackboneSpec
 from padim.errors import UsageError, WeightsError, join_names
+from padim.features.intermediates import (
+    Intermediates,
+    build_intermediates,
+    convert_tensors,
+    describe_network,
+    measure_maps,
+)
+from padim.features.watching import count_bytes, watch_maps
+
+_ANY_PX = (256, 256)  # what a convolutional network is looked at with
 
 
 class Trunk(nn.Module):
@@ -43,12 +53,22 @@ class Trunk(nn.Module):
         return feature_maps
 
 
-def build_trunk(spec: BackboneSpec) -> Trunk:
+AnyTrunk = Trunk | Intermediates
+
+
+def build_trunk(spec: BackboneSpec, size_px: tuple[int, int] | None = None) -> AnyTrunk:
     """Build a trunk on the meta device: all shapes, no numbers, no memory.
+
+    Args:
+        spec: Facts of the backbone.
+        size_px: (height, width) of what it sees, where its tensors depend on that.
 
     Raises:
         WeightsError: The network lacks a part that the backbone's facts name.
+        UsageError: It does not take such a size.
     """
+    if spec.is_of_timm:
+        return build_intermediates(spec, size_px).to("meta")
     trunk = Trunk(_build_network(spec), spec).eval().requires_grad_(False)
     parts = {name for name, _ in trunk.network.named_modules()}
     if missing := [name for name in trunk.stages if name not in parts]:
@@ -65,6 +85,8 @@ def with_taps(spec: BackboneSpec, taps: Sequence[int]) -> BackboneSpec:
     Raises:
         UsageError: The network has no such block, or they are not in order.
     """
+    if spec.is_of_timm:
+        return describe_network(spec.name, taps)
     network = _build_network(spec)
     names = {name for name, _ in network.named_modules()}
     blocks = [i for i in range(spec.first_block, 100) if spec.block.format(i) in names]
@@ -76,29 +98,22 @@ def with_taps(spec: BackboneSpec, taps: Sequence[int]) -> BackboneSpec:
         )
     unknown = (0,) * len(taps)  # until the network has been asked
     tapped = replace(spec, taps=tuple(taps), channels=unknown, strides=unknown)
-    channels, strides = _measure_maps(Trunk(network, tapped).eval())
+    channels, strides = measure_maps(Trunk(network, tapped).eval(), _ANY_PX)
     return replace(tapped, channels=channels, strides=strides)
 
 
-def _measure_maps(trunk: Trunk) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The channels and the stride of each tap of a trunk on the meta device."""
-    side = 256
-    feature_maps = trunk(torch.empty(1, 3, side, side, device="meta"))
-    channels = tuple(feature_map.shape[1] for feature_map in feature_maps)
-    return channels, tuple(side // feature_map.shape[2] for feature_map in feature_maps)
-
-
-def optimise(trunk: Trunk) -> Trunk:
+def optimise(trunk: AnyTrunk) -> AnyTrunk:
     """Lay a trunk out for speed, in place: fewer passes over its feature maps, channels last.
 
     A batch norm of fixed statistics is one more pass over memory that the convolution before it can
     do on its way; what follows it, such as the activation of timm's ``BatchNormAct2d``, stays.
     TensorFlow's padding is a copy of the whole feature map, and a wider kernel does without. The
-    tensors lose the names of the pretrained network.
+    tensors lose the names of the pretrained network. In a network that only timm knows, a batch
+    norm may stand beside a convolution and come from elsewhere: there it stays.
     """
     for parent in list(trunk.modules()):
         children = list(parent.named_children())
-        for (_, conv), (name, norm) in pairwise(children):
+        for (_, conv), (name, norm) in pairwise(children if isinstance(trunk, Trunk) else ()):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 _fold(conv, norm)
                 setattr(parent, name, getattr(norm, "act", nn.Identity()))
@@ -159,16 +174,28 @@ def _build_network(spec: BackboneSpec) -> nn.Module:
     return network
 
 
-def load_trunk(spec: BackboneSpec, tensors: Mapping[str, Tensor], origin: object) -> Trunk:
+def load_trunk(
+    spec: BackboneSpec,
+    tensors: Mapping[str, Tensor],
+    origin: object,
+    size_px: tuple[int, int] | None = None,
+) -> AnyTrunk:
     """Build a trunk and give it the weights of a state dict, which may hold more.
+
+    ``size_px`` is (height, width) of what it sees, where its tensors depend on that.
 
     Raises:
         WeightsError: A tensor is missing or has another shape.
+        UsageError: It does not take such a size.
     """
-    trunk = build_trunk(spec)
+    trunk = build_intermediates(spec, size_px) if spec.is_of_timm else build_trunk(spec)
     if BACKBONES.get(spec.name) != spec:  # what a file says of it
-        _check_maps(trunk, spec, origin)
+        _check_maps(trunk, spec, origin, size_px or _ANY_PX)
     expected = trunk.network.state_dict()
+    if spec.is_of_timm and any(
+        name not in tensors or tensors[name].shape != one.shape for name, one in expected.items()
+    ):
+        tensors = convert_tensors(spec, size_px, tensors)
     if next(iter(expected)) not in tensors and next(iter(tensors), "") == "_conv_stem.weight":
         # The Lite checkpoints hold timm's tensors in timm's order under names of their own.
         tensors = dict(zip(expected, tensors.values(), strict=False))
@@ -192,32 +219,36 @@ def load_trunk(spec: BackboneSpec, tensors: Mapping[str, Tensor], origin: object
     return trunk.requires_grad_(False)
 
 
-def _check_maps(trunk: Trunk, spec: BackboneSpec, origin: object) -> None:
+def _check_maps(
+    trunk: AnyTrunk, spec: BackboneSpec, origin: object, size_px: tuple[int, int]
+) -> None:
     """Raise a `WeightsError` if a network gives other feature maps than its facts say, or none."""
     refusal = WeightsError(
         f"{origin} describes {spec.architecture} otherwise than it is. Copy it again."
     )
     try:
-        if _measure_maps(trunk) != (spec.channels, spec.strides):
+        if measure_maps(trunk, size_px) != (spec.channels, spec.strides):
             raise refusal
-    except RuntimeError as error:  # one part does not fit the next
+    except (RuntimeError, ValueError) as error:  # one part does not fit the next
         raise refusal from error
 
 
 def activation_bytes(trunk: nn.Module, size_px: tuple[int, int]) -> int:
     """Most bytes of feature maps of one image alive at once, plus those of the taps."""
+    images = torch.empty(1, 3, *size_px, device="meta")
+    if isinstance(trunk, Intermediates):
+        most, taps = watch_maps(trunk, images)
+        return most + count_bytes(taps)
     most = 0
 
     def see(_module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         nonlocal most
-        alive = [t for t in (*inputs, output) if isinstance(t, torch.Tensor)]
-        most = max(most, sum(t.numel() * 4 for t in alive))
+        most = max(most, count_bytes((*inputs, output)))
 
     leaves = [module for module in trunk.modules() if not list(module.children())]
     hooks = [leaf.register_forward_hook(see) for leaf in leaves]
     with torch.inference_mode():
-        taps = trunk(torch.empty(1, 3, *size_px, device="meta"))
+        taps = trunk(images)
     for hook in hooks:
         hook.remove()
-    n_taps: int = sum(tap.numel() * 4 for tap in taps)
-    return most + n_taps
+    return most + count_bytes(taps)

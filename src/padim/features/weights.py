@@ -3,13 +3,16 @@
 import hashlib
 import importlib.util
 import io
+import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from padim.backbones import BACKBONES, PUBLISHED_SHA256, BackboneSpec
+from padim.backbones import BACKBONES, PUBLISHED_SHA256, TIMM, BackboneSpec
 from padim.errors import PathMissingError, WeightsError, install_command
 from padim.files import sha256, write_whole
 
@@ -33,7 +36,39 @@ def locate(spec: BackboneSpec) -> Path | None:
             if path.is_file():
                 return path
     path = weights_folder() / spec.weights_file
-    return path if path.is_file() else None
+    if path.is_file():
+        return path
+    return _locate_in_hub(spec) if spec.is_of_timm else None
+
+
+def _locate_in_hub(spec: BackboneSpec) -> Path | None:
+    """Find the weights of a network of timm where timm itself keeps them; nothing is fetched."""
+    from huggingface_hub import try_to_load_from_cache
+
+    from padim.features.intermediates import hub_place
+
+    place = hub_place(spec)
+    found = None if place is None else try_to_load_from_cache(*place)
+    return Path(found) if isinstance(found, str) else None
+
+
+def require_weights(spec: BackboneSpec) -> Path:
+    """Find the weights of a backbone that a model file names, or fetch those of the table here.
+
+    An address in a model file is not followed.
+
+    Raises:
+        WeightsError: They are not here.
+    """
+    known = BACKBONES.get(spec.name)
+    if known is not None and known.url == spec.url:
+        return fetch(spec)
+    if (path := locate(spec)) is None:
+        bring = f", bring them with: padim weights fetch {spec.name}" if spec.is_of_timm else ""
+        raise WeightsError(
+            f"The weights of {spec.name} are not here. Name them with --weights{bring}."
+        )
+    return path
 
 
 def fetch(spec: BackboneSpec, to: Path | None = None) -> Path:
@@ -52,6 +87,10 @@ def fetch(spec: BackboneSpec, to: Path | None = None) -> Path:
     if target.is_file() and sha256(target).startswith(promised_hash(target.name)):
         return target
     try:
+        if here is None and spec.is_of_timm:
+            here = _fetch_from_hub(spec)
+            if to is None:
+                return here
         folder.mkdir(parents=True, exist_ok=True)
         if here is not None:
             with write_whole(target) as partial:
@@ -76,6 +115,45 @@ def fetch(spec: BackboneSpec, to: Path | None = None) -> Path:
             f"put it into {weights_folder()}, or name it with --weights."
         ) from error
     return target
+
+
+def _fetch_from_hub(spec: BackboneSpec) -> Path:
+    """Bring the weights of a network of timm to where timm itself keeps them.
+
+    Tensors alone are fetched: a file that could bring code along is not.
+    """
+    from huggingface_hub import hf_hub_download
+
+    from padim.features.intermediates import hub_place
+
+    place = hub_place(spec)
+    if place is None:
+        raise WeightsError(
+            f"timm publishes no weights of {spec.name} as safetensors. Name a file with --weights."
+        )
+    with _quiet_hub():
+        path = Path(hf_hub_download(*place))
+    if (promised := _hub_hash(path)) and sha256(path) != promised:
+        raise WeightsError(f"{path} is not what was published. Remove it, and fetch it again.")
+    return path
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Keep to itself what the hub's client says of each try; an error says it in the end."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _hub_hash(path: Path) -> str:
+    """The sha256 that the hub has of a file in its cache, where it is a link to that; or empty."""
+    name = path.resolve().name
+    return name if len(name) == 64 and set(name) <= set("0123456789abcdef") else ""
 
 
 def parse_hash(name: str) -> str:
@@ -139,7 +217,8 @@ def compare_published(name: str, file_sha256: str) -> str:
     """Say whether the weights of a backbone are those that are published, as far as is known."""
     spec = BACKBONES.get(name)
     if spec is None:
-        return "of an unknown backbone"
+        is_of_timm = name.startswith(TIMM)
+        return "of timm, unverified" if is_of_timm else "of an unknown backbone"
     promised = promised_hash(spec.weights_file)
     if not file_sha256.startswith(promised):
         return "not the published ones"
@@ -179,7 +258,11 @@ def verify(spec: BackboneSpec, path: Path) -> Verification:
     digest = sha256(path)
     trunk = load_trunk(spec, read_weights(path, digest), path)
     record = path.with_name(path.name + ".sha256")
-    if path.name in PUBLISHED_SHA256:
+    if hub_hash := _hub_hash(path):
+        if hub_hash != digest:
+            raise WeightsError(f"{path} is not what was published. Remove it, and fetch it again.")
+        matched = "the one that the hub has of it"
+    elif path.name in PUBLISHED_SHA256:
         matched = "the published one"
     elif parse_hash(path.name):
         matched = "the 8 digits in its name alone: the others are not known here"

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from padim.backbones import BackboneSpec, backbone
+from padim.backbones import TIMM, BackboneSpec, backbone
 from padim.errors import DatasetError, ImageReadError, PathMissingError, UsageError
 from padim.features.encoder import Encoder, Engine
+from padim.features.intermediates import describe_network
 from padim.features.network import Network, choose_batch, choose_device, choose_engine
 from padim.features.trunk import with_taps
 from padim.features.trunk_cache import hash_trunk
@@ -58,9 +59,7 @@ def prepare(
         WeightsError: The weights are absent and cannot be fetched, or are the wrong ones.
         MissingExtraError: The engine is not installed.
     """
-    spec = backbone(settings.backbone)
-    if taps := settings.taps or RECIPES[settings.recipe].taps:
-        spec = with_taps(spec, taps)
+    spec, settings = _find_spec(settings)
     if settings.tile_px is not None and settings.size_px is None and source_px is not None:
         stride = max(spec.strides)
         height, width = (max(stride, round(side / stride) * stride) for side in source_px)
@@ -104,6 +103,19 @@ def prepare(
         network_bytes=NetworkBytes(image_bytes, engine_bytes, n_bytes(trunk)),
         scratch=scratch,
     )
+
+
+def _find_spec(settings: FitSettings) -> tuple[BackboneSpec, FitSettings]:
+    """The facts of the backbone with its taps, and the settings with what those depend on."""
+    taps, of_recipe = settings.taps, RECIPES[settings.recipe].taps
+    if not settings.backbone.startswith(TIMM):
+        spec, taps = backbone(settings.backbone), taps or of_recipe
+        return (with_taps(spec, taps) if taps else spec), settings
+    spec = describe_network(settings.backbone, taps)
+    if taps is None and of_recipe is not None:  # as many of the coarsest as the recipe has
+        taps = spec.taps[-len(of_recipe) :]
+        spec = with_taps(spec, taps)
+    return spec, replace(settings, taps=taps)
 
 
 def require_outliers_known(settings: FitSettings, are_wanted: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypedDict, Unpack, get_args, get_typ
 import numpy as np
 from numpy.typing import NDArray
 
-from padim.backbones import BACKBONES, DEFAULT_BACKBONE
+from padim.backbones import BACKBONES, DEFAULT_BACKBONE, TIMM
 from padim.choices import Choice, Range, is_same, parse_size
 from padim.errors import UsageError
 from padim.images.reading import FULL_WHITE, Reading
@@ -81,7 +81,14 @@ class FitSettings:
         ),
     ] = None
     backbone: Annotated[
-        str, Choice("See padim backbones.", "network", "NAME", names=tuple(BACKBONES))
+        str,
+        Choice(
+            "See padim backbones; timm:NAME is any of timm.",
+            "network",
+            "NAME",
+            names=tuple(BACKBONES),
+            prefix=TIMM,
+        ),
     ] = DEFAULT_BACKBONE
     recipe: Annotated[
         str, Choice("standard, fast or reference.", "network", "NAME", names=tuple(RECIPES))
@@ -100,7 +107,12 @@ class FitSettings:
     ] = None
     taps: Annotated[
         tuple[int, ...] | None,
-        Choice("Blocks to tap, such as 1,2,4.", "network", "N,N", parse=_parse_taps),
+        Choice(
+            "Blocks to tap, such as 1,2,4; of timm:NAME, its feature maps.",
+            "network",
+            "N,N",
+            parse=_parse_taps,
+        ),
     ] = None
     dims: Annotated[
         int | Literal["all"] | None,

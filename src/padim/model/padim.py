@@ -20,7 +20,7 @@ from padim.features.network import (
     open_graphs,
 )
 from padim.features.trunk_cache import hash_trunk
-from padim.features.weights import fetch, locate, read_weights
+from padim.features.weights import locate, read_weights, require_weights
 from padim.files import lock_new, sha256
 from padim.method.moments import Moments
 from padim.model.pair import save_alone, save_pair
@@ -153,7 +153,7 @@ def network_of(state: ModelState, weights: str | Path | None = None) -> Network:
     origin = f"the {state.encoder.spec.name} of the model"
     if state.trunk:
         return Network(state.encoder, partial(dict, state.trunk), origin)
-    path = fetch(state.encoder.spec) if weights is None else Path(weights)
+    path = require_weights(state.encoder.spec) if weights is None else Path(weights)
     if not path.is_file():
         raise PathMissingError(path)
     digest = sha256(path)
@@ -171,8 +171,8 @@ def is_own_network(state: ModelState) -> bool | None:
     None where that cannot be told: it has none inside, or those weights are not here.
     """
     spec = state.encoder.spec
-    known, path = BACKBONES.get(spec.name), locate(spec)
-    if not state.trunk or path is None or known is None:
+    known = BACKBONES.get(spec.name)
+    if not state.trunk or known is None or (path := locate(spec)) is None:
         return None
     if replace(known, taps=spec.taps, channels=spec.channels, strides=spec.strides) != spec:
         return None

@@ -63,7 +63,7 @@ class ModelState:
     @property
     def format_version(self) -> int:
         """The oldest that says all there is to say of it."""
-        if self.recipe.has_levers:
+        if self.recipe.has_levers or self.encoder.spec.is_of_timm:
             return 3
         return 1 if self.encoder.preprocess.reading == AS_IT_IS else 2
 

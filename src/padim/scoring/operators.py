@@ -2,6 +2,7 @@
 
 import os
 import re
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,24 +13,27 @@ from padim.scoring.graph_file import GraphFile, part_beside
 from padim.scoring.protobuf import read_fields, read_packed
 
 ONNX_OPERATORS = frozenset((
-    "Add", "Cast", "Clip", "Concat", "ConstantOfShape", "Conv", "Div", "Exp", "Expand", "Floor",
-    "Gather", "GatherND", "Log", "MatMul", "MaxPool", "Mul", "Pow", "Range", "ReduceMax",
-    "ReduceMean", "ReduceSum", "Relu", "Reshape", "Shape", "Sigmoid", "Slice", "Sqrt", "Squeeze",
-    "Sub", "TopK", "Transpose", "Unsqueeze",
+    "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "ConstantOfShape", "Conv",
+    "Div", "Exp", "Expand", "Floor", "Gather", "GatherND", "Gelu", "HardSigmoid", "HardSwish",
+    "Identity", "InstanceNormalization", "LayerNormalization", "Log", "MatMul", "MaxPool", "Mul",
+    "Neg", "Pad", "Pow", "Range", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum", "Relu",
+    "Reshape", "Resize", "Shape", "Sigmoid", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub",
+    "TopK", "Transpose", "Unsqueeze",
 ))  # fmt: skip
 _OPENVINO_INPUTS = (  # layers by how many inputs they have at least; OpenVINO reads them unseen
     ("Const", "Parameter"),
-    ("Concat", "Convert", "Exp", "Floor", "Log", "MaxPool", "ReLU", "Result", "ShapeOf",
-     "Sigmoid", "Sqrt", "Squeeze"),
-    ("Add", "Broadcast", "Convolution", "Divide", "GatherND", "GroupConvolution", "MatMul",
-     "Maximum", "Minimum", "Multiply", "Power", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape",
-     "Subtract", "TopK", "Transpose", "Unsqueeze"),
-    ("Gather", "Range", "VariadicSplit"),
+    ("AvgPool", "Clamp", "Concat", "Convert", "Exp", "Floor", "Gelu", "HSwish", "Log", "MaxPool",
+     "ReLU", "Result", "ShapeOf", "Sigmoid", "SoftMax", "Sqrt", "Squeeze", "Swish"),
+    ("Add", "Broadcast", "Convolution", "Divide", "GatherND", "GroupConvolution", "Interpolate",
+     "MVN", "MatMul", "Maximum", "Minimum", "Multiply", "Power", "ReduceL2", "ReduceMax",
+     "ReduceMean", "ReduceSum", "Reshape", "Split", "Subtract", "TopK", "Transpose", "Unsqueeze"),
+    ("Gather", "HardSigmoid", "Pad", "Range", "ScaledDotProductAttention", "VariadicSplit"),
     ("Slice",),
 )  # fmt: skip
 OPENVINO_LAYERS = {kind: n for n, kinds in enumerate(_OPENVINO_INPUTS) for kind in kinds}
-_WINDOWED = ("Conv", "MaxPool")
-_WIDEST = 64  # of a kernel, its padding, its stride
+_WINDOWED = ("AveragePool", "Conv", "MaxPool")
+_WIDEST = 64  # of a kernel, its padding, its stride, and of an edge
+_LARGEST_SCALE = 16  # of a map, in each direction
 _MOST_NODES = 100_000
 _LARGEST_SCALAR = 200  # bytes of a tensor of one number, with its name
 _MOST_ROWS = 1 << 24  # of whitening, in a head
@@ -96,10 +100,17 @@ def check_onnx(content: bytes | memoryview, beside: str = "") -> None:
     if len(nodes) > _MOST_NODES:
         raise ValueError(f"it has {len(nodes)} operators")
     makers = {name: node for node in nodes for name in node.outputs}
-    checks = {b"Range": _check_range, b"ConstantOfShape": _check_zeros, b"Expand": _check_biases}
+    checks = {
+        b"Range": _check_range,
+        b"ConstantOfShape": _check_zeros,
+        b"Expand": _check_biases,
+        b"Pad": _check_edges,
+        b"Resize": _check_scales,
+    }
+    numbers = dict(map(_read_number, tensors))
     for node in nodes:
         if check := checks.get(node.kind):
-            check(node, makers, dict(map(_read_number, tensors)))
+            check(node, makers, numbers)
 
 
 def _check_place(tensor: memoryview, beside: str) -> None:
@@ -148,23 +159,46 @@ def _check_range(node: "_Node", makers: dict[bytes, "_Node"], numbers: dict[byte
         raise ValueError("its Range counts something else than images")
 
 
-def _check_zeros(node: "_Node", makers: dict[bytes, "_Node"], numbers: dict[bytes, bytes]) -> None:
-    """Let a graph make a row of as many zeros as images, and nothing else."""
-    joined = makers.get(node.inputs[0]) if node.inputs else None
+def _is_per_image(size: bytes, makers: dict[bytes, "_Node"], numbers: dict[bytes, bytes]) -> bool:
+    """Whether a size is one in each direction, but for the number of images in one of them."""
+    joined = makers.get(size)
     sizes = joined.inputs if joined is not None and joined.kind == b"Concat" else []
     above = [makers.get(name) for name in sizes if numbers.get(name) != _ONE]
-    if len(above) != 1 or above[0] is None or above[0].kind != b"Shape":
+    return len(above) == 1 and above[0] is not None and above[0].kind == b"Shape"
+
+
+def _check_zeros(node: "_Node", makers: dict[bytes, "_Node"], numbers: dict[bytes, bytes]) -> None:
+    """Let a graph make a row of as many zeros as images, and nothing else."""
+    if not node.inputs or not _is_per_image(node.inputs[0], makers, numbers):
         raise ValueError("its ConstantOfShape makes something else than a number for each image")
 
 
-def _check_biases(
-    node: "_Node", _makers: dict[bytes, "_Node"], numbers: dict[bytes, bytes]
-) -> None:
-    """Let a graph repeat a number for each row of a head, and nothing else."""
+def _check_biases(node: "_Node", makers: dict[bytes, "_Node"], numbers: dict[bytes, bytes]) -> None:
+    """Let a graph repeat a number for each row of a head, tokens for each image, and no more."""
+    if len(node.inputs) == 2 and _is_per_image(node.inputs[1], makers, numbers):
+        return
     found = [numbers.get(name, b"") for name in node.inputs]
     is_small = [len(one) for one in found] == [4, 8]
     if not is_small or int.from_bytes(found[1], "little") > _MOST_ROWS:
         raise ValueError("its Expand makes something else than biases")
+
+
+def _check_edges(node: "_Node", _makers: dict[bytes, "_Node"], numbers: dict[bytes, bytes]) -> None:
+    """Let a graph pad maps by a few cells, and nothing else."""
+    found = numbers.get(node.inputs[1], b"") if len(node.inputs) > 1 else b""
+    edges = struct.unpack(f"<{len(found) // 8}q", found) if len(found) % 8 == 0 else ()
+    if not edges or any(abs(edge) > _WIDEST for edge in edges):
+        raise ValueError(f"its Pad makes edges of something else, or of more than {_WIDEST}")
+
+
+def _check_scales(
+    node: "_Node", _makers: dict[bytes, "_Node"], numbers: dict[bytes, bytes]
+) -> None:
+    """Let a graph make maps a few times as large, and nothing else."""
+    found = numbers.get(node.inputs[2], b"") if len(node.inputs) == 3 else b""
+    scales = struct.unpack(f"<{len(found) // 4}f", found) if len(found) % 4 == 0 else ()
+    if not scales or not all(0 < scale <= _LARGEST_SCALE for scale in scales):
+        raise ValueError(f"its Resize is by something else, or by more than {_LARGEST_SCALE}")
 
 
 def check_openvino(content: bytes | memoryview) -> None:
