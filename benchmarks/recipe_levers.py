@@ -46,7 +46,7 @@ WHOLE = Geometry("whole")
 MIRRORED = Geometry("mirrored", is_mirrored=True)
 CROPPED = Geometry("cropped", recipe="reference")
 FINE_FRACTIONS, COARSE_FRACTIONS = (0.0, 0.001, 0.005), (0.01, 0.05)
-Spread = tuple[float, ...]  # a value, and the ends of its interval
+Spread = tuple[float, ...]  # a value, and maybe the ends of its interval
 Scores = tuple[Floats, Floats]  # of the images of the fit, each under the model without it; tested
 
 
@@ -305,25 +305,31 @@ def measure_images(
     return found
 
 
-def spread(values: Floats | None) -> Spread | None:
-    """The value itself and where 95% of its bootstrap samples lie."""
+def spread(values: Floats | None, with_ends: bool = True) -> Spread | None:
+    """The value itself and, if wanted, where 95% of its bootstrap samples lie."""
     if values is None:
         return None
-    return round(float(values[0]), 4), *(round(end, 4) for end in interval(values[1:]))
+    ends = interval(values[1:]) if with_ends else ()
+    return tuple(round(float(part), 4) for part in (values[0], *ends))
 
 
-def summarise(figures: Figures, lever: str, others: Iterable[str]) -> dict[str, Any]:
-    """Every metric of a lever, and how its error and its maps compare to others'."""
+def summarise(
+    figures: Figures, lever: str, others: Iterable[str], *, whole: bool
+) -> dict[str, Any]:
+    """Every metric of a lever, and how its error compares to others'.
+
+    The whole of it has intervals of the metrics too, and how its maps compare.
+    """
     found: dict[str, Any] = {"lever": lever}
     for (scope, kinds), (span, counts) in product(SCOPES.items(), SPANS.items()):
         here: dict[str, Any] = {
-            metric: spread(figures.mean(lever, metric, kinds, counts))
+            metric: spread(figures.mean(lever, metric, kinds, counts), whole)
             for metric in (*OF_IMAGES, *OF_MAPS)
         }
         for other in others:
             ratio = figures.error_ratio(lever, other, kinds, counts)
             here[f"error_over_{other}"] = spread(ratio)
-            for metric in OF_MAPS[:2]:
+            for metric in OF_MAPS[:2] if whole else ():
                 own, base = (figures.mean(who, metric, kinds, counts) for who in (lever, other))
                 if own is not None and base is not None:
                     here[f"{metric}_minus_{other}"] = spread(own - base)
@@ -402,7 +408,7 @@ def main() -> None:
     content: dict[str, Any] = {"phase": phase, "n_bootstrap": N_BOOTSTRAP, "backbones": {}}
     for backbone in BACKBONES[phase]:
         figures = study.figures(backbone)
-        summaries = [summarise(figures, name, others) for name in names]
+        summaries = [summarise(figures, name, others, whole=phase == "report") for name in names]
         print(f"\n{backbone}")
         print_summaries(summaries, others[:3])
         content["backbones"][backbone] = {"summaries": summaries}

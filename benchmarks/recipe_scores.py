@@ -4,6 +4,7 @@ Features are computed once for each set, backbone and ``Geometry``, and kept in 
 scores of each fit, in a file of their own. What is there is not computed again.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from halves import Half, Places
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from padim.files import write_whole
 from padim.fitting.fitter import Fitter
@@ -27,7 +28,7 @@ from padim.method.gaussian import factor, relative_eps
 from padim.method.head import Head
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.postprocess import Postprocess
-from padim.method.pyramid import Level, Pyramid
+from padim.method.pyramid import Pyramid
 from padim.metrics.counts import MapCounts
 from padim.metrics.curves import Floats
 from padim.metrics.pixels import PixelMetrics
@@ -63,6 +64,8 @@ class Geometry:
                 recipe=self.recipe,
                 size_px=self.size_px,
                 taps=self.taps,
+                mirrored=self.is_mirrored,
+                coarse_head=True,
                 device="cpu",
             )
         )
@@ -156,20 +159,19 @@ class Embedded:
     ) -> "Embedded":
         """Compute features, unless they are kept."""
         fitter = geometry.prepare(backbone)
-        levels = fitter.encoder.pyramid.levels
+        shapes = fitter.encoder.pyramid.shapes
         stem = f"{backbone}-{half.name}-{geometry.name}"
-        paths = [folder / f"{stem}-{i}.npy" for i in range(len(levels))]
+        paths = [folder / f"{stem}-{i}.npy" for i in range(len(shapes))]
         if not all(path.is_file() for path in paths):
             partial = [path.with_suffix(".partial") for path in paths]
             kept = [
-                np.lib.format.open_memmap(
-                    path, "w+", np.float16, (len(pixels), level.n_cells, level.n_dims)
-                )
-                for path, level in zip(partial, levels, strict=True)
+                np.lib.format.open_memmap(path, "w+", np.float16, (len(pixels), n_cells, n_dims))
+                for path, (n_cells, n_dims, _) in zip(partial, shapes, strict=True)
             ]
             start = 0
             for batch in batched(pixels, fitter.embedder.n_batch):
-                features = embed(fitter, batch, geometry.is_mirrored)
+                network = [fitter.encoder.preprocess(np.dstack([grey] * 3)) for grey in batch]
+                features = fitter.features(torch.from_numpy(np.stack(network)))
                 for level, own in zip(kept, features, strict=True):
                     level[start : start + len(batch)] = own.transpose(0, 1).numpy()
                 start += len(batch)
@@ -179,105 +181,63 @@ class Embedded:
         parts = [None if m is None else label_regions(preprocess.mask(m))[0] for m in masks]
         return cls(fitter, half, tuple(np.load(path, mmap_mode="r") for path in paths), parts)
 
-    def batches(self, chosen: Places, is_coarse: bool) -> Iterator[list[Tensor]]:
-        """Features of some images as a fit has them, of all levels or of the coarse head."""
+    def batches(self, chosen: Places) -> Iterator[list[Tensor]]:
+        """Features of some images as a fit has them, ``(cells, N, d)`` per level."""
         for start in range(0, len(chosen), N_BATCH):
             places = chosen[start : start + N_BATCH]
-            levels = self.levels[:1] if is_coarse else self.levels
-            features = [torch.from_numpy(level[places].astype(np.float32)) for level in levels]
-            if is_coarse:
-                features = [blur(features[0], self.fitter.encoder.pyramid.levels[0].grid)]
-            yield [level.transpose(0, 1) for level in features]
-
-    def pyramid(self, n_levels: int) -> Pyramid:
-        """The levels that a map looks at."""
-        levels = self.fitter.encoder.pyramid.levels
-        return Pyramid(levels[:n_levels] if n_levels else (last_tap(levels[0]),))
-
-
-def last_tap(level: Level) -> Level:
-    """The level of a coarse head: the last tap alone."""
-    return Level(level.grid, level.taps[-1:], level.channels[-1:])
-
-
-def embed(fitter: Fitter, pixels: Sequence[NDArray[np.uint8]], is_mirrored: bool) -> list[Tensor]:
-    """Features of grey images, one per level, shape ``(cells, N, d)``."""
-    preprocess = fitter.encoder.preprocess
-    images = torch.from_numpy(np.stack([preprocess(np.dstack([grey] * 3)) for grey in pixels]))
-    with torch.inference_mode():
-        features: list[Tensor] = fitter.features(images)
-        if not is_mirrored:
-            return features
-        mirrored: list[Tensor] = fitter.features(images.flip(2))
-    pyramid = fitter.encoder.pyramid
-    means = []
-    for own, other, level, order in zip(
-        features, mirrored, pyramid.levels, pyramid.order, strict=True
-    ):
-        place = np.empty(level.n_cells, np.int64)
-        place[order] = np.arange(level.n_cells)
-        y, x = np.divmod(order, level.grid[1])
-        across = place[y * level.grid[1] + level.grid[1] - 1 - x]
-        means.append((own + other[torch.from_numpy(across)]) / 2)
-    return means
-
-
-def blur(features: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Blur features ``(N, h w, d)`` by [1 2 1] x [1 2 1] / 16, edges replicated."""
-    maps = features.transpose(1, 2).reshape(len(features), -1, *grid)
-    rows = nn.functional.pad(maps, (1, 1, 1, 1), mode="replicate")
-    rows = (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 4
-    blurred = (rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]) / 4
-    return blurred.flatten(2).transpose(1, 2)
+            yield [
+                torch.from_numpy(level[places].astype(np.float32)).transpose(0, 1)
+                for level in self.levels
+            ]
 
 
 @dataclass(frozen=True)
-class Fit:
-    """The Gaussians of a fit, and those without each of its images.
+class Distances:
+    """The distances of a head, or of its coarsest levels alone.
 
     Attributes:
-        head: Of all levels.
-        without: Likewise.
+        levels: Where its levels stand among those of all heads.
+        head: From the features of new images.
+        without: From those of the images of the fit, each under the model without it.
     """
 
+    levels: slice
     head: Head
     without: LeaveOneOut
 
-    @classmethod
-    def of(cls, embedded: Embedded, fitted: Places, pyramid: Pyramid, is_coarse: bool) -> "Fit":
-        """Fit on some images."""
-        recipe = embedded.fitter.recipe
-        batches = (level[: len(pyramid.levels)] for level in embedded.batches(fitted, is_coarse))
-        moments, _ = add_up(batches)
-        if recipe.eps_rule == "relative":
-            eps = relative_eps(moments, recipe.eps)
-        else:
-            eps = [recipe.eps] * len(moments.mean)
-        rows = factor(moments, eps, moments.count - 1, torch.float16)
-        means = [mean.float() for mean in moments.mean]
-        return cls(Head(pyramid, means, rows), LeaveOneOut(moments, eps, pyramid))
+    def of(self, features: Sequence[Tensor], *, is_new: bool) -> Tensor:
+        """Compute them, shape ``(N, h, w)``."""
+        own = features[self.levels]
+        return self.head(own) if is_new else self.without(own)[0].float()
 
-    def distances(self, features: Sequence[Tensor], pyramids: Iterable[Pyramid]) -> list[Tensor]:
-        """Distances of new images by the first levels of each pyramid, shape ``(N, h, w)``."""
-        levels = self.head.levels(features)
-        return [
-            pyramid.on_grid(pyramid.add_up(levels[: len(pyramid.levels)])).sqrt()
-            for pyramid in pyramids
-        ]
 
-    def distances_without(
-        self, features: Sequence[Tensor], pyramids: Iterable[Pyramid]
-    ) -> list[Tensor]:
-        """The same of images of the fit, each under the model without it."""
-        found = []
-        for pyramid in pyramids:
-            n_levels = len(pyramid.levels)
-            # The rows of a level depend on nothing finer.
-            part = copy(self.without)
-            part.pyramid = pyramid
-            part.rows, part.mean = part.rows[:n_levels], part.mean[:n_levels]
-            found.append(part(features[:n_levels]).float())
-        return found
+def fit(embedded: Embedded, fitted: Places, n_levels: Iterable[int]) -> dict[int, Distances]:
+    """Fit on some images.
+
+    Args:
+        embedded: Of the set.
+        fitted: The images.
+        n_levels: As of ``Map``.
+    """
+    recipe, pyramid = embedded.fitter.recipe, embedded.fitter.encoder.pyramid
+    moments, _ = add_up(embedded.batches(fitted))
+    if recipe.eps_rule == "relative":
+        eps = relative_eps(moments, recipe.eps)
+    else:
+        eps = [recipe.eps] * len(moments.mean)
+    rows = factor(moments, eps, moments.count - 1, torch.float16)
+    without = LeaveOneOut(moments, eps, pyramid)
+    fine, coarse = pyramid.heads
+    found = {}
+    for n in n_levels:
+        levels = slice(n) if n else slice(len(fine.levels), None)
+        # The rows of a level depend on nothing finer.
+        part = Pyramid(fine.levels[:n]) if n else coarse
+        means = [mean.float() for mean in moments.mean[levels]]
+        own = copy(without)
+        own.pyramid, own.rows, own.mean = part, without.rows[levels], without.mean[levels]
+        found[n] = Distances(levels, Head(part, means, rows[levels]), own)
+    return found
 
 
 def hottest(maps: Tensor, fractions: Sequence[float]) -> dict[float, Tensor]:
@@ -300,37 +260,28 @@ def measure_case(
     """
     fitted, tested = embedded.half.draw(case.n, case.seed, n_tested)
     weights = embedded.half.weights()
-    result: dict[str, Floats] = {}
-    wanted: dict[bool, dict[Map, list[float]]] = {False: {}, True: {}}
+    fractions: dict[Map, list[float]] = defaultdict(list)
     for score in scores:
-        wanted[not score.map.n_levels].setdefault(score.map, []).append(score.fraction)
-    for is_coarse, fractions in wanted.items():
-        if not fractions:
-            continue
-        n_levels = sorted({one.n_levels for one in fractions}, reverse=True)
-        pyramids = [embedded.pyramid(n) for n in n_levels]
-        fit = Fit.of(embedded, fitted, pyramids[0], is_coarse)
-        counted = {one: MapCounts() for one in maps if one in fractions}
-        for which, places in (("fit", fitted), ("test", np.concatenate([*tested.values()]))):
-            compute = fit.distances_without if which == "fit" else fit.distances
-            found: dict[str, list[Tensor]] = {}
-            done = 0
-            for features in embedded.batches(places, is_coarse):
-                some = places[done : done + N_BATCH]
-                done += N_BATCH
-                features = features[: max(1, n_levels[0])]
-                distances = dict(zip(n_levels, compute(features, pyramids), strict=True))
-                for one, of in fractions.items():
-                    distance = distances[one.n_levels]
-                    anomaly_maps = finish(embedded.fitter, distance, one.sigma_px)
-                    for fraction, values in hottest(anomaly_maps, of).items():
-                        found.setdefault(f"{which} {Score(one, fraction).key}", []).append(values)
-                    if which == "test" and one in counted:
-                        count_maps(counted[one], anomaly_maps, embedded, some)
-            result |= {key: torch.cat(values).double().numpy() for key, values in found.items()}
-        for one, counts in counted.items():
-            of_kinds = measure_maps(counts, embedded, tested, weights)
-            result |= {f"{one.key} {kind}": metrics for kind, metrics in of_kinds.items()}
+        fractions[score.map].append(score.fraction)
+    heads = fit(embedded, fitted, {one.n_levels for one in fractions})
+    counted = {one: MapCounts() for one in maps}
+    found: dict[str, list[Tensor]] = defaultdict(list)
+    for which, places in (("fit", fitted), ("test", np.concatenate([*tested.values()]))):
+        for i, features in enumerate(embedded.batches(places)):
+            distances = {n: head.of(features, is_new=which == "test") for n, head in heads.items()}
+            for one, of in fractions.items():
+                anomaly_maps = finish(embedded.fitter, distances[one.n_levels], one.sigma_px)
+                for fraction, values in hottest(anomaly_maps, of).items():
+                    found[f"{which} {Score(one, fraction).key}"].append(values)
+                if which == "test" and one in counted:
+                    some = places[i * N_BATCH : (i + 1) * N_BATCH]
+                    count_maps(counted[one], anomaly_maps, embedded, some)
+    result: dict[str, Floats] = {
+        key: torch.cat(values).double().numpy() for key, values in found.items()
+    }
+    for one, counts in counted.items():
+        of_kinds = measure_maps(counts, embedded, tested, weights)
+        result |= {f"{one.key} {kind}": metrics for kind, metrics in of_kinds.items()}
     return result
 
 
