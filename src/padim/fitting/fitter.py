@@ -1,8 +1,7 @@
 """Fit: good images in, a model out: a first look, a closed form, a second look."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from functools import partial, reduce
 from operator import length_hint
 from pathlib import Path
 
@@ -16,12 +15,11 @@ from padim.features.encoder import Encoder
 from padim.features.network import open_graphs
 from padim.fitting import looks
 from padim.fitting.forecast import KEPT_FEATURE_BYTES, Forecast, NetworkBytes, forecast_fit
-from padim.fitting.looks import Advance, Begin, Embedder, Fitted, Unreadable
+from padim.fitting.looks import Advance, Begin, Embedder, Fitted, Seen, Unreadable
 from padim.fitting.review import OUTLIER_RATE, Suspect, review_look
 from padim.fitting.settings import FitSettings
 from padim.fitting.tile_fitter import fit_tiles
 from padim.images.ahead import ImageInput
-from padim.images.facts import ImageFacts
 from padim.method.gaussian import STORES, factor, relative_eps
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
@@ -29,6 +27,7 @@ from padim.model.scorer import scorer_of
 from padim.model.state import ModelState
 from padim.recipes import Recipe
 from padim.scoring.calibration import LEAVE_ONE_OUT
+from padim.scoring.collector import Collector
 from padim.scoring.parity import Samples
 
 
@@ -117,59 +116,70 @@ class Fitter:
             return kept or self.embedder.embed_again(images, seen.hashes, skip=skip)
 
         is_judged = settings.calibrate and moments.count > 1
-        n_cells = self.encoder.pyramid.n_coarse_cells * (1 + is_judged)
-        advance = begin("solve", n_cells)
-        solve_for = partial(solve, self.encoder, self.recipe, STORES[settings.store], self.trunk)
-        state = solve_for(moments, seen.hashes, advance)
+        advance = begin("solve", self.encoder.pyramid.n_coarse_cells * (1 + is_judged))
+        state = self._solve(moments, seen, advance)
         held = moments if settings.keep_moments or settings.drop_outliers else None
-        suspects: tuple[Suspect, ...] = ()
-        dropped: set[int] = set()
-        outlier_maps: dict[int, NDArray[np.float32]] = {}
-        samples, facts = seen.samples, seen.facts
+        fitted, left = Fitted(state, seen.paths), seen
         if is_judged:
             leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid, advance)
             del moments  # as large as what is worked with now
-            distances = looks.leave_out(leave_one_out, batches())
             advance = begin("second look", state.count)
-            collector = looks.second_look(state, distances, device, advance, n_maps=self.n_maps)
-            del leave_one_out, distances
-            state, collector = looks.join_scores(state, collector)
+            state, scores = looks.judge(
+                state, leave_one_out, batches(), device, advance, n_maps=self.n_maps
+            )
+            del leave_one_out
             rate = settings.drop_outliers or OUTLIER_RATE
-            suspects, outlier_maps = review_look(collector, seen.thumbnails, rate)
-            if settings.drop_outliers:
-                dropped = {suspect.index for suspect in suspects if suspect.reason == "outlier"}
-            if len(dropped) > state.count - 2:
-                raise DatasetError(
-                    f"{len(dropped)} of {state.count} images would be dropped as outliers. Take a "
-                    "smaller --drop-outliers."
-                )
+            suspects, outlier_maps = review_look(scores, seen.thumbnails, rate)
+            dropped = self._find_dropped(suspects, state.count)
+            fitted = replace(fitted, suspects=suspects, dropped=dropped, outlier_maps=outlier_maps)
             if dropped:
                 assert held is not None
-                advance = begin("drop outliers", state.count)
-                unwanted = looks.pick(looks.tell(batches(), advance), dropped)
-                held = held.without(looks.add_up(unwanted)[0])
-                left = set(range(state.count)) - dropped
-                advance = begin("solve", n_cells)
-                state = solve_for(held, [seen.hashes[i] for i in left], advance)
-                leave_one_out = LeaveOneOut(held, state.eps, state.pyramid, advance)
-                distances = looks.leave_out(leave_one_out, looks.pick(batches(), left))
-                advance = begin("second look", len(left))
-                collector = looks.second_look(state, distances, device, advance)
-                state, collector = looks.join_scores(state, collector)
-                hashes = {seen.hashes[i] for i in dropped}
-                samples = tuple(image for image in samples if image.sha256 not in hashes)
-                facts = reduce(ImageFacts.merge, (seen.facts_of_each[i] for i in left))
-            state = replace(state, calibration=collector.calibration(LEAVE_ONE_OUT))
+                held, left, state, scores = self._drop(set(dropped), held, seen, batches, begin)
+            state = replace(state, calibration=scores.calibration(LEAVE_ONE_OUT))
         kept.clear()
-        if samples:
+        if left.samples:
             # Mirrored, they are new to the model: the distances of images that it knows are small
             # differences, in which the last digits of an engine weigh more than on the line.
-            mirrored = np.stack([image.pixels[:, ::-1] for image in samples])
+            mirrored = np.stack([image.pixels[:, ::-1] for image in left.samples])
             state = replace(state, samples=sample(state, self.embedder, mirrored))
-        state = replace(state, images=facts)
-        left_moments = held if settings.keep_moments else None
-        places = tuple(sorted(dropped))
-        return Fitted(state, seen.paths, left_moments, suspects, places, outlier_maps)
+        state = replace(state, images=left.facts)
+        return replace(fitted, state=state, moments=held if settings.keep_moments else None)
+
+    def _solve(self, moments: Moments, seen: Seen, advance: Advance) -> ModelState:
+        store = STORES[self.settings.store]
+        return solve(self.encoder, self.recipe, store, self.trunk, moments, seen.hashes, advance)
+
+    def _find_dropped(self, suspects: Sequence[Suspect], n_images: int) -> tuple[int, ...]:
+        """The places of the outliers that the model is not to be made from."""
+        if not self.settings.drop_outliers:
+            return ()
+        dropped = {suspect.index for suspect in suspects if suspect.reason == "outlier"}
+        if len(dropped) > n_images - 2:
+            raise DatasetError(
+                f"{len(dropped)} of {n_images} images would be dropped as outliers. Take a "
+                "smaller --drop-outliers."
+            )
+        return tuple(sorted(dropped))
+
+    def _drop(
+        self,
+        dropped: Set[int],
+        moments: Moments,
+        seen: Seen,
+        batches: Callable[[], Iterable[list[Tensor]]],
+        begin: Begin,
+    ) -> tuple[Moments, Seen, ModelState, Collector]:
+        """Make the model anew without the images of these places, and judge the others by it."""
+        n_images = len(seen.hashes)
+        advance = begin("drop outliers", n_images)
+        unwanted = looks.pick(looks.tell(batches(), advance), dropped)
+        moments, left = moments.without(looks.add_up(unwanted)[0]), seen.without(dropped)
+        advance = begin("solve", self.encoder.pyramid.n_coarse_cells * 2)
+        state = self._solve(moments, left, advance)
+        leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid, advance)
+        staying = looks.pick(batches(), set(range(n_images)) - dropped)
+        device, advance = self.embedder.device, begin("second look", state.count)
+        return moments, left, *looks.judge(state, leave_one_out, staying, device, advance)
 
 
 def solve(

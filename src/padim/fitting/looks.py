@@ -154,6 +154,21 @@ class Seen:
             self.facts_of_each + other.facts_of_each,
         )
 
+    def without(self, places: Set[int]) -> "Seen":
+        """Those that are left without the images of these places, the first of all being 0."""
+        left = [i for i in range(len(self.hashes)) if i not in places]
+        gone = {self.hashes[i] for i in places}
+        thumbnails = self.thumbnails and tuple(self.thumbnails[i] for i in left)
+        return Seen(
+            self.start,
+            tuple(self.hashes[i] for i in left),
+            tuple(self.paths[i] for i in left),
+            thumbnails,
+            tuple(image for image in self.samples if image.sha256 not in gone),
+            reduce(ImageFacts.merge, (self.facts_of_each[i] for i in left)),
+            tuple(self.facts_of_each[i] for i in left),
+        )
+
     def _merge_facts(self, other: "Seen") -> ImageFacts | None:
         if not self.hashes or not other.hashes:
             return self.facts or other.facts
@@ -281,6 +296,23 @@ def second_look(
         collector.add(counted, torch.stack(scores, dim=1).cpu().numpy())
         advance(len(anomaly_map))
     return collector
+
+
+def judge(
+    state: ModelState,
+    leave_one_out: LeaveOneOut,
+    batches: Iterable[Sequence[Tensor]],
+    device: torch.device,
+    advance: Advance,
+    *,
+    n_maps: int = 0,
+) -> tuple[ModelState, Collector]:
+    """Take a second look at images of a model, by their embeddings ``(cells, N, d)`` per level.
+
+    Gives what ``join_scores`` gives.
+    """
+    distances = leave_out(leave_one_out, batches)
+    return join_scores(state, second_look(state, distances, device, advance, n_maps=n_maps))
 
 
 def join_scores(state: ModelState, collector: Collector) -> tuple[ModelState, Collector]:

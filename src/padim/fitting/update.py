@@ -269,10 +269,8 @@ def _change(
             )
         leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid, advance)
         batches = (embeddings for _, embeddings in embedder.embed(recalibrate))
-        distances = looks.leave_out(leave_one_out, batches)
-        advance = begin("second look", len(recalibrate))
-        collector = looks.second_look(state, distances, embedder.device, advance)
-        state, collector = looks.join_scores(state, collector)
+        advance, device = begin("second look", len(recalibrate)), embedder.device
+        state, collector = looks.judge(state, leave_one_out, batches, device, advance)
         calibration = collector.calibration(LEAVE_ONE_OUT)
     samples = before.samples
     if samples is not None:
@@ -280,14 +278,12 @@ def _change(
     state = replace(state, calibration=calibration, samples=samples, images=before.images)
     check()
     save_pair(state, moments, path)
-    device, n_batch = embedder.device.type, embedder.n_batch
-    features = embedder.features
     return PaDiM(
         state,
         moments,
-        features=features,
-        device=device,
-        n_batch=n_batch,
+        features=embedder.features,
+        device=embedder.device.type,
+        n_batch=embedder.n_batch,
         path=path,
         file_sha256=sha256(path),
     )
