@@ -103,7 +103,8 @@ def candidates_of(fitter: Fitter, folder: Path) -> tuple[dict[str, Run], dict[st
         loaded: list[Graph] = []
         load = partial(lambda keep, name: keep.append(Graph(graph, name)), loaded, engine)
         once[f"load {engine}"] = measure.seconds(load)
-        runs[engine] = loaded[0].runtime.run  # not Graph, which takes four at a time
+        # Not Graph, which takes four at a time
+        runs[engine] = partial(loaded[0].runtime.run, rates=())
     return runs, once
 
 

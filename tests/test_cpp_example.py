@@ -51,8 +51,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     good = list(oracle.random_images(8, SIZE_PX))
     padim.fit(good, size_px=SIZE_PX, device="cpu").save(model)
     images = [folder / "0.png", folder / "1.png"]
-    export(model, folder / "part.xml", images, to="openvino")
-    export(model, folder / "four.onnx", images, n_batch=4)
+    export(model, folder / "part.xml", images, to="openvino", verdict=True)
+    export(model, folder / "four.onnx", images, n_batch=4, verdict=True)
+    export(model, folder / "plain.onnx", images)
     return folder
 
 
@@ -65,27 +66,42 @@ def output(workplace: Path) -> str:
     return done.stdout
 
 
-def check(output: str, workplace: Path) -> None:
-    expected = padim.load(workplace / "part.safetensors", device="cpu").predict(
-        workplace / "part.png"
-    )
+def check(
+    output: str, workplace: Path, rate: float | None = None, pixel_rate: float | None = None
+) -> None:
+    model = padim.load(workplace / "part.safetensors", device="cpu")
+    expected = model.at(rate, pixel_rate).predict(workplace / "part.png")
     number = r"([\d.e+-]+)"
     found = re.search(
-        rf"^image_score {number}\npeak {number} at row (\d+), column (\d+) of a map of 64 x 96$",
+        rf"^label (\w+), p_value {number}, (\d+) pixels in the mask\n"
+        rf"image_score {number}\npeak {number} at row (\d+), column (\d+) of a map of 64 x 96$",
         output,
         re.MULTILINE,
     )
     assert found, output
-    score, peak = float(found[1]), float(found[2])
+    assert (found[1], float(found[2])) == (expected.label, pytest.approx(expected.p_value))
+    n_above = expected.defects(min_region_px=0)[1].sum()
+    assert int(found[3]) == pytest.approx(n_above, abs=5)  # of 6144, at the edge
+    score, peak = float(found[4]), float(found[5])
     assert score == pytest.approx(expected.score, rel=TOLERANCE)
     assert peak == pytest.approx(float(expected.anomaly_map.max()), rel=TOLERANCE)
     # Neighbours of the peak may be as high but for the last digits.
-    there = float(expected.anomaly_map[int(found[3]), int(found[4])])
+    there = float(expected.anomaly_map[int(found[6]), int(found[7])])
     assert there == pytest.approx(peak, rel=TOLERANCE)
 
 
 def test_the_program_of_the_page_scores_as_padim_does(output: str, workplace: Path) -> None:
-    check(output, workplace)
+    check(output, workplace, 0.01)
+
+
+@pytest.mark.usefixtures("output")
+@pytest.mark.parametrize(("rate", "pixel_rate"), [(0.9, 0.5), (0.3, 0.01)])
+def test_the_program_judges_at_the_rates_that_it_is_given(
+    workplace: Path, rate: float, pixel_rate: float
+) -> None:
+    done = run(workplace, f"build/score part.xml part.ppm {rate} {pixel_rate}")
+    assert done.returncode == 0, done.stderr
+    check(done.stdout, workplace, rate, pixel_rate)
 
 
 @pytest.mark.usefixtures("output")
@@ -120,7 +136,18 @@ def test_it_refuses_what_it_cannot_score(
 
 
 @pytest.mark.usefixtures("output")
-@pytest.mark.parametrize(("arguments", "status"), [("part.xml", 2), ("nowhere.xml part.ppm", 1)])
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ("part.xml", 2),
+        ("nowhere.xml part.ppm", 1),
+        ("plain.onnx part.ppm", 1),
+        ("part.xml part.ppm 1.5", 1),
+        ("part.xml part.ppm nan", 1),
+        ("part.xml part.ppm 0.1x", 1),
+        ("part.xml part.ppm 0.1 0.1 0.1", 2),
+    ],
+)
 def test_it_says_what_is_wrong_with_its_arguments(
     workplace: Path, arguments: str, status: int
 ) -> None:

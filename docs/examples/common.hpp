@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <limits>
@@ -51,11 +52,37 @@ inline std::vector<std::uint8_t> read_ppm(const std::string& path, std::size_t h
     return rgb;
 }
 
-inline void print_result(float image_score, const float* anomaly_map, std::size_t height,
+// The rates of a verdict: -1 is the model's own choice, else above 0 and below 1.
+struct Rates {
+    float images = -1;
+    float pixels = -1;
+};
+
+// Arguments after the image: RATE and PIXEL_RATE.
+inline Rates read_rates(int argc, char** argv) {
+    Rates rates;
+    float* const given[] = {&rates.images, &rates.pixels};
+    for (int i = 3; i < argc; ++i) {
+        char* end = nullptr;
+        float& rate = *given[i - 3];
+        rate = std::strtof(argv[i], &end);
+        if (end == argv[i] || *end != '\0' || !((rate > 0 && rate < 1) || rate == -1)) {
+            throw std::runtime_error(std::string("The rate is ") + argv[i] +
+                                     ", but needs to be above 0 and below 1, or -1.");
+        }
+    }
+    return rates;
+}
+
+inline void print_result(std::uint8_t label, float p_value, const std::uint8_t* predicted_mask,
+                         float image_score, const float* anomaly_map, std::size_t height,
                          std::size_t width) {
     const float* peak = std::max_element(anomaly_map, anomaly_map + height * width);
     const auto place = static_cast<std::size_t>(peak - anomaly_map);
-    std::cout << "image_score " << image_score << "\n"
+    const auto n_above = std::count(predicted_mask, predicted_mask + height * width, 1);
+    std::cout << "label " << (label == 0 ? "normal" : "anomalous") << ", p_value " << p_value
+              << ", " << n_above << " pixels in the mask\n"
+              << "image_score " << image_score << "\n"
               << "peak " << *peak << " at row " << place / width << ", column " << place % width
               << " of a map of " << height << " x " << width << "\n";
 }

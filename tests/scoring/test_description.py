@@ -147,8 +147,8 @@ def test_changes_at_random_are_the_same_or_refused() -> None:
 
 
 def test_a_newer_description_is_refused() -> None:
-    text = json.dumps({"graph_version": 3, "preprocess": "otherwise"})
-    with pytest.raises(ModelFileVersionError, match="graph version 3, but this release reads up"):
+    text = json.dumps({"graph_version": 4, "preprocess": "otherwise"})
+    with pytest.raises(ModelFileVersionError, match="graph version 4, but this release reads up"):
         Description.read(text, Path("a.onnx"))
 
 

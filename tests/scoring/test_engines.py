@@ -150,14 +150,18 @@ def test_a_graph_that_takes_no_images_is_refused(tmp_path: Path, engine: str) ->
         padim.load(tmp_path / "a.onnx", engine=engine)
 
 
-def test_a_newer_graph_is_refused(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("operator", ["Relu", "Tan"])
+def test_a_newer_graph_is_refused_whatever_it_computes(
+    folder: Path, tmp_path: Path, operator: str
+) -> None:
     graph = onnx.load(folder / "m.onnx")
+    graph.graph.node.append(onnx.helper.make_node(operator, ["image_score"], ["more"]))
     (said,) = (entry for entry in graph.metadata_props if entry.key == "padim")
-    text = said.value.replace('"graph_version": 2', '"graph_version": 3')
+    text = said.value.replace('"graph_version": 2', '"graph_version": 4')
     del graph.metadata_props[:]
     graph.metadata_props.add(key="padim", value=text)
     onnx.save(graph, tmp_path / "a.onnx")
-    with pytest.raises(ModelFileVersionError, match="graph version 3, but this release reads up"):
+    with pytest.raises(ModelFileVersionError, match="graph version 4, but this release reads up"):
         padim.load(tmp_path / "a.onnx")
 
 
@@ -268,7 +272,7 @@ class Slow:
         self.shape = tuple(axis.dim_value or None for axis in axes)
         self.description = {p.key: p.value for p in model.metadata_props}.get("padim")
 
-    def run(self, images):
+    def run(self, images, _rates):
         return tuple(self._session.run(None, {"image": images}))
 
 

@@ -50,12 +50,13 @@ def calibrate(
         left_out += find_masks([anomalous], recursive=True).masks
     say_left_out(LeftOut(masks=left_out))
     from padim.fitting.calibrate import calibrate as set_thresholds
-    from padim.fitting.calibrate import write_calibration
+    from padim.fitting.calibrate import check_renewable, write_calibration
     from padim.model.opening import load
 
     unreadable = Unreadable(skip_unreadable)
     with hold(model) as check:
         predictor = load(model, **opening)
+        check_renewable(predictor, model)
         say(f"Good images: {len(normal)}. Anomalous: {len(defects)}. Engine: {predictor.engine}.")
         with progress("calibrate", len(normal) + len(defects)) as advance:
             calibrated = set_thresholds(

@@ -35,6 +35,9 @@ def export(
         list[Path] | None, option("Compare on these, not on the model's samples.", "IMAGES")
     ] = None,
     weights: options.Weights = None,
+    verdict: Annotated[
+        bool, option("It takes false-alarm rates, and gives label and mask.", None, "--verdict")
+    ] = False,
 ) -> None:
     """Write a model as a graph for ONNX Runtime or OpenVINO. It is kept if it agrees with torch."""
     if batch != "dynamic" and not batch.isdecimal():
@@ -52,6 +55,7 @@ def export(
         n_batch=None if batch == "dynamic" else int(batch),
         store=store,
         weights=weights,
+        verdict=verdict,
     )
     parts = graph_parts(out)
     n_bytes = sum(part.stat().st_size for part in parts)

@@ -112,6 +112,9 @@ def _describe(file: Path, document: Document) -> dict[str, str]:
         more = {
             "exported from": f"sha256 {document['model_sha256']}",
             "compared on": format_count(len(document["compared_sha256"]), "image"),
+            "verdict": "inside: it takes false-alarm rates, and gives p-value, label and mask"
+            if document.get("verdict")
+            else "none inside",
         }
     else:
         kind, more = f"format {document['format_version']}", {}

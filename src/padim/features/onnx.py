@@ -25,6 +25,7 @@ def write_onnx(
     outputs: Sequence[str],
     description: str,
     n_batch: int | None = None,
+    numbers: Sequence[str] = (),
 ) -> None:
     """Write a module that takes uint8 images as a sealed ONNX graph, weights inside under 2 GB.
 
@@ -35,6 +36,7 @@ def write_onnx(
         outputs: Names of the outputs.
         description: Kept in the graph under the key ``padim``.
         n_batch: Images that the graph takes at a time; any number when None.
+        numbers: Names of what it takes besides, each float32 of shape ``(1,)``.
 
     Raises:
         UsageError: torch cannot write the network, or it has operators that no graph may have.
@@ -46,10 +48,10 @@ def write_onnx(
     with _quiet_exporter(), _naming_torch():
         program = torch.onnx.export(
             module,
-            (example,),
+            (example, *(torch.zeros(1) for _ in numbers)),
             dynamo=True,
-            dynamic_shapes=({0: batch},) if batch is not None else None,
-            input_names=[INPUT],
+            dynamic_shapes=({0: batch}, *(None for _ in numbers)) if batch is not None else None,
+            input_names=[INPUT, *numbers],
             output_names=list(outputs),
             verbose=False,
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from padim.choices import require_path
 from padim.datasets import expand_defects, normal_images
-from padim.errors import DatasetError, ImageReadError, format_count, join_names
+from padim.errors import DatasetError, ImageReadError, UsageError, format_count, join_names
 from padim.files import hold
 from padim.images.ahead import ImageInput, content_sha256
 from padim.model.opening import load
@@ -48,7 +48,8 @@ def calibrate(
         The model with those thresholds.
 
     Raises:
-        UsageError: A cost or a rate is impossible.
+        UsageError: A cost or a rate is impossible, or the file is a graph with a verdict, which
+            judges by the thresholds that it was exported with.
         DatasetError: The model was fitted on a good image, a defect is a good image as well, or
             there is no image.
         ImageReadError: An image cannot be read and nobody is told.
@@ -64,6 +65,7 @@ def calibrate(
         path = require_path(model)
         with hold(path) as check:
             predictor = load(path)
+            check_renewable(predictor, path)
             calibrated = calibrate(
                 predictor,
                 good,
@@ -96,6 +98,15 @@ def calibrate(
         )
         calibration = replace(calibration, chosen=chosen)
     return model.calibrated(calibration)
+
+
+def check_renewable(model: Predictor, path: Path) -> None:
+    """Raise a `UsageError` if the file of a model cannot take other thresholds."""
+    if model.description.has_verdict:
+        raise UsageError(
+            f"{path} judges by the thresholds that it was exported with. Calibrate the model file, "
+            "and export it again."
+        )
 
 
 def write_calibration(model: Predictor, path: Path) -> None:

@@ -20,21 +20,25 @@ from padim.files import lock_file, write_together
 from padim.images.ahead import ImageInput, batched, load_ahead
 from padim.method.gaussian import STORES
 from padim.model.file import load_hashed
-from padim.model.opening import load
+from padim.model.opening import load, verify_verdict
 from padim.model.padim import network_of
 from padim.model.scorer import CameraScorer, scorer_of
 from padim.model.state import FORMAT_VERSION, ModelState
 from padim.model.torch_score import TorchScore
+from padim.model.verdict import Judged, JudgingScorer
+from padim.scoring.calibration import Calibration
 from padim.scoring.description import GRAPH_VERSION
 from padim.scoring.engines import (
     ENGINES,
     N_BATCH,
+    RATES,
     engines_of,
     graph_formats,
     is_graph,
     require_engine,
 )
 from padim.scoring.parity import TOLERANCE, Parity, Samples, compare, resize
+from padim.scoring.prediction import NOT_CALIBRATED
 from padim.scoring.predictor import Camera, Outputs
 from padim.temporary import TemporaryFolder
 
@@ -49,6 +53,7 @@ def export(
     n_batch: int | None = None,
     store: str = "float16",
     weights: str | Path | None = None,
+    verdict: bool = False,
 ) -> Parity:
     """Write a model as a graph, and keep it only if its own engine agrees with torch.
 
@@ -62,13 +67,16 @@ def export(
         n_batch: Images that the graph takes at a time; any number when None.
         store: What the whitening rows are stored in, ``float16`` or ``float32``.
         weights: Local weights file of the backbone, when the model does not bring it.
+        verdict: Whether the graph takes false-alarm rates as well, and gives ``p_value``, ``label``
+            and ``predicted_mask`` by the scores of good images that the model keeps.
 
     Returns:
         How far the two are apart.
 
     Raises:
-        UsageError: A name or a value is impossible, or there is no image.
-        ParityError: The graph scores differently; nothing is left of it.
+        UsageError: A name or a value is impossible, there is no image, or the model has no
+            threshold for a verdict, or a stale one.
+        ParityError: The graph scores or judges differently; nothing is left of it.
         ModelFileError: The model file is damaged.
         ImageReadError: An image cannot be read.
         ShapeError: An image is not of the camera's size.
@@ -84,7 +92,7 @@ def export(
     model, target = require_path(model), require_path(target, "The graph")
     _check_choices(target, to, camera_px, n_batch, store)
     with lock_file(target) if target.is_file() else nullcontext():
-        return _export(model, target, images, camera_px, n_batch, store, weights)
+        return _export(model, target, images, camera_px, n_batch, store, weights, verdict)
 
 
 def _export(
@@ -95,8 +103,10 @@ def _export(
     n_batch: int | None,
     store: str,
     weights: str | Path | None,
+    verdict: bool,
 ) -> Parity:
     state, digest = _read_exportable(model, camera_px, has_images=bool(images))
+    calibration = _read_calibration(model, state) if verdict else None
     features, samples = network_of(state, weights).features(), state.samples
     torch_score = TorchScore(scorer_of(state, features), torch.device("cpu"))
     if samples is not None:
@@ -112,9 +122,10 @@ def _export(
     if samples is not None:
         scored = reference.score(resize(samples.image, reference.input_px))
         samples = replace(scored, image=samples.image)
+    is_newer = verdict or state.format_version == FORMAT_VERSION
     description = {
         **state.metadata(),
-        "graph_version": GRAPH_VERSION if state.format_version == FORMAT_VERSION else 2,
+        "graph_version": GRAPH_VERSION if is_newer else 2,
         "store": store,
         "camera_px": camera_px,
         "model_sha256": digest,
@@ -122,8 +133,14 @@ def _export(
         "samples": samples.to_json() if samples is not None else [],
         "calibration": state.calibration and state.calibration.to_json(),
     }
+    if verdict:
+        description["verdict"] = True
     scorer = scorer_of(state, features, STORES[store], grouped=True)
-    graph = scorer if camera_px is None else CameraScorer(scorer, state.preprocess, camera_px)
+    graph: nn.Module = scorer
+    if camera_px is not None:
+        graph = CameraScorer(scorer, state.preprocess, camera_px)
+    if calibration is not None:
+        graph = JudgingScorer(graph, calibration)
     with write_together(target) as written:
         _write(graph, written, reference.input_px, n_batch, json.dumps(description, sort_keys=True))
         score = load(written).score
@@ -133,6 +150,8 @@ def _export(
         )
         parity = reduce(Parity.merge, parities)
         parity.check(f"{target} would differ from torch", "Try --store float32.")
+        if verdict:
+            verify_verdict(written, next(reference.batches()))
         del score, parities  # OpenVINO maps its file, and Windows renames none that is mapped
     return parity
 
@@ -222,6 +241,18 @@ def _read_exportable(
     return state, digest()
 
 
+def _read_calibration(model: Path, state: ModelState) -> Calibration:
+    """The scores that a verdict is by."""
+    if state.calibration is None:
+        raise UsageError(NOT_CALIBRATED)
+    if state.calibration.stale:
+        raise UsageError(
+            f"The threshold of {model} is stale: the model has changed since it was set. Set it by "
+            "good images that are not in the model, with padim calibrate, before --verdict."
+        )
+    return state.calibration
+
+
 def _write(
     graph: nn.Module,
     path: Path,
@@ -229,10 +260,12 @@ def _write(
     n_batch: int | None,
     description: str,
 ) -> None:
+    judges = isinstance(graph, JudgingScorer)
+    outputs, numbers = (Judged._fields, RATES) if judges else (Outputs._fields, ())
     if path.suffix == ".onnx":
-        write_onnx(graph, path, input_px, Outputs._fields, description, n_batch)
+        write_onnx(graph, path, input_px, outputs, description, n_batch, numbers)
         return
     with TemporaryFolder(path.parent) as folder:
         onnx = folder / "graph.onnx"
-        write_onnx(graph, onnx, input_px, Outputs._fields, "", n_batch)
+        write_onnx(graph, onnx, input_px, outputs, "", n_batch, numbers)
         ENGINES[engines_of(path)[0]].load().convert(onnx, path, description)

@@ -8,15 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padim.choices import require_path
-from padim.errors import ModelFileError, ModelFileHashError, UsageError, naming_extras
+from padim.errors import (
+    ModelFileError,
+    ModelFileHashError,
+    ModelFileVersionError,
+    UsageError,
+    naming_extras,
+)
 from padim.images.decode import IMAGE_SUFFIXES
 from padim.scoring.description import Description, describe
 from padim.scoring.engines import graph_engine, is_graph
 from padim.scoring.facts import GraphFacts
 from padim.scoring.graph import Graph
-from padim.scoring.graph_file import no_model
+from padim.scoring.graph_file import no_model, read_description
 from padim.scoring.parity import TOLERANCE, Parity, compare, resize
 from padim.scoring.predictor import Outputs, Predictor
+from padim.scoring.verdict import Verdict, check_verdict
 
 _UNSEALED_VERSION = 1  # of graphs from before there were seals
 
@@ -83,18 +90,7 @@ def load(
         raise UsageError(f"The device is {device}, but a graph runs on the CPU here. Use cpu.")
     if weights is not None:
         raise UsageError(f"{path} brings its weights. Leave --weights out.")
-    graph = Graph(path, engine, n_threads, precision or "float32")
-    if graph.runtime.names != Outputs._fields or not graph.runtime.description:
-        raise no_model(path)
-    description = Description.read(graph.runtime.description, path)
-    if not graph.is_sealed and description.facts["graph_version"] != _UNSEALED_VERSION:
-        raise ModelFileHashError(
-            f"{path} lacks the seal that it was written with. Copy it again, or export it anew."
-        )
-    if graph.size_px != (description.camera_px or description.preprocess.size_px):
-        raise ModelFileError(f"{path} takes images of another size than it says. Export it anew.")
-    if description.is_mirrored:
-        graph.show_twice()
+    graph, description = _open_graph(path, engine, n_threads, precision or "float32")
     return Predictor(
         partial(_score, graph, description.preprocess.size_px),
         description,
@@ -105,8 +101,40 @@ def load(
     )
 
 
+def _open_graph(
+    path: Path, engine: str, n_threads: int | None, precision: str
+) -> tuple[Graph, Description]:
+    """Open a graph that is a model, and read what it says of itself."""
+    try:
+        graph = Graph(path, engine, n_threads, precision)
+    except ModelFileHashError:
+        raise
+    except ModelFileError as error:  # of a newer release, it may compute what ours do not
+        try:
+            Description.read(read_description(path) or "", path)
+        except ModelFileVersionError:
+            raise
+        except ModelFileError:
+            raise error from None
+        raise
+    if not graph.runtime.description:
+        raise no_model(path)
+    description = Description.read(graph.runtime.description, path)
+    if graph.runtime.names != Outputs._fields + Verdict._fields * description.has_verdict:
+        raise no_model(path)
+    if not graph.is_sealed and description.facts["graph_version"] != _UNSEALED_VERSION:
+        raise ModelFileHashError(
+            f"{path} lacks the seal that it was written with. Copy it again, or export it anew."
+        )
+    if graph.size_px != (description.camera_px or description.preprocess.size_px):
+        raise ModelFileError(f"{path} takes images of another size than it says. Export it anew.")
+    if description.is_mirrored:
+        graph.show_twice()
+    return graph, description
+
+
 def _score(graph: Graph, size_px: tuple[int, int], images: NDArray[np.uint8]) -> Outputs:
-    outputs = Outputs(*graph(images))
+    outputs = Outputs(*graph(images)[: len(Outputs._fields)])
     n = len(images)
     shapes = [outputs.anomaly_map.shape, outputs.image_score.shape, outputs.level_scores.shape[:1]]
     if shapes != [(n, *size_px), (n,), (n,)] or outputs.level_scores.ndim != 2:
@@ -114,6 +142,17 @@ def _score(graph: Graph, size_px: tuple[int, int], images: NDArray[np.uint8]) ->
             f"{graph.path} gives maps or scores of another shape than it says. Export it anew."
         )
     return outputs
+
+
+def verify_verdict(path: Path, images: NDArray[np.uint8], engine: str = "auto") -> None:
+    """Let a graph that judges do so, and compare with what padim decides by the same scores.
+
+    Raises:
+        ParityError: The two differ.
+    """
+    graph, description = _open_graph(path, engine, None, "float32")
+    assert description.calibration is not None
+    check_verdict(graph, description.calibration, images)
 
 
 def verify(
@@ -151,4 +190,6 @@ def verify(
         "If by much, its files are damaged or not of one export: copy or export it again. If by "
         "little, export it with --store float32, or run it with another --engine or --precision.",
     )
+    if predictor.description.has_verdict:
+        verify_verdict(path, expected.image, engine)
     return parity

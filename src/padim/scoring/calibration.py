@@ -177,13 +177,11 @@ class Calibration:
             rate at least 0.1 / n; otherwise that of the nearest rate that n allows, with a warning.
         """
         check_rate(rate, "false-alarm rate")
-        n = self.count
-        if rate * (n + 1) >= 1 - 1e-9:
-            n_higher = int(rate * (n + 1) + 1e-9)
-            score = float(self.image_score[n - n_higher])
-            return Threshold(rate, score, "conformal", warning=self._describe_odd(score))
-        least = 1 / (n + 1) if self.tail is None else TAIL_REACH / n
-        warning = ""
+        n, score = self.count, self.score_at(rate)
+        odd = self._describe_odd(score)
+        if self._count_higher(rate):
+            return Threshold(rate, score, "conformal", warning=odd)
+        least, warning = self.least_p_value, ""
         if rate < least:
             n_needed = math.ceil(1 / rate - 1 - 1e-9)
             if self.tail is not None or n < TAIL_COUNT:
@@ -192,16 +190,28 @@ class Calibration:
                 f"A false-alarm rate of {rate:g} needs {n_needed} good images, and there are {n}. "
                 f"So the threshold is for a rate of {least:.2g}. Calibrate on more good images."
             )
-        used = max(rate, least)
-        # Never below what a good image was seen to score.
-        score = float(self.image_score[-1])
-        if self.tail is not None:
-            score = max(self.tail.quantile(used), score)
-        warning = f"{warning} {self._describe_odd(score)}".strip()
+        used, warning = max(rate, least), f"{warning} {odd}".strip()
         if self.tail is None:
             return Threshold(used, score, "conformal", warning=warning)
         low, high = self.tail.interval(used)
         return Threshold(used, score, "tail", (min(low, score), max(high, score)), warning)
+
+    def score_at(self, rate: float) -> float:
+        """The score of ``threshold``, alone; the rate is above 0 and below 1."""
+        # Where no rank serves, never below what a good image was seen to score.
+        score = float(self.image_score[-max(1, self._count_higher(rate))])
+        if self.tail is None or self._count_higher(rate):
+            return score
+        return max(self.tail.quantile(max(rate, self.least_p_value)), score)
+
+    def _count_higher(self, rate: float) -> int:
+        """How many good images may score as high as the threshold.
+
+        Rates are compared in float32, so that 0.01 of 100 is 1, as a graph has it as well.
+        """
+        n_higher = int(rate * (self.count + 1))
+        n_higher += bool(np.float32((n_higher + 1) / (self.count + 1)) <= np.float32(rate))
+        return min(n_higher, self.count)
 
     def _describe_odd(self, threshold: float) -> str:
         """What to say of a threshold that one odd good image sets; empty for others.
@@ -226,6 +236,17 @@ class Calibration:
             "image, for defects below its score are missed."
         )
 
+    @cached_property
+    def pixel_rates(self) -> NDArray[np.float32]:
+        """Share of the pixels of good images above each ``pixel_score``, shape ``(bins,)``."""
+        above = self.pixel_count[::-1].cumsum()[::-1] - self.pixel_count
+        return np.asarray(above / self.pixel_count.sum(), np.float32)
+
+    @property
+    def pixel_thresholds(self) -> NDArray[np.float64]:
+        """What no pixel exceeds that was counted as each ``pixel_score``, shape ``(bins,)``."""
+        return self.pixel_score.astype(np.float64) * (1 + _BIN_ERROR)
+
     def pixel_threshold(self, rate: float) -> float:
         """The score, to a two-thousandth, that a pixel of a good image exceeds at a rate.
 
@@ -233,9 +254,8 @@ class Calibration:
             rate: False alarms per pixel, above 0 and below 1; else it is a `UsageError`.
         """
         check_rate(rate, "pixel false-alarm rate", DEFAULT_PIXEL_RATE)
-        above = self.pixel_count[::-1].cumsum()[::-1] - self.pixel_count
-        first = int(np.argmax(above <= rate * self.pixel_count.sum()))
-        return float(self.pixel_score[first]) * (1 + _BIN_ERROR)
+        first = int(np.argmax(self.pixel_rates <= np.float32(rate)))
+        return float(self.pixel_thresholds[first])
 
     def without_arrays(self) -> dict[str, object]:
         """What remains where ``ARRAYS`` are kept as tensors."""

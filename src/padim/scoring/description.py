@@ -52,6 +52,11 @@ class Description:
         calibration = None if facts.calibration is None else facts.calibration.calibration()
         return cls(facts.preprocess, calibration, facts.camera_px, data, facts.images)
 
+    @property
+    def has_verdict(self) -> bool:
+        """Whether its graph judges as well, by the calibration that it was exported with."""
+        return bool(self.facts.get("verdict"))
+
     def calibrate(self, calibration: Calibration) -> "Description":
         """The same with another calibration."""
         facts = {**self.facts, "calibration": calibration.to_json()}

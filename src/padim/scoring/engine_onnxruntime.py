@@ -1,6 +1,7 @@
 """ONNX Runtime as an engine."""
 
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 import onnxruntime
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from padim.errors import MemoryLimitError
 from padim.files import plain_text
 from padim.memory import format_bytes
-from padim.scoring.engines import INPUT, N_BATCH, Arrays, n_cores
+from padim.scoring.engines import INPUT, N_BATCH, RATES, Arrays, n_cores
 from padim.scoring.graph_file import (
     DESCRIPTION,
     GraphFile,
@@ -67,16 +68,20 @@ class OnnxRuntime:
             said = self._session.get_modelmeta().custom_metadata_map
         except Exception as error:  # the classes of its errors are not public; names are no text
             raise unreadable(file.path, "onnxruntime") from error
-        if [one[:2] for one in inputs] != [(INPUT, "tensor(uint8)")]:
+        kinds = [one[:2] for one in inputs]
+        rates = [(name, "tensor(float)") for name in RATES]
+        if kinds[:1] != [(INPUT, "tensor(uint8)")] or kinds[1:] not in ([], rates):
             raise no_image_graph(file.path)
         self._path = file.path
+        self._rates = RATES if kinds[1:] else ()
         self.shape = tuple(axis if isinstance(axis, int) else None for axis in inputs[0][-1])
         self.description = said.get(DESCRIPTION)
 
-    def run(self, images: NDArray[np.uint8]) -> Arrays:
-        """Run the graph on a batch."""
+    def run(self, images: NDArray[np.uint8], rates: Sequence[float]) -> Arrays:
+        """Run the graph on a batch; one with a verdict, at these ``RATES``."""
+        given = dict(zip(self._rates, np.array(rates, np.float32)[:, None], strict=False))
         try:
-            outputs = self._session.run(None, {INPUT: images})
+            outputs = self._session.run(None, {INPUT: images, **given})
         except Exception as error:  # the classes of its errors are not public
             if "Available memory of" in str(error):
                 raise MemoryLimitError(

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padim.memory import format_bytes
-from padim.scoring.engines import Arrays
+from padim.scoring.engines import RATES, Arrays
 from padim.scoring.graph_file import (
     DESCRIPTION,
     GraphFile,
@@ -56,8 +57,10 @@ class OpenVino:
         except (RuntimeError, UnicodeDecodeError) as error:
             raise unreadable(file.path, "openvino") from error
         inputs = self._model.inputs
-        if len(inputs) != 1 or inputs[0].element_type.get_type_name() != "u8":
+        kinds = [one.element_type.get_type_name() for one in inputs]
+        if kinds[:1] != ["u8"] or kinds[1:] not in ([], ["f32"] * len(RATES)):
             raise no_image_graph(file.path)
+        self._n_rates = len(inputs) - 1
         axes = inputs[0].get_partial_shape()
         self.shape = (
             tuple(axis.get_length() if axis.is_static else None for axis in axes)
@@ -72,15 +75,16 @@ class OpenVino:
         weights = openvino.Tensor(self._weights, shared_memory=True)
         return self._core.read_model(str(file.content, "utf-8"), weights)
 
-    def run(self, images: NDArray[np.uint8]) -> Arrays:
-        """Run the graph on a batch."""
+    def run(self, images: NDArray[np.uint8], rates: Sequence[float]) -> Arrays:
+        """Run the graph on a batch; one with a verdict, at these ``RATES``."""
+        given = np.array(rates, np.float32)[: self._n_rates, None]
         try:
             compiled, idle = self._compiled_for(len(images))
             try:
                 request = idle.pop()
             except IndexError:  # other threads have them all
                 request = compiled.create_infer_request()
-            outputs = request.infer([images], share_inputs=True).to_tuple()
+            outputs = request.infer([images, *given], share_inputs=True).to_tuple()
         except RuntimeError as error:
             raise unrunnable(self._path, error) from error
         idle.append(request)
@@ -92,7 +96,7 @@ class OpenVino:
                 model = self._model.clone()
                 if self._precision == "bfloat16":
                     _multiply_in_bfloat16(model)
-                model.reshape([n_images, *self.shape[1:]])
+                model.reshape({0: [n_images, *self.shape[1:]]})
                 height, width = model.input(0).shape[1:3]
                 _check_bytes(model, self._path, n_images * height * width)
                 compiled = self._core.compile_model(model, "CPU", self._settings)

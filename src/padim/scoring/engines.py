@@ -2,12 +2,13 @@
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,13 @@ MOST_THREADS = 1024  # more of them are a slip of the hand, and end the process
 PRECISIONS = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
 INPUT = "image"
+RATES = ("false_alarm_rate", "pixel_false_alarm_rate")  # more inputs, of a graph with a verdict
+OWN_RATE = -1.0  # stands for no rate: the model's own choice, as `Predictor.at` of None
+OWN_RATES = (OWN_RATE, OWN_RATE)
+WHOLE = ("label", "predicted_mask")  # outputs that are uint8
 N_BATCH = 4  # images in one call on a CPU: with more, feature maps no longer fit its cache
 
-Arrays = tuple[NDArray[np.float32], ...]
+Arrays = tuple[NDArray[Any], ...]  # float32, but ``WHOLE``
 
 
 class Runtime(Protocol):
@@ -34,8 +39,8 @@ class Runtime(Protocol):
     description: str | None  # what the graph says of itself under the key ``padim``
     any_batch: bool  # whether a batch of any size runs at full speed
 
-    def run(self, images: NDArray[np.uint8]) -> Arrays:
-        """Run the graph on a batch."""
+    def run(self, images: NDArray[np.uint8], rates: Sequence[float]) -> Arrays:
+        """Run the graph on a batch; one with a verdict, at these ``RATES``."""
 
 
 class EngineModule(Protocol):

@@ -157,6 +157,13 @@ class GraphFacts(ModelFacts):
     compared_sha256: tuple[Sha256, ...]
     samples: Annotated[tuple[SampleFacts, ...], Meta(max_length=64)]
     calibration: CalibrationFacts | None = None
+    verdict: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise a ``ValueError`` if fields do not fit together."""
+        super().__post_init__()
+        if self.verdict and self.calibration is None:
+            raise ValueError("a verdict needs a calibration")
 
     def read_samples(self) -> Samples:
         """The samples; a ``ValueError`` if they are none."""

@@ -1,5 +1,6 @@
 """A graph in a file, batched by whoever runs it."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,8 @@ from padim.files import complete
 from padim.scoring.engines import (
     ENGINES,
     N_BATCH,
+    OWN_RATES,
+    WHOLE,
     Arrays,
     check_precision,
     choose_threads,
@@ -78,23 +81,32 @@ class Graph:
         choices = self.path, self.engine, self.n_threads, self.precision
         return _open_again, (*choices, self.n_step, self.file_sha256)
 
-    def __call__(self, images: NDArray[np.uint8]) -> Arrays:
-        """Run a batch of one image or more: RGB ``(N, H, W, 3)`` to outputs of N."""
+    def __call__(self, images: NDArray[np.uint8], rates: Sequence[float] = OWN_RATES) -> Arrays:
+        """Run a batch of one image or more: RGB ``(N, H, W, 3)`` to outputs of N.
+
+        Args:
+            images: Any number of them.
+            rates: The ``RATES`` that a graph with a verdict takes; others take none.
+        """
         step = self.n_step
-        parts = [self._run(images[i : i + step]) for i in range(0, len(images), step)]
+        parts = [self._run(images[i : i + step], rates) for i in range(0, len(images), step)]
         if len(parts) == 1:
             return parts[0]
         return tuple(np.concatenate(outputs) for outputs in zip(*parts, strict=True))
 
-    def _run(self, images: NDArray[np.uint8]) -> Arrays:
+    def _run(self, images: NDArray[np.uint8], rates: Sequence[float]) -> Arrays:
         n_images = len(images)
         n_run = self.n_step
         if self.n_batch is None and (self.runtime.any_batch or n_images == 1):
             n_run = n_images
         rest = np.repeat(images[-1:], n_run - n_images, axis=0)
         whole = np.concatenate((images, rest)) if len(rest) else np.ascontiguousarray(images)
-        outputs = self.runtime.run(whole)
-        if any(output.dtype != np.float32 or output.shape[:1] != (n_run,) for output in outputs):
+        outputs = self.runtime.run(whole, rates)
+        if any(
+            output.dtype != (np.uint8 if name in WHOLE else np.float32)
+            or output.shape[:1] != (n_run,)
+            for name, output in zip(self.runtime.names, outputs, strict=True)
+        ):
             raise ModelFileError(
                 f"{self.path} gives something else than scores. Copy it again, or export it anew."
             )

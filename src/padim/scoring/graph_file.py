@@ -170,6 +170,15 @@ def write_seal(path: Path) -> None:
     path.write_bytes(_with_seal(path, _with_beside(path, path.read_bytes())))
 
 
+def read_description(path: Path) -> str | None:
+    """What a graph says of itself, read without an engine; None where it says nothing."""
+    if not path.is_file():
+        return None
+    entry = _find_one(path, np.fromfile(path, np.uint8).data, DESCRIPTION)
+    said = entry[2].decode("utf-8", "replace") if entry else None
+    return html.unescape(said) if said and path.suffix == ".xml" else said
+
+
 def write_description(path: Path, text: str) -> None:
     """Replace what a graph that ``padim export`` wrote says, whole or not at all.
 

@@ -1,5 +1,6 @@
 """What a graph may compute: what our own export writes, and nothing that makes much of little."""
 
+import math
 import os
 import re
 import struct
@@ -9,24 +10,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 from padim.errors import ModelFileError
+from padim.scoring.engines import INPUT
 from padim.scoring.graph_file import GraphFile, part_beside
 from padim.scoring.protobuf import read_fields, read_packed
 
 ONNX_OPERATORS = frozenset((
     "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "ConstantOfShape", "Conv",
-    "Div", "Exp", "Expand", "Floor", "Gather", "GatherND", "Gelu", "HardSigmoid", "HardSwish",
-    "Identity", "InstanceNormalization", "LayerNormalization", "Log", "MatMul", "MaxPool", "Mul",
-    "Neg", "Pad", "Pow", "Range", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum", "Relu",
-    "Reshape", "Resize", "Shape", "Sigmoid", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub",
-    "TopK", "Transpose", "Unsqueeze",
+    "Div", "Exp", "Expand", "Floor", "Gather", "GatherND", "Gelu", "Greater", "HardSigmoid",
+    "HardSwish", "Identity", "InstanceNormalization", "LayerNormalization", "LessOrEqual", "Log",
+    "MatMul", "MaxPool", "Mul", "Neg", "Not", "Pad", "Pow", "Range", "ReduceL2", "ReduceMax",
+    "ReduceMean", "ReduceSum", "Relu", "Reshape", "Resize", "Shape", "Sigmoid", "Slice", "Softmax",
+    "Split", "Sqrt", "Squeeze", "Sub", "TopK", "Transpose", "Unsqueeze",
 ))  # fmt: skip
 _OPENVINO_INPUTS = (  # layers by how many inputs they have at least; OpenVINO reads them unseen
     ("Const", "Parameter"),
-    ("AvgPool", "Clamp", "Concat", "Convert", "Exp", "Floor", "Gelu", "HSwish", "Log", "MaxPool",
-     "ReLU", "Result", "ShapeOf", "Sigmoid", "SoftMax", "Sqrt", "Squeeze", "Swish"),
-    ("Add", "Broadcast", "Convolution", "Divide", "GatherND", "GroupConvolution", "Interpolate",
-     "MVN", "MatMul", "Maximum", "Minimum", "Multiply", "Power", "ReduceL2", "ReduceMax",
-     "ReduceMean", "ReduceSum", "Reshape", "Split", "Subtract", "TopK", "Transpose", "Unsqueeze"),
+    ("AvgPool", "Clamp", "Concat", "Convert", "Exp", "Floor", "Gelu", "HSwish", "Log", "LogicalNot",
+     "MaxPool", "ReLU", "Result", "ShapeOf", "Sigmoid", "SoftMax", "Sqrt", "Squeeze", "Swish"),
+    ("Add", "Broadcast", "Convolution", "Divide", "GatherND", "Greater", "GroupConvolution",
+     "Interpolate", "LessEqual", "MVN", "MatMul", "Maximum", "Minimum", "Multiply", "Power",
+     "ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape", "Split", "Subtract", "TopK",
+     "Transpose", "Unsqueeze"),
     ("Gather", "HardSigmoid", "Pad", "Range", "ScaledDotProductAttention", "VariadicSplit"),
     ("Slice",),
 )  # fmt: skip
@@ -37,6 +40,7 @@ _LARGEST_SCALE = 16  # of a map, in each direction
 _MOST_NODES = 100_000
 _LARGEST_SCALAR = 200  # bytes of a tensor of one number, with its name
 _MOST_ROWS = 1 << 24  # of whitening, in a head
+_MOST_IMAGES = 1 << 16  # of a graph for so many at a time
 _ANY_LAYER = re.compile(rb"<layer(?!s)")
 _LAYER = re.compile(rb'<layer id="([0-9]+)" name="[^"<]*" type="([A-Za-z0-9]+)"')
 _EDGE = re.compile(rb'<edge from-[^>]* to-layer="([0-9]+)" to-port="([0-9]+)"')
@@ -51,8 +55,9 @@ _TENSOR_NAME, _RAW, _EXTERNAL = 8, 9, 13  # of TensorProto
 _INPUT, _OUTPUT = 1, 2  # of NodeProto
 _OP_TYPE, _ATTRIBUTE, _DOMAIN = 4, 5, 7  # of NodeProto
 _INTS = 8  # of AttributeProto
-# From ModelProto to each axis of each input of its graph: input, type, tensor, shape, axis
-_AXES = (_GRAPH, 11, 2, 1, 2, 1)
+_INPUTS = (_GRAPH, 11)  # from ModelProto to each input of its graph
+_AXES = (2, 1, 2, 1)  # from an input to each of its axes: type, tensor, shape, axis
+_INPUT_NAME = 1  # of an input
 _LENGTH = 1  # of an axis
 
 
@@ -122,11 +127,13 @@ def _check_place(tensor: memoryview, beside: str) -> None:
 
 
 def read_image_shape(content: memoryview) -> list[int]:
-    """The shape of the one input of an ONNX graph that was checked; zero where any number goes."""
+    """The shape of the images of an ONNX graph that was checked; zero where any number goes."""
     shape = []
-    for axis in _find_inside(content, _AXES):
-        lengths = [value for number, value, *_ in read_fields(axis) if number == _LENGTH]
-        shape.append(next((one for one in lengths if isinstance(one, int)), 0))
+    for one in _find_inside(content, _INPUTS):
+        names = [bytes(name) for name in _find_inside(one, (_INPUT_NAME,))]
+        for axis in _find_inside(one, _AXES) if names == [INPUT.encode()] else ():
+            lengths = [value for number, value, *_ in read_fields(axis) if number == _LENGTH]
+            shape.append(next((length for length in lengths if isinstance(length, int)), 0))
     return shape
 
 
@@ -169,6 +176,10 @@ def _is_per_image(size: bytes, makers: dict[bytes, "_Node"], numbers: dict[bytes
 
 def _check_zeros(node: "_Node", makers: dict[bytes, "_Node"], numbers: dict[bytes, bytes]) -> None:
     """Let a graph make a row of as many zeros as images, and nothing else."""
+    fixed = numbers.get(node.inputs[0], b"") if node.inputs else b""
+    sides = [int.from_bytes(fixed[i : i + 8], "little") for i in range(0, len(fixed), 8)]
+    if sides and math.prod(sides) <= _MOST_IMAGES:
+        return
     if not node.inputs or not _is_per_image(node.inputs[0], makers, numbers):
         raise ValueError("its ConstantOfShape makes something else than a number for each image")
 
