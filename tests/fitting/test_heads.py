@@ -189,6 +189,20 @@ def test_models_of_two_heads_learn_forget_and_merge(images: list[Path], tmp_path
         np.testing.assert_allclose(ours, theirs, rtol=1e-3)
 
 
+@pytest.mark.parametrize("calibrate", [True, False])
+def test_one_image_alone_does_not_say_how_heads_weigh(
+    images: list[Path], tmp_path: Path, calibrate: bool
+) -> None:
+    path = tmp_path / "part.safetensors"
+    model = padim.fit(images[:4], keep_moments=True, calibrate=calibrate, **BOTH)
+    model.save(path, moments=True)
+    padim.update(path, images[4], recalibrate=images[0])
+    state = load_state(path)
+    assert state.fusion == model.state.fusion
+    assert state.calibration is not None
+    assert np.isfinite(state.calibration.image_score).all()
+
+
 def test_the_score_is_the_maps_where_nothing_weighs_the_heads(images: list[Path]) -> None:
     model = padim.fit(images[:4], calibrate=False, score_fraction=0, **BOTH)
     assert model.state.fusion is None

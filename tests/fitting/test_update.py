@@ -118,6 +118,9 @@ def test_what_is_forgotten_leaves_no_trace(images: list[Path], tmp_path: Path) -
         learning.forget(path, gone[:1])
     with pytest.raises(DatasetError, match="would have no image left"):
         learning.forget(path, images[5:])
+    with pytest.raises(DatasetError, match="has one image, but needs two or more"):
+        learning.forget(path, images[6:], recalibrate=images[5])
+    assert load_state(path).count == len(images) - 5
 
 
 def test_merged_models_equal_a_fit_on_all(

@@ -157,7 +157,11 @@ def _describe_levers(document: Document) -> dict[str, str]:
         levers["features"] = "the mean of the image's and its mirror's"
     if recipe.get("coarse_head"):
         last, grid = document["levels"][0]["channels"][-1], document["levels"][0]["grid"]
-        joins = "" if document.get("fusion") else "; not calibrated, so no part of the score"
+        joins = (
+            ""
+            if document.get("fusion")
+            else "; no part of the score, as nothing was calibrated in the fit"
+        )
         levers["coarse head"] = (
             f"{len(last)} dims at {grid[0]}x{grid[1]}, mean of the hottest "
             f"{recipe['coarse_fraction']:.2%}{joins}"

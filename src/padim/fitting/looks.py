@@ -316,14 +316,19 @@ def judge(
 
 
 def join_scores(state: ModelState, collector: Collector) -> tuple[ModelState, Collector]:
-    """Let a model weigh the scores of its heads by those of a second look, two images at least.
+    """Let a model weigh the scores of its heads by those of a second look.
 
-    Gives the model, and what was collected with the scores so weighed.
+    A single image says nothing of how scores spread: the model goes on weighing as it did.
+
+    Returns:
+        The model, and what was collected with one score for each image.
     """
     scores = collector.scores()
     if scores.shape[1] == 1:
         return state, collector
-    fusion = Fusion.of(scores)
+    fusion = Fusion.of(scores) if len(scores) > 1 else state.fusion
+    if fusion is None:
+        return state, collector.joined(scores[:, 0])
     joined = fusion.join(torch.from_numpy(scores).unbind(dim=1))
     return replace(state, fusion=fusion), collector.joined(joined.numpy())
 

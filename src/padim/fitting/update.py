@@ -267,6 +267,11 @@ def _change(
             raise DatasetError(
                 f"The model was not fitted on {strange}. Use padim calibrate for other images."
             )
+        if moments.count < 2:
+            raise DatasetError(
+                "The model has one image, but needs two or more for each to be left out in turn. "
+                "Use padim calibrate with other images."
+            )
         leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid, advance)
         batches = (embeddings for _, embeddings in embedder.embed(recalibrate))
         advance, device = begin("second look", len(recalibrate)), embedder.device
