@@ -34,6 +34,8 @@ _Stride = Annotated[int, Meta(ge=1, le=1 << 10)]
 _Name = Annotated[str, Meta(pattern=r"^\w[\w.{}-]*$", max_length=200)]
 _BackboneName = Annotated[str, Meta(pattern=r"^(timm:)?\w[\w.{}-]*$", max_length=200)]
 _Tag = Annotated[str, Meta(pattern=r"^[\w.-]*$", max_length=200)]
+# With a dot in its name, Python would import what is before it to look for it.
+_Package = Annotated[str, Meta(pattern=r"^\w*$", max_length=200)]
 
 TIMM = "timm:"  # before the name of any other network of timm
 INTERMEDIATES = "intermediates.{}"  # the block of feature maps that timm numbers itself
@@ -62,7 +64,7 @@ class BackboneSpec:
     # Where the weights are published, or their file's name when a package brings them; the file
     # name carries the first eight digits of their sha256.
     url: str
-    package: str  # Python package that contains the weights, or empty
+    package: _Package  # Python package that contains the weights, or empty
     weights_bytes: Count  # of all tensors of the whole network
     licence: str  # of the weights, as their publisher states it
     source: str  # where the network was published

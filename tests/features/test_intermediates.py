@@ -89,6 +89,8 @@ FAMILIES = [
     Family("test_mambaout", 64, (0, 1, 2), (4, 8, 16), (16, 32, 48), "stages.3", "NHWC"),
     Family("pvt_v2_b0", 64, (0, 1, 2), (4, 8, 16), (32, 64, 160), "stages.3"),
 ]
+# timm 1.0.15, the oldest allowed, gives no feature maps of these.
+LATE = ("densenet121", "test_nfnet", "test_mambaout", "pvt_v2_b0")
 BY_NAME = {family.name: family for family in FAMILIES}
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=BY_NAME)
 
@@ -96,6 +98,10 @@ each_family = pytest.mark.parametrize("family", FAMILIES, ids=BY_NAME)
 @each_family
 def test_the_maps_are_what_the_whole_network_computes_there(family: Family) -> None:
     network = family.whole()
+    if family.name in LATE and not hasattr(network, "forward_intermediates"):
+        with pytest.raises(UsageError, match="this release of timm gives no feature maps of it"):
+            describe_network(f"timm:{family.name}")
+        pytest.skip("this release of timm gives no feature maps of it")
     images = torch.randn(2, 3, family.side_px, family.side_px)
     expected = family.expected(network, images)
     spec, size_px = describe_network(f"timm:{family.name}"), (family.side_px,) * 2
@@ -252,6 +258,15 @@ def test_an_address_in_a_model_file_is_not_followed(tmp_path: Path) -> None:
             require_weights(replace(spec, url=address))
 
 
+def test_another_network_under_a_name_of_the_table_is_not_fetched(hub: Path) -> None:
+    own = BACKBONES["resnet18"]
+    path = hub.parent / "torch/hub/checkpoints" / own.weights_file
+    path.parent.mkdir(parents=True)
+    path.touch()
+    named_so = replace(describe_network("timm:test_convnext"), name=own.name, url=own.url)
+    assert require_weights(named_so) == path
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of timm's hub without a network, and no other place of weights."""
@@ -307,17 +322,16 @@ def test_a_search_lists_what_can_be_used_and_why_others_cannot(
     assert len(find_names("")) > 1000
 
 
-@pytest.mark.parametrize(
-    ("name", "widest"),
-    [
-        # Of attention: what each of 17 tokens in 3 heads sees of each, beside query, key and value
-        # and what comes of them; the first map otherwise.
-        ("test_vit", 2 * 64 * 64 * 3),
-    ],
-)
-def test_the_forecast_counts_what_each_operation_takes_and_gives(name: str, widest: int) -> None:
-    spec = describe_network(f"timm:{name}")
-    assert activation_bytes(build_trunk(spec, SIZE_PX), SIZE_PX) >= widest
+def test_the_forecast_counts_what_each_operation_takes_and_gives() -> None:
+    spec = describe_network("timm:test_vit")
+    channels, heads = 64, 2
+    # The patches of the image
+    most = 4 * (3 * 64 * 64 + channels * 16)
+    assert activation_bytes(build_trunk(spec, SIZE_PX), SIZE_PX) == most + 4 * channels * 16
+    # What each of 577 tokens sees of each, beside query, key, value and what comes of them
+    most = 4 * (heads * 577**2 + 4 * 577 * channels)
+    maps = 4 * channels * 24**2
+    assert activation_bytes(build_trunk(spec, (384, 384)), (384, 384)) == most + maps
 
 
 def test_a_batch_norm_beside_a_convolution_stays() -> None:

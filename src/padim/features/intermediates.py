@@ -1,7 +1,6 @@
 """Any network of timm, by what timm says of it: where its feature maps are, and their numbers."""
 
 import copy
-import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from padim.backbones import INTERMEDIATES, TIMM, BackboneSpec, backbone
 from padim.errors import UsageError, WeightsError, join_names
 from padim.features.watching import Building
+from padim.features.weights import hush
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -295,15 +295,9 @@ def _create(
 @contextmanager
 def _quiet_timm() -> Iterator[None]:
     """Keep to itself what timm says of tensors behind the last tap, and torch of timm's ways."""
-    logger = logging.getLogger("timm")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    with hush("timm"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _cut(network: nn.Module, taps: Sequence[int]) -> Intermediates:

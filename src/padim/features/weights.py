@@ -62,7 +62,7 @@ def require_weights(spec: BackboneSpec) -> Path:
     """
     known = BACKBONES.get(spec.name)
     if known is not None and known.url == spec.url:
-        return fetch(spec)
+        return fetch(known)  # not what the file says of it beside
     if (path := locate(spec)) is None:
         bring = f", bring them with: padim weights fetch {spec.name}" if spec.is_of_timm else ""
         raise WeightsError(
@@ -131,7 +131,7 @@ def _fetch_from_hub(spec: BackboneSpec) -> Path:
         raise WeightsError(
             f"timm publishes no weights of {spec.name} as safetensors. Name a file with --weights."
         )
-    with _quiet_hub():
+    with hush("huggingface_hub"):  # of each try; an error says it in the end
         path = Path(hf_hub_download(*place))
     if (promised := _hub_hash(path)) and sha256(path) != promised:
         raise WeightsError(f"{path} is not what was published. Remove it, and fetch it again.")
@@ -139,9 +139,9 @@ def _fetch_from_hub(spec: BackboneSpec) -> Path:
 
 
 @contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """Keep to itself what the hub's client says of each try; an error says it in the end."""
-    logger = logging.getLogger("huggingface_hub")
+def hush(package: str) -> Iterator[None]:
+    """Let a package log errors alone."""
+    logger = logging.getLogger(package)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
