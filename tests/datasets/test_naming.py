@@ -26,6 +26,7 @@ def kinds(category: Category) -> Counter[str]:
         *("no_defects", "defect-free", "non_defective", "train_good", "no_anomaly"),
         *("not_defective", "not damaged"),
         *("良品", "ＯＫ", "bon", "Buoni", "годные", "양품"),
+        *("sans_défaut", "sin defectos", "sem_defeitos", "senza difetti", "ohne_Fehler"),
     ],
 )
 def test_a_name_of_good_is_known_in_any_case(name: str) -> None:
@@ -39,6 +40,7 @@ def test_a_name_of_good_is_known_in_any_case(name: str) -> None:
     [
         *("不良品", "ＮＧ", "異常", "de\u0301faut", "difettosi", "брак", "불량"),
         *("NG", "ng_scratch", "bad", "KO", "n.i.O.", "NOK", "Defects", "defective", "anomaly"),
+        *("pas_bon", "non conforme", "niet goed", "não conforme", "nie_dobre"),
         *("Fail", "abnormal", "reject", "scrap", "not_good", "no_good", "good_and_bad", "not ok"),
     ],
 )

@@ -14,7 +14,9 @@ _GOOD = frozenset(
     | {"noanomaly", "noanomalies", "notdefective", "notanomalous", "notdamaged", "notbroken"}
     | {"bon", "bons", "bonne", "bonnes", "conforme", "conformes", "bueno", "buenos", "bom"}
     | {"buono", "buoni", "goed", "dobre", "годные", "хорошие", "良品", "正常", "合格", "合格品"}
-    | {"양품", "정상"}
+    | {"양품", "정상", "fehlerfrei", "ohnefehler", "ohnedefekt", "ohnedefekte", "sansdéfaut"}
+    | {"sansdéfauts", "sindefecto", "sindefectos", "semdefeito", "semdefeitos", "senzadifetto"}
+    | {"senzadifetti", "bezwad", "бездефектов"}
 )
 _NOT_GOOD = frozenset(
     {"ng", "nok", "notok", "ko", "nio", "bad", "reject", "rejects", "rejected", "scrap", "schlecht"}
@@ -26,7 +28,9 @@ _NOT_GOOD = frozenset(
     | {"дефекты", "不良", "不良品", "不合格", "不合格品", "次品", "缺陷", "异常", "異常", "欠陥"}
     | {"欠陥品", "불량", "불량품", "비정상"}
 )
-_DENIALS = frozenset({"no", "non", "not", "un", "nicht", "kein"})
+_DENIALS = frozenset(
+    {"no", "non", "not", "un", "nicht", "kein", "pas", "não", "nao", "niet", "nie", "не"}
+)
 _TRUTHS = frozenset(
     {"groundtruth", "gt", "mask", "masks", "label", "labels", "annotation", "annotations"}
     | {"labelme", "segmentation", "segmentations"}
