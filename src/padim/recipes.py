@@ -39,7 +39,7 @@ class Recipe:
     # the fraction of the hottest pixels of that, whose mean is its score. It joins the image score.
     coarse_head: bool = False
     coarse_sigma_px: Annotated[float, Meta(ge=0, le=1 << 16)] = 4.0
-    coarse_fraction: Fraction = 0.01
+    coarse_fraction: Fraction = 0.05
 
     @property
     def has_levers(self) -> bool:

@@ -7,43 +7,41 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+POWER = 10.0  # the higher, the more the larger of two scores decides alone
 _LEAST_SCORE = 1e-6  # its logarithm is still a number
-_LEAST_DEVIATION = 1e-3  # of logarithms; good images that differ less are one image
-_MOST_LOG = 80.0  # of a score: below the largest float32
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """How good images score by either head, and so what a score of one is worth in the other's.
+    """What is usual of either head's scores, and so what one is worth on the scale of the other.
 
-    With ``z = (ln s - mean) / deviation`` of each head, the score is that of the first head whose z
-    is ``ln(exp z_1 + exp z_2)``: its own where the second has nothing to say, and as the second
-    sees it where that is far above.
+    With ``a`` and ``b`` the scores over what is usual, the joined one is ``(a^p + b^p)^(1/p)``
+    times what is usual of the first: its own where the second has nothing to say, and as the
+    second sees it where that is far above.
 
     Attributes:
-        mean: Of the logarithms of the scores of good images, one per head.
-        deviation: Their standard deviation, likewise.
+        usual: Geometric mean of the scores of good images, one per head.
+        power: The exponent p.
     """
 
-    mean: tuple[float, float]
-    deviation: tuple[float, float]
+    usual: tuple[float, float]
+    power: float = POWER
 
     @classmethod
     def of(cls, scores: NDArray[np.float32]) -> "Fusion":
-        """What the scores of good images say, shape ``(n, 2)``, two images at least."""
+        """What the scores of good images say, shape ``(n, 2)``, one image at least."""
         logs = np.log(np.maximum(scores.astype(np.float64), _LEAST_SCORE))
-        means, deviations = logs.mean(axis=0), logs.std(axis=0, ddof=1)
-        first, second = np.maximum(deviations, _LEAST_DEVIATION).tolist()
-        return cls((float(means[0]), float(means[1])), (first, second))
+        first, second = np.exp(logs.mean(axis=0)).tolist()
+        return cls((first, second))
 
     def join(self, scores: Sequence[Tensor]) -> Tensor:
         """One score of those of both heads, ``(N,)`` each."""
-        first, second = (score.clamp_min(_LEAST_SCORE).log() for score in scores)
-        above = (second - self.mean[1]) / self.deviation[1]
-        above = above - (first - self.mean[0]) / self.deviation[0]
+        first, second = (
+            (score.clamp_min(_LEAST_SCORE) / usual).log()
+            for score, usual in zip(scores, self.usual, strict=True)
+        )
+        above = self.power * (second - first)
         # ln(1 + exp above), in the operators that a graph may have
         most = above.relu()
-        raised = first + self.deviation[0] * (
-            most + ((0 - most).exp() + (above - most).exp()).log()
-        )
-        return raised.clamp_max(_MOST_LOG).exp()
+        raised = most + ((0 - most).exp() + (above - most).exp()).log()
+        return (first + raised / self.power).exp() * self.usual[0]

@@ -118,7 +118,7 @@ def _pyramid_of(facts: FileFacts) -> Pyramid:
 
 def _fusion_of(facts: FileFacts) -> Fusion | None:
     said = facts.fusion
-    return None if said is None else Fusion(said.mean, said.deviation)
+    return None if said is None else Fusion(said.usual, said.power)
 
 
 def _tiling_of(facts: FileFacts, pyramid: Pyramid) -> Tiling:

@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import Meta
 
 from padim.backbones import BackboneSpec
-from padim.documents import Finite, Index, Positive, Sha256, Side
+from padim.documents import Index, Positive, Sha256, Side
 from padim.images.facts import ImageFacts
 from padim.images.preprocess import Preprocess
 from padim.images.roi import read_png
@@ -42,8 +42,8 @@ class LevelFacts:
 class FusionFacts:
     """What joins the scores of two heads, as ``method.fusion.Fusion``."""
 
-    mean: tuple[Finite, Finite]
-    deviation: tuple[Positive, Positive]
+    usual: tuple[Positive, Positive]
+    power: Annotated[float, Meta(ge=1, le=1000)]
 
 
 @dataclass(frozen=True)
