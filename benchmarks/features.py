@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,12 @@ class Features:
         levels = tuple(torch.cat(level) for level in zip(*parts, strict=True))
         return cls(name, levels, fitter)
 
+    @cached_property
+    def finish(self) -> Postprocess:
+        """From distances on the finest grid to maps and image scores."""
+        settings, grid = self.fitter.recipe, self.fitter.encoder.pyramid.levels[-1].grid
+        return Postprocess(grid, settings.size_px, settings.sigma_px, settings.score_fraction)
+
     def batches(self, chosen: Sequence[int]) -> Iterator[list[Tensor]]:
         """Embeddings of some of them, as a fit has them."""
         for start in range(0, len(chosen), GROUP):
@@ -64,7 +71,5 @@ class Features:
         self, chosen: Sequence[int], distances: Callable[[Sequence[Tensor]], Tensor]
     ) -> Scores:
         """Image scores of some of them."""
-        settings, grid = self.fitter.recipe, self.fitter.encoder.pyramid.levels[-1].grid
-        finish = Postprocess(grid, settings.size_px, settings.sigma_px, settings.score_fraction)
-        parts = [finish(distances(batch).float())[1] for batch in self.batches(chosen)]
+        parts = [self.finish(distances(batch).float())[1] for batch in self.batches(chosen)]
         return torch.cat(parts).numpy()

@@ -205,8 +205,8 @@ def test_predict_writes_what_it_promises(
         if anomalous:
             assert float(row["p_value"]) == pytest.approx(1 / 7)
     assert document["threshold"]["warning"] == (
-        "A false-alarm rate of 0.01 needs 50 good images, and there are 6. So the threshold is for "
-        "a rate of 0.14. Calibrate on more good images."
+        "6 good images can promise one false alarm in 7 at best, and the threshold is for that. "
+        "A rate of 0.01 takes 50 by the tail of their scores, 99 by a rank alone."
     )
     assert document["n_anomalous"] in (3, 4)
     spotted = next(row for row in document["predictions"] if row["path"].endswith("spot/0.png"))

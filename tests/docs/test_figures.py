@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import numpy as np
 from pages import ROOT
 
 
@@ -40,6 +41,29 @@ def test_how_well_thresholds_hold() -> None:
     said = [64, 39, 25, 13]
     assert f"| fitted on neighbours in the set | {' | '.join(f'{s}%' for s in said)} |" in page
     assert all(abs(a - b) <= 0.55 for a, b in zip(others, said, strict=True))
+
+
+def test_what_few_images_find() -> None:
+    rows = [row for row in result("few_images_report")["rows"] if row["rate"] == 0]
+
+    def mean(rule: str, key: str) -> float:
+        own = [list(row[key].values()) for row in rows if row["rule"] == rule]
+        return float(np.mean(own))
+
+    page = text_of("explanation/p-value.md")
+    (tail,) = (
+        np.mean(list(row["alarms"].values()))
+        for row in result("few_images_report")["rows"]
+        if (row["rule"], row["rate"], row["n"]) == ("Pareto", 0.01, 50)
+    )
+    assert f"at 50 images, 1% asked for became [{tail:.1f}%]" in page
+    alarms, found, odd = (
+        [mean(rule, key) for rule in ("rank, capped", "rank")]
+        for key in ("alarms", "found", "found_odd")
+    )
+    assert f"were {alarms[0]:.2f} of the promise ({alarms[1]:.2f} by ranks alone)" in page
+    assert f"{found[0]:.0%} of the defects were found ({found[1]:.0%} by ranks)" in page
+    assert f"{odd[0]:.0%} were found ({odd[1]:.0%} by ranks)" in page
 
 
 def test_what_a_region_saves() -> None:

@@ -56,7 +56,7 @@ def test_benchmark_writes_what_it_promises(
     assert decision is not None
     assert record["threshold"] == decision.threshold.score
     warning = record["threshold_warning"]
-    assert warning.startswith("A false-alarm rate of 0.01 needs 50 good images, and there are 6.")
+    assert warning.startswith("6 good images can promise one false alarm in 7 at best")
     assert document["threshold_warnings"]["carpet"] == warning
     assert f"Threshold of carpet: {warning}" in (out / "results.md").read_text()
 

@@ -142,10 +142,7 @@ def test_the_file_holds_everything_and_asks_for_nothing(run: Path, page: Path) -
 def test_a_threshold_of_few_images_says_so(page: Path) -> None:
     text = page.read_text()
     for n in (4, 6):
-        assert (
-            f"Threshold: A false-alarm rate of 0.01 needs 50 good images, and there are {n}."
-            in text
-        )
+        assert f"Threshold: {n} good images can promise one false alarm in {n + 1} at best" in text
 
 
 def test_names_are_untrusted(page: Path) -> None:

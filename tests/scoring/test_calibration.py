@@ -40,8 +40,8 @@ def test_few_images_give_the_nearest_rate_with_a_warning() -> None:
     assert threshold.rate == pytest.approx(1 / 21)
     assert threshold.score == 19
     assert threshold.warning == (
-        "A false-alarm rate of 0.01 needs 50 good images, and there are 20. So the threshold is "
-        "for a rate of 0.048. Calibrate on more good images."
+        "20 good images can promise one false alarm in 21 at best, and the threshold is for that. "
+        "A rate of 0.01 takes 50 by the tail of their scores, 99 by a rank alone."
     )
 
 
@@ -58,7 +58,8 @@ def test_a_tail_serves_rates_below_one_in_n() -> None:
     assert np.median(found) == pytest.approx(-np.log(0.001), rel=0.2)
     far = calibrated(rng.exponential(size=200)).threshold(1e-6)
     assert far.rate == pytest.approx(0.1 / 200)
-    assert "needs 100000 good images, and there are 200" in far.warning
+    assert far.warning.startswith("200 good images can promise one false alarm in 2000 at best")
+    assert "takes 100000 by the tail of their scores, 999999 by a rank alone." in far.warning
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_a_tail_serves_rates_below_one_in_n() -> None:
 def test_a_warning_says_how_many_images_a_rate_needs(
     scores: NDArray[np.float64], rate: float, n_needed: int
 ) -> None:
-    assert f"needs {n_needed} good images" in calibrated(scores).threshold(rate).warning
+    assert f"A rate of {rate:g} takes {n_needed}" in calibrated(scores).threshold(rate).warning
     enough = np.arange(n_needed) if np.ptp(scores) else np.ones(n_needed)
     assert calibrated(enough.astype(np.float64)).threshold(rate).warning == ""
     fewer = enough[1:].astype(np.float64)
@@ -161,7 +162,7 @@ def test_one_odd_good_image_that_sets_the_threshold_is_named() -> None:
     usual[-1] = 211
     odd = calibrated(np.append(usual, 254)).threshold(0.01)
     assert odd.score == 254
-    assert odd.warning.startswith("A false-alarm rate of 0.01 needs 50 good images")
+    assert odd.warning.startswith("31 good images can promise one false alarm in 32 at best")
     assert "One good image scores 254 and sets it, the next 211: look at that" in odd.warning
     # It says so at a rate that 31 images allow, and not where another image sets the threshold.
     assert calibrated(np.append(usual, 254)).threshold(1 / 32).warning.startswith("One good image")

@@ -71,6 +71,17 @@ def test_a_table_of_thresholds_is_that_of_the_calibration(draw: str, n: int) -> 
         assert calibration.threshold(rate).score == calibration.score_at(rate)
 
 
+@pytest.mark.parametrize("n", [5, 20, 49])
+def test_a_table_holds_what_the_spread_of_few_images_lowers(n: int) -> None:
+    scores = np.sort(np.append(np.random.default_rng(n).gamma(50, size=n - 1), 500))
+    ascending = scores.astype(np.float32)
+    calibration = Calibration("leave-one-out", ascending, ascending, np.ones(n, np.int64))
+    rates = draw_rates(n)
+    found = look_up(threshold_pieces(calibration), rates)
+    np.testing.assert_array_equal(found, [calibration.score_at(rate) for rate in rates])
+    assert found.max() < 500
+
+
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("n", COUNTS)
 def test_a_table_of_p_values_is_that_of_the_calibration(draw: str, n: int) -> None:

@@ -71,6 +71,8 @@ def describe_threshold(decision: Decision) -> str:
         f"a false-alarm rate of {threshold.rate:.3g} by {calibration.source} scores of "
         f"{format_count(calibration.count, 'good image')}"
     )
+    if threshold.kind == "spread":
+        basis += f", whose spread puts it below the highest, {calibration.image_score[-1]:.4g}"
     if threshold.interval is not None:
         low, high = threshold.interval
         basis += f" and a fit of their tail (90% interval {low:.4g} to {high:.4g})"

@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padim.documents import Finite, Fraction
-from padim.errors import UsageError
+from padim.errors import UsageError, format_count
+from padim.scoring.spread import is_highest_odd, predict_highest
 
 DEFAULT_RATE = 0.01
 DEFAULT_PIXEL_RATE = 0.001
 LEAVE_ONE_OUT = "leave-one-out"
 HELD_OUT = "held-out"
 ARRAYS = ("image_score", "pixel_score", "pixel_count")
+FEW_COUNT = 5  # scores whose spread may say more than the highest of them
 TAIL_COUNT = 50  # scores that a tail fit needs
 TAIL_REACH = 0.1  # a tail fit serves rates down to this over the number of scores
 _TAIL_FRACTION = 0.1
@@ -24,7 +26,6 @@ _TAIL_LEAST = 20  # excesses that a tail is fitted to, at least
 _SHAPES = (-0.5, 0.5)
 _N_BOOTSTRAP = 1000
 _ODD_COUNT = 10  # scores that it takes to call the highest odd
-_ODD_CHANCE = 0.05  # of a gap as wide below the highest of scores that belong together
 _BIN_ERROR = 2.0**-11  # relative, of a value rounded to float16
 
 
@@ -35,7 +36,8 @@ class Threshold:
     Attributes:
         rate: The false-alarm rate it stands for.
         score: Images that score higher are anomalous.
-        kind: ``conformal``: a rank among the scores of good images. ``tail``: a generalised Pareto
+        kind: ``conformal``: a rank among the scores of good images. ``spread``: what the spread of
+            few scores lets the highest be, where that is lower. ``tail``: a generalised Pareto
             distribution fitted to the highest of them. ``cost``: the least cost on images of both
             kinds.
         interval: 90% interval of a tail's score; None for a rank.
@@ -46,7 +48,7 @@ class Threshold:
 
     rate: Fraction
     score: Finite
-    kind: Literal["conformal", "tail", "cost"]
+    kind: Literal["conformal", "spread", "tail", "cost"]
     interval: tuple[Finite, Finite] | None = None
     warning: str = ""
     basis: str = ""
@@ -142,6 +144,17 @@ class Calibration:
             return None
         return Tail.of(self.image_score.astype(np.float64))
 
+    @cached_property
+    def ranked(self) -> NDArray[np.float32]:
+        """The scores that thresholds are ranks of, ascending, shape ``(n,)``.
+
+        Of few images left out in turn, none is above what their spread lets the highest be. Held
+        out scores stay as they are: a rank of those keeps its rate by a theorem.
+        """
+        if self.source != LEAVE_ONE_OUT or not FEW_COUNT <= self.count < TAIL_COUNT:
+            return self.image_score
+        return np.minimum(self.image_score, np.float32(predict_highest(self.image_score)))
+
     @property
     def least_p_value(self) -> float:
         """Below which no p-value goes, however high the score."""
@@ -175,31 +188,23 @@ class Calibration:
         Returns:
             A rank where the rate is at least 1 / (n + 1); a tail fit where n is at least 50 and the
             rate at least 0.1 / n; otherwise that of the nearest rate that n allows, with a warning.
+            Of 5 to 49 images left out in turn, none is above what their spread lets the highest be.
         """
         check_rate(rate, "false-alarm rate")
-        n, score = self.count, self.score_at(rate)
-        odd = self._describe_odd(score)
-        if self._count_higher(rate):
-            return Threshold(rate, score, "conformal", warning=odd)
-        least, warning = self.least_p_value, ""
-        if rate < least:
-            n_needed = math.ceil(1 / rate - 1 - 1e-9)
-            if self.tail is not None or n < TAIL_COUNT:
-                n_needed = min(n_needed, max(TAIL_COUNT, math.ceil(TAIL_REACH / rate - 1e-9)))
-            warning = (
-                f"A false-alarm rate of {rate:g} needs {n_needed} good images, and there are {n}. "
-                f"So the threshold is for a rate of {least:.2g}. Calibrate on more good images."
-            )
-        used, warning = max(rate, least), f"{warning} {odd}".strip()
-        if self.tail is None:
-            return Threshold(used, score, "conformal", warning=warning)
+        score, n_higher, least = self.score_at(rate), self._count_higher(rate), self.least_p_value
+        used = rate if n_higher else max(rate, least)
+        warning = self._describe_reach(rate) if used != rate else ""
+        warning = f"{warning} {self._describe_odd(score)}".strip()
+        if self.tail is None or n_higher:
+            is_rank = score == self.image_score[-max(1, n_higher)]
+            return Threshold(used, score, "conformal" if is_rank else "spread", warning=warning)
         low, high = self.tail.interval(used)
         return Threshold(used, score, "tail", (min(low, score), max(high, score)), warning)
 
     def score_at(self, rate: float) -> float:
         """The score of ``threshold``, alone; the rate is above 0 and below 1."""
-        # Where no rank serves, never below what a good image was seen to score.
-        score = float(self.image_score[-max(1, self._count_higher(rate))])
+        # Where no rank serves, never below what a good image was seen to score, or could.
+        score = float(self.ranked[-max(1, self._count_higher(rate))])
         if self.tail is None or self._count_higher(rate):
             return score
         return max(self.tail.quantile(max(rate, self.least_p_value)), score)
@@ -213,27 +218,26 @@ class Calibration:
         n_higher += bool(np.float32((n_higher + 1) / (self.count + 1)) <= np.float32(rate))
         return min(n_higher, self.count)
 
+    def _describe_reach(self, rate: float) -> str:
+        """What so few images promise at best, and how many it takes for a rate below that."""
+        takes = str(n_ranked := math.ceil(1 / rate - 1 - 1e-9))
+        n_tailed = max(TAIL_COUNT, math.ceil(TAIL_REACH / rate - 1e-9))
+        if n_tailed < n_ranked and (self.tail is not None or self.count < TAIL_COUNT):
+            takes = f"{n_tailed} by the tail of their scores, {n_ranked} by a rank alone"
+        return (
+            f"{format_count(self.count, 'good image')} can promise one false alarm in "
+            f"{1 / self.least_p_value:.0f} at best, and the threshold is for that. A rate of "
+            f"{rate:g} takes {takes}."
+        )
+
     def _describe_odd(self, threshold: float) -> str:
-        """What to say of a threshold that one odd good image sets; empty for others.
-
-        The gap below the highest of exponential scores is exponential, of the same scale.
-
-        Source:
-            Renyi 1953, On the theory of order statistics.
-        """
-        if self.count < _ODD_COUNT or threshold != self.image_score[-1]:
-            return ""
-        before, highest = self.image_score[-2:].tolist()
-        others = self.image_score[:-1].astype(np.float64)
-        # Quantiles of what is sorted; np.quantile would import all of numpy.ma.
-        places = np.multiply((0.5, 0.9), len(others) - 1)
-        middle, high = np.interp(places, np.arange(len(others)), others)
-        scale = max((high - middle) / math.log(0.5 / 0.1), 1e-12)
-        if math.exp(-(highest - before) / scale) > _ODD_CHANCE:
+        """What to say of a threshold that one odd good image sets; empty for others."""
+        scores = self.image_score
+        if self.count < _ODD_COUNT or threshold != scores[-1] or not is_highest_odd(scores):
             return ""
         return (
-            f"One good image scores {highest:.4g} and sets it, the next {before:.4g}: look at that "
-            "image, for defects below its score are missed."
+            f"One good image scores {scores[-1]:.4g} and sets it, the next {scores[-2]:.4g}: look "
+            "at that image, for defects below its score are missed."
         )
 
     @cached_property

@@ -99,7 +99,7 @@ def threshold_pieces(calibration: Calibration) -> Pieces:
         bends = np.concatenate((_before(bend), bend, _after(bend))).clip(rates[0], rates[-1])
         rates = np.union1d(rates, bends)
         below = Pieces.through(rates, np.array([*map(calibration.score_at, rates.tolist())]))
-    served = below.then(ranks[:1], Pieces.level(ranks[1:], calibration.image_score[::-1]))
+    served = below.then(ranks[:1], Pieces.level(ranks[1:], calibration.ranked[::-1]))
     return _by_rate(served, _round_down([decide(calibration).threshold.score]))
 
 
