@@ -1,11 +1,13 @@
 """Every fact of the backbone table against the network it speaks of."""
 
 import random
+from dataclasses import asdict
 from pathlib import PurePosixPath
 
 import pytest
 import timm
 import torch
+from msgspec import ValidationError, convert
 from oracle import NETWORKS, hooked, tap_names, whole_network
 from torchvision.models import get_model_weights
 
@@ -197,3 +199,10 @@ def test_the_taps_of_the_table_read_off_the_network_give_the_table(spec: Backbon
 def test_taps_that_cannot_be_are_refused(name: str, taps: tuple[int, ...], blocks: str) -> None:
     with pytest.raises(UsageError, match=rf"has the blocks {blocks}, each to be named once"):
         with_taps(backbone(name), taps)
+
+
+def test_a_package_in_a_file_is_looked_for_and_never_imported() -> None:
+    facts = asdict(BACKBONES["efficientnet_lite0"])
+    assert convert(facts, BackboneSpec) == BACKBONES["efficientnet_lite0"]
+    with pytest.raises(ValidationError, match=r"regex.*\$\.package"):
+        convert(facts | {"package": "antigravity.models"}, BackboneSpec)
