@@ -93,7 +93,8 @@ def describe_network(name: str, taps: Sequence[int] | None = None) -> BackboneSp
             f"{len(offered) - 1}, each to be named once and in order. Try "
             f"{','.join(map(str, _propose_taps(offered)))}."
         )
-    channels, strides = _measure(_cut(network, taps), (side, side), name)
+    described = tuple(offered[tap] for tap in taps)
+    channels, strides = _measure(_cut(network, taps), (side, side), name, described)
     return BackboneSpec(
         name=f"{TIMM}{_full_name(config.architecture, config.tag)}",
         library="timm",
@@ -345,12 +346,18 @@ def measure_maps(
 
 
 def _measure(
-    trunk: Intermediates, size_px: tuple[int, int], name: str
+    trunk: Intermediates, size_px: tuple[int, int], name: str, described: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The channels and the stride of each feature map; the strides as timm ``described`` them."""
     try:
         channels, strides = measure_maps(trunk, size_px)
     except _REFUSALS as error:
         raise UsageError(f"{name} cannot be used: {_reason(error)}. Choose another.") from error
+    if strides != described:  # as of ConvNeXt in timm 1.0.15
+        raise UsageError(
+            f"{name} cannot be used: this release of timm numbers its feature maps otherwise than "
+            "it describes them. Choose another, or another release of timm."
+        )
     if any(coarse % fine for fine, coarse in pairwise(sorted(strides))):
         raise UsageError(
             f"{name} cannot be used: the strides of its taps, {join_names(strides)}, do not nest. "
