@@ -316,9 +316,7 @@ def judge(
 
 
 def join_scores(state: ModelState, collector: Collector) -> tuple[ModelState, Collector]:
-    """Let a model weigh the scores of its heads by those of a second look.
-
-    A single image says nothing of how scores spread: the model goes on weighing as it did.
+    """Let a model weigh the scores of its heads by those of a second look, one image at least.
 
     Returns:
         The model, and what was collected with one score for each image.
@@ -326,9 +324,7 @@ def join_scores(state: ModelState, collector: Collector) -> tuple[ModelState, Co
     scores = collector.scores()
     if scores.shape[1] == 1:
         return state, collector
-    fusion = Fusion.of(scores) if len(scores) > 1 else state.fusion
-    if fusion is None:
-        return state, collector.joined(scores[:, 0])
+    fusion = Fusion.of(scores)
     joined = fusion.join(torch.from_numpy(scores).unbind(dim=1))
     return replace(state, fusion=fusion), collector.joined(joined.numpy())
 
