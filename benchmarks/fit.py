@@ -80,7 +80,7 @@ def candidates_of(
                 fitter.features(batch)
 
     def accumulate() -> Moments:
-        accumulator = Accumulator()
+        accumulator = Accumulator(len(fitter.encoder.pyramid.levels))
         for batch in embeddings:
             accumulator.add(batch)
         return accumulator.moments()

@@ -119,13 +119,13 @@ def list_levers() -> Iterator[Lever]:
         yield Lever(f"standard{word}", Score(Map(geometry, 3, 4.0), 0.01))
         yield Lever(f"fast{word}", Score(Map(geometry, 2, 2.0), 0.005))
         for coarse in COARSE_FRACTIONS:
-            yield Lever(f"coarse {coarse:.0%} alone{word}", Score(Map(geometry, 0, 4.0), coarse))
+            yield Lever(f"coarse {coarse:.0%} alone{word}", Score(Map(geometry, 0, 0.0), coarse))
         for n_levels, fraction in product((3, 2), FINE_FRACTIONS):
             fine = Score(Map(geometry, n_levels, 2.0), fraction)
             name = f"{n_levels} levels{word}, {f'{fraction:.1%}' if fraction else 'maximum'}"
             yield Lever(name, fine)
             for coarse in COARSE_FRACTIONS:
-                fused = Lever(f"{name} + {coarse:.0%}", fine, Score(Map(geometry, 0, 4.0), coarse))
+                fused = Lever(f"{name} + {coarse:.0%}", fine, Score(Map(geometry, 0, 0.0), coarse))
                 yield fused
                 for fusion in () if fraction else tuple(FUSIONS)[1:]:
                     yield replace(fused, name=f"{fused.name}, {fusion}", fusion=fusion)

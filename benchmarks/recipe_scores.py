@@ -48,6 +48,7 @@ class Geometry:
         size_px: Side of what the network sees; the recipe's when None.
         taps: Numbers of the tapped blocks; the backbone's when None.
         is_mirrored: Whether they are the mean of an image's and of its left-right mirror's.
+        coarse_scale: Of the copy of the image that the coarse head sees.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Geometry:
     size_px: int | None = None
     taps: tuple[int, ...] | None = None
     is_mirrored: bool = False
+    coarse_scale: float = 0.625
 
     def prepare(self, backbone: str) -> Fitter:
         """Find and load what computes them."""
@@ -65,7 +67,7 @@ class Geometry:
                 size_px=self.size_px,
                 taps=self.taps,
                 mirrored=self.is_mirrored,
-                coarse_head=True,
+                coarse_scale=self.coarse_scale,
                 device="cpu",
             )
         )
@@ -77,8 +79,9 @@ class Map:
 
     Attributes:
         geometry: Of the features.
-        n_levels: How many levels it looks at, from the coarsest; 0 for the coarse head.
-        sigma_px: Blur.
+        n_levels: How many levels it looks at, from the coarsest; 0 for the cells of the coarse
+            head.
+        sigma_px: Blur; none of those cells.
     """
 
     geometry: Geometry
@@ -220,7 +223,7 @@ def fit(embedded: Embedded, fitted: Places, n_levels: Iterable[int]) -> dict[int
         n_levels: As of ``Map``.
     """
     recipe, pyramid = embedded.fitter.recipe, embedded.fitter.encoder.pyramid
-    moments, _ = add_up(embedded.batches(fitted))
+    moments, _ = add_up(embedded.batches(fitted), embedded.fitter.encoder.pyramid)
     if recipe.eps_rule == "relative":
         eps = relative_eps(moments, recipe.eps)
     else:
@@ -270,7 +273,9 @@ def measure_case(
         for i, features in enumerate(embedded.batches(places)):
             distances = {n: head.of(features, is_new=which == "test") for n, head in heads.items()}
             for one, of in fractions.items():
-                anomaly_maps = finish(embedded.fitter, distances[one.n_levels], one.sigma_px)
+                anomaly_maps = distances[one.n_levels]
+                if one.n_levels:
+                    anomaly_maps = finish(embedded.fitter, anomaly_maps, one.sigma_px)
                 for fraction, values in hottest(anomaly_maps, of).items():
                     found[f"{which} {Score(one, fraction).key}"].append(values)
                 if which == "test" and one in counted:

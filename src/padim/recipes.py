@@ -10,7 +10,7 @@ from padim.errors import UsageError
 
 EPS_RULES = ("absolute", "relative")
 MOST_PX = 1 << 26  # of a picture at network size
-_LEVERS = ("mirrored", "coarse_head", "coarse_sigma_px", "coarse_fraction")  # fields of a recipe
+_LEVERS = ("mirrored", "coarse_scale", "coarse_fraction")  # fields of a recipe
 EPS_FLOOR = 1e-4  # a level of dead channels would otherwise have no covariance at all
 
 
@@ -35,16 +35,15 @@ class Recipe:
     tile_px: Side | None = None  # side of the square parts that the network sees one at a time
     tile_overlap_px: Index = 128  # at least, and twice what is seen around a region of interest
     mirrored: bool = False  # features are the mean of the image's and its left-right mirror's
-    # A Gaussian of its own for the last tap, averaged with its neighbours: the blur of its map, and
-    # the fraction of the hottest pixels of that, whose mean is its score. It joins the image score.
-    coarse_head: bool = False
-    coarse_sigma_px: Annotated[float, Meta(ge=0, le=1 << 16)] = 4.0
+    # The coarse head sees a copy of the image at this scale; 0: there is none. Its score, the mean
+    # of this fraction of its highest distances, joins the image score.
+    coarse_scale: Annotated[float, Meta(ge=0, le=1)] = 0.0
     coarse_fraction: Fraction = 0.05
 
     @property
     def has_levers(self) -> bool:
         """Whether features are mirrored, or there is a coarse head: older releases know neither."""
-        return self.mirrored or self.coarse_head
+        return self.mirrored or self.coarse_scale > 0
 
     def to_json(self) -> dict[str, object]:
         """The recipe as plain data, without a word of what it has not and older releases lack."""

@@ -31,7 +31,7 @@ EVERY: FitChoices = {
     "device": "cpu",
     "precision": "bfloat16",
     "mirrored": True,
-    "coarse_head": True,
+    "coarse_scale": 0.5,
     "sigma_px": 2,
     "score_fraction": 0.1 + 0.2,
     "calibrate": False,

@@ -1,12 +1,11 @@
 """Mirrored features and two heads, against the formulas written out."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import oracle
 import pytest
-import scipy.ndimage
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -22,48 +21,62 @@ from padim.model.torch_score import TileScore
 from padim.scoring.predictor import Prediction
 
 SIZE_PX = (64, 64)
-KERNEL = np.outer((1, 2, 1), (1, 2, 1)) / 16
-BOTH = FitChoices(size_px=SIZE_PX, store="float32", engine="torch", mirrored=True, coarse_head=True)
+COARSE_PX = (48, 48)
+BOTH = FitChoices(
+    size_px=SIZE_PX, store="float32", engine="torch", mirrored=True, coarse_scale=0.75
+)
 
 
-def feature_maps(pixels: NDArray[np.uint8]) -> list[oracle.Floats]:
-    """Of a network that is run as it is, on the images and on their mirror images."""
+def feature_maps(pixels: NDArray[np.uint8], size_px: tuple[int, int]) -> list[oracle.Floats]:
+    """Of a network that is run as it is, on smaller images and on their mirror images."""
     network, names = oracle.lite0(), oracle.tap_names("efficientnet_lite0")
     plain, mirrored = (
-        oracle.hooked(network, names, oracle.normalised(one, *oracle.MEAN_STD["half"]))
+        oracle.hooked(
+            network,
+            names,
+            torch.nn.functional.interpolate(
+                oracle.normalised(one, *oracle.MEAN_STD["half"]),
+                size_px,
+                mode="bilinear",
+                antialias=True,
+            ),
+        )
         for one in (pixels, pixels[:, :, ::-1])
     )
     pairs = zip(plain, mirrored, strict=True)
     return [(one.numpy() + other.numpy()[..., ::-1]) / 2 for one, other in pairs]
 
 
-def blurred(maps: oracle.Floats) -> oracle.Floats:
-    return scipy.ndimage.correlate(maps, KERNEL[None, None], mode="nearest")
+@dataclass(frozen=True)
+class Seen:
+    """The feature maps of images, and those of the last tap of their smaller copies."""
+
+    fine: list[oracle.Floats]
+    coarse: oracle.Floats
+
+    def pick(self, places: list[int]) -> "Seen":
+        return Seen([one[places] for one in self.fine], self.coarse[places])
 
 
 def scores_of(
-    train: list[oracle.Floats], test: list[oracle.Floats], eps: tuple[oracle.Floats, ...]
+    train: Seen, test: Seen, eps: tuple[oracle.Floats, ...]
 ) -> tuple[oracle.Floats, oracle.Floats]:
     """The maps of the levels, and the scores by either head, shape ``(N, 2)``."""
-    fine = oracle.distances(oracle.embeddings(train), oracle.embeddings(test), eps[0])
-    coarse = oracle.distances(blurred(train[-1]), blurred(test[-1]), eps[1])
+    fine = oracle.distances(oracle.embeddings(train.fine), oracle.embeddings(test.fine), eps[0])
+    coarse = oracle.distances(train.coarse, test.coarse, eps[1])
     maps = oracle.anomaly_map(fine, SIZE_PX, sigma_px=4)
-    coarse_maps = oracle.anomaly_map(coarse, SIZE_PX, sigma_px=4)
-    both = oracle.image_score(maps, 0.01), oracle.image_score(coarse_maps, 0.05)
-    return maps, np.stack(both, axis=1)
+    return maps, np.stack((oracle.image_score(maps, 0.01), oracle.image_score(coarse, 0.05)), 1)
 
 
 def test_maps_and_scores_equal_the_formulas_written_out() -> None:
     pixels = oracle.random_images(9, SIZE_PX)
-    maps = feature_maps(pixels)
-    train, test = [m[:6] for m in maps], [m[6:] for m in maps]
-    eps = oracle.relative_eps(train, 0.01), oracle.relative_eps([blurred(train[-1])], 0.01)
+    seen = Seen(feature_maps(pixels, SIZE_PX), feature_maps(pixels, COARSE_PX)[-1])
+    train, test = seen.pick([0, 1, 2, 3, 4, 5]), seen.pick([6, 7, 8])
+    eps = oracle.relative_eps(train.fine, 0.01), oracle.relative_eps([train.coarse], 0.01)
     expected, by_head = scores_of(train, test, eps)
     left_out = np.concatenate(
         [
-            scores_of([np.delete(m, i, axis=0) for m in train], [m[i : i + 1] for m in train], eps)[
-                1
-            ]
+            scores_of(train.pick([k for k in range(6) if k != i]), train.pick([i]), eps)[1]
             for i in range(6)
         ]
     )
@@ -118,13 +131,13 @@ def test_the_model_survives_its_file_and_its_graphs(images: list[Path], tmp_path
 def test_a_model_without_them_says_nothing_of_them(images: list[Path]) -> None:
     metadata = padim.fit(images[:3], size_px=SIZE_PX).state.metadata()
     assert metadata["format_version"] == 1
-    assert not {"mirrored", "coarse_head", "coarse_sigma_px"} & metadata["recipe"].keys()
+    assert not {"mirrored", "coarse_scale", "coarse_fraction"} & metadata["recipe"].keys()
     assert "fusion" not in metadata
 
 
 def test_tile_by_tile_they_score_as_all_at_once() -> None:
     fitter = oracle.small_fitter(
-        size_px=(96, 128), tile_px=64, tile_overlap_px=32, mirrored=True, coarse_head=True
+        size_px=(96, 128), tile_px=64, tile_overlap_px=32, mirrored=True, coarse_scale=0.75
     )
     state = fitter.fit(list(oracle.random_images(5, (96, 128)))).state
     images = oracle.random_images(3, (96, 128), seed=5)
@@ -159,7 +172,7 @@ def test_the_coarse_head_looks_inside_the_region_alone() -> None:
     left = np.zeros(SIZE_PX, np.bool_)
     left[:, :32] = True
     model = padim.fit(list(pixels[:5]), roi=left, tile_overlap_px=32, **BOTH)
-    assert [shape[0] for shape in model.state.pyramid.shapes] == [8, 32, 128, 8]
+    assert [shape[0] for shape in model.state.pyramid.shapes] == [8, 32, 128, 6]
     changed = pixels[5].copy()
     changed[:, 60:] = 0  # beyond what the network sees around the region
     for one, other in zip(scored(model, [pixels[5]]), scored(model, [changed]), strict=True):

@@ -194,7 +194,7 @@ def test_a_recipe_takes_every_change() -> None:
         "tile_px": 32,
         "tile_overlap_px": 0,
         "mirrored": True,
-        "coarse_head": True,
+        "coarse_scale": 0.5,
     }
     recipe = recipe_of(FitSettings(**changed))  # type: ignore[arg-type]  # values of many types
     assert {name: getattr(recipe, name) for name in changed} == changed
@@ -202,7 +202,6 @@ def test_a_recipe_takes_every_change() -> None:
         "name",
         "crop_fraction",
         "resample",
-        "coarse_sigma_px",
         "coarse_fraction",
     }  # of the recipe alone
     assert {one.name for one in fields(Recipe)} == own | changed.keys()

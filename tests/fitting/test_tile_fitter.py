@@ -21,7 +21,6 @@ from padim.files import sha256
 from padim.fitting.fit import build_model
 from padim.fitting.fitter import Fitter
 from padim.images.roi import Roi
-from padim.method.postprocess import Postprocess
 from padim.method.pyramid import build_pyramid
 from padim.method.tiles import plan_tiles
 from padim.model.file import load_state
@@ -232,8 +231,7 @@ def test_the_hottest_pixels_are_those_of_a_tile_whatever_the_region() -> None:
     inside[:64, :64] = True
     for roi, n_counted in ((None, SIZE_PX[0] * SIZE_PX[1]), (inside, 64 * 64)):
         state = tiled_fitter(roi=roi, calibrate=False).fit(list(oracle.random_images(2, SIZE_PX)))
-        postprocess = finish_of(state.state).postprocess[0]
-        assert isinstance(postprocess, Postprocess)
+        postprocess = finish_of(state.state).postprocess
         assert postprocess.n_counted == n_counted
         assert postprocess.score_fraction * n_counted == pytest.approx(0.01 * 64 * 64)
 

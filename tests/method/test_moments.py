@@ -81,7 +81,7 @@ def test_batches_added_one_by_one_equal_one_pass(
     levels: list[tuple[int, int]], sizes: list[int], seed: int
 ) -> None:
     embeddings = features(levels, sum(sizes), seed)
-    accumulator = Accumulator()
+    accumulator = Accumulator(len(embeddings))
     for shard in shards(embeddings, sizes):
         accumulator.add(shard)
     assert_moments_of(accumulator.moments(), embeddings)
@@ -90,7 +90,7 @@ def test_batches_added_one_by_one_equal_one_pass(
 @pytest.mark.parametrize("sizes", [[GROUP], [GROUP - 3, 7], [1, 2 * GROUP], [GROUP + 1] * 2])
 def test_batches_that_fill_a_group_or_cross_it_equal_one_pass(sizes: list[int]) -> None:
     embeddings = features([(2, 2), (2, 3)], sum(sizes), seed=0)
-    accumulator = Accumulator()
+    accumulator = Accumulator(len(embeddings))
     for shard in shards(embeddings, sizes):
         accumulator.add(shard)
     assert_moments_of(accumulator.moments(), embeddings)
@@ -121,7 +121,7 @@ def test_a_pilot_far_from_the_mean_costs_no_digits() -> None:
     shifted = [e.clone() for e in embeddings]
     for e in shifted:
         e[:, 0] += 1e3
-    accumulator = Accumulator()
+    accumulator = Accumulator(len(embeddings))
     for shard in shards(shifted, [1, 39]):
         accumulator.add(shard)
     assert_moments_of(accumulator.moments(), shifted)
@@ -163,7 +163,7 @@ def test_batch_size_changes_no_moment_of_real_features(batch: int) -> None:
     pixels = torch.from_numpy(oracle.random_images(10, (64, 64)))
     with torch.inference_mode():
         embeddings = fitter.features(pixels)
-    accumulator = Accumulator()
+    accumulator = Accumulator(len(embeddings))
     for shard in shards(embeddings, [len(part) for part in torch.arange(10).split(batch)]):
         accumulator.add(shard)
     assert_moments_of(accumulator.moments(), [e.double() for e in embeddings])

@@ -1,16 +1,14 @@
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
-import scipy.ndimage
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from padim.backbones import backbone
 from padim.errors import UsageError
-from padim.method.pyramid import Level, Pyramid, build_pyramid, nest
+from padim.method.pyramid import Level, Pyramid, build_pyramid, nest, scale_px
 
 PAIRS = st.tuples(st.integers(1, 4), st.integers(1, 4))
 
@@ -149,31 +147,19 @@ def test_more_dims_than_there_are_is_refused(n_dims: int, nearest: int) -> None:
         build_pyramid(backbone("efficientnet_lite0"), (64, 64), n_dims)
 
 
-def test_the_coarse_head_sees_the_last_tap_blurred_over_its_neighbours() -> None:
-    levels = [Level((3, 4), (1, 2), ((0, 2), (1, 2))), Level((6, 8), (0,), ((0, 1),))]
-    pyramid = replace(nest(levels), has_coarse_head=True)
-    generator = torch.Generator().manual_seed(0)
-    maps = [
-        torch.randn(2, 3, *grid, generator=generator, dtype=torch.float64)
-        for grid in ((6, 8), (3, 4), (3, 4))
-    ]
-    *plain, coarse = pyramid.split(maps)
-    for ours, theirs in zip(plain, nest(levels).split(maps), strict=True):
-        assert torch.equal(ours, theirs)
-    kernel = np.outer((1, 2, 1), (1, 2, 1)) / 16
-    expected = np.stack(
-        [
-            [scipy.ndimage.correlate(channel, kernel, mode="nearest") for channel in image]
-            for image in maps[2][:, [1, 2]].numpy()
-        ]
-    )  # (N, C, h, w)
-    found = coarse.numpy().transpose(1, 2, 0).reshape(2, 2, 3, 4)
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
-
-
 def test_the_rows_of_the_coarse_head_are_counted() -> None:
-    levels = [Level((1, 2), (1,), ((0, 1, 2),)), Level((2, 4), (0,), ((0, 1),))]
-    pyramid = Pyramid(tuple(levels), coarse_cells=(1,), has_coarse_head=True)
+    levels = (Level((1, 2), (1,), ((0, 1, 2),)), Level((2, 4), (0,), ((0, 1),)))
+    coarse = Pyramid((Level((1, 1), (1,), ((0, 1, 2),)),))
+    pyramid = Pyramid(levels, coarse_cells=(1,), coarse=coarse)
     assert pyramid.shapes == [(1, 3, 3), (4, 2, 5), (1, 3, 3)]
     assert pyramid.n_entries == 9 + 40 + 9
+    assert pyramid.n_steps == 2
     assert pyramid.by_head("abc") == ["ab", "c"]
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"),
+    [(0.625, (160, 320)), (0.6, (160, 304)), (0.01, (16, 16)), (1, (256, 512))],
+)
+def test_a_copy_is_of_whole_cells(scale: float, expected: tuple[int, int]) -> None:
+    assert scale_px((256, 512), scale, 16) == expected

@@ -155,15 +155,11 @@ def _describe_levers(document: Document) -> dict[str, str]:
     recipe, levers = document["recipe"], {}
     if recipe.get("mirrored"):
         levers["features"] = "the mean of the image's and its mirror's"
-    if recipe.get("coarse_head"):
-        last, grid = document["levels"][0]["channels"][-1], document["levels"][0]["grid"]
-        joins = (
-            ""
-            if document.get("fusion")
-            else "; no part of the score, as nothing was calibrated in the fit"
-        )
+    if scale := recipe.get("coarse_scale"):
+        joins = "" if document.get("fusion") else "; not calibrated, so no part of the score"
+        n_dims = len(document["levels"][0]["channels"][-1])
         levers["coarse head"] = (
-            f"{len(last)} dims at {grid[0]}x{grid[1]}, mean of the hottest "
+            f"{n_dims} dims of a copy at scale {scale:g}, mean of the hottest "
             f"{recipe['coarse_fraction']:.2%}{joins}"
         )
     return levers

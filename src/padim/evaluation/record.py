@@ -43,7 +43,7 @@ class Settings(TypedDict):
     resample: Literal["bilinear", "lanczos"]
     n_dims: Count
     versions: dict[str, str]
-    coarse_head: NotRequired[bool]
+    coarse_scale: NotRequired[float]
     n_seeds: NotRequired[Annotated[int, Meta(ge=1, le=MOST_SEEDS)]]
     white: NotRequired[Annotated[int, Meta(ge=1, le=FULL_WHITE)]]
     page: NotRequired[Annotated[int, Meta(ge=1)]]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from padim.features.trunk import AnyTrunk
-from padim.images.preprocess import Preprocess
+from padim.images.preprocess import Preprocess, resize_matrix
 from padim.method.pyramid import Pyramid
 from padim.method.tiles import Tile, Tiling
 
@@ -13,7 +13,7 @@ class Features(nn.Module):
     """From uint8 images to the features of each level; ``preprocess`` gives mean and deviation.
 
     Where they are ``mirrored``, a feature is the mean of two: of the image, and of its left-right
-    mirror at the mirrored place.
+    mirror at the mirrored place. Those of a coarse head come last, of a smaller copy.
     """
 
     def __init__(
@@ -37,21 +37,39 @@ class Features(nn.Module):
         width = preprocess.size_px[1]
         self.register_buffer("mean", torch.tensor(preprocess.mean).repeat(width) * 255)
         self.register_buffer("std", torch.tensor(preprocess.std).repeat(width) * 255)
+        self.rows: Tensor
+        self.columns: Tensor
+        if pyramid.coarse is not None:
+            fine, grid = pyramid.levels[0].grid, pyramid.coarse.levels[0].grid
+            for axis, side, n, m in zip(
+                ("rows", "columns"), preprocess.size_px, fine, grid, strict=True
+            ):
+                matrix = resize_matrix(side // n * m, side, "bilinear")
+                self.register_buffer(axis, torch.from_numpy(matrix).float())
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Features of RGB ``(N, H, W, 3)``, uint8: ``(cells, N, d)`` per level, float32."""
         if self.mirrored:
             images = torch.stack((images, images.flip(2)), dim=1).flatten(0, 1)
         pixels = self.normalise(images)
+        levels = self.pyramid.split(self._look(pixels))
+        if self.pyramid.coarse is not None:
+            small = self.rows @ pixels @ self.columns.t()
+            small = small.contiguous(memory_format=torch.channels_last)
+            levels += self.pyramid.coarse.split(self._look(small))
+        return levels
+
+    def _look(self, pixels: Tensor) -> list[Tensor]:
+        """A feature map per tap, of normalised pixels."""
         with torch.autocast(
-            images.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16
+            pixels.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16
         ):
             feature_maps = self.trunk(pixels)
         feature_maps = [feature_map.float() for feature_map in feature_maps]
         if self.mirrored:
             pairs = [feature_map.unflatten(0, (-1, 2)) for feature_map in feature_maps]
             feature_maps = [(pair[:, 0] + pair[:, 1].flip(3)) / 2 for pair in pairs]
-        return self.pyramid.split(feature_maps)
+        return feature_maps
 
     def normalise(self, images: Tensor) -> Tensor:
         """What the trunk takes: shape ``(N, 3, H, W)``, float32, in memory channels last."""

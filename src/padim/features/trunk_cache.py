@@ -48,7 +48,7 @@ def find_graph(encoder: Encoder, trunk_sha256: str) -> Path:
         "trunk_sha256": trunk_sha256,
         "backbone": asdict(window.spec),
         "levels": window.pyramid.to_json(),
-        "has_coarse_head": window.pyramid.has_coarse_head,
+        "coarse": window.pyramid.coarse and window.pyramid.coarse.to_json(),
         "mirrored": window.mirrored,
         "preprocess": window.preprocess.to_json(),
         "versions": read_versions(),

@@ -85,7 +85,7 @@ def choices_of(state: "ModelState") -> FitChoices:
         "engine": encoder.engine.name,
         "precision": encoder.precision,
         "mirrored": recipe.mirrored,
-        "coarse_head": recipe.coarse_head,
+        "coarse_scale": recipe.coarse_scale,
         "sigma_px": recipe.sigma_px,
         "score_fraction": recipe.score_fraction,
         "calibrate": state.calibration is not None or state.count == 1,

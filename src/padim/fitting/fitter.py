@@ -116,7 +116,7 @@ class Fitter:
             return kept or self.embedder.embed_again(images, seen.hashes, skip=skip)
 
         is_judged = settings.calibrate and moments.count > 1
-        advance = begin("solve", self.encoder.pyramid.n_coarse_cells * (1 + is_judged))
+        advance = begin("solve", self.encoder.pyramid.n_steps * (1 + is_judged))
         state = self._solve(moments, seen, advance)
         held = moments if settings.keep_moments or settings.drop_outliers else None
         fitted, left = Fitted(state, seen.paths), seen
@@ -173,8 +173,9 @@ class Fitter:
         n_images = len(seen.hashes)
         advance = begin("drop outliers", n_images)
         unwanted = looks.pick(looks.tell(batches(), advance), dropped)
-        moments, left = moments.without(looks.add_up(unwanted)[0]), seen.without(dropped)
-        advance = begin("solve", self.encoder.pyramid.n_coarse_cells * 2)
+        gone, _ = looks.add_up(unwanted, self.encoder.pyramid)
+        moments, left = moments.without(gone), seen.without(dropped)
+        advance = begin("solve", self.encoder.pyramid.n_steps * 2)
         state = self._solve(moments, left, advance)
         leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid, advance)
         staying = looks.pick(batches(), set(range(n_images)) - dropped)

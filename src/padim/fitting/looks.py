@@ -24,6 +24,7 @@ from padim.images.thumbnails import Look
 from padim.method.fusion import Fusion
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Accumulator, Moments
+from padim.method.pyramid import Pyramid
 from padim.method.tiles import Tile
 from padim.model.scorer import finish_of
 from padim.model.state import ModelState
@@ -248,20 +249,20 @@ def look(
             seen = seen.add(batch, with_thumbnails=with_thumbnails, with_samples=with_samples)
             advance(len(batch))
 
-    moments, kept = add_up(batches(), kept_bytes)
+    moments, kept = add_up(batches(), embedder.encoder.pyramid, kept_bytes)
     if not seen.hashes:
         raise DatasetError(NO_IMAGE)
     return FirstLook(seen, moments, kept)
 
 
 def add_up(
-    batches: Iterable[list[Tensor]], kept_bytes: int = 0
+    batches: Iterable[list[Tensor]], pyramid: Pyramid, kept_bytes: int = 0
 ) -> tuple[Moments, list[list[Tensor]]]:
-    """Sum batches of embeddings, ``(cells, N, d)`` per level, to moments.
+    """Sum batches of embeddings, ``(cells, N, d)`` per level of a pyramid's heads, to moments.
 
     The batches are kept as well, but none when they are more than ``kept_bytes``.
     """
-    accumulator = Accumulator()
+    accumulator = Accumulator(len(pyramid.levels))
     kept: list[list[Tensor]] = []
     for batch in batches:
         accumulator.add(batch)
@@ -284,7 +285,7 @@ def second_look(
 ) -> Collector:
     """Score images of a model under the model without each: all, or a part from ``start`` on.
 
-    ``distances`` are leave-one-out distances in groups, ``(N, h, w)`` per head, float32.
+    ``distances`` are those of ``LeaveOneOut`` in groups, float32.
     ``advance`` is told how many more have been scored, and ``n_maps`` of the highest scores are
     kept.
     """

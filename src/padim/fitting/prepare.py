@@ -203,7 +203,6 @@ def _plan_tiling(
         n_random_dims = spec.n_random_dims and min(spec.n_random_dims, spec.n_dims)
     seed = RANDOM_DIMS_SEED + settings.dims_seed
     pyramid = build_pyramid(spec, recipe.size_px, n_random_dims, seed)
-    pyramid = replace(pyramid, has_coarse_head=recipe.coarse_head)
     region = preprocess.roi
     if settings.tile_px is not None and recipe.crop_fraction < 1:
         raise UsageError(

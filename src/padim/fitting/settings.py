@@ -169,11 +169,13 @@ class FitSettings:
             "network",
         ),
     ] = None
-    coarse_head: Annotated[
-        bool | None,
+    coarse_scale: Annotated[
+        float | None,
         Choice(
-            "A second look at the last tap, blurred over its neighbours; it joins the image score.",
+            "A second look, at a copy of the image at this scale, joins the score; 0: none.",
             "network",
+            "X",
+            within=Range(0, 1, usual=0.625),
         ),
     ] = None
     sigma_px: Annotated[
@@ -298,7 +300,7 @@ class FitChoices(TypedDict, total=False):
     device: str
     precision: str
     mirrored: bool | None
-    coarse_head: bool | None
+    coarse_scale: float | None
     sigma_px: float | None
     score_fraction: float | None
     calibrate: bool

@@ -93,7 +93,7 @@ def _fit_tile(
     advance: Advance,
 ) -> None:
     """Write the rows and means of one part, and the distances of its images."""
-    moments, kept = looks.add_up(looks.tell(batches(), advance), kept_bytes)
+    moments, kept = looks.add_up(looks.tell(batches(), advance), pyramid, kept_bytes)
     rows = factor(moments, eps, max(moments.count - 1, 1), files.whitening[0].dtype)
     for i, span in enumerate(spans):
         files.whitening[i].write(span.start, rows[i])
@@ -116,13 +116,14 @@ def _fit_tile(
 
 
 def _read_maps(pyramid: Pyramid, files: Sequence[FileTensor]) -> Iterator[list[Tensor]]:
-    """The distances of all images in groups, ``(N, h, w)`` per head."""
+    """The distances of all images in groups, as ``LeaveOneOut`` gives them."""
     n_cells = [head.n_cells(-1) for head in pyramid.heads]
-    for first in range(0, len(files[0]) // n_cells[0], N_FINISHED):
-        yield [
-            head.on_grid(file[first * n : (first + N_FINISHED) * n].view(-1, n).t())
-            for head, file, n in zip(pyramid.heads, files, n_cells, strict=True)
-        ]
+    for start in range(0, len(files[0]) // n_cells[0], N_FINISHED):
+        first, *others = (
+            file[start * n : (start + N_FINISHED) * n].view(-1, n)
+            for file, n in zip(files, n_cells, strict=True)
+        )
+        yield [pyramid.on_grid(first.t()), *others]
 
 
 def _survey(

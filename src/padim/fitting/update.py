@@ -156,7 +156,8 @@ def forget(
                     kept[:] = [sample for sample in kept if not np.array_equal(sample, mirrored)]
                 yield embeddings
 
-        fewer = moments.without(looks.add_up(looks.tell(batches(), begin("forget", len(gone))))[0])
+        told = looks.tell(batches(), begin("forget", len(gone)))
+        fewer = moments.without(looks.add_up(told, state.pyramid)[0])
         if state.samples is not None:
             samples = replace(state.samples, image=np.stack(kept)) if kept else None
             state = replace(state, samples=samples)
@@ -257,7 +258,7 @@ def _change(
     check: Callable[[], None],
 ) -> PaDiM:
     """Solve a model anew and write it, after a last ``check``."""
-    advance = begin("solve", before.pyramid.n_coarse_cells * (2 if recalibrate else 1))
+    advance = begin("solve", before.pyramid.n_steps * (2 if recalibrate else 1))
     store = before.whitening[0].dtype
     state = solve(before.encoder, before.recipe, store, before.trunk, moments, hashes, advance)
     state = replace(state, fusion=before.fusion)

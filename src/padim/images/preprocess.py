@@ -75,7 +75,7 @@ class Preprocess:
             source_px, self._scale_px(source_px), self.size_px, strict=True
         ):
             start = _crop_start(n_resized, n_out)
-            matrix = _resize_matrix(n_resized, n_in, self.resample)
+            matrix = resize_matrix(n_resized, n_in, self.resample)
             matrices.append(matrix[start : start + n_out])
         rows, columns = matrices
         # Releases of Pillow differ in which they do first, so this one is asked.
@@ -191,7 +191,7 @@ class Preprocess:
         return picture
 
 
-def _resize_matrix(
+def resize_matrix(
     n_out: int, n_in: int, resample: Literal["bilinear", "lanczos"]
 ) -> NDArray[np.float64]:
     """Resize along one axis, antialiased, as a matrix ``(n_out, n_in)`` in whole 2^-22.

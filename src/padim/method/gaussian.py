@@ -1,12 +1,13 @@
 """From moments to whitening rows: the fit in closed form."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from padim.errors import UsageError
-from padim.method.moments import Moments, first_of_head
+from padim.method.moments import Moments
 from padim.recipes import EPS_FLOOR
 
 STORES = {"float16": torch.float16, "float32": torch.float32}
@@ -56,23 +57,39 @@ def factor(
     Raises:
         UsageError: A covariance is singular, or does not fit the type: eps is too small.
     """
-    own = [mean.shape[1] for mean in moments.mean]
-    cells = [mean.shape[0] for mean in moments.mean]
-    first = first_of_head(cells)
-    context = [sum(own[first[level] : level]) for level in range(len(own))]
+    n_levels = len(moments.mean)
+    starts = [level for level in range(n_levels) if len(moments.scatter[level]) == 1]
+    rows: list[Tensor] = []
+    for start, stop in pairwise((*starts, n_levels)):
+        head = slice(start, stop)
+        rows += _factor_head(
+            moments.mean[head], moments.scatter[head], eps[head], dof, dtype, advance
+        )
+    return rows
+
+
+def _factor_head(
+    means: Sequence[Tensor],
+    scatter: Sequence[Sequence[Tensor]],
+    eps: Sequence[float],
+    dof: int,
+    dtype: torch.dtype,
+    advance: Callable[[int], None],
+) -> list[Tensor]:
+    own = [mean.shape[1] for mean in means]
+    cells = [mean.shape[0] for mean in means]
+    context = [sum(own[:level]) for level in range(len(own))]
     rows = [
         mean.new_empty(c, d, above + d, dtype=dtype)
-        for mean, c, d, above in zip(moments.mean, cells, own, context, strict=True)
+        for mean, c, d, above in zip(means, cells, own, context, strict=True)
     ]
-    for start, stop in _cut_cells(cells, own, context):
-        parent = moments.mean[0].new_empty(0)
+    for first, last in _cut_cells(cells, own, context):
+        parent = means[0].new_empty(last - first, 0, 0)
         for level, row in enumerate(rows):
-            if first[level] == level:
-                parent = moments.mean[0].new_empty(stop - start, 0, 0)
             descendants = cells[level] // cells[0]
-            span = slice(start * descendants, stop * descendants)
+            span = slice(first * descendants, last * descendants)
             w_ac, w_aa = _whiten(
-                [block[span] / dof for block in moments.scatter[level]], parent, eps[level]
+                [block[span] / dof for block in scatter[level]], parent, eps[level]
             )
             row[span, :, : context[level]] = w_ac
             row[span, :, context[level] :] = w_aa
@@ -81,14 +98,14 @@ def factor(
                     f"eps is {eps[level]:g}, but the whitening needs more to fit "
                     f"{str(dtype).removeprefix('torch.')}. Raise --eps, or use --store float32."
                 )
-            if level + 1 < len(rows) and first[level + 1] <= level:
+            if level + 1 < len(rows):
                 siblings = w_aa.shape[0] // parent.shape[0]
                 upper = torch.cat((parent, parent.new_zeros(*parent.shape[:2], own[level])), dim=2)
                 parent = torch.cat(
                     (upper.repeat_interleave(siblings, dim=0), torch.cat((w_ac, w_aa), dim=2)),
                     dim=1,
                 )
-        advance(stop - start)
+        advance(last - first)
     return rows
 
 
@@ -131,12 +148,14 @@ def squared_distances(rows: Sequence[Tensor], centred: Sequence[Tensor]) -> list
         centred: Features less their mean, one per level, coarse to fine, shape ``(cells, d, N)``.
     """
     levels = []
-    first = first_of_head([len(own_rows) for own_rows in rows])
+    first = 0
     for level, own_rows in enumerate(rows):
-        n_cells, n_dims, _ = own_rows.shape
+        n_cells, n_dims, n_columns = own_rows.shape
+        if n_columns == n_dims:  # without context: the first of a head
+            first = level
         white = own_rows.new_zeros(n_cells, n_dims, centred[0].shape[2])
         start = 0
-        for above in centred[first[level] : level + 1]:
+        for above in centred[first : level + 1]:
             parents, width, _ = above.shape
             # One product for all descendants of a cell.
             part = own_rows[:, :, start : start + width].view(parents, -1, width)

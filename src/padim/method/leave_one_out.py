@@ -39,12 +39,13 @@ class LeaveOneOut:
         self.rows = factor(moments, eps, self.dof, advance=advance)
 
     def __call__(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
-        """Compute the distances of a batch, not squared, ``(N, h, w)`` per head, float64.
+        """Compute the distances of a batch, not squared, float64.
 
-        Its embeddings ``(cells, N, d)`` are bit for bit what entered the moments.
+        Those of the levels have the shape ``(N, h, w)``, of the coarse head ``(N, cells)``. The
+        embeddings ``(cells, N, d)`` are bit for bit what entered the moments.
         """
-        found = zip(self.pyramid.heads, self.distances(embeddings), strict=True)
-        return [head.on_grid(distances) for head, distances in found]
+        first, *others = self.distances(embeddings)
+        return [self.pyramid.on_grid(first), *(distances.t() for distances in others)]
 
     def distances(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
         """The same in nested order, shape ``(cells, N)`` of the finest level of each head."""

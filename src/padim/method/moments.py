@@ -15,17 +15,6 @@ GROUP = 48  # images added in one pass over the products
 _ROW_PADDING = 64  # without it, rows a power of two apart displace each other in the cache
 
 
-def first_of_head(cells: Sequence[int]) -> list[int]:
-    """For each level, the number of the first level of its head, by how many cells each has.
-
-    A level with no more cells than the one before is the first of another head.
-    """
-    first = [0]
-    for i in range(1, len(cells)):
-        first.append(i if cells[i] <= cells[i - 1] else first[-1])
-    return first
-
-
 @dataclass(frozen=True)
 class Moments:
     """What a fit needs to know of the images; its size does not depend on how many there were.
@@ -42,9 +31,9 @@ class Moments:
     scatter: tuple[tuple[Tensor, ...], ...]
 
     @staticmethod
-    def of(embeddings: Sequence[Tensor]) -> "Moments":
-        """Moments of a batch, one tensor ``(cells, N, d)`` per level, coarse to fine."""
-        accumulator = Accumulator()
+    def of(embeddings: Sequence[Tensor], n_levels: int | None = None) -> "Moments":
+        """Moments of a batch, as ``Accumulator`` takes it; all levels are of one head when None."""
+        accumulator = Accumulator(len(embeddings) if n_levels is None else n_levels)
         accumulator.add(embeddings)
         return accumulator.moments()
 
@@ -72,10 +61,10 @@ class Moments:
         mean = tuple(a + d * (n_more / count) for a, d in zip(self.mean, delta, strict=True))
         weight = self.count * n_more / count
         scatter = []
-        first = first_of_head([len(level) for level in self.mean])
         for level, (rows, other_rows) in enumerate(zip(self.scatter, other.scatter, strict=True)):
             blocks = []
-            for above, (a, b) in enumerate(zip(rows, other_rows, strict=True), first[level]):
+            first = level + 1 - len(rows)
+            for above, (a, b) in enumerate(zip(rows, other_rows, strict=True), first):
                 block = a + b if n_more > 0 else a - b
                 _add_products(block, delta[level][:, None], delta[above][:, None], weight)
                 blocks.append(block)
@@ -84,12 +73,16 @@ class Moments:
 
 
 class Accumulator:
-    """Adds batches up about the mean of the first, in float64, a group of images at a time."""
+    """Adds batches up about the mean of the first, in float64, a group of images at a time.
 
-    def __init__(self) -> None:
+    Of each batch come ``n_levels`` of the first head, coarse to fine, and then those of others,
+    one each.
+    """
+
+    def __init__(self, n_levels: int) -> None:
+        self._n_levels = n_levels
         self._count = 0
         self._n_waiting = 0
-        self._first: list[int] = []
         self._pilot: list[Tensor] = []
         self._sum: list[Tensor] = []
         self._products: list[list[Tensor]] = []
@@ -118,7 +111,7 @@ class Accumulator:
         self._waiting = []
         count = self._count
         for level, own in enumerate(self._sum):
-            for above, block in enumerate(self._products[level], self._first[level]):
+            for above, block in enumerate(self._products[level], self._first(level)):
                 _add_products(block, own[:, None], self._sum[above][:, None], -1.0 / count)
         mean = tuple(p + s / count for p, s in zip(self._pilot, self._sum, strict=True))
         scatter = tuple(map(tuple, self._products))
@@ -127,12 +120,11 @@ class Accumulator:
 
     def _start(self, embeddings: Sequence[Tensor]) -> None:
         self._pilot = [e.mean(dim=1, dtype=torch.float64) for e in embeddings]
-        self._first = first_of_head([len(pilot) for pilot in self._pilot])
         self._sum = [torch.zeros_like(pilot) for pilot in self._pilot]
         self._products = [
             [
                 own.new_zeros(own.shape[0], own.shape[1], above.shape[1])
-                for above in self._pilot[self._first[level] : level + 1]
+                for above in self._pilot[self._first(level) : level + 1]
             ]
             for level, own in enumerate(self._pilot)
         ]
@@ -140,6 +132,10 @@ class Accumulator:
             pilot.new_empty(GROUP, pilot.numel() + _ROW_PADDING)[:, : pilot.numel()]
             for pilot in self._pilot
         ]
+
+    def _first(self, level: int) -> int:
+        """The first level of the head of one."""
+        return 0 if level < self._n_levels else level
 
     def _add_up(self) -> None:
         """Add the images that wait."""
@@ -149,7 +145,7 @@ class Accumulator:
         ]
         for level, own in enumerate(centred):
             self._sum[level] += own.sum(dim=1)
-            for above, block in enumerate(self._products[level], self._first[level]):
+            for above, block in enumerate(self._products[level], self._first(level)):
                 _add_products(block, own, centred[above], 1.0)
         self._count += self._n_waiting
         self._n_waiting = 0

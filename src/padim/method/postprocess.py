@@ -88,7 +88,11 @@ def image_score(anomaly_map: Tensor, fraction: float, n_counted: int | None = No
     least: with a fraction of 0 the score is the maximum.
     """
     pixels = anomaly_map.flatten(1)
-    k = max(1, round(fraction * (n_counted or pixels.shape[1])))
+    return mean_of_hottest(pixels, max(1, round(fraction * (n_counted or pixels.shape[1]))))
+
+
+def mean_of_hottest(values: Tensor, k: int) -> Tensor:
+    """Mean of the k highest of values ``(N, n)``, shape ``(N,)``."""
     if k == 1:
-        return pixels.amax(dim=1)
-    return torch.topk(pixels, k, dim=1, sorted=False).values.mean(dim=1)
+        return values.amax(dim=1)
+    return torch.topk(values, k, dim=1, sorted=False).values.mean(dim=1)

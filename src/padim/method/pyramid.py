@@ -51,23 +51,20 @@ class Pyramid:
         coarse_cells: The cells of the coarsest grid that are modelled, with all their descendants,
             by their row-major numbers and in the order in which they are kept; all, row by row,
             when None.
-        has_coarse_head: Whether the last tap, blurred over its neighbours, has a Gaussian of its
-            own besides.
+        coarse: The cells of the coarse head, when there is one: the last tap of a smaller copy of
+            the image, with a Gaussian of its own.
     """
 
     levels: tuple[Level, ...]
     coarse_cells: tuple[int, ...] | None = None
-    has_coarse_head: bool = False
+    coarse: "Pyramid | None" = None
 
-    @cached_property
+    @property
     def heads(self) -> "tuple[Pyramid, ...]":
         """What gives a distance at each cell of its finest level: the levels; the coarse head."""
-        if not self.has_coarse_head:
+        if self.coarse is None:
             return (self,)
-        last = replace(
-            self.levels[0], taps=self.levels[0].taps[-1:], channels=self.levels[0].channels[-1:]
-        )
-        return replace(self, has_coarse_head=False), Pyramid((last,), self.coarse_cells)
+        return replace(self, coarse=None), self.coarse
 
     @property
     def shapes(self) -> list[tuple[int, int, int]]:
@@ -81,12 +78,17 @@ class Pyramid:
     def by_head(self, levels: Sequence[T]) -> list[Sequence[T]]:
         """What there is of each level of each head, head by head."""
         n_levels = len(self.levels)
-        return [levels[:n_levels], levels[n_levels:]] if self.has_coarse_head else [levels]
+        return [levels] if self.coarse is None else [levels[:n_levels], levels[n_levels:]]
 
     @property
     def n_dims(self) -> int:
         """Dimensions D of all levels together."""
         return sum(level.n_dims for level in self.levels)
+
+    @property
+    def n_steps(self) -> int:
+        """Modelled cells of the coarsest level of each head, which are solved one after another."""
+        return sum(head.n_coarse_cells for head in self.heads)
 
     @property
     def n_coarse_cells(self) -> int:
@@ -164,6 +166,9 @@ class Pyramid:
 
     def keep_modelled(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
         """Keep the modelled ones of all cells, row by row and nested, ``(cells, N, d)``."""
+        if self.coarse is not None:
+            pairs = zip(self.heads, self.by_head(embeddings), strict=True)
+            return [level for head, own in pairs for level in head.keep_modelled(own)]
         if self.coarse_cells is None:
             return list(embeddings)
         kept = torch.as_tensor(self.coarse_cells, device=embeddings[0].device)
@@ -176,7 +181,6 @@ class Pyramid:
         """Take the used channels of feature maps, one ``(N, C, h, w)`` per tap.
 
         They come one per level, cells in nested order, ``(cells, N, d)``; in memory image by image.
-        That of the coarse head is the last.
         """
         embeddings = []
         for level, order in zip(self.levels, self.order, strict=True):
@@ -189,11 +193,6 @@ class Pyramid:
             joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
             nested_cells = joined.index_select(1, torch.as_tensor(order, device=joined.device))
             embeddings.append(nested_cells.transpose(0, 1))
-        for coarse in self.heads[1:]:
-            (tap,) = coarse.levels[0].taps
-            maps = list(feature_maps)
-            maps[tap] = blur_neighbours(maps[tap])
-            embeddings += coarse.split(maps)
         return embeddings
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -202,20 +201,6 @@ class Pyramid:
             {"grid": level.grid, "taps": level.taps, "channels": level.channels}
             for level in self.levels
         ]
-
-
-def blur_neighbours(feature_map: Tensor) -> Tensor:
-    """Average each cell ``(N, C, h, w)`` with its neighbours, by [1 2 1] / 4 along either axis.
-
-    What is beyond an edge is taken to be as what is at the edge.
-    """
-    for axis in (2, 3):
-        n = feature_map.shape[axis]
-        first, last = feature_map.narrow(axis, 0, 1), feature_map.narrow(axis, n - 1, 1)
-        before = torch.cat((first, feature_map.narrow(axis, 0, n - 1)), axis)
-        after = torch.cat((feature_map.narrow(axis, 1, n - 1), last), axis)
-        feature_map = (before + 2 * feature_map + after) / 4
-    return feature_map
 
 
 def build_pyramid(
@@ -268,6 +253,12 @@ def build_pyramid(
             grid = size_px[0] // stride, size_px[1] // stride
             levels.append(Level(grid, taps, tuple(used[tap] for tap in taps)))
     return nest(levels)
+
+
+def scale_px(size_px: tuple[int, int], scale: float, stride: int) -> tuple[int, int]:
+    """(height, width) of a smaller copy, to the nearest multiple of a stride, and once at least."""
+    height, width = (max(1, round(side * scale / stride)) * stride for side in size_px)
+    return height, width
 
 
 def nest(levels: Sequence[Level]) -> Pyramid:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from padim.errors import UsageError
-from padim.method.pyramid import Level, Pyramid
+from padim.method.pyramid import Level, Pyramid, scale_px
 from padim.recipes import Recipe
 
 _MOST_TILES = 4096
@@ -37,7 +37,8 @@ class Tiling:
     @classmethod
     def whole(cls, pyramid: Pyramid, size_px: tuple[int, int]) -> "Tiling":
         """One part: the whole picture of a size, all cells of which are modelled."""
-        pyramid = replace(pyramid, coarse_cells=None)
+        coarse = pyramid.coarse and replace(pyramid.coarse, coarse_cells=None)
+        pyramid = replace(pyramid, coarse_cells=None, coarse=coarse)
         return cls(size_px, (Tile(0, 0, pyramid),), pyramid)
 
     @property
@@ -52,12 +53,12 @@ class Tiling:
 
     def spans(self) -> Iterator[tuple[Tile, list[slice]]]:
         """Each part, and where its cells are among the modelled ones of each level."""
-        start = 0
+        starts = [0] * len(self.pyramid.shapes)
         for tile in self.tiles:
-            stop = start + tile.pyramid.n_coarse_cells
-            below = [cells // self.pyramid.n_coarse_cells for cells, _, _ in self.pyramid.shapes]
-            yield tile, [slice(start * n, stop * n) for n in below]
-            start = stop
+            counts = [cells for cells, _, _ in tile.pyramid.shapes]
+            stops = [start + n for start, n in zip(starts, counts, strict=True)]
+            yield tile, [slice(*ends) for ends in zip(starts, stops, strict=True)]
+            starts = stops
 
     def crop(self, images: Tensor, tile: Tile) -> Tensor:
         """What a part shows of images ``(N, H, W, 3)``."""
@@ -78,12 +79,12 @@ def plan_tiles(
     ``find_cells`` says which cells of a grid are to be looked at; all are when it is None. A tile
     or an overlap that cannot be is a `UsageError`.
     """
-    pyramid = replace(pyramid, coarse_cells=None)
+    pyramid = replace(pyramid, coarse_cells=None, coarse=None)
     grid = pyramid.levels[0].grid
     stride = recipe.size_px[0] // grid[0]
     wanted = np.ones(grid, np.bool_) if find_cells is None else find_cells(grid)
     if find_cells is None and recipe.tile_px is None:
-        return Tiling.whole(pyramid, recipe.size_px)
+        return Tiling.whole(_with_coarse(pyramid, recipe, stride), recipe.size_px)
     overlap = _in_cells(recipe.tile_overlap_px, stride, "overlap of tiles", least=0)
     if recipe.tile_px is None:
         spans = [[_around(np.asarray(wanted.any(axis=1 - axis)), overlap // 2)] for axis in (0, 1)]
@@ -103,7 +104,7 @@ def plan_tiles(
                 "let them overlap less."
             )
     if sides == grid and wanted.all():
-        return Tiling.whole(pyramid, recipe.size_px)
+        return Tiling.whole(_with_coarse(pyramid, recipe, stride), recipe.size_px)
     number = np.arange(grid[0] * grid[1]).reshape(grid)
     levels = tuple(_resize(level, grid, (sides[0], sides[1])) for level in pyramid.levels)
     tiles, cells = [], []
@@ -115,11 +116,42 @@ def plan_tiles(
             if inside.any():
                 coarse_cells = tuple(np.flatnonzero(inside).tolist())
                 origin = rows.start * stride, columns.start * stride
-                own_pyramid = replace(pyramid, levels=levels, coarse_cells=coarse_cells)
-                tiles.append(Tile(*origin, own_pyramid))
+                part = _with_coarse(Pyramid(levels, coarse_cells), recipe, stride, inside)
+                tiles.append(Tile(*origin, part))
                 cells += number[own].tolist()
     window_px = sides[0] * stride, sides[1] * stride
-    return Tiling(window_px, tuple(tiles), replace(pyramid, coarse_cells=tuple(cells)))
+    return Tiling(window_px, tuple(tiles), _join(pyramid, cells, tiles))
+
+
+def _with_coarse(
+    pyramid: Pyramid, recipe: Recipe, stride: int, inside: NDArray[np.bool_] | None = None
+) -> Pyramid:
+    """Give a part the coarse head of a recipe, at the cells that see what is ``inside``."""
+    if not recipe.coarse_scale:
+        return pyramid
+    last = pyramid.levels[0]
+    window_px = last.grid[0] * stride, last.grid[1] * stride
+    height, width = scale_px(window_px, recipe.coarse_scale, stride)
+    grid = height // stride, width // stride
+    level = Level(grid, last.taps[-1:], last.channels[-1:])
+    cells = None
+    if inside is not None:
+        rows, columns = (
+            [slice(i * n // m, -(-(i + 1) * n // m)) for i in range(m)]
+            for n, m in zip(last.grid, grid, strict=True)
+        )
+        seen = [inside[row, column].any() for row in rows for column in columns]
+        cells = tuple(np.flatnonzero(seen).tolist())
+    return replace(pyramid, coarse=Pyramid((level,), cells))
+
+
+def _join(pyramid: Pyramid, cells: Sequence[int], tiles: Sequence[Tile]) -> Pyramid:
+    """The modelled cells of all parts; those of their coarse heads side by side."""
+    coarse = tiles[0].pyramid.coarse
+    if coarse is not None and len(tiles) > 1:
+        n_cells = sum(tile.pyramid.heads[1].n_coarse_cells for tile in tiles)
+        coarse = Pyramid((replace(coarse.levels[0], grid=(1, n_cells)),))
+    return replace(pyramid, coarse_cells=tuple(cells), coarse=coarse)
 
 
 def _cut_axis(n_cells: int, side: int, overlap: int) -> list[Span]:

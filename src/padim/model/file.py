@@ -77,16 +77,16 @@ def load_hashed(path: Path) -> tuple[ModelState, Callable[[], str]]:
     """
     content, facts = _read(path, "model")
     tensors: Mapping[str, Any] = content.tensors
-    pyramid = _pyramid_of(facts)
+    tiling = _tiling_of(facts, path)
     mean, whitening = [], []
-    for i, shape in enumerate(pyramid.shapes):
+    for i, shape in enumerate(tiling.pyramid.shapes):
         mean.append(_find(tensors, f"levels/{i}/mean", shape[:2], path))
         whitening.append(_find(tensors, f"levels/{i}/whitening", shape, path))
     try:
         state = ModelState(
             encoder=Encoder(
                 spec=facts.backbone,
-                tiling=_tiling_of(facts, pyramid),
+                tiling=tiling,
                 preprocess=facts.preprocess,
                 engine=Engine.parse(facts.engine),
                 precision=facts.precision,
@@ -111,22 +111,22 @@ def load_hashed(path: Path) -> tuple[ModelState, Callable[[], str]]:
     return state, content.sha256
 
 
-def _pyramid_of(facts: FileFacts) -> Pyramid:
-    levels = (Level(level.grid, level.taps, level.channels) for level in facts.levels)
-    return Pyramid(tuple(levels), facts.coarse_cells, facts.recipe.coarse_head)
-
-
 def _fusion_of(facts: FileFacts) -> Fusion | None:
     said = facts.fusion
     return None if said is None else Fusion(said.usual, said.power)
 
 
-def _tiling_of(facts: FileFacts, pyramid: Pyramid) -> Tiling:
-    """Cut the picture as the fit did; a ``ValueError`` if that gives other cells."""
-    roi = facts.preprocess.roi
-    tiling = plan_tiles(pyramid, facts.recipe, None if roi is None else roi.find_cells)
-    if tiling.pyramid != pyramid:
-        raise ValueError("coarse_cells are not those of its tiles and its region of interest")
+def _tiling_of(facts: FileFacts, path: Path) -> Tiling:
+    """Cut the picture as the fit did; a `ModelFileError` if that gives other cells."""
+    levels = (Level(level.grid, level.taps, level.channels) for level in facts.levels)
+    pyramid, roi = Pyramid(tuple(levels), facts.coarse_cells), facts.preprocess.roi
+    document = _describe(path, ModelFileError)
+    try:
+        tiling = plan_tiles(pyramid, facts.recipe, None if roi is None else roi.find_cells)
+    except ValueError as error:
+        raise document.refuse(str(error)) from error
+    if tiling.pyramid.heads[0] != pyramid:
+        raise document.refuse("coarse_cells are not those of its tiles and its region of interest")
     return tiling
 
 
@@ -215,7 +215,7 @@ def load_moments(path: Path) -> Moments:
         PadimError: As ``load_state``.
     """
     content, facts = _read(path, "moments")
-    pyramid = _pyramid_of(facts)
+    pyramid = _tiling_of(facts, path).pyramid
     means, scatters = [], []
     dims = pyramid.by_head([n_dims for _, n_dims, _ in pyramid.shapes])
     above = [own[: i + 1] for own in dims for i in range(len(own))]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from padim.images.preprocess import Preprocess
 from padim.method.fusion import Fusion
 from padim.method.head import Head
-from padim.method.postprocess import Postprocess, image_score
+from padim.method.postprocess import Postprocess, image_score, mean_of_hottest
 from padim.method.pyramid import Pyramid
 from padim.model.state import ModelState
 
@@ -43,35 +43,43 @@ class Scorer(nn.Module):
         embeddings = self.pyramid.by_head(self.features(images))
         heads = cast(Sequence[Head], self.heads)
         levels = [head.levels(own) for head, own in zip(heads, embeddings, strict=True)]
-        distances = [head.join(own) for head, own in zip(heads, levels, strict=True)]
+        distances = [heads[0].join(levels[0]), *(level.t().sqrt() for (level,) in levels[1:])]
         scores: Scores = self.finish(distances, levels[0])
         return scores
 
 
 class Finish(nn.Module):
-    """From the distances of each head to the map and scores."""
+    """From distances to the map and scores.
 
-    def __init__(self, postprocess: Sequence[Postprocess], fusion: Fusion | None) -> None:
+    Args:
+        postprocess: From the distances of the levels to the map and its score.
+        n_hottest: Of how many cells of the coarse head its score is the mean.
+        fusion: What joins the scores; that of the map is the image's when None.
+    """
+
+    def __init__(self, postprocess: Postprocess, n_hottest: int, fusion: Fusion | None) -> None:
         super().__init__()
-        self.postprocess = nn.ModuleList(postprocess)
+        self.postprocess = postprocess
+        self.n_hottest = n_hottest
         self.fusion = fusion
 
     def forward(self, distances: Sequence[Tensor], levels: Sequence[Tensor]) -> Scores:
         """Score a batch.
 
         Args:
-            distances: Of each head, shape ``(N, h, w)``.
-            levels: What each level of the first adds to their squares, shape ``(cells, N)``.
+            distances: As ``LeaveOneOut`` gives them.
+            levels: What each level adds to the squares of the first, shape ``(cells, N)``.
         """
         anomaly_map, scores = self.score(distances)
-        first = cast(Postprocess, self.postprocess[0])
-        own = [image_score(level.t().sqrt(), first.score_fraction) for level in levels]
+        fraction = self.postprocess.score_fraction
+        own = [image_score(level.t().sqrt(), fraction) for level in levels]
         return Scores(anomaly_map, self.join(scores), torch.stack((*own, *scores[1:]), dim=1))
 
     def score(self, distances: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The map of distances ``(N, h, w)`` of each head, and the image scores by each."""
-        found = [one(own) for one, own in zip(self.postprocess, distances, strict=True)]
-        return found[0][0], [score for _, score in found]
+        """The map, and the image scores by each head."""
+        first, *others = distances
+        anomaly_map, score = self.postprocess(first)
+        return anomaly_map, [score, *(mean_of_hottest(cells, self.n_hottest) for cells in others)]
 
     def join(self, scores: Sequence[Tensor]) -> Tensor:
         """The image score of those by each head."""
@@ -118,30 +126,20 @@ def scorer_of(
 
 def finish_of(state: ModelState) -> Finish:
     """The way from the distances of a model to its maps and scores."""
-    recipe = state.recipe
-    ways = [
-        (recipe.sigma_px, recipe.score_fraction),
-        (recipe.coarse_sigma_px, recipe.coarse_fraction),
-    ]
-    postprocess = [
-        _postprocess_of(state, head, *way)
-        for head, way in zip(state.pyramid.heads, ways, strict=False)
-    ]
-    return Finish(postprocess, state.fusion)
-
-
-def _postprocess_of(
-    state: ModelState, head: Pyramid, sigma_px: float, fraction: float
-) -> Postprocess:
-    """The way from the distances of a head to its map and score."""
-    roi, grid = state.preprocess.roi, head.levels[-1].grid
+    pyramid, recipe, roi = state.pyramid, state.recipe, state.preprocess.roi
+    grid, size_px = pyramid.levels[-1].grid, state.preprocess.size_px
     modelled = counted = None
     if roi is not None:
-        modelled = (head.place < head.n_cells(-1)).reshape(grid)
+        modelled = (pyramid.place < pyramid.n_cells(-1)).reshape(grid)
         counted = roi.mask
-    size_px = state.preprocess.size_px
-    if state.recipe.tile_px is not None:
+    fraction, n_hottest = recipe.score_fraction, 0
+    if recipe.tile_px is not None:
         # A defect is as large as it is, however much else the picture shows.
         n_counted = size_px[0] * size_px[1] if counted is None else counted.sum()
         fraction *= min(1.0, state.tiling.window_px[0] * state.tiling.window_px[1] / n_counted)
-    return Postprocess(grid, size_px, sigma_px, fraction, modelled, counted)
+    if pyramid.coarse is not None:
+        window = state.tiling.tiles[0].pyramid.heads[1].levels[0]
+        n_cells = min(window.n_cells, pyramid.coarse.n_coarse_cells)
+        n_hottest = max(1, round(recipe.coarse_fraction * n_cells))
+    postprocess = Postprocess(grid, size_px, recipe.sigma_px, fraction, modelled, counted)
+    return Finish(postprocess, n_hottest, state.fusion)

@@ -54,8 +54,7 @@ class TileScore:
             ]
             parts.append(squared_distances(rows, centred))
         levels = [torch.cat(level) for level in zip(*parts, strict=True)]
-        by_head = state.pyramid.by_head(levels)
-        pairs = zip(state.pyramid.heads, by_head, strict=True)
-        distances = [head.on_grid(head.add_up(own)).sqrt() for head, own in pairs]
-        scores = self.finish(distances, by_head[0])
+        first, *others = state.pyramid.by_head(levels)
+        fine = state.pyramid.on_grid(state.pyramid.add_up(first)).sqrt()
+        scores = self.finish([fine, *(level.t().sqrt() for (level,) in others)], first)
         return Outputs(*(output.cpu().numpy() for output in scores))

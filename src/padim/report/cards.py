@@ -215,7 +215,7 @@ class Part:
         high = float(np.nanquantile(self.previews, 0.999))
         levels = np.array([image.level_scores for image in self.images], np.float64)
         ratios = levels / np.maximum(np.median(levels[usual], axis=0), 1e-12)
-        has_coarse_head = self.record.fingerprint.settings.get("coarse_head", False)
+        has_coarse_head = self.record.fingerprint.settings.get("coarse_scale", 0) > 0
         verdicts, threshold = self.verdicts, self.record.threshold
         middle = _between_classes(self.images) if threshold is None else threshold
 

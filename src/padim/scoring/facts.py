@@ -120,7 +120,7 @@ class ModelFacts:
             raise ValueError(f"there is no engine {self.engine!r}")
         if len(self.eps) != self.n_level_scores:
             raise ValueError(f"{self.n_level_scores} levels need as many eps")
-        if self.fusion is not None and not self.recipe.coarse_head:
+        if self.fusion is not None and not self.recipe.coarse_scale:
             raise ValueError("there is no second head whose score to join")
         for level in self.levels:
             for tap, used in zip(level.taps, level.channels, strict=True):
@@ -144,7 +144,7 @@ class ModelFacts:
     @property
     def n_level_scores(self) -> int:
         """Levels of all heads."""
-        return len(self.levels) + self.recipe.coarse_head
+        return len(self.levels) + (self.recipe.coarse_scale > 0)
 
 
 @dataclass(frozen=True, kw_only=True)
