@@ -58,7 +58,7 @@ def test_cells_outside_are_neither_stored_nor_scored(
     features = [fitter.features for fitter in fitters(region)]
     with torch.inference_mode():
         everywhere, inside = (
-            (scorer := scorer_of(state, part)).head(scorer.features(images)).numpy()
+            (scorer := scorer_of(state, part)).heads[0](scorer.features(images)).numpy()
             for state, part in zip((whole, partial), features, strict=True)
         )
     modelled = touched.repeat(4, axis=0).repeat(4, axis=1)
@@ -73,7 +73,7 @@ def test_the_map_averages_what_is_modelled_only(
     image = oracle.random_images(1, SIZE_PX, seed=7)
     with torch.inference_mode():
         scorer = scorer_of(partial.state, fitters(region)[1].features)
-        distance = scorer.head(scorer.features(torch.from_numpy(image))).double()
+        distance = scorer.heads[0](scorer.features(torch.from_numpy(image))).double()
     modelled = (distance > 0).double()
 
     def finished(grid: torch.Tensor) -> NDArray[np.float64]:

@@ -213,7 +213,7 @@ def test_a_graph_that_scores_otherwise_is_not_kept(
     write = exporting.write_onnx
 
     def write_another(graph: torch.nn.Module, *arguments: object) -> None:
-        graph.get_buffer("postprocess.rows").mul_(1.002)
+        graph.get_buffer("finish.postprocess.rows").mul_(1.002)
         write(graph, *arguments)
 
     monkeypatch.setattr(exporting, "write_onnx", write_another)
