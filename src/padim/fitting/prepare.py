@@ -13,7 +13,7 @@ from PIL import Image
 from padim.backbones import TIMM, BackboneSpec, backbone
 from padim.errors import DatasetError, ImageReadError, PathMissingError, UsageError
 from padim.features.encoder import Encoder, Engine
-from padim.features.intermediates import describe_network
+from padim.features.intermediates import describe_network, require_second_look
 from padim.features.network import Network, choose_batch, choose_device, choose_engine
 from padim.features.trunk import with_taps
 from padim.features.trunk_cache import hash_trunk
@@ -70,6 +70,8 @@ def prepare(
     engine = choose_engine(settings.engine, device, settings.precision)
     preprocess = _build_preprocess(settings, recipe, spec, source_px)
     tiling = _plan_tiling(settings, recipe, spec, preprocess)
+    if spec.is_of_timm and (coarse_px := tiling.coarse_px) is not None:
+        require_second_look(spec, tiling.window_px, coarse_px)
     path = fetch(spec) if settings.weights is None else Path(settings.weights)
     if not path.is_file():
         raise PathMissingError(path)

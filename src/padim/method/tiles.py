@@ -47,6 +47,18 @@ class Tiling:
         return self.pyramid.coarse_cells is None
 
     @property
+    def coarse_px(self) -> tuple[int, int] | None:
+        """(height, width) of the copy of a part that its coarse head sees; None without one."""
+        pyramid = self.tiles[0].pyramid
+        if pyramid.coarse is None:
+            return None
+        sides = zip(
+            self.window_px, pyramid.levels[0].grid, pyramid.coarse.levels[0].grid, strict=True
+        )
+        height, width = (side // fine * coarse for side, fine, coarse in sides)
+        return height, width
+
+    @property
     def largest(self) -> Pyramid:
         """The cells of the part that answers for most."""
         return max((tile.pyramid for tile in self.tiles), key=lambda p: p.n_coarse_cells)
