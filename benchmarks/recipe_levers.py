@@ -132,7 +132,7 @@ def list_levers() -> Iterator[Lever]:
 
 
 LEVERS = {lever.name: lever for lever in list_levers()}
-# What was chosen on the choosing half: the default, ``fast`` and ``accurate``.
+# What the report shows: candidates for ``fast``, the default and ``accurate``.
 DEFAULT = "2 levels, mirrored, maximum + 5%"
 CHOSEN = ("2 levels, maximum + 5%", DEFAULT, "3 levels, mirrored, maximum + 5%")
 REPORTED = ("reference", "standard", "fast", "fast, mirrored", *CHOSEN)

@@ -250,7 +250,7 @@ def test_a_size_that_is_no_multiple_of_the_patch_is_refused(tmp_path: Path) -> N
 def test_what_a_model_file_says_of_a_network_is_held_against_timm(
     changed: dict[str, object], reason: str
 ) -> None:
-    spec = replace(describe_network("timm:test_convnext"), **changed)  # type: ignore[arg-type]  # one of each
+    spec = replace(describe_network("timm:test_convnext"), **changed)  # type: ignore[arg-type]  # values of many types
     with pytest.raises(WeightsError, match=reason):
         load_trunk(spec, {}, "m", SIZE_PX)
 

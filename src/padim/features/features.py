@@ -39,12 +39,10 @@ class Features(nn.Module):
         self.register_buffer("std", torch.tensor(preprocess.std).repeat(width) * 255)
         self.rows: Tensor
         self.columns: Tensor
-        if pyramid.coarse is not None:
-            fine, grid = pyramid.levels[0].grid, pyramid.coarse.levels[0].grid
-            for axis, side, n, m in zip(
-                ("rows", "columns"), preprocess.size_px, fine, grid, strict=True
-            ):
-                matrix = resize_matrix(side // n * m, side, "bilinear")
+        if (coarse_px := Tiling.whole(pyramid, self.size_px).coarse_px) is not None:
+            sides = zip(("rows", "columns"), coarse_px, self.size_px, strict=True)
+            for axis, n_out, n_in in sides:
+                matrix = resize_matrix(n_out, n_in, "bilinear")
                 self.register_buffer(axis, torch.from_numpy(matrix).float())
 
     def forward(self, images: Tensor) -> list[Tensor]:

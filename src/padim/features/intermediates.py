@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -296,19 +297,19 @@ def _create(
     """Let timm create a network, and give it the tensors, if any."""
     import timm
 
-    choices: dict[str, Any] = {}
-    if config.fixed_input_size and size_px is not None:
-        choices["img_size"] = size_px
     # Nothing is to be found anywhere: neither a file nor an address
     overlay = {"url": None, "file": None, "hf_hub_id": None, "custom_load": False, "source": None}
+    create = partial(
+        timm.create_model,
+        _full_name(config.architecture, config.tag),
+        pretrained=tensors is not None,
+        pretrained_cfg_overlay=overlay | {"state_dict": tensors},
+        num_classes=0,
+    )
+    if config.fixed_input_size and size_px is not None:
+        create = partial(create, img_size=size_px)
     with building, _quiet_timm():
-        network: nn.Module = timm.create_model(
-            _full_name(config.architecture, config.tag),
-            pretrained=tensors is not None,
-            pretrained_cfg_overlay=overlay | {"state_dict": tensors},
-            num_classes=0,
-            **choices,
-        )
+        network: nn.Module = create()
     return network
 
 

@@ -70,7 +70,7 @@ class ModelState:
     def metadata(self) -> dict[str, Any]:
         """Everything but the tensors, as plain data."""
         encoder = self.encoder
-        data: dict[str, Any] = {
+        data = {
             "format_version": self.format_version,
             "backbone": asdict(encoder.spec),
             "weights_sha256": encoder.weights_sha256,
@@ -86,8 +86,5 @@ class ModelState:
             "versions": dict(encoder.versions),
             "calibration": self.calibration and self.calibration.without_arrays(),
         }
-        if self.images is not None:
-            data["images"] = asdict(self.images)
-        if self.fusion is not None:
-            data["fusion"] = asdict(self.fusion)
-        return data
+        optional = {"images": self.images, "fusion": self.fusion}
+        return data | {name: asdict(one) for name, one in optional.items() if one is not None}
