@@ -239,6 +239,18 @@ PUBLISHED_SHA256 = {
 }
 
 BACKBONES = {spec.name: spec for spec in _SPECS}
+# The last block at stride 8 and the tapped one at stride 16, which recipes of two levels look at.
+TWO_TAPS = {
+    name: taps
+    for taps, names in (
+        ((2, 4), ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")),
+        ((2, 4), ("efficientnet_b5_ns", "efficientnet_b6_ns", "efficientnet_b7_ns")),
+        ((2, 4), ("efficientnet_l2_ns_475", "efficientnetv2_xl_in21ft1k")),
+        ((2, 3), ("resnet18", "wide_resnet50_2", "efficientnetv2_m_in21ft1k")),
+        ((3, 4), ("efficientnet_v2_m", "efficientnet_v2_l")),
+    )
+    for name in names
+}
 DEFAULT_BACKBONE = "efficientnet_lite0"
 
 

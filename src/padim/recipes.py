@@ -90,11 +90,12 @@ _STANDARD = Recipe(
     resample="bilinear",
     eps=0.01,
     eps_rule="relative",
-    sigma_px=4.0,
-    score_fraction=0.01,
+    sigma_px=2.0,
+    score_fraction=0.0,
+    coarse_scale=0.625,
 )
-# Two taps: no worse at large defects with a third of the numbers
-# (benchmarks/recipe_levers.py, EfficientNet-Lite0).
-_FAST = replace(_STANDARD, name="fast", sigma_px=2.0, score_fraction=0.005, taps=(2, 4))
-RECIPES = {recipe.name: recipe for recipe in (_REFERENCE, _STANDARD, _FAST)}
+_FAST = replace(_STANDARD, name="fast", score_fraction=0.005, coarse_scale=0.0)
+_ACCURATE = replace(_STANDARD, name="accurate", size_px=(288, 288), coarse_scale=0.55)
+RECIPES = {recipe.name: recipe for recipe in (_REFERENCE, _STANDARD, _FAST, _ACCURATE)}
 DEFAULT_RECIPE = "standard"
+TWO_LEVELS = ("standard", "fast")  # recipes that look at strides 8 and 16 alone

@@ -17,7 +17,7 @@ import padim
 from padim.backbones import BACKBONES, INTERMEDIATES
 from padim.cli import main
 from padim.errors import UsageError, WeightsError
-from padim.features.intermediates import describe_network, find_names, require_second_look
+from padim.features.intermediates import describe_network, find_names, takes_size
 from padim.features.onnx import write_onnx
 from padim.features.trunk import activation_bytes, build_trunk, load_trunk, optimise, with_taps
 from padim.features.weights import fetch, locate, require_weights, verify
@@ -370,10 +370,7 @@ def test_a_network_that_no_graph_can_be_says_who_runs_it(
         write_onnx(network, tmp_path / "a.onnx", (4, 4), ["score"], "")
 
 
-def test_a_network_of_one_size_has_no_coarse_head() -> None:
-    require_second_look(describe_network("timm:test_convnext"), (64, 64), (48, 48))
+def test_a_network_built_for_a_size_may_take_no_other() -> None:
+    assert takes_size(describe_network("timm:test_convnext"), (64, 64), (48, 48))
     swin = describe_network("timm:swin_tiny_patch4_window7_224")
-    with pytest.raises(
-        UsageError, match=r"224x224 px alone.*128x128 px\. Leave --coarse-scale out"
-    ):
-        require_second_look(swin, (224, 224), (128, 128))
+    assert not takes_size(swin, (224, 224), (128, 128))

@@ -177,23 +177,16 @@ def build_intermediates(
         ) from error
 
 
-def require_second_look(
-    spec: BackboneSpec, size_px: tuple[int, int], coarse_px: tuple[int, int]
-) -> None:
-    """Make sure that a network built for a size takes a smaller copy as well.
-
-    Raises:
-        UsageError: It does not.
-    """
-    network = build_intermediates(spec, size_px).to("meta")
+def takes_size(spec: BackboneSpec, built_px: tuple[int, int], size_px: tuple[int, int]) -> bool:
+    """Whether a network built for images of one size takes those of another."""
+    if not spec.is_of_timm:
+        return True
+    network = build_intermediates(spec, built_px).to("meta")
     try:
-        network(torch.empty(1, 3, *coarse_px, device="meta"))
-    except _REFUSALS as error:
-        raise UsageError(
-            f"{spec.name} takes images of {size_px[0]}x{size_px[1]} px alone once it is built, but "
-            f"the coarse head needs to see {coarse_px[0]}x{coarse_px[1]} px. Leave --coarse-scale "
-            "out."
-        ) from error
+        network(torch.empty(1, 3, *size_px, device="meta"))
+    except _REFUSALS:
+        return False
+    return True
 
 
 def _config_of(spec: BackboneSpec) -> "PretrainedCfg":

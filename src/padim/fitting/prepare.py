@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from padim.backbones import TIMM, BackboneSpec, backbone
+from padim.backbones import TIMM, TWO_TAPS, BackboneSpec, backbone
 from padim.errors import DatasetError, ImageReadError, PathMissingError, UsageError
 from padim.features.encoder import Encoder, Engine
-from padim.features.intermediates import describe_network, require_second_look
+from padim.features.intermediates import describe_network, takes_size
 from padim.features.network import Network, choose_batch, choose_device, choose_engine
 from padim.features.trunk import with_taps
 from padim.features.trunk_cache import hash_trunk
@@ -29,7 +29,7 @@ from padim.images.reading import FULL_WHITE, smallest_white
 from padim.images.roi import Roi, read_roi
 from padim.method.pyramid import RANDOM_DIMS_SEED, build_pyramid
 from padim.method.tiles import Tiling, plan_tiles
-from padim.recipes import RECIPES, Recipe
+from padim.recipes import TWO_LEVELS, Recipe
 from padim.tensors.file_tensor import n_bytes
 from padim.versions import read_versions
 
@@ -65,13 +65,23 @@ def prepare(
         height, width = (max(stride, round(side / stride) * stride) for side in source_px)
         settings = replace(settings, size_px=(height, width))
     recipe = recipe_of(settings)
+    if not settings.calibrate and settings.coarse_scale is None:
+        recipe = replace(recipe, coarse_scale=0.0)  # only calibrating says what it is worth
     device = choose_device(settings.device)
     require_outliers_known(settings, bool(settings.drop_outliers))
     engine = choose_engine(settings.engine, device, settings.precision)
     preprocess = _build_preprocess(settings, recipe, spec, source_px)
     tiling = _plan_tiling(settings, recipe, spec, preprocess)
-    if spec.is_of_timm and (coarse_px := tiling.coarse_px) is not None:
-        require_second_look(spec, tiling.window_px, coarse_px)
+    coarse_px = tiling.coarse_px
+    if coarse_px is not None and not takes_size(spec, tiling.window_px, coarse_px):
+        if settings.coarse_scale is not None:
+            (height, width), (low, narrow) = tiling.window_px, coarse_px
+            raise UsageError(
+                f"{spec.name} takes images of {height}x{width} px alone once it is built, but the "
+                f"coarse head needs to see {low}x{narrow} px. Leave --coarse-scale out."
+            )
+        recipe = replace(recipe, coarse_scale=0.0)
+        tiling = _plan_tiling(settings, recipe, spec, preprocess)
     path = fetch(spec) if settings.weights is None else Path(settings.weights)
     if not path.is_file():
         raise PathMissingError(path)
@@ -109,13 +119,18 @@ def prepare(
 
 def _find_spec(settings: FitSettings) -> tuple[BackboneSpec, FitSettings]:
     """The facts of the backbone with its taps, and the settings with what those depend on."""
-    taps, of_recipe = settings.taps, RECIPES[settings.recipe].taps
-    if not settings.backbone.startswith(TIMM):
-        spec, taps = backbone(settings.backbone), taps or of_recipe
-        return (with_taps(spec, taps) if taps else spec), settings
-    spec = describe_network(settings.backbone, taps)
-    if taps is None and of_recipe is not None:  # as many of the coarsest as the recipe has
-        taps = spec.taps[-len(of_recipe) :]
+    taps, has_two = settings.taps, settings.recipe in TWO_LEVELS
+    if settings.backbone.startswith(TIMM):
+        spec = describe_network(settings.backbone, taps)
+        if taps is None and has_two:
+            coarsest = sorted(set(spec.strides))[-2:]
+            pairs = zip(spec.taps, spec.strides, strict=True)
+            taps = tuple(tap for tap, stride in pairs if stride in coarsest)
+    else:
+        spec = backbone(settings.backbone)
+        if taps is None and has_two:
+            taps = TWO_TAPS[spec.name]
+    if taps is not None and taps != spec.taps:
         spec = with_taps(spec, taps)
     return spec, replace(settings, taps=taps)
 

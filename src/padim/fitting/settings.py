@@ -91,7 +91,7 @@ class FitSettings:
         ),
     ] = DEFAULT_BACKBONE
     recipe: Annotated[
-        str, Choice("standard, fast or reference.", "network", "NAME", names=tuple(RECIPES))
+        str, Choice("standard, fast, accurate or reference.", "network", "NAME", names=tuple(RECIPES))
     ] = DEFAULT_RECIPE
     size_px: Annotated[
         Size | None,
