@@ -19,6 +19,8 @@ from padim.model.file import save_state
 from padim.scoring.engines import graph_formats
 
 N_QUICK = 40  # images
+# The work that anomalib's PaDiM does with this network: three levels and no coarse head.
+THREE_LEVELS: FitChoices = {"taps": (1, 2, 4), "sigma_px": 4.0, "coarse_scale": 0.0}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import measure
 import numpy as np
-from cells import fit_on_cells
+from cells import THREE_LEVELS, fit_on_cells
 from numpy.typing import NDArray
 
 from padim.fitting.settings import FitChoices
@@ -20,7 +20,7 @@ from padim.scoring.graph import Graph
 
 BEFORE = "standard of before"
 RECIPES: dict[str, FitChoices] = {
-    BEFORE: {"taps": (1, 2, 4), "sigma_px": 4.0, "score_fraction": 0.01, "coarse_scale": 0.0},
+    BEFORE: {**THREE_LEVELS, "score_fraction": 0.01},
     "reference": {"recipe": "reference"},
     "fast": {"recipe": "fast"},
     "standard": {},

@@ -27,11 +27,12 @@ from typing import Any
 import measure
 import numpy as np
 import torch
-from cells import Cells, fit_on_cells
+from cells import THREE_LEVELS, Cells, fit_on_cells
 from numpy.typing import NDArray
 from peer_env import PASSIVE, Server, fit_peer, serving
 
 from padim.features.onnx import write_onnx
+from padim.fitting.settings import FitChoices
 from padim.model.file import load_state
 from padim.model.opening import load
 from padim.model.padim import network_of
@@ -39,6 +40,7 @@ from padim.scoring.graph import Graph
 from padim.scoring.predictor import Predictor
 
 EPS = 0.01001  # what anomalib comes to, which adds 0.00001 to the 0.01 it is given
+CHOICES: FitChoices = {**THREE_LEVELS, "eps": EPS, "eps_rule": "absolute"}
 PEERS: dict[str, tuple[str, dict[str, str]]] = {  # runtime, variables
     "torch": ("torch", {}),
     "torch, passive": ("torch", PASSIVE),
@@ -189,7 +191,7 @@ def main() -> None:
     about = measure.facts(["elpv-dataset", "onnxruntime", "openvino"])
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        cells = fit_on_cells(folder, quick, eps=EPS, eps_rule="absolute")
+        cells = fit_on_cells(folder, quick, **CHOICES)
         measure.say("anomalib fits, which takes minutes.")
         said, _ = fit_peer(cells.train, folder / "anomalib")
         images, image = cells.pixels(max(BATCHES)), folder / "image.npy"

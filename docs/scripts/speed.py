@@ -7,6 +7,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 _NAMES = (
+    "recipe_cost",
     "scoring",
     "fit_peer",
     "fit",
@@ -50,9 +51,12 @@ def speed_page() -> str:
         "it is measured, and which aims were missed: `benchmarks/README.md`.",
         "",
         "anomalib is version 2.7.0 with the same network, weights, taps and images. The network is "
-        "EfficientNet-Lite0 at 256 px where nothing else is said. No CUDA device was measured.",
+        "EfficientNet-Lite0 at 256 px where nothing else is said. Beside anomalib, and in tables "
+        "of before 2026-11-27, it has three levels and no coarse head: the first table says what "
+        "recipes cost beside that. No CUDA device was measured.",
     ]
     for title, table in (
+        ("Recipes", _recipe_table(found["recipe_cost"])),
         ("One image, decoded", _scoring_table(found["scoring"])),
         ("One picture from a cold start", _cold_table(found["cold_start"])),
         ("A folder of images", _folder_table(found["folder"])),
@@ -82,6 +86,23 @@ def source(result: dict[str, Any]) -> list[str]:
 def _ms(measured: dict[str, Any]) -> str:
     low, high = measured["iqr"]
     return f"{measured['median'] * 1e3:.1f} ms ({low * 1e3:.1f} to {high * 1e3:.1f})"
+
+
+def _recipe_table(result: dict[str, Any]) -> list[str]:
+    headers = ("recipe", "numbers", "one image", "ratio", "16 images", "ratio")
+    rows = [
+        (
+            f"`{row['recipe']}`" if i else "three levels, no coarse head",
+            f"{row['n_numbers'] / 1e6:.1f} M",
+            *(
+                cell
+                for n in ("1", "16")
+                for cell in (_ms(row["seconds"][n]), f"{row['ratio'][n]['median']:.2f}")
+            ),
+        )
+        for i, row in enumerate(result["rows"])
+    ]
+    return [*table(headers, rows), *source(result)]
 
 
 def _scoring_table(result: dict[str, Any]) -> list[str]:

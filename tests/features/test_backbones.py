@@ -11,7 +11,7 @@ from msgspec import ValidationError, convert
 from oracle import NETWORKS, hooked, tap_names, whole_network
 from torchvision.models import get_model_weights
 
-from padim.backbones import BACKBONES, DEFAULT_BACKBONE, BackboneSpec, backbone
+from padim.backbones import BACKBONES, DEFAULT_BACKBONE, TWO_TAPS, BackboneSpec, backbone
 from padim.errors import UnknownNameError, UsageError
 from padim.features.trunk import build_trunk, with_taps
 from padim.method.pyramid import build_pyramid
@@ -130,6 +130,13 @@ def test_every_backbone_takes_the_sizes_of_the_recipes(spec: BackboneSpec) -> No
         assert [level.grid for level in pyramid.levels] == sorted(
             {(recipe.size_px[0] // s, recipe.size_px[1] // s) for s in spec.strides}
         )
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_two_levels_are_at_strides_8_and_16(spec: BackboneSpec) -> None:
+    taps = TWO_TAPS[spec.name]
+    assert with_taps(spec, taps).strides == (8, 16)
+    assert taps[1] == max(t for t, s in zip(spec.taps, spec.strides, strict=True) if s <= 16)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import oracle
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ from padim.features.onnx import write_onnx
 from padim.features.trunk import activation_bytes, build_trunk, load_trunk, optimise, with_taps
 from padim.features.weights import fetch, locate, require_weights, verify
 from padim.method.pyramid import build_pyramid
+from padim.model.file import load_state
 
 SIZE_PX = (64, 64)
 
@@ -374,3 +376,24 @@ def test_a_network_built_for_a_size_may_take_no_other() -> None:
     assert takes_size(describe_network("timm:test_convnext"), (64, 64), (48, 48))
     swin = describe_network("timm:swin_tiny_patch4_window7_224")
     assert not takes_size(swin, (224, 224), (128, 128))
+
+
+def test_a_recipe_has_no_coarse_head_where_a_network_takes_one_size_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, good, model = tmp_path / "net.safetensors", tmp_path / "good", tmp_path / "a"
+    tensors = timm.create_model("test_vit3").state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, weights)
+    good.mkdir()
+    for i, pixels in enumerate(oracle.random_images(3, SIZE_PX)):
+        Image.fromarray(pixels).save(good / f"{i}.png")
+    command = ["fit", str(good), "-o", str(model), "--backbone", "timm:test_vit3"]
+    command += ["--weights", str(weights), "--size-px", "64", "--engine", "torch"]
+
+    assert main(command) == 0
+    said = "No coarse head: timm:test_vit3.r160_in1k takes images of one size alone."
+    assert said in capsys.readouterr().out
+    assert load_state(model).recipe.coarse_scale == 0
+
+    assert main([*command, "--coarse-scale", "0.75"]) == 2
+    assert "takes images of 64x64 px alone" in capsys.readouterr().err

@@ -23,7 +23,14 @@ from padim.scoring.predictor import Prediction
 SIZE_PX = (64, 64)
 COARSE_PX = (48, 48)
 BOTH = FitChoices(
-    size_px=SIZE_PX, store="float32", engine="torch", mirrored=True, coarse_scale=0.75
+    size_px=SIZE_PX,
+    taps=(1, 2, 4),
+    sigma_px=4,
+    score_fraction=0.01,
+    store="float32",
+    engine="torch",
+    mirrored=True,
+    coarse_scale=0.75,
 )
 
 
@@ -129,7 +136,7 @@ def test_the_model_survives_its_file_and_its_graphs(images: list[Path], tmp_path
 
 
 def test_a_model_without_them_says_nothing_of_them(images: list[Path]) -> None:
-    metadata = padim.fit(images[:3], size_px=SIZE_PX).state.metadata()
+    metadata = padim.fit(images[:3], size_px=SIZE_PX, coarse_scale=0).state.metadata()
     assert metadata["format_version"] == 1
     assert not {"mirrored", "coarse_scale", "coarse_fraction"} & metadata["recipe"].keys()
     assert "fusion" not in metadata
@@ -217,7 +224,8 @@ def test_a_single_image_says_what_is_usual_of_either_head(
 
 
 def test_the_score_is_the_maps_where_nothing_weighs_the_heads(images: list[Path]) -> None:
-    model = padim.fit(images[:4], calibrate=False, score_fraction=0, **BOTH)
+    choices = BOTH | FitChoices(calibrate=False, score_fraction=0)
+    model = padim.fit(images[:4], **choices)
     assert model.state.fusion is None
     found = model.predict(images[5])
     assert found.score == pytest.approx(found.anomaly_map.max())

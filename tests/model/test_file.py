@@ -60,7 +60,7 @@ def small_state(dtype: torch.dtype = torch.float16) -> ModelState:
     pyramid = nest([Level((1, 1), (1,), ((0, 3),)), Level((2, 2), (0,), ((1,),))])
     spec, settings = (
         replace(backbone("efficientnet_lite0"), strides=(16, 32, 32)),
-        replace(RECIPES["standard"], size_px=(32, 32)),
+        replace(RECIPES["standard"], size_px=(32, 32), coarse_scale=0.0),
     )
     return ModelState(
         encoder=Encoder(

@@ -28,7 +28,7 @@ from padim.datasets.left_out import find_left_out, find_left_out_of
 from padim.datasets.naming import means_not_good
 from padim.errors import UsageError, format_count, join_names
 from padim.files import lock_new
-from padim.fitting.settings import FitChoices, FitSettings, settings_with
+from padim.fitting.settings import FitChoices, FitSettings, recipe_of, settings_with
 from padim.images.decode import decode
 from padim.images.facts import describe_depth
 from padim.images.heatmap import overlay, save_picture
@@ -107,6 +107,8 @@ def fit(
         f"{encoder.pyramid.n_dims} dimensions, engine {encoder.engine}, "
         f"device {fitter.embedder.device.type}."
     )
+    if settings.calibrate and recipe_of(settings).coarse_scale > fitter.recipe.coarse_scale:
+        say(f"No coarse head: {encoder.spec.name} takes images of one size alone.")
     unreadable = Unreadable(skip_unreadable)
     fitted, peak = _fit_to(out, fitter, chosen, unreadable)
     drawn: dict[int, str] = {}

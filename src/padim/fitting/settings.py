@@ -91,7 +91,8 @@ class FitSettings:
         ),
     ] = DEFAULT_BACKBONE
     recipe: Annotated[
-        str, Choice("standard, fast, accurate or reference.", "network", "NAME", names=tuple(RECIPES))
+        str,
+        Choice("standard, fast, accurate or reference.", "network", "NAME", names=tuple(RECIPES)),
     ] = DEFAULT_RECIPE
     size_px: Annotated[
         Size | None,
@@ -172,7 +173,7 @@ class FitSettings:
     coarse_scale: Annotated[
         float | None,
         Choice(
-            "A second look, at a copy of the image at this scale, joins the score; 0: none.",
+            "The coarse head sees a copy of the image at this scale; 0: there is none.",
             "network",
             "X",
             within=Range(0, 1, usual=0.625),
