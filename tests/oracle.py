@@ -19,6 +19,7 @@ import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from padim.backbones import DEFAULT_BACKBONE, backbone
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
@@ -253,5 +254,6 @@ ONE_HEAD = FitChoices(taps=(1, 2, 4), sigma_px=4.0, score_fraction=0.01, coarse_
 
 def small_fitter(scratch: Path | None = None, **choices: Unpack[FitChoices]) -> Fitter:
     """A fitter of the default backbone, small enough for a test of anything but its numbers."""
-    settings = FitSettings(size_px=(64, 64), device="cpu", **ONE_HEAD)
+    taps = backbone(choices.get("backbone", DEFAULT_BACKBONE)).taps
+    settings = FitSettings(size_px=(64, 64), device="cpu", **(ONE_HEAD | FitChoices(taps=taps)))
     return prepare(settings_with(settings, **choices), scratch=scratch)

@@ -2,6 +2,7 @@
 
 import os
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,12 @@ def test_a_model_says_what_fits_it_again(choices: FitChoices) -> None:
     again = oracle.small_fitter(**said).fit(images).state
     assert again.metadata() == state.metadata()
     assert set(tomllib.loads(format_choices(said))) == set(said)
+
+
+def test_what_fits_a_model_of_before_again_has_its_levels() -> None:
+    state = oracle.small_fitter().fit(list(oracle.random_images(2, (64, 64)))).state
+    before = replace(state, recipe=replace(state.recipe, taps=None))  # of three levels
+    assert choices_of(before)["taps"] == (1, 2, 4)
 
 
 def test_files_that_a_model_rests_on_are_to_be_named(tmp_path: Path) -> None:

@@ -86,11 +86,10 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 @pytest.fixture(scope="module")
 def fitter(case: Case) -> Fitter:
-    return prepare(
-        FitSettings(
-            backbone="efficientnet_lite0", recipe=case.recipe, store="float32", engine="torch"
-        )
-    )
+    choices = FitChoices(recipe=case.recipe, store="float32", engine="torch")
+    if case.recipe == "standard":
+        choices |= oracle.ONE_HEAD
+    return prepare(FitSettings(**choices))
 
 
 def tensors(feature_maps: Sequence[oracle.Floats]) -> list[torch.Tensor]:

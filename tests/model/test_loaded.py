@@ -226,7 +226,7 @@ def test_a_graph_without_its_seal_opens_if_it_is_of_version_1(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = shutil.copy(V1, tmp_path / "v1.onnx")
-    for path, sealed in ((first, "not sealed"), (folder / "m.onnx", "graph 2, sealed")):
+    for path, sealed in ((first, "not sealed"), (folder / "m.onnx", "graph 3, sealed")):
         assert main(["info", str(path)]) == 0
         assert sealed in capsys.readouterr().out
     graph = onnx.load(folder / "m.onnx")
