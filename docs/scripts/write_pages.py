@@ -14,7 +14,7 @@ import typer
 from speed import speed_page, table
 from thresholds import thresholds_page
 
-from padim.backbones import BACKBONES, DEFAULT_BACKBONE
+from padim.backbones import BACKBONES, DEFAULT_BACKBONE, TWO_TAPS
 from padim.choices import Choice
 from padim.cli import app
 from padim.fitting.settings import CHOICES, FitSettings
@@ -80,6 +80,7 @@ def backbones_page() -> str:
             ", ".join(map(str, spec.taps)),
             ", ".join(map(str, spec.channels)),
             ", ".join(map(str, spec.strides)),
+            ", ".join(map(str, TWO_TAPS[spec.name])),
             f"{spec.n_random_dims} of {spec.n_dims}" if spec.n_random_dims else f"{spec.n_dims}",
             f"{spec.weights_bytes / 1e6:.0f} MB",
             "with the install" if spec.package else "fetched once",
@@ -97,19 +98,25 @@ def backbones_page() -> str:
         )
         for spec in BACKBONES.values()
     ]
-    headers = ("name", "taps", "channels", "strides", "dimensions", "size", "weights", "licence")
+    headers = (
+        *("name", "taps", "channels", "strides", "two taps"),
+        *("dimensions", "size", "weights", "licence"),
+    )
     return "\n".join(
         (
             "# Backbones",
             "",
             "Written by `python docs/scripts/write_pages.py` from `src/padim/backbones.py`. "
-            "`padim backbones` prints it, and says which weights are on your machine.",
+            "`padim backbones` prints most of it, and says which weights are on your machine.",
             "",
             *table(headers, rows),
             "",
-            "- *taps*: the blocks whose features are used, fine to coarse. `--taps` takes others.",
+            "- *taps*: the blocks whose features the recipes `accurate` and `reference` use, fine "
+            "to coarse. `--taps` takes others.",
             "- *strides*: pixels of the network's image in one cell of each tap.",
-            "- *dimensions*: what is used by default. `--dims` takes others.",
+            "- *two taps*: those of the recipes `standard` and `fast`, at strides 8 and 16.",
+            "- *dimensions*: how many channels of *taps* are used. Of *two taps* it is another "
+            "number, such as 152 with EfficientNet-Lite0. `--dims` takes as many as you say.",
             "- *licence*: of the weights, as their publisher states it.",
             "",
             "Only the EfficientNet-Lite networks were measured with their real weights. Shapes, "

@@ -186,14 +186,20 @@ class FitSettings:
     score_fraction: Annotated[
         float | None,
         Choice(
-            "The image score is the mean of this fraction of the hottest pixels; 0: the maximum.",
+            "The score of the map is the mean of this fraction of its hottest pixels; 0: its "
+            "maximum.",
             "map",
             "X",
             within=Range(0, 1),
         ),
     ] = None
     calibrate: Annotated[
-        bool, Choice("Find the threshold by leaving each good image out in turn.", "threshold")
+        bool,
+        Choice(
+            "Find the threshold by leaving each good image out in turn; without it, the coarse "
+            "head is left out too.",
+            "threshold",
+        ),
     ] = True
     drop_outliers: Annotated[
         float,
