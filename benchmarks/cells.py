@@ -19,8 +19,14 @@ from padim.model.file import save_state
 from padim.scoring.engines import graph_formats
 
 N_QUICK = 40  # images
-# The work that anomalib's PaDiM does with this network: three levels and no coarse head.
-THREE_LEVELS: FitChoices = {"taps": (1, 2, 4), "sigma_px": 4.0, "coarse_scale": 0.0}
+# The work that anomalib's PaDiM does with this network, three levels and no coarse head, with the
+# score of ``standard`` before it had two.
+THREE_LEVELS: FitChoices = {
+    "taps": (1, 2, 4),
+    "sigma_px": 4.0,
+    "score_fraction": 0.01,
+    "coarse_scale": 0.0,
+}
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from typing import Any
 import measure
 import numpy as np
 import torch
+from cells import THREE_LEVELS
 from features import Features, Scores
 from numpy.typing import NDArray
 
@@ -45,7 +46,7 @@ from padim.datasets import list_images
 from padim.datasets.solar_cells import lay_out_solar_cells
 from padim.evaluation.run import settings_of
 from padim.fitting.prepare import prepare
-from padim.fitting.settings import FitSettings
+from padim.fitting.settings import FitSettings, settings_with
 from padim.method.leave_one_out import LeaveOneOut
 from padim.scoring.calibration import Calibration
 
@@ -180,7 +181,7 @@ def main() -> None:
     """Run the benchmark."""
     quick = measure.arguments(__doc__).quick
     about = measure.facts(["elpv-dataset"])
-    fitter = prepare(FitSettings(device="cpu"))
+    fitter = prepare(settings_with(FitSettings(device="cpu"), **THREE_LEVELS))
     n_splits = N_QUICK if quick else N_SPLITS
     rows, correlation = [], {}
     with tempfile.TemporaryDirectory() as folder:

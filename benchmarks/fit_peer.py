@@ -31,7 +31,7 @@ from padim.datasets import list_images
 TIMES_FASTER = 5
 PART_OF_MEMORY = 0.25
 N_ROUNDS = 3
-THREE_LEVELS = ("--taps", "1,2,4", "--sigma-px", "4", "--coarse-scale", "0")
+THREE_LEVELS = ("--taps", "1,2,4", "--coarse-scale", "0")
 
 
 def fit_ours(train: Path, out: Path, *options: str, cache: Path | None = None) -> process.Ran:

@@ -25,6 +25,7 @@ from typing import Any
 import measure
 import numpy as np
 import torch
+from cells import THREE_LEVELS
 from features import Features
 from numpy.typing import NDArray
 
@@ -33,7 +34,7 @@ from padim.datasets.solar_cells import lay_out_solar_cells
 from padim.evaluation.run import settings_of
 from padim.fitting.prepare import prepare
 from padim.fitting.review import OUTLIER_RATE, outlier_p_values
-from padim.fitting.settings import FitSettings
+from padim.fitting.settings import FitSettings, settings_with
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
 from padim.metrics.images import ImageMetrics
@@ -144,7 +145,7 @@ def main() -> None:
     """Run the benchmark."""
     quick = measure.arguments(__doc__).quick
     about = measure.facts(["elpv-dataset"])
-    fitter = prepare(FitSettings(device="cpu"))
+    fitter = prepare(settings_with(FitSettings(device="cpu"), **THREE_LEVELS))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for category in find_categories(Path(folder), os.environ.get("PADIM_DATA")):

@@ -258,6 +258,13 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         print("  ".join((first, *others)).rstrip())
 
 
+def show_interval(found: Sequence[float] | None, factor: float = 1, digits: int = 2) -> str:
+    """A value and its interval; nothing where it was not measured."""
+    if found is None:
+        return ""
+    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*(factor * part for part in found), d=digits)
+
+
 def judge(aims: Iterable[Aim]) -> list[dict[str, Any]]:
     """Print which aims are met, and give them as plain data."""
     print()

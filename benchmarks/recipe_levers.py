@@ -24,7 +24,17 @@ import numpy as np
 import recipe_scores
 import torch
 from halves import EASIER, HALVES, HARDER, N_BOOTSTRAP, SETS, SMALL, Half, Places
-from recipe_scores import OF_MAPS, Case, Embedded, Geometry, Map, Score, measure_case
+from recipe_scores import (
+    OF_IMAGES,
+    OF_MAPS,
+    Case,
+    Embedded,
+    Geometry,
+    Map,
+    Score,
+    measure_case,
+    measure_images,
+)
 
 from padim.method.fusion import Fusion
 from padim.metrics.curves import Floats
@@ -37,7 +47,6 @@ BACKBONES = {
     "report": ("efficientnet_lite0", "efficientnet_lite2"),
 }
 N_TESTED = 100  # good images that are left to test on, at least
-OF_IMAGES = ("image_auroc", "image_recall_at_0", "image_recall_at_1")
 SPANS = {"15": (15,), "30": (30,), "60, 300": (60, 300)}
 SCOPES = {"harder": HARDER, "small": SMALL, "easier": EASIER}
 Spread = tuple[float, ...]  # a value, and maybe the ends of its interval
@@ -68,15 +77,15 @@ class Lever:
 
 def list_levers() -> Iterator[Lever]:
     """All that are compared on the choosing half."""
-    whole = Geometry("256 and 160", taps=(1, 2, 4))
-    yield Lever("reference", Score(Map(Geometry("cropped", recipe="reference"), 3, 4.0), 0.0))
+    whole, cropped = Geometry("256 and 160", taps=(1, 2, 4)), Geometry("cropped", "reference")
+    yield Lever("reference", Score(Map(cropped, 3, 4.0), 0.0))
     yield Lever(BEFORE, Score(Map(whole, 3, 4.0), 0.01))
     yield Lever(BEFORE_FAST, Score(Map(whole, 2, 2.0), 0.005))
     smaller = {
         copy_px: Geometry(f"256 and {copy_px}", taps=(2, 4), coarse_scale=copy_px / 256)
         for copy_px in (128, 144)
     }
-    yield from list_of("256 px", whole, FRACTIONS, smaller)
+    yield from list_of_geometry("256 px", whole, FRACTIONS, smaller)
     for size_px, word in ((272, ""), (288, ""), (256, ", mirrored")):
         geometry = replace(
             whole,
@@ -85,16 +94,16 @@ def list_levers() -> Iterator[Lever]:
             is_mirrored=bool(word),
             coarse_scale=160 / size_px,
         )
-        yield from list_of(f"{size_px} px{word}", geometry, FRACTIONS[:3], {})
+        yield from list_of_geometry(f"{size_px} px{word}", geometry, FRACTIONS[:3], {})
 
 
-def list_of(
-    size: str, geometry: Geometry, fractions: Iterable[float], smaller: Mapping[int, Geometry]
+def list_of_geometry(
+    words: str, geometry: Geometry, fractions: Iterable[float], smaller: Mapping[int, Geometry]
 ) -> Iterator[Lever]:
     """Those of one geometry: 2 or 3 levels, a fraction, without and with each copy."""
     for n_levels, fraction in product((2, 3), fractions):
         fine = Score(Map(geometry, n_levels, 2.0), fraction)
-        name = f"{n_levels} levels of {size}, {f'{fraction:.1%}' if fraction else 'maximum'}"
+        name = f"{n_levels} levels of {words}, {f'{fraction:.1%}' if fraction else 'maximum'}"
         yield Lever(name, fine)
         for copy_px, of_copy in {**smaller, 160: geometry}.items():
             coarse = Score(Map(of_copy, 0, 0.0), COARSE_FRACTION)
@@ -233,7 +242,8 @@ def add_case(
         for one in lever.scores
         for own in (arrays[one.map.geometry],)
     )
-    scores = join(fine, coarse[0]) if coarse else fine[1]
+    known, scores = join(fine, coarse[0]) if coarse else fine
+    threshold = np.sort(known)[-max(1, int(0.05 * (len(known) + 1)))]
     ends = np.cumsum([len(places) for places in tested.values()])
     for (kind, places), end in zip(tested.items(), ends, strict=True):
         if kind == "good":
@@ -243,6 +253,7 @@ def add_case(
             scores[end - len(places) : end],
             weights[:, tested["good"]],
             weights[:, places],
+            threshold,
         )
         for metric, values in zip(OF_IMAGES, found, strict=True):
             figures.values[lever.name, metric][kind, case.n].append(values)
@@ -253,35 +264,12 @@ def add_case(
                 figures.values[lever.name, metric][kind, case.n].append(values)
 
 
-def join(fine: Scores, coarse: Scores) -> Floats:
-    """The scores of the tested images by both heads, as a model joins them."""
+def join(fine: Scores, coarse: Scores) -> Scores:
+    """The scores by both heads, joined as a model does."""
     own, tested = (np.stack(parts, axis=1) for parts in zip(fine, coarse, strict=True))
-    joined = Fusion.of(own.astype(np.float32)).join(torch.from_numpy(tested).unbind(1))
-    return np.asarray(joined.numpy())
-
-
-def measure_images(
-    normal: Floats, anomalous: Floats, w_normal: Floats, w_anomalous: Floats
-) -> list[Floats]:
-    """Each of ``OF_IMAGES`` in each bootstrap sample, as ``padim.metrics`` defines it.
-
-    Args:
-        normal: Scores of the normal images.
-        anomalous: Scores of the anomalous ones.
-        w_normal: How often each is in each sample, shape ``(samples, n)``.
-        w_anomalous: Likewise.
-    """
-    order = np.argsort(normal)
-    below = np.searchsorted(normal[order], anomalous, "left")
-    up_to = np.searchsorted(normal[order], anomalous, "right")
-    n_below = np.pad(w_normal[:, order].cumsum(axis=1), ((0, 0), (1, 0)))
-    n_anomalous = w_anomalous.sum(axis=1)
-    won = (w_anomalous * (n_below[:, below] + n_below[:, up_to])).sum(axis=1) / 2
-    found = [won / n_below[:, -1] / n_anomalous]
-    for n_alarms in (0, 1):
-        # The normal images are kept: resampling could only take the highest away.
-        found.append(w_anomalous @ (below >= len(normal) - n_alarms) / n_anomalous)
-    return found
+    fusion = Fusion.of(own.astype(np.float32))
+    known, new = (fusion.join(torch.from_numpy(one).unbind(1)) for one in (own, tested))
+    return known.numpy(), new.numpy()
 
 
 def spread(values: Floats | None, with_ends: bool = True) -> Spread | None:
@@ -316,13 +304,6 @@ def summarise(
     return found
 
 
-def shown(value: Spread | None, factor: float = 1, digits: int = 2) -> str:
-    """A value and its interval."""
-    if value is None:
-        return ""
-    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*(factor * part for part in value), d=digits)
-
-
 def print_summaries(summaries: Sequence[Mapping[str, Any]], others: Sequence[str]) -> None:
     """Print a table for each scope and number of images."""
     for scope, span in product(SCOPES, SPANS):
@@ -335,7 +316,7 @@ def print_summaries(summaries: Sequence[Mapping[str, Any]], others: Sequence[str
                 (
                     row["lever"],
                     f"{100 - 100 * here['image_auroc'][0]:.2f}",
-                    *(shown(here.get(f"error_over_{other}")) for other in others),
+                    *(measure.show_interval(here.get(f"error_over_{other}")) for other in others),
                     *(
                         f"{100 * here[metric][0]:.1f}" if metric in here else ""
                         for metric in (*OF_IMAGES[1:], *OF_MAPS)
@@ -343,7 +324,15 @@ def print_summaries(summaries: Sequence[Mapping[str, Any]], others: Sequence[str
                 )
             )
         print(f"\n{scope}, {span} images")
-        headers = ("lever", "error", *(f"/ {o}" for o in others), "rec 0", "rec 1", *OF_MAPS)
+        headers = (
+            "lever",
+            "error",
+            *(f"/ {o}" for o in others),
+            "rec 0",
+            "rec 1",
+            "alarms",
+            *OF_MAPS,
+        )
         measure.print_table(headers, lines)
 
 
@@ -383,13 +372,13 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     study = Study(phase, folder, tuple(LEVERS[name] for name in names), quick)
     study.run()
-    others = REPORTED[:2] if phase == "choose" else REPORTED
     content: dict[str, Any] = {"phase": phase, "n_bootstrap": N_BOOTSTRAP, "backbones": {}}
     for backbone in BACKBONES[phase]:
         figures = study.figures(backbone)
-        summaries = [summarise(figures, name, others, whole=phase == "report") for name in names]
+        whole = phase == "report"
+        summaries = [summarise(figures, name, REPORTED, whole=whole) for name in names]
         print(f"\n{backbone}")
-        print_summaries(summaries, others[:3])
+        print_summaries(summaries, REPORTED[:3])
         content["backbones"][backbone] = {"summaries": summaries}
         if phase == "report" and not quick:
             content["backbones"][backbone]["aims"] = measure.judge(aims(summaries))

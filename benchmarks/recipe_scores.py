@@ -35,6 +35,7 @@ from padim.metrics.pixels import PixelMetrics
 from padim.metrics.table import METRICS, PixelMetric
 
 N_BATCH = 48  # images in one product
+OF_IMAGES = ("image_auroc", "image_recall_at_0", "image_recall_at_1", "false_alarms_at_05")
 OF_MAPS = ("aupro_30", "aupro_05", "aupimo")
 
 
@@ -288,6 +289,31 @@ def measure_case(
         of_kinds = measure_maps(counts, embedded, tested, weights)
         result |= {f"{one.key} {kind}": metrics for kind, metrics in of_kinds.items()}
     return result
+
+
+def measure_images(
+    normal: Floats, anomalous: Floats, w_normal: Floats, w_anomalous: Floats, threshold: float
+) -> list[Floats]:
+    """Each of ``OF_IMAGES`` in each bootstrap sample, as ``padim.metrics`` defines it.
+
+    Args:
+        normal: Scores of the normal images.
+        anomalous: Scores of the anomalous ones.
+        w_normal: How often each is in each sample, shape ``(samples, n)``.
+        w_anomalous: Likewise.
+        threshold: What a normal image lies above to be a false alarm.
+    """
+    order = np.argsort(normal)
+    below = np.searchsorted(normal[order], anomalous, "left")
+    up_to = np.searchsorted(normal[order], anomalous, "right")
+    n_below = np.pad(w_normal[:, order].cumsum(axis=1), ((0, 0), (1, 0)))
+    n_anomalous = w_anomalous.sum(axis=1)
+    won = (w_anomalous * (n_below[:, below] + n_below[:, up_to])).sum(axis=1) / 2
+    found = [won / n_below[:, -1] / n_anomalous]
+    for n_alarms in (0, 1):
+        # The normal images are kept: resampling could only take the highest away.
+        found.append(w_anomalous @ (below >= len(normal) - n_alarms) / n_anomalous)
+    return [*found, w_normal @ (normal > threshold) / w_normal.sum(axis=1)]
 
 
 def finish(fitter: Fitter, distance: Tensor, sigma_px: float) -> Tensor:

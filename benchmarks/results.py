@@ -18,6 +18,8 @@ from typing import Any, cast
 
 import measure
 import numpy as np
+import recipe_levers as levers
+import recipe_scores
 from numpy.typing import NDArray
 from peer_env import score_with_peer
 
@@ -43,12 +45,12 @@ RECIPES = ("reference", "standard", "fast", "accurate")
 PEER = "anomalib 2.7.0"
 LEVERS = {  # how the benchmark of levers calls them
     "reference": "`reference`",
-    "standard of before": "`standard` of before",
-    "fast of before": "`fast`",
-    "2 levels of 256 px, maximum": "`standard` without its coarse head",
-    "2 levels of 256 px, maximum + 160 px": "`standard`",
-    "2 levels of 256 px, mirrored, maximum + 160 px": "`standard`, mirrored",
-    "3 levels of 288 px, maximum + 160 px": "`accurate`",
+    levers.BEFORE: "`standard` of before",
+    levers.BEFORE_FAST: "`fast`",
+    levers.UNFUSED: "`standard` without its coarse head",
+    levers.DEFAULT: "`standard`",
+    levers.MIRRORED: "`standard`, mirrored",
+    levers.ACCURATE: "`accurate`",
 }
 TILES = "magnetic_tile"
 OF_IMAGES = {
@@ -267,11 +269,6 @@ def lever_lines() -> list[str]:
     """What the recipes gave on the half of the photographs that no choice was made on."""
     result = json.loads((measure.RESULTS / "recipe_levers_report.json").read_text(encoding="utf-8"))
 
-    def shown(found: list[float] | None, factor: float, digits: int) -> str:
-        if found is None:
-            return ""
-        return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*(factor * x for x in found), d=digits)
-
     lines = [
         "## The choice of the recipe",
         "",
@@ -281,25 +278,28 @@ def lever_lines() -> list[str]:
         "fitted on 60 and on 300 good images, three draws each. *Harder* are polycrystalline "
         "cells, tiles with cracks and uneven ones; *small* are scratches, spots, holes and "
         "displaced patches of 4 to 16 px made anywhere on good images. Errors are 1 - AUROC of "
-        "images; intervals are 95%, paired over the test images. The maps of `reference` do not "
+        "images; false alarms are those at a threshold for 5%; intervals are 95%, paired over the "
+        "test images. The maps of `reference` do not "
         "show defects outside its crop, and are not comparable.",
     ]
+    shown = measure.show_interval
     for (backbone, found), scope in product(result["backbones"].items(), ("harder", "small")):
         lines += [
             "",
             f"{backbone}, {scope}:",
             "",
             "| recipe | error over `reference` | error over `standard` of before | error, % "
-            "| recall, one false alarm, % | AUPRO-0.3, % | AUPRO-0.05, % | AUPIMO, % |",
-            "|---|---|---|---|---|---|---|---|",
+            "| recall, one false alarm, % | false alarms at 5%, % | AUPRO-0.3, % | AUPRO-0.05, % "
+            "| AUPIMO, % |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
         for summary in found["summaries"]:
             here = summary[f"{scope}, 60, 300"]
             error = [1 - here["image_auroc"][i] for i in (0, 2, 1)]
-            metrics = ("image_recall_at_1", "aupro_30", "aupro_05", "aupimo")
+            metrics = (*recipe_scores.OF_IMAGES[2:], *recipe_scores.OF_MAPS)
             cells = [
                 shown(here["error_over_reference"], 1, 2),
-                shown(here["error_over_standard of before"], 1, 2),
+                shown(here[f"error_over_{levers.BEFORE}"], 1, 2),
                 shown(error, 100, 1),
                 *(shown(here.get(metric), 100, 1) for metric in metrics),
             ]

@@ -24,7 +24,7 @@ from typing import Any, cast
 import measure
 import numpy as np
 import torch
-from cells import photographs
+from cells import THREE_LEVELS, photographs
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,7 +34,7 @@ from padim.features.trunk import AnyTrunk, Trunk, load_trunk, optimise
 from padim.features.weights import fetch, read_weights
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
-from padim.fitting.settings import FitSettings
+from padim.fitting.settings import FitSettings, settings_with
 from padim.images.ahead import load_ahead
 from padim.scoring.engines import Arrays
 from padim.scoring.graph import Graph
@@ -136,7 +136,7 @@ def main() -> None:
     quick = measure.arguments(__doc__).quick
     n_rounds = 2 if quick else N_ROUNDS
     about = measure.facts(["elpv-dataset", "onnxruntime", "openvino"])
-    fitter = prepare(FitSettings(device="cpu"))
+    fitter = prepare(settings_with(FitSettings(device="cpu"), **THREE_LEVELS))
     paths = photographs()[: max(BATCHES)]
     pixels = np.stack([image.pixels for image in load_ahead(paths, fitter.encoder.preprocess)])
     rows: list[dict[str, Any]] = []

@@ -92,7 +92,7 @@ def _recipe_table(result: dict[str, Any]) -> list[str]:
     headers = ("recipe", "numbers", "one image", "ratio", "16 images", "ratio")
     rows = [
         (
-            f"`{row['recipe']}`" if i else "three levels, no coarse head",
+            row["recipe"],
             f"{row['n_numbers'] / 1e6:.1f} M",
             *(
                 cell
@@ -100,7 +100,7 @@ def _recipe_table(result: dict[str, Any]) -> list[str]:
                 for cell in (_ms(row["seconds"][n]), f"{row['ratio'][n]['median']:.2f}")
             ),
         )
-        for i, row in enumerate(result["rows"])
+        for row in result["rows"]
     ]
     return [*table(headers, rows), *source(result)]
 

@@ -100,7 +100,7 @@ def time_default(n_threads: int | None) -> list[Timing]:
 
     with TemporaryFolder() as folder:
         model, graph = folder / "model.safetensors", folder / "model.onnx"
-        settings = FitSettings(device="cpu", engine="torch", n_threads=n_threads, calibrate=False)
+        settings = FitSettings(device="cpu", engine="torch", n_threads=n_threads)
         fitter = prepare(settings)
         size_px = fitter.encoder.preprocess.size_px
         save_state(fitter.fit(list(_make_noise(2, size_px))).state, model)

@@ -31,7 +31,7 @@ class Recipe:
     # The image score is the mean of the hottest pixels of the map, this fraction of those that
     # count, or of as many as a tile has, and one at least: 0 is the maximum.
     score_fraction: Fraction
-    taps: tuple[Index, ...] | None = None  # numbers of blocks; the backbone's own when None
+    taps: tuple[Index, ...] | None = None  # numbers of blocks, where not the backbone's own
     tile_px: Side | None = None  # side of the square parts that the network sees one at a time
     tile_overlap_px: Index = 128  # at least, and twice what is seen around a region of interest
     mirrored: bool = False  # features are the mean of the image's and its left-right mirror's
@@ -42,8 +42,8 @@ class Recipe:
 
     @property
     def has_levers(self) -> bool:
-        """Whether features are mirrored, or there is a coarse head: older releases know neither."""
-        return self.mirrored or self.coarse_scale > 0
+        """Whether it has what older releases lack: mirrored features, a coarse head, its name."""
+        return self.mirrored or self.coarse_scale > 0 or self.name == "accurate"
 
     def to_json(self) -> dict[str, object]:
         """The recipe as plain data, without a word of what it has not and older releases lack."""
@@ -98,4 +98,4 @@ _FAST = replace(_STANDARD, name="fast", score_fraction=0.005, coarse_scale=0.0)
 _ACCURATE = replace(_STANDARD, name="accurate", size_px=(288, 288), coarse_scale=0.55)
 RECIPES = {recipe.name: recipe for recipe in (_REFERENCE, _STANDARD, _FAST, _ACCURATE)}
 DEFAULT_RECIPE = "standard"
-TWO_LEVELS = ("standard", "fast")  # recipes that look at strides 8 and 16 alone
+TWO_LEVELS = ("standard", "fast")  # look at strides 8 and 16 alone; others at the backbone's taps

@@ -443,10 +443,13 @@ def test_published_figures_are_compared_with(
     assert find_published("efficientnet_b7_ns", 432, "all") == (0.977, 0.967)
     values = {"image_auroc": 0.99, "pixel_auroc": 0.987}
     settings = make_settings("efficientnet_v2_m", 288)
+    settings["recipe"] = "reference"
     results = Results.of(settings, [make_record("carpet", metrics=values)], ())
     said = describe_differences(replace(results, means={}, mean_intervals={}))
     assert "| carpet | 0.990 | 1.000 | -0.010 **off** | 0.987 | 0.987 | +0.000 |" in said
     assert "Off by more than 0.005: 1 of 2 figures." in said
+    settings["recipe"] = "standard"
+    assert "Nothing was published" in describe_differences(replace(results, means={}))
     assert benchmark(root, tmp_path / "out", "--against", "published", "-q") == 0
     assert "Nothing was published for these settings" in capsys.readouterr().out
     assert benchmark(root, tmp_path / "out", "--against", "mine", "-q") == 2

@@ -183,6 +183,25 @@ def test_a_recipe_without_changes_is_as_it_stands(name: str) -> None:
     assert recipe_of(FitSettings(recipe=name)) == RECIPES[name]
 
 
+@pytest.mark.parametrize(
+    ("choices", "scale"),
+    [
+        ({"size_px": 512}, 0.3125),
+        ({"size_px": 128}, 0.625),
+        ({"size_px": (512, 128)}, 0.625),
+        ({"size_px": 1024, "tile_px": 256}, 0.625),
+        ({"size_px": 1024, "tile_px": 512}, 0.3125),
+        ({"size_px": 512, "coarse_scale": 0.5}, 0.5),
+        ({"recipe": "accurate", "size_px": 384}, 0.4125),
+        ({"recipe": "fast"}, 0),
+        ({"calibrate": False}, 0),
+        ({"calibrate": False, "coarse_scale": 0.5}, 0.5),
+    ],
+)
+def test_the_smaller_copy_does_not_grow_with_the_image(choices: FitChoices, scale: float) -> None:
+    assert recipe_of(settings_with(**choices)).coarse_scale == pytest.approx(scale)
+
+
 def test_a_recipe_takes_every_change() -> None:
     changed = {
         "size_px": (64, 64),

@@ -107,8 +107,6 @@ def fit(
         f"{encoder.pyramid.n_dims} dimensions, engine {encoder.engine}, "
         f"device {fitter.embedder.device.type}."
     )
-    if settings.calibrate and recipe_of(settings).coarse_scale > fitter.recipe.coarse_scale:
-        say(f"No coarse head: {encoder.spec.name} takes images of one size alone.")
     unreadable = Unreadable(skip_unreadable)
     fitted, peak = _fit_to(out, fitter, chosen, unreadable)
     drawn: dict[int, str] = {}
@@ -269,6 +267,8 @@ def prepare_within(
 
     limit = settings.max_bytes
     fitter = prepare(settings, source_px=source_px, scratch=scratch)
+    if recipe_of(settings).coarse_scale > 0 == fitter.recipe.coarse_scale:
+        say(f"No coarse head: {fitter.encoder.spec.name} takes images of one size alone.")
     if limit is not None:
         fitter = fitter.within(limit, n_images, largest_px)
     forecast = fitter.forecast(largest_px, n_images)

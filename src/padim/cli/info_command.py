@@ -139,7 +139,7 @@ def _describe(file: Path, document: Document) -> dict[str, str]:
         + f" ({recipe['eps_rule']} {recipe['eps']:g})",
         **_describe_levers(document),
         "blur": f"sigma {recipe['sigma_px']:g} px",
-        "image score": f"mean of the hottest {fraction:.2%}{of}" if fraction else "maximum",
+        "map score": f"mean of the hottest {fraction:.2%}{of}" if fraction else "maximum",
         "precision": f"{document['precision']}, stored as {document['store']}",
         "samples": f"{samples if document['n_samples'] else 'no images with their maps'} inside",
         "calibration": "none: scores carry no label",
@@ -156,11 +156,11 @@ def _describe_levers(document: Document) -> dict[str, str]:
     if recipe.get("mirrored"):
         levers["features"] = "the mean of the image's and its mirror's"
     if scale := recipe.get("coarse_scale"):
-        joins = "" if document.get("fusion") else "; not calibrated, so no part of the score"
+        joined = "joined with the map's" if document.get("fusion") else "no part of the image score"
         n_dims = len(document["levels"][0]["channels"][-1])
         levers["coarse head"] = (
             f"{n_dims} dims of a copy at scale {scale:g}, mean of the hottest "
-            f"{recipe['coarse_fraction']:.2%}{joins}"
+            f"{recipe['coarse_fraction']:.2%}; {joined}"
         )
     return levers
 

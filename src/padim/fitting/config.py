@@ -9,7 +9,6 @@ from padim.errors import PathMissingError, UsageError
 from padim.files import sha256
 from padim.fitting.settings import CHOICES, KINDS, FitChoices, require_known
 from padim.images.reading import AS_IT_IS
-from padim.recipes import TWO_LEVELS
 
 if TYPE_CHECKING:
     from padim.features.encoder import Encoder
@@ -81,6 +80,7 @@ def choices_of(state: "ModelState") -> FitChoices:
         "backbone": encoder.spec.name,
         "recipe": recipe.name,
         "size_px": recipe.size_px,
+        "taps": encoder.spec.taps,
         "eps": recipe.eps,
         "eps_rule": recipe.eps_rule,
         "engine": encoder.engine.name,
@@ -94,8 +94,6 @@ def choices_of(state: "ModelState") -> FitChoices:
         "include_backbone": bool(state.trunk),
         "keep_samples": state.samples is not None or len(encoder.tiling.tiles) > 1,
     }
-    if recipe.taps is not None or recipe.name in TWO_LEVELS:  # models of before had the backbone's
-        choices["taps"] = encoder.spec.taps
     if recipe.tile_px is not None:
         choices["tile_px"] = recipe.tile_px
     if (reading := encoder.preprocess.reading) != AS_IT_IS:

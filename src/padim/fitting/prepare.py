@@ -64,24 +64,10 @@ def prepare(
         stride = max(spec.strides)
         height, width = (max(stride, round(side / stride) * stride) for side in source_px)
         settings = replace(settings, size_px=(height, width))
-    recipe = recipe_of(settings)
-    if not settings.calibrate and settings.coarse_scale is None:
-        recipe = replace(recipe, coarse_scale=0.0)  # only calibrating says what it is worth
     device = choose_device(settings.device)
     require_outliers_known(settings, bool(settings.drop_outliers))
     engine = choose_engine(settings.engine, device, settings.precision)
-    preprocess = _build_preprocess(settings, recipe, spec, source_px)
-    tiling = _plan_tiling(settings, recipe, spec, preprocess)
-    coarse_px = tiling.coarse_px
-    if coarse_px is not None and not takes_size(spec, tiling.window_px, coarse_px):
-        if settings.coarse_scale is not None:
-            (height, width), (low, narrow) = tiling.window_px, coarse_px
-            raise UsageError(
-                f"{spec.name} takes images of {height}x{width} px alone once it is built, but the "
-                f"coarse head needs to see {low}x{narrow} px. Leave --coarse-scale out."
-            )
-        recipe = replace(recipe, coarse_scale=0.0)
-        tiling = _plan_tiling(settings, recipe, spec, preprocess)
+    recipe, preprocess, tiling = _plan(settings, spec, source_px)
     path = fetch(spec) if settings.weights is None else Path(settings.weights)
     if not path.is_file():
         raise PathMissingError(path)
@@ -118,21 +104,42 @@ def prepare(
 
 
 def _find_spec(settings: FitSettings) -> tuple[BackboneSpec, FitSettings]:
-    """The facts of the backbone with its taps, and the settings with what those depend on."""
-    taps, has_two = settings.taps, settings.recipe in TWO_LEVELS
-    if settings.backbone.startswith(TIMM):
-        spec = describe_network(settings.backbone, taps)
-        if taps is None and has_two:
-            coarsest = sorted(set(spec.strides))[-2:]
-            pairs = zip(spec.taps, spec.strides, strict=True)
-            taps = tuple(tap for tap, stride in pairs if stride in coarsest)
-    else:
-        spec = backbone(settings.backbone)
-        if taps is None and has_two:
-            taps = TWO_TAPS[spec.name]
-    if taps is not None and taps != spec.taps:
-        spec = with_taps(spec, taps)
-    return spec, replace(settings, taps=taps)
+    """The facts of the backbone with its taps; they are settings where they are not its own.
+
+    A network of timm alone has the coarsest two of its strides where a recipe has two levels.
+    """
+    is_of_timm = settings.backbone.startswith(TIMM)
+    name = settings.backbone
+    own = describe_network(name, settings.taps) if is_of_timm else backbone(name)
+    taps = settings.taps or own.taps
+    if settings.taps is None and settings.recipe in TWO_LEVELS:
+        coarsest = sorted(set(own.strides))[-2:]
+        pairs = zip(own.taps, own.strides, strict=True)
+        of_two = tuple(tap for tap, stride in pairs if stride in coarsest)
+        taps = of_two if is_of_timm else TWO_TAPS[own.name]
+    if taps == own.taps:
+        return own, replace(settings, taps=None)
+    return with_taps(own, taps), replace(settings, taps=taps)
+
+
+def _plan(
+    settings: FitSettings, spec: BackboneSpec, source_px: tuple[int, int] | None
+) -> tuple[Recipe, Preprocess, Tiling]:
+    """What the network sees; no smaller copy where a recipe has one and the network takes none."""
+    recipe = recipe_of(settings)
+    preprocess = _build_preprocess(settings, recipe, spec, source_px)
+    tiling = _plan_tiling(settings, recipe, spec, preprocess)
+    coarse_px = tiling.coarse_px
+    if coarse_px is None or takes_size(spec, tiling.window_px, coarse_px):
+        return recipe, preprocess, tiling
+    if settings.coarse_scale is not None:
+        (height, width), (low, narrow) = tiling.window_px, coarse_px
+        raise UsageError(
+            f"{spec.name} takes images of {height}x{width} px alone once it is built, but the "
+            f"coarse head needs to see {low}x{narrow} px. Leave --coarse-scale out."
+        )
+    recipe = replace(recipe, coarse_scale=0.0)
+    return recipe, preprocess, _plan_tiling(settings, recipe, spec, preprocess)
 
 
 def require_outliers_known(settings: FitSettings, are_wanted: bool) -> None:

@@ -1,5 +1,6 @@
 """Every choice of a fit, said once: its name, type, default, range, help and option."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -357,4 +358,16 @@ def recipe_of(settings: FitSettings) -> Recipe:
     """
     names = [one.name for one in fields(Recipe) if one.name in CHOICES]
     given = {name: value for name in names if (value := getattr(settings, name)) is not None}
-    return replace(RECIPES[settings.recipe], **given)
+    base = RECIPES[settings.recipe]
+    recipe = replace(base, **given)
+    if settings.coarse_scale is not None:
+        return recipe
+    # Only calibrating says what a coarse head is worth.
+    return replace(recipe, coarse_scale=_coarse_scale(recipe, base) if settings.calibrate else 0.0)
+
+
+def _coarse_scale(recipe: Recipe, base: Recipe) -> float:
+    """What gives a larger image a copy of as many pixels as the recipe has."""
+    seen_px = recipe.size_px if recipe.tile_px is None else (recipe.tile_px, recipe.tile_px)
+    ratio = math.prod(base.size_px) / math.prod(seen_px)
+    return base.coarse_scale * min(1.0, math.sqrt(ratio))
