@@ -449,7 +449,9 @@ def test_published_figures_are_compared_with(
     assert "| carpet | 0.990 | 1.000 | -0.010 **off** | 0.987 | 0.987 | +0.000 |" in said
     assert "Off by more than 0.005: 1 of 2 figures." in said
     settings["recipe"] = "standard"
-    assert "Nothing was published" in describe_differences(replace(results, means={}))
+    assert "Nothing was published" in describe_differences(
+        replace(results, means={}, mean_intervals={})
+    )
     assert benchmark(root, tmp_path / "out", "--against", "published", "-q") == 0
     assert "Nothing was published for these settings" in capsys.readouterr().out
     assert benchmark(root, tmp_path / "out", "--against", "mine", "-q") == 2
