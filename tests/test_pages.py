@@ -63,7 +63,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Image.fromarray(mask).save(tmp_path / "mask.png")
     make_category(tmp_path / "mvtec/bottle", n_train=3, n_test=1)
     for name, recipe in RECIPES.items():  # what pages do not say themselves is small here
-        monkeypatch.setitem(RECIPES, name, replace(recipe, size_px=SIZE_PX))
+        monkeypatch.setitem(RECIPES, name, replace(recipe, size_px=SIZE_PX, coarse_scale=0.0))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
