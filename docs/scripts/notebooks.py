@@ -46,6 +46,8 @@ def keep_outputs(path: Path) -> None:
     for i, cell in enumerate(notebook.cells):
         cell.id = f"cell-{i}"
         cell.metadata = nbformat.NotebookNode()
+        if "outputs" in cell:  # warnings name paths of the machine
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     nbformat.write(notebook, path)
     sys.stdout.write(f"Written: docs/notebooks/{path.name}\n")
 
