@@ -149,7 +149,7 @@ def test_fit_beyond_the_memory_limit_is_refused(
         (["--size", "big"], "such as 256 or 256x512"),
         (["--taps", "1,2,9"], "has the blocks 0 to 6"),
         (["--taps", "4,2"], "in order"),
-        (["--dims", "900"], "Try 176"),
+        (["--dims", "900"], "Try 152"),
         (["--dims", "some"], "a whole number or all"),
         (["--eps", "0"], "needs to be above 0"),
         (["--eps-rule", "wild"], "eps rule"),

@@ -117,7 +117,7 @@ def test_benchmark_takes_the_file_of_a_fit(
     category: Path, fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, out = tmp_path / "part.toml", tmp_path / "out"
-    config.write_text("size_px = [64, 64]\nsigma_px = 2.0\nkeep_samples = false\n")
+    config.write_text("size_px = [64, 64]\ncoarse_scale = 0.5\nkeep_samples = false\n")
     model = fit("m", "--config", str(config))
     words = ["benchmark", str(category.parent), "-o", str(out), "--config", str(config)]
     assert main(words) == 0

@@ -28,7 +28,7 @@ from padim.model.padim import PaDiM
 from padim.model.scorer import finish_of, scorer_of
 from padim.model.torch_score import TileScore
 from padim.recipes import RECIPES
-from padim.tensors.file_tensor import FileTensor, write_tensors
+from padim.tensors.file_tensor import FileTensor, raw_bytes, write_tensors
 from padim.tensors.reading import open_tensors
 
 SIZE_PX = (96, 128)
@@ -305,3 +305,10 @@ def test_files_are_read_by_safetensors_itself(
     assert torch.equal(content.tensors["b"], tensors["b"])
     assert torch.equal(content.tensors["a"][1:3], torch.tensor([1.0, 2.0]))
     assert content.sha256() == sha256(path)
+
+
+def test_the_bytes_of_one_value_are_read_whatever_its_stride() -> None:
+    column = torch.arange(6, dtype=torch.float32).reshape(3, 2)[:, 1]
+    for n_values in (1, 3):
+        expected = np.array([1, 3, 5], np.float32)[:n_values].tobytes()
+        assert raw_bytes(column[:n_values]).tobytes() == expected

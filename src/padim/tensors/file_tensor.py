@@ -151,4 +151,6 @@ def begin_hash(dtype: torch.dtype, shape: tuple[int, ...]) -> Any:
 def raw_bytes(tensor: Tensor) -> memoryview:
     """The bytes of a tensor, those in memory where it is contiguous there."""
     contiguous = tensor.detach().cpu().contiguous()
-    return contiguous.reshape(-1).view(torch.uint8).numpy().data
+    # Of an axis of one element, the stride may be anything.
+    flat = contiguous.as_strided((contiguous.numel(),), (1,))
+    return flat.view(torch.uint8).numpy().data
