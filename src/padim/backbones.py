@@ -1,6 +1,7 @@
 """The pretrained networks, as data that is tested against the networks themselves; no torch."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, TypedDict
@@ -82,6 +83,15 @@ class BackboneSpec:
     def is_of_timm(self) -> bool:
         """Whether it is described by timm itself, and is no row of the table here."""
         return self.block == INTERMEDIATES
+
+    def keep_taps(self, taps: Sequence[int]) -> "BackboneSpec | None":
+        """The facts with some of the taps alone; None where it has not all of them."""
+        if not taps or not set(taps) <= set(self.taps):
+            return None
+        rows = zip(self.taps, self.channels, self.strides, strict=True)
+        kept = [row for row in rows if row[0] in taps]
+        numbers, channels, strides = zip(*kept, strict=True)
+        return replace(self, taps=numbers, channels=channels, strides=strides)
 
     @property
     def weights_file(self) -> str:

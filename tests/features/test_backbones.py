@@ -213,3 +213,14 @@ def test_a_package_in_a_file_is_looked_for_and_never_imported() -> None:
     assert convert(facts, BackboneSpec) == BACKBONES["efficientnet_lite0"]
     with pytest.raises(ValidationError, match=r"regex.*\$\.package"):
         convert(facts | {"package": "antigravity.models"}, BackboneSpec)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_some_of_the_taps_are_as_the_network_has_them(spec: BackboneSpec) -> None:
+    few = spec.keep_taps(spec.taps[1:])
+    assert few is not None
+    network = build_trunk(few)
+    maps = network(torch.empty(1, 3, SIDE_PX, SIDE_PX, device="meta"))
+    assert tuple(one.shape[1] for one in maps) == few.channels
+    assert tuple(SIDE_PX // one.shape[2] for one in maps) == few.strides
+    assert spec.keep_taps((0,)) is None

@@ -87,6 +87,8 @@ def with_taps(spec: BackboneSpec, taps: Sequence[int]) -> BackboneSpec:
     """
     if spec.is_of_timm:
         return describe_network(spec.name, taps)
+    if list(taps) == sorted(set(taps)) and (kept := spec.keep_taps(taps)) is not None:
+        return kept
     network = _build_network(spec)
     names = {name for name, _ in network.named_modules()}
     blocks = [i for i in range(spec.first_block, 100) if spec.block.format(i) in names]
@@ -189,7 +191,8 @@ def load_trunk(
         UsageError: It does not take such a size.
     """
     trunk = build_intermediates(spec, size_px) if spec.is_of_timm else build_trunk(spec)
-    if BACKBONES.get(spec.name) != spec:  # what a file says of it
+    known = BACKBONES.get(spec.name)
+    if known is None or known.keep_taps(spec.taps) != spec:  # what a file says of it
         _check_maps(trunk, spec, origin, size_px or _ANY_PX)
     expected = trunk.network.state_dict()
     if spec.is_of_timm and any(
