@@ -268,7 +268,7 @@ def prepare_within(
     limit = settings.max_bytes
     fitter = prepare(settings, source_px=source_px, scratch=scratch)
     if recipe_of(settings).coarse_scale > 0 == fitter.recipe.coarse_scale:
-        say(f"No coarse head: {fitter.encoder.spec.name} takes images of one size alone.")
+        say(f"No coarse head: {fitter.encoder.spec.name} takes no smaller copy of an image.")
     if limit is not None:
         fitter = fitter.within(limit, n_images, largest_px)
     forecast = fitter.forecast(largest_px, n_images)
