@@ -76,7 +76,7 @@
 
   function bars(ratios, hasCoarseHead) {
     const n = ratios.length - (hasCoarseHead ? 1 : 0);
-    return ratios.map((ratio, i) => bar(ratio, i < n ? nameLevel(i, n) : "head", ratios));
+    return ratios.map((ratio, i) => bar(ratio, i < n ? nameLevel(i, n) : "copy", ratios));
   }
 
   function show(card) {
