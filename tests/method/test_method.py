@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
+from padim.backbones import backbone
 from padim.fitting.fit import build_model
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
@@ -197,6 +198,8 @@ def random_fitter(name: str, case: RandomCase, **choices: Unpack[FitChoices]) ->
             weights=case.weights,
             include_backbone=False,
             engine="torch",
+            taps=backbone(name).taps,
+            coarse_scale=0.0,
             **choices,
         )
     )

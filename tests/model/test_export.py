@@ -44,7 +44,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     good = list(oracle.random_images(8, SIZE_PX))
-    padim.fit(good, size_px=SIZE_PX, device="cpu", store="float32").save(path)
+    padim.fit(good, size_px=SIZE_PX, recipe="fast", device="cpu", store="float32").save(path)
     return path
 
 

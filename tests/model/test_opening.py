@@ -20,7 +20,7 @@ LONG = "long" * 100
 
 @pytest.fixture(scope="module")
 def model() -> padim.PaDiM:
-    return padim.fit(list(oracle.random_images(4, SIZE_PX)), size_px=SIZE_PX)
+    return padim.fit(list(oracle.random_images(4, SIZE_PX)), size_px=SIZE_PX, recipe="fast")
 
 
 @pytest.fixture(scope="module")
