@@ -25,7 +25,8 @@ ONNX_OPERATORS = frozenset((
 _OPENVINO_INPUTS = (  # layers by how many inputs they have at least; OpenVINO reads them unseen
     ("Const", "Parameter"),
     ("AvgPool", "Clamp", "Concat", "Convert", "Exp", "Floor", "Gelu", "HSwish", "Identity", "Log",
-     "LogicalNot", "MaxPool", "ReLU", "Result", "ShapeOf", "Sigmoid", "SoftMax", "Sqrt", "Squeeze", "Swish"),
+     "LogicalNot", "MaxPool", "ReLU", "Result", "ShapeOf", "Sigmoid", "SoftMax", "Sqrt", "Squeeze",
+     "Swish"),
     ("Add", "Broadcast", "Convolution", "Divide", "GatherND", "Greater", "GroupConvolution",
      "Interpolate", "LessEqual", "MVN", "MatMul", "Maximum", "Minimum", "Multiply", "Power",
      "ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape", "Split", "Subtract", "TopK",
