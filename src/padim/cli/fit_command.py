@@ -267,7 +267,7 @@ def prepare_within(
 
     limit = settings.max_bytes
     fitter = prepare(settings, source_px=source_px, scratch=scratch)
-    if recipe_of(settings).coarse_scale > 0 == fitter.recipe.coarse_scale:
+    if recipe_of(settings).coarse_scale and not fitter.recipe.coarse_scale:
         say(f"No coarse head: {fitter.encoder.spec.name} takes no smaller copy of an image.")
     if limit is not None:
         fitter = fitter.within(limit, n_images, largest_px)
