@@ -210,5 +210,5 @@ def test_a_terminal_shows_a_bar_with_its_rate_for_each_phase(tmp_path: Path) -> 
                 shown += part
     os.close(ours)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    for phase, n_steps in (("fit", 12), ("solve", 32), ("second look", 12)):
+    for phase, n_steps in (("fit", 12), ("solve", 40), ("second look", 12)):
         assert re.search(rf"{phase} +\S+ +{n_steps}/{n_steps} +[\d.e+]+/s +0:00:\d\d", plain), plain
