@@ -46,8 +46,7 @@ def main() -> None:
         for recipe, choices in RECIPES.items():
             measure.say(recipe)
             cells = fit_on_cells(Path(name) / str(len(n_numbers)), quick, **choices)
-            heads = cells.fitter.encoder.pyramid.heads
-            n_numbers[recipe] = sum(head.n_entries for head in heads)
+            n_numbers[recipe] = cells.fitter.encoder.pyramid.n_entries
             graph = Graph(cells.graph("onnx"), "onnxruntime")
             for n_batch in BATCHES:
                 calls[n_batch][recipe] = partial(time_call, graph, cells.pixels(n_batch))

@@ -22,15 +22,8 @@ from padim.scoring.predictor import Prediction
 
 SIZE_PX = (64, 64)
 COARSE_PX = (48, 48)
-BOTH = FitChoices(
-    size_px=SIZE_PX,
-    taps=(1, 2, 4),
-    sigma_px=4,
-    score_fraction=0.01,
-    store="float32",
-    engine="torch",
-    mirrored=True,
-    coarse_scale=0.75,
+BOTH = oracle.ONE_HEAD | FitChoices(
+    size_px=SIZE_PX, store="float32", engine="torch", mirrored=True, coarse_scale=0.75
 )
 
 
