@@ -94,12 +94,14 @@ def test_the_peak_of_a_resnet_is_forecast_within_a_quarter(
 
 
 def test_the_peak_does_not_depend_on_the_number_of_images(tmp_path: Path) -> None:
-    measured(tmp_path, 1, "efficientnet_lite0", size_px=(128, 128))  # writes the trunk's graph
+    def measure(n_images: int) -> dict[str, int]:
+        return measured(
+            tmp_path, n_images, "efficientnet_lite0", size_px=(128, 128), calibrate=False
+        )
+
+    measure(1)  # writes the trunk's graph
     # 48 images are gathered at a time: 40 are less than one such group, 70 and 300 are more.
-    by_count = {
-        n: measured(tmp_path, n, "efficientnet_lite0", size_px=(128, 128), calibrate=False)
-        for n in (40, 70, 160, 300)
-    }
+    by_count = {n: measure(n) for n in (40, 70, 160, 300)}
     assert by_count[160]["peak"] == pytest.approx(by_count[40]["peak"], rel=0.05)
     work = {n: figures["peak"] - figures["before"] for n, figures in by_count.items()}
     assert work[300] == pytest.approx(work[70], rel=0.1)

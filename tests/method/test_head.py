@@ -7,7 +7,7 @@ from torch import Tensor
 from padim.features.features import Features
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
-from padim.fitting.settings import FitSettings
+from padim.fitting.settings import FitChoices, FitSettings
 from padim.method.gaussian import factor
 from padim.method.head import Head
 from padim.method.moments import Moments
@@ -19,7 +19,8 @@ N_TRAIN = 6
 
 @pytest.fixture(scope="module", params=[(64, 64), (64, 96)], ids=["square", "wide"])
 def fitter(request: pytest.FixtureRequest) -> Fitter:
-    return prepare(FitSettings(size_px=request.param, engine="torch", store="float32"))
+    choices = FitChoices(size_px=request.param, engine="torch", store="float32")
+    return prepare(FitSettings(**(oracle.ONE_HEAD | choices)))
 
 
 @pytest.fixture(scope="module")
