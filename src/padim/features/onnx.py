@@ -45,7 +45,7 @@ def write_onnx(
 
     example = torch.zeros(n_batch or 2, *input_px, 3, dtype=torch.uint8)
     batch = torch.export.Dim("batch") if n_batch is None else None
-    with _quiet_exporter(), _naming_torch():
+    with _quiet_exporter(), _naming_torch(), _without_overwriting(module):
         program = torch.onnx.export(
             module,
             (example, *(torch.zeros(1) for _ in numbers)),
@@ -64,6 +64,19 @@ def write_onnx(
     n_bytes = sum(t.numel() * t.element_size() for t in module.state_dict().values())
     program.save(path, external_data=n_bytes > _LARGEST_PROTOBUF)
     write_seal(path)
+
+
+@contextmanager
+def _without_overwriting(module: nn.Module) -> Iterator[None]:
+    """Let activations leave their input as it is: the exporter takes far longer over others."""
+    overwriting = [part for part in module.modules() if getattr(part, "inplace", False)]
+    try:
+        for part in overwriting:
+            vars(part)["inplace"] = False
+        yield
+    finally:
+        for part in overwriting:
+            vars(part)["inplace"] = True
 
 
 @contextmanager
