@@ -6,7 +6,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -58,21 +57,22 @@ def examine() -> Machine:
         memory_bytes=psutil.virtual_memory().total,
         accelerators=tuple(_find_accelerators()),
         engines={
-            engine: version(facts.package)
+            engine: facts.version()
             for engine, facts in ENGINES.items()
-            if importlib.util.find_spec(facts.package) is not None
+            if "cpu" in facts.devices and importlib.util.find_spec(facts.package) is not None
         },
     )
 
 
 def time_graph(path: Path, n_threads: int | None) -> list[Timing]:
-    """Time an exported graph on one image of noise, in each engine that is installed and runs it.
+    """Time an exported graph on one image of noise, in each engine that runs it on a CPU here.
 
     There is a thread for each core when their number is None.
     """
     timings = []
     for engine in engines_of(path):
-        if importlib.util.find_spec(ENGINES[engine].package) is None:
+        facts = ENGINES[engine]
+        if "cpu" not in facts.devices or importlib.util.find_spec(facts.package) is None:
             continue
         for precision in ENGINES[engine].precisions:
             predictor = load(path, engine=engine, n_threads=n_threads, precision=precision)

@@ -106,6 +106,10 @@ class ImageReadError(PadimError):
         self.reason = reason
 
 
+class DeviceError(PadimError):
+    """A GPU that an engine cannot compute on here."""
+
+
 class DatasetError(PadimError):
     """A folder that is not laid out as it must be."""
 
@@ -123,7 +127,7 @@ class ModelFileError(PadimError):
 
 
 class ParityError(PadimError):
-    """An exported graph does not score as torch does."""
+    """A graph does not compute as it did where it was written."""
 
 
 class ModelFileTruncatedError(ModelFileError):

@@ -39,6 +39,22 @@ def test_a_fit_that_the_machine_cannot_hold_is_refused(monkeypatch: pytest.Monke
     assert Forecast(800_000_000, 1).warning == ""
 
 
+def test_a_fit_that_the_gpu_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitter = prepare(FitSettings(size_px=(64, 64), device="cpu", engine="torch"))
+    on_cpu = fitter.forecast()
+    assert on_cpu.device_bytes == 0
+    embedder = replace(fitter.embedder, device=torch.device("cuda"))
+    on_gpu = replace(fitter, embedder=embedder).forecast()
+    n_moments = 8 * fitter.encoder.pyramid.n_entries
+    assert n_moments < on_gpu.device_bytes < on_cpu.peak_bytes
+    assert on_gpu.peak_bytes < on_cpu.peak_bytes
+    monkeypatch.setattr(forecast, "free_bytes", lambda: on_gpu.device_bytes)
+    on_gpu.check(None)
+    monkeypatch.setattr(forecast, "free_bytes", lambda: on_gpu.device_bytes - 1)
+    with pytest.raises(MemoryLimitError, match=r"of the GPU's memory, but .* are free\. Use --dev"):
+        on_gpu.check(None)
+
+
 def test_a_container_has_less_than_its_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,7 +93,7 @@ def test_a_description_that_is_no_json_is_refused(text: str) -> None:
         ("coarse_cells", [0, 64], "need to be different and below 64"),
         ("coarse_cells", [1, 1], "need to be different and below 64"),
         ("eps", [0.1], "2 levels need as many eps"),
-        ("engine", "tensorrt 10", "there is no engine 'tensorrt 10'"),
+        ("engine", "mxnet 10", "there is no engine 'mxnet 10'"),
         ("precision", "float8", "invalid enum value 'float8'"),
         ("count", 0, "at count, expected int >= 1"),
         ("camera_px", [1], "at camera_px, expected array of length 2"),

@@ -171,14 +171,16 @@ def test_a_newer_graph_is_refused_whatever_it_computes(
         ("m.onnx", {"engine": "torch"}, UsageError, "which torch does not run. Use --engine onnx"),
         ("m.xml", {"engine": "onnxruntime"}, UsageError, "does not run. Use --engine openvino"),
         ("m.onnx", {"engine": "onnxrt"}, UnknownNameError, "Did you mean 'onnxruntime'"),
-        ("m.onnx", {"precision": "bfloat16"}, UsageError, "computes in float32 on a CPU"),
+        ("m.onnx", {"precision": "bfloat16"}, UsageError, "runs a graph in float32"),
         ("m.onnx", {"precision": "int8"}, UnknownNameError, "no precision 'int8'"),
-        ("m.onnx", {"device": "cuda"}, UsageError, "a graph runs on the CPU here"),
+        ("m.onnx", {"device": "cpu", "engine": "tensorrt"}, UsageError, "on cuda alone"),
+        ("m.onnx", {"device": "gpu"}, UnknownNameError, "no device 'gpu'"),
+        ("m.xml", {"device": "cuda"}, UsageError, "on cpu alone. Use --device cpu"),
         ("m.onnx", {"weights": "w.pth"}, UsageError, "brings its weights"),
         ("m.onnx", {"n_threads": 0}, UsageError, "threads is 0"),
         ("n.onnx", {}, PathMissingError, "does not exist"),
         ("m.safetensors", {"weights": "w.pth"}, UsageError, "brings its weights"),
-        ("m.safetensors", {"engine": "tensorrt"}, UnknownNameError, "no engine 'tensorrt'"),
+        ("m.safetensors", {"engine": "tensorr"}, UnknownNameError, "no engine 'tensorr'"),
         ("m.safetensors", {"precision": "bfloat16"}, UsageError, "was fitted in float32"),
     ],
 )
@@ -276,7 +278,7 @@ class Slow:
         return tuple(self._session.run(None, {"image": images}))
 
 
-def open_graph(file, n_threads, precision):
+def open_graph(file, n_threads, precision, device):
     return Slow(file.path)
 """
 
@@ -299,8 +301,8 @@ def test_a_third_engine_is_a_file_and_a_row(
         np.testing.assert_allclose(found.anomaly_map, expected.anomaly_map, rtol=1e-3)
     arguments = ["predict", str(folder / "m.onnx"), path, "-o", str(tmp_path), "--engine", "slow"]
     assert main(arguments) == 0
-    assert f"onnx {onnx.__version__}" in (tmp_path / "predictions.csv").read_text()
-    with pytest.raises(UsageError, match=r"Slow computes in float32 .* Use --engine openvino"):
+    assert f"slow {onnx.__version__}" in (tmp_path / "predictions.csv").read_text()
+    with pytest.raises(UsageError, match=r"Slow runs a graph in float32\. Use --engine openvino"):
         padim.load(folder / "m.onnx", engine="slow", precision="bfloat16")
     with pytest.raises(UsageError, match=r"slow does not run\. Use --engine openvino"):
         padim.load(folder / "m.xml", engine="slow")

@@ -86,13 +86,13 @@ class Running(TypedDict, total=False):
     engine: str
     precision: str
     n_threads: int
+    device: str
 
 
 class Opening(Running, total=False):
     """How a model is opened: the keywords of ``padim.load``."""
 
     weights: Path
-    device: str
 
 
 def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:

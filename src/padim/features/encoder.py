@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from typing import NamedTuple
 
 from padim.backbones import BackboneSpec
@@ -17,13 +16,13 @@ from padim.versions import read_versions
 class Engine(NamedTuple):
     """Who runs a network."""
 
-    name: str  # torch, onnxruntime or openvino
+    name: str  # a key of ENGINES
     version: str = ""  # empty for torch, which is among the packages that decide numbers
 
     @classmethod
     def find(cls, name: str) -> "Engine":
         """The one of this name that is installed here."""
-        return cls(name, "" if name == "torch" else version(ENGINES[name].package))
+        return cls(name, "" if name == "torch" else ENGINES[name].version())
 
     @classmethod
     def parse(cls, text: str) -> "Engine":

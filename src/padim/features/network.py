@@ -6,10 +6,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from padim.errors import ModelFileError, PathMissingError, UnknownNameError, UsageError
+from padim.errors import (
+    ModelFileError,
+    ParityError,
+    PathMissingError,
+    UnknownNameError,
+    UsageError,
+)
 from padim.features import trunk_cache
 from padim.features.encoder import Encoder
 from padim.features.features import Features, TiledFeatures
@@ -17,12 +24,19 @@ from padim.features.onnx import write_onnx
 from padim.features.trunk import activation_bytes, build_trunk, load_trunk, optimise
 from padim.features.trunk_cache import TrunkTensors, hash_trunk
 from padim.files import write_together
-from padim.scoring.engines import DEVICES, ENGINES, N_BATCH, choose_threads, require_engine
+from padim.scoring.engines import (
+    BATCHES,
+    DEVICES,
+    ENGINES,
+    check_device,
+    choose_threads,
+    require_engine,
+)
 from padim.scoring.graph import Graph
 from padim.temporary import TemporaryFolder
 
-TRUNK_BATCH = {"cpu": N_BATCH, "cuda": 32}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_TOLERANCE = 1e-4  # of the largest feature, between engines: TF32 differs by ten times that
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,9 @@ class Network:
     file_sha256: str | None = None
     trunk_sha256: str | None = None  # of the trunk's tensors, where they have been looked at
 
-    def features(self, engine: str = "torch", n_threads: int | None = None) -> nn.Module:
+    def features(
+        self, engine: str = "torch", n_threads: int | None = None, device: str = "cpu"
+    ) -> nn.Module:
         """Let an engine give the features of each level of uint8 images, as ``Features`` does.
 
         ``n_threads`` are those of the whole process; one for each core when None.
@@ -47,7 +63,11 @@ class Network:
         """
         if n_threads is not None:
             torch.set_num_threads(choose_threads(n_threads))
-        features = self.build() if engine == "torch" else GraphFeatures(self, engine, n_threads)
+        features: nn.Module
+        if engine == "torch":
+            features = self.build()
+        else:
+            features = GraphFeatures(self, engine, n_threads, device)
         tiling = self.encoder.tiling
         return features if tiling.is_trivial else TiledFeatures(features, tiling)
 
@@ -122,17 +142,21 @@ class GraphFeatures(nn.Module):
     cannot be written to, it is written anew each time.
     """
 
-    def __init__(self, network: Network, engine: str, n_threads: int | None) -> None:
+    def __init__(
+        self, network: Network, engine: str, n_threads: int | None, device: str = "cpu"
+    ) -> None:
         super().__init__()
         self._network = network
         self._engine = engine
         self._n_threads = n_threads
+        self._device = device
         self._opening = threading.Lock()
         self._graph: Graph | None = None
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Features of RGB ``(N, H, W, 3)``, uint8: ``(cells, N, d)`` per level, float32."""
-        return [torch.from_numpy(level).transpose(0, 1) for level in self.open()(images.numpy())]
+        levels = map(torch.from_numpy, self.open()(images.cpu().numpy()))
+        return [level.to(images.device).transpose(0, 1) for level in levels]
 
     def open(self) -> Graph:
         """Load the graph, unless it is loaded; write it before, unless it is there."""
@@ -169,16 +193,33 @@ class GraphFeatures(nn.Module):
         return graph
 
     def _open(self, path: Path) -> Graph:
-        graph = Graph(path, self._engine, self._n_threads)
+        graph = Graph(path, self._engine, self._n_threads, device=self._device)
         if not graph.is_sealed or graph.runtime.description != path.stem:
             raise ModelFileError(f"{path} is another graph than was kept there. Remove it.")
+        if graph.device != "cpu":
+            _compare(graph, Graph(path, "onnxruntime", self._n_threads))
         trunk_cache.mark_used(path)
         if self._network.encoder.mirrored:
             graph.show_twice()
         return graph
 
     def __reduce__(self) -> tuple[object, ...]:
-        return GraphFeatures, (self._network, self._engine, self._n_threads)
+        return GraphFeatures, (self._network, self._engine, self._n_threads, self._device)
+
+
+def _compare(graph: Graph, on_cpu: Graph) -> None:
+    """Raise a `ParityError` if a graph on a GPU gives other features of noise than on a CPU."""
+    height, width = graph.size_px
+    assert height is not None
+    assert width is not None
+    noise = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
+    for found, expected in zip(graph(noise), on_cpu(noise), strict=True):
+        error = float(np.abs(found - expected).max() / np.abs(expected).max())
+        if not error <= _TOLERANCE:
+            raise ParityError(
+                f"{ENGINES[graph.engine].title} on the GPU differs from the CPU by {error:.1e} of "
+                f"the largest feature, but may by {_TOLERANCE:g}. Use --engine torch."
+            )
 
 
 def open_graphs(features: nn.Module) -> None:
@@ -235,10 +276,7 @@ def choose_engine(name: str, device: torch.device, precision: str) -> str:
         raise UsageError(
             f"The precision is {precision}, but {name} runs a trunk in float32. Use --engine torch."
         )
-    if name != "torch" and device.type != "cpu":
-        raise UsageError(
-            f"The device is {device.type}, but {name} computes on the CPU here. Use --engine torch."
-        )
+    check_device(name, device.type)
     return name
 
 
@@ -251,7 +289,7 @@ def choose_batch(n_batch: int | None, device: torch.device, *, mirrored: bool = 
         UsageError: Fewer than one.
     """
     if n_batch is None:
-        return TRUNK_BATCH[device.type] // (1 + mirrored)
+        return BATCHES[device.type] // (1 + mirrored)
     if n_batch < 1:
         raise UsageError(f"The batch size is {n_batch}, but needs to be 1 or more. Try 1.")
     return n_batch

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from padim.errors import DatasetError, UsageError
+from padim.features.device import computing
 from padim.features.encoder import Encoder
 from padim.features.network import open_graphs
 from padim.fitting import looks
@@ -213,6 +214,6 @@ def solve(
 def sample(state: ModelState, embedder: Embedder, pixels: NDArray[np.uint8]) -> Samples:
     """Score images that travel with a model: RGB at network size, shape ``(n, H, W, 3)``."""
     scorer = scorer_of(state, embedder.features).to(embedder.device).eval()
-    with torch.inference_mode():
+    with computing(embedder.device):
         scores = scorer(torch.from_numpy(pixels).to(embedder.device))
     return Samples.of(pixels, *(output.cpu().numpy() for output in scores))

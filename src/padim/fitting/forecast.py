@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from padim.errors import MemoryLimitError
+from padim.features.device import free_bytes
 from padim.fitting import looks
 from padim.images.ahead import DECODE_THREADS
 from padim.images.decode import DECODE_BYTES_PER_PX
@@ -27,12 +28,13 @@ class Forecast:
 
     peak_bytes: int  # peak resident memory of the process
     file_bytes: int  # size of the model file
+    device_bytes: int = 0  # peak memory of the GPU; none where a CPU computes
 
     def check(self, max_bytes: int | None) -> None:
         """Refuse work that would not fit.
 
         Raises:
-            MemoryLimitError: The peak exceeds ``max_bytes``, or what the machine has.
+            MemoryLimitError: The peak exceeds ``max_bytes``, or what the machine or its GPU has.
         """
         needed, advice = format_bytes(self.peak_bytes), "fewer --dims, another --recipe or "
         advice = f"a smaller --size-px or --tile-px, {advice}--backbone."
@@ -45,6 +47,12 @@ class Forecast:
             raise MemoryLimitError(
                 f"This fit needs about {needed} of memory, but this machine has "
                 f"{format_bytes(machine_bytes())}. Take {advice}"
+            )
+
+        if self.device_bytes and self.device_bytes > (free := free_bytes()):
+            raise MemoryLimitError(
+                f"This fit needs about {format_bytes(self.device_bytes)} of the GPU's memory, but "
+                f"{format_bytes(free)} are free. Use --device cpu, or take {advice}"
             )
 
     @property
@@ -93,9 +101,13 @@ def forecast_fit(fitter: "Fitter", largest_px: tuple[int, int], n_images: int | 
         looking = 8 * pyramid.n_entries + running + 16 * n_looked * pyramid.n_features
         work = max(work, factoring + looking)
         work += fitter.count_kept(n_images) + fitter.n_maps * 4 * n_pixels
+    device_bytes = 0
+    if fitter.embedder.device.type != "cpu":
+        device_bytes = round(SLACK * work)
+        work = rows + decode_bytes + network.engine + fitter.n_maps * 4 * n_pixels
     peak_bytes = resident_bytes() + round(SLACK * work)
     if len(tiling.tiles) > 1:
         # The pilot's features, their sums and what is in between; or images on their way; or a few
         # maps, and the patterns of their pixels. And the means.
         peak_bytes += max(20 * whole.n_features, 26 * N_FINISHED * n_pixels) + 4 * whole.n_features
-    return Forecast(peak_bytes, file_bytes)
+    return Forecast(peak_bytes, file_bytes, device_bytes)

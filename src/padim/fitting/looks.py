@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from padim.errors import DatasetError, ImageReadError
+from padim.features.device import computing, send
 from padim.features.encoder import Encoder
 from padim.features.features import TiledFeatures
 from padim.fitting.review import Suspect
@@ -73,9 +74,9 @@ class Embedder:
             hashed=True,
         )
         for batch in batched(loaded, self.n_batch):
-            pixels = torch.from_numpy(np.stack([image.pixels for image in batch])).to(self.device)
-            with torch.inference_mode():
-                embeddings = compute(pixels)
+            stacked = torch.from_numpy(np.stack([image.pixels for image in batch]))
+            with computing(self.device):
+                embeddings = compute(send(stacked, self.device))
             yield batch, embeddings
 
     def embed_again(
@@ -292,7 +293,8 @@ def second_look(
     finish = finish_of(state).to(device)
     collector = Collector(n_maps, start)
     for group in distances:
-        anomaly_map, scores = finish.score(group)
+        with computing(device):
+            anomaly_map, scores = finish.score(group)
         counted = state.preprocess.blank_outside(anomaly_map.cpu().numpy())
         collector.add(counted, torch.stack(scores, dim=1).cpu().numpy())
         advance(len(anomaly_map))

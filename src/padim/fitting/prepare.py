@@ -91,7 +91,7 @@ def prepare(
     if is_inside is None:
         is_inside = n_bytes(tensors) < INCLUDE_BACKBONE_BYTES
     trunk = tensors if is_inside else {}
-    features = network.features(engine, settings.n_threads).to(device)
+    features = network.features(engine, settings.n_threads, device.type).to(device)
     keep_samples = settings.keep_samples and len(tiling.tiles) == 1
     return Fitter(
         settings=replace(settings, keep_samples=keep_samples),

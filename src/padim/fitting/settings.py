@@ -147,7 +147,7 @@ class FitSettings:
     engine: Annotated[
         str,
         Choice(
-            "auto, torch, onnxruntime or openvino computes.",
+            "auto, torch, onnxruntime, openvino or tensorrt computes.",
             "network",
             "NAME",
             names=("auto", *ENGINES),

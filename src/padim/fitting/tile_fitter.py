@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from padim.errors import DatasetError, UsageError
+from padim.features.device import computing
 from padim.features.network import open_graphs
 from padim.fitting import looks
 from padim.fitting.forecast import N_FINISHED
@@ -158,7 +159,7 @@ def _find_eps(fitter: "Fitter", images: list[ImageInput]) -> list[float]:
     for image in images:
         loaded = load_image(image, preprocess, preprocess.reading)
         pixels = torch.from_numpy(loaded.pixels[None]).to(fitter.embedder.device)
-        with torch.inference_mode():
+        with computing(fitter.embedder.device):
             embeddings = fitter.features(pixels)
         pilot = pilot or embeddings
         sums = sums or [torch.zeros_like(level) for level in embeddings]

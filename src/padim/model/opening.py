@@ -42,14 +42,16 @@ def load(
     Args:
         path: A ``.safetensors`` that ``save`` or ``padim fit`` wrote, or an ``.onnx`` or an
             OpenVINO ``.xml`` that ``padim export`` wrote; those need no torch.
-        engine: ``torch``, ``onnxruntime`` or ``openvino``. ``auto`` is, for a graph, the one that
-            it was written for; for a model file, who runs its trunk, as ``padim.fit`` chooses.
+        engine: ``torch``, ``onnxruntime``, ``openvino`` or ``tensorrt``. ``auto`` is, for a graph,
+            the one that it was written for; for a model file, who runs its trunk, as ``padim.fit``
+            chooses.
         n_threads: Threads of one call; one for each core when None. For a model file torch's
             threads too, in the whole process, which stay as they are when None.
         precision: What it computes in, ``float32`` or ``bfloat16``; when None, what a model file
             was fitted with, and float32 for a graph.
         weights: Local weights file of the backbone, when a model file does not bring it.
-        device: ``auto``, ``cpu`` or ``cuda``; a graph is run on the CPU.
+        device: ``auto``, ``cpu`` or ``cuda``. ``auto`` is, for a graph, the CPU. On a GPU, a graph
+            has to say of its samples what it said where it was written.
 
     Returns:
         A ``PaDiM``, which can be saved; of a graph a ``Predictor``.
@@ -61,6 +63,8 @@ def load(
             had for such a file.
         WeightsError: The model does not bring its backbone, and it is not here.
         MissingExtraError: The engine is not installed, or torch, which a model file needs.
+        DeviceError: The engine cannot compute on the GPU.
+        ParityError: On the GPU, a graph differs from its samples.
 
     Examples:
         >>> model = padim.load("part.safetensors")
@@ -86,12 +90,10 @@ def load(
             path=path,
             file_sha256=digest,
         )
-    if device not in ("auto", "cpu"):
-        raise UsageError(f"The device is {device}, but a graph runs on the CPU here. Use cpu.")
     if weights is not None:
         raise UsageError(f"{path} brings its weights. Leave --weights out.")
-    graph, description = _open_graph(path, engine, n_threads, precision or "float32")
-    return Predictor(
+    graph, description = _open_graph(path, engine, n_threads, precision or "float32", device)
+    predictor = Predictor(
         partial(_score, graph, description.preprocess.size_px),
         description,
         graph.n_step,
@@ -99,14 +101,17 @@ def load(
         path,
         graph.file_sha256,
     )
+    if graph.device != "cpu":
+        _compare_samples(predictor, path, graph.precision)
+    return predictor
 
 
 def _open_graph(
-    path: Path, engine: str, n_threads: int | None, precision: str
+    path: Path, engine: str, n_threads: int | None, precision: str, device: str = "auto"
 ) -> tuple[Graph, Description]:
     """Open a graph that is a model, and read what it says of itself."""
     try:
-        graph = Graph(path, engine, n_threads, precision)
+        graph = Graph(path, engine, n_threads, precision, device)
     except ModelFileHashError:
         raise
     except ModelFileError as error:  # of a newer release, it may compute what ours do not
@@ -144,19 +149,26 @@ def _score(graph: Graph, size_px: tuple[int, int], images: NDArray[np.uint8]) ->
     return outputs
 
 
-def verify_verdict(path: Path, images: NDArray[np.uint8], engine: str = "auto") -> None:
+def verify_verdict(
+    path: Path, images: NDArray[np.uint8], engine: str = "auto", device: str = "auto"
+) -> None:
     """Let a graph that judges do so, and compare with what padim decides by the same scores.
 
     Raises:
         ParityError: The two differ.
     """
-    graph, description = _open_graph(path, engine, None, "float32")
+    graph, description = _open_graph(path, engine, None, "float32", device)
     assert description.calibration is not None
     check_verdict(graph, description.calibration, images)
 
 
 def verify(
-    path: Path, *, engine: str = "auto", n_threads: int | None = None, precision: str = "float32"
+    path: Path,
+    *,
+    engine: str = "auto",
+    n_threads: int | None = None,
+    precision: str = "float32",
+    device: str = "auto",
 ) -> Parity:
     """Score the samples that an exported graph brings, and compare with what torch said of them.
 
@@ -169,11 +181,21 @@ def verify(
     """
     if path.is_file():
         graph_engine(path, engine)
-    predictor = load(path, engine=engine, n_threads=n_threads, precision=precision)
+    predictor = load(path, engine=engine, n_threads=n_threads, precision=precision, device=device)
+    parity, images = _compare_samples(predictor, path, precision)
+    if predictor.description.has_verdict:
+        verify_verdict(path, images, engine, device)
+    return parity
+
+
+def _compare_samples(
+    predictor: Predictor, path: Path, precision: str
+) -> tuple[Parity, NDArray[np.uint8]]:
+    """Compare a graph with the samples that it brings, and give their images as a camera does."""
     if not predictor.description.facts["samples"]:
         raise UsageError(
             f"{path} brings no samples, since its model was fitted with --no-keep-samples. Compare "
-            "it with padim export --verify where the model is."
+            "it with padim export --verify where the model is, and use it on a CPU."
         )
     try:
         facts = describe(path).restore(predictor.description.facts, GraphFacts)
@@ -190,6 +212,4 @@ def verify(
         "If by much, its files are damaged or not of one export: copy or export it again. If by "
         "little, export it with --store float32, or run it with another --engine or --precision.",
     )
-    if predictor.description.has_verdict:
-        verify_verdict(path, expected.image, engine)
-    return parity
+    return parity, expected.image

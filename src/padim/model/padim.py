@@ -89,7 +89,7 @@ class PaDiM(Predictor):
             )
         engine = choose_engine(engine, on_device, precision)
         if features is None:
-            features = network_of(state, weights).features(engine, n_threads)
+            features = network_of(state, weights).features(engine, n_threads, on_device.type)
             open_graphs(features)
         else:
             engine = state.encoder.engine.name

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from padim.features.device import computing
 from padim.features.features import TiledFeatures
 from padim.method.gaussian import squared_distances
 from padim.model.scorer import Scorer, finish_of
@@ -20,7 +21,7 @@ class TorchScore:
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
         """Score a batch: RGB at network size, shape ``(N, H, W, 3)``."""
-        with torch.inference_mode():
+        with computing(self.device):
             scores = self.scorer(torch.from_numpy(images).to(self.device))
         return Outputs(*(output.cpu().numpy() for output in scores))
 
@@ -34,9 +35,12 @@ class TileScore:
         self.device = device
         self.finish = finish_of(state).to(device)
 
-    @torch.inference_mode()
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
         """Score a batch: RGB at network size, shape ``(N, H, W, 3)``."""
+        with computing(self.device):
+            return self._score(images)
+
+    def _score(self, images: NDArray[np.uint8]) -> Outputs:
         state, tiling = self.state, self.state.tiling
         pixels = torch.from_numpy(images)
         parts = []

@@ -20,6 +20,7 @@ from padim.scoring.graph_file import (
     unrunnable,
 )
 from padim.scoring.operators import BYTES_PER_PX, read_image_shape
+from padim.scoring.providers import check_provider, find_providers, not_working
 
 onnxruntime.disable_telemetry_events()  # of the builds for Windows
 
@@ -29,13 +30,14 @@ _bounding = threading.Lock()  # a session takes the bound that was registered la
 
 
 class OnnxRuntime:
-    """A graph in ONNX Runtime, on a CPU."""
+    """A graph in ONNX Runtime; ``kind`` is that of its providers."""
 
-    any_batch = True
-
-    def __init__(self, file: GraphFile, n_threads: int) -> None:
+    def __init__(self, file: GraphFile, n_threads: int, kind: str) -> None:
+        providers = find_providers(kind)
+        self.any_batch = kind != "tensorrt"  # which builds an engine for each
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads
+        options.use_deterministic_compute = kind != "cpu"
         options.log_severity_level = 4  # its errors are raised as well
         # Threads that wait for long keep the core from other processes; those that do not wait at
         # all lose a tenth of the speed.
@@ -60,14 +62,17 @@ class OnnxRuntime:
                 self._session = onnxruntime.InferenceSession(
                     file.path if is_text else bytes(file.content),
                     options,
-                    providers=["CPUExecutionProvider"],
+                    providers=providers,
                     enable_fallback=0,  # it would say on stdout that it tries the same again
                 )
             self.names = tuple(output.name for output in self._session.get_outputs())
             inputs = [(one.name, one.type, one.shape) for one in self._session.get_inputs()]
             said = self._session.get_modelmeta().custom_metadata_map
         except Exception as error:  # the classes of its errors are not public; names are no text
-            raise unreadable(file.path, "onnxruntime") from error
+            raise (
+                unreadable(file.path, "onnxruntime") if kind == "cpu" else not_working(kind)
+            ) from error
+        check_provider(kind, self._session.get_providers())
         kinds = [one[:2] for one in inputs]
         rates = [(name, "tensor(float)") for name in RATES]
         if kinds[:1] != [(INPUT, "tensor(uint8)")] or kinds[1:] not in ([], rates):
@@ -107,6 +112,6 @@ def _bound_bytes(file: GraphFile) -> int:
     return max(_LEAST_BYTES, needed)
 
 
-def open_graph(file: GraphFile, n_threads: int, _precision: str) -> OnnxRuntime:
+def open_graph(file: GraphFile, n_threads: int, _precision: str, device: str) -> OnnxRuntime:
     """Load a graph; it computes in float32."""
-    return OnnxRuntime(file, n_threads)
+    return OnnxRuntime(file, n_threads, device)

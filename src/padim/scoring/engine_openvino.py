@@ -118,7 +118,9 @@ def _check_bytes(model: Any, path: Path, n_pixels: int) -> None:
                 raise refuse(path, f"a tensor of it takes {format_bytes(n_bytes)}")
 
 
-open_graph = OpenVino
+def open_graph(file: GraphFile, n_threads: int, precision: str, _device: str) -> OpenVino:
+    """Load a graph."""
+    return OpenVino(file, n_threads, precision)
 
 
 def convert(onnx: Path, target: Path, description: str) -> None:

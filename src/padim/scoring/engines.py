@@ -3,9 +3,10 @@
 import importlib.util
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -27,6 +28,7 @@ OWN_RATE = -1.0  # stands for no rate: the model's own choice, as `Predictor.at`
 OWN_RATES = (OWN_RATE, OWN_RATE)
 WHOLE = ("label", "predicted_mask")  # outputs that are uint8
 N_BATCH = 4  # images in one call on a CPU: with more, feature maps no longer fit its cache
+BATCHES = {"cpu": N_BATCH, "cuda": 32}  # images in one call on a device
 
 Arrays = tuple[NDArray[Any], ...]  # float32, but ``WHOLE``
 
@@ -46,7 +48,7 @@ class Runtime(Protocol):
 class EngineModule(Protocol):
     """What the file of an engine defines; the last only where it has a format of its own."""
 
-    def open_graph(self, file: "GraphFile", n_threads: int, precision: str) -> Runtime:
+    def open_graph(self, file: "GraphFile", n_threads: int, precision: str, device: str) -> Runtime:
         """Load a graph for so many threads of one call, or raise a `ModelFileError`."""
 
     def convert(self, onnx: Path, target: Path, description: str) -> None:
@@ -65,18 +67,23 @@ class EngineFacts:
     written: str = ""  # which of them is its own format, if it has one
     to: str = ""  # what ``padim export --to`` calls that
     precisions: tuple[str, ...] = ("float32",)  # of the products with whitening rows
+    devices: tuple[str, ...] = ("cpu",)  # where it computes, first by default
+    builds: tuple[str, ...] = ()  # other names that its package is installed under
 
     def load(self) -> EngineModule:
         """Import its file."""
         return cast(EngineModule, import_module(self.module))
 
-    def words(self) -> str:
-        """Its package and which release of that is installed."""
-        return f"{self.package} {version(self.package)}"
+    def version(self) -> str:
+        """Which release of its package is installed, whatever the build."""
+        for name in self.builds:
+            with suppress(PackageNotFoundError):
+                return version(name)
+        return version(self.package)
 
 
 ENGINES = {
-    "torch": EngineFacts("torch", module="", package="torch", extra="fit"),
+    "torch": EngineFacts("torch", module="", package="torch", extra="fit", devices=("cpu", "cuda")),
     "onnxruntime": EngineFacts(
         "ONNX Runtime",
         module="padim.scoring.engine_onnxruntime",
@@ -85,6 +92,8 @@ ENGINES = {
         suffixes=(".onnx",),
         written=".onnx",
         to="onnx",
+        devices=("cpu", "cuda"),
+        builds=("onnxruntime-gpu",),
     ),
     "openvino": EngineFacts(
         "OpenVINO",
@@ -95,6 +104,15 @@ ENGINES = {
         written=".xml",
         to="openvino",
         precisions=PRECISIONS,
+    ),
+    "tensorrt": EngineFacts(
+        "TensorRT",
+        module="padim.scoring.engine_tensorrt",
+        package="onnxruntime",
+        extra="fit",
+        suffixes=(".onnx",),
+        devices=("cuda",),
+        builds=("onnxruntime-gpu",),
     ),
 }
 
@@ -147,8 +165,33 @@ def check_precision(engine: str, precision: str) -> None:
     if precision not in ENGINES[engine].precisions:
         able = [name for name, one in ENGINES.items() if precision in one.precisions]
         raise UsageError(
-            f"The precision is {precision}, but {ENGINES[engine].title} computes in float32 on a "
-            f"CPU. Use --engine {' or '.join(able)}."
+            f"The precision is {precision}, but {ENGINES[engine].title} runs a graph in float32. "
+            f"Use --engine {' or '.join(able)}."
+        )
+
+
+def choose_graph_device(engine: str, device: str) -> str:
+    """Where an engine runs a graph: ``auto`` is a CPU, unless it is for GPUs alone.
+
+    Raises:
+        UnknownNameError: There is no such device name.
+        UsageError: It does not compute there.
+    """
+    if device not in DEVICES:
+        raise UnknownNameError("device", device, DEVICES)
+    if device == "auto":
+        return ENGINES[engine].devices[0]
+    check_device(engine, device)
+    return device
+
+
+def check_device(engine: str, device: str) -> None:
+    """Raise a `UsageError` if an engine does not compute on a device."""
+    row = ENGINES[engine]
+    if device not in row.devices:
+        raise UsageError(
+            f"The device is {device}, but {row.title} computes on {row.devices[0]} alone. "
+            f"Use --device {row.devices[0]}."
         )
 
 

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from padim.errors import ModelFileError, PathMissingError
 from padim.files import complete
 from padim.scoring.engines import (
+    BATCHES,
     ENGINES,
-    N_BATCH,
     OWN_RATES,
     WHOLE,
     Arrays,
     check_precision,
+    choose_graph_device,
     choose_threads,
     graph_engine,
     require_engine,
@@ -34,6 +35,7 @@ class Graph:
         n_threads: As for `choose_threads`.
         precision: ``float32``, or ``bfloat16`` for the products with the whitening rows: half the
             bytes to read. The trunk stays in float32: what it loses, whitening would magnify.
+        device: As for `choose_graph_device`.
 
     Attributes:
         n_step: Images that it runs at a time.
@@ -45,6 +47,7 @@ class Graph:
         engine: str = "auto",
         n_threads: int | None = None,
         precision: str = "float32",
+        device: str = "auto",
     ) -> None:
         with suppress(OSError):  # where it cannot be, the engine says what is wrong
             complete(path)
@@ -54,6 +57,7 @@ class Graph:
         self.engine = graph_engine(path, engine)
         self.n_threads = choose_threads(n_threads)
         check_precision(self.engine, precision)
+        self.device = choose_graph_device(self.engine, device)
         require_engine(self.engine)
         row = ENGINES[self.engine]
         with ThreadPoolExecutor(2) as executor:
@@ -63,22 +67,22 @@ class Graph:
             self.is_sealed = file.is_sealed
             try:
                 check_operators(file)
-                self.runtime = module.open_graph(file, self.n_threads, precision)
+                self.runtime = module.open_graph(file, self.n_threads, precision, self.device)
             finally:  # what is damaged is called so, whatever else has been found in it
                 self.file_sha256 = file.check()
         if len(self.runtime.shape) != 4:
             raise no_image_graph(path)
         n_batch, height, width, _ = self.runtime.shape
         self.n_batch = n_batch
-        self.n_step = n_batch or N_BATCH
+        self.n_step = n_batch or BATCHES[self.device]
         self.size_px = height, width
 
     def show_twice(self) -> None:
         """Take half as many images at a time, for a network that sees each twice."""
-        self.n_step = self.n_batch or N_BATCH // 2
+        self.n_step = self.n_batch or BATCHES[self.device] // 2
 
     def __reduce__(self) -> tuple[object, ...]:
-        choices = self.path, self.engine, self.n_threads, self.precision
+        choices = self.path, self.engine, self.n_threads, self.precision, self.device
         return _open_again, (*choices, self.n_step, self.file_sha256)
 
     def __call__(self, images: NDArray[np.uint8], rates: Sequence[float] = OWN_RATES) -> Arrays:
@@ -114,10 +118,16 @@ class Graph:
 
 
 def _open_again(
-    path: Path, engine: str, n_threads: int, precision: str, n_step: int, file_sha256: str
+    path: Path,
+    engine: str,
+    n_threads: int,
+    precision: str,
+    device: str,
+    n_step: int,
+    file_sha256: str,
 ) -> Graph:
     """Open a graph in another process, where its file needs to be the same."""
-    graph = Graph(path, engine, n_threads, precision)
+    graph = Graph(path, engine, n_threads, precision, device)
     graph.n_step = n_step
     if graph.file_sha256 != file_sha256:
         raise ModelFileError(f"{path} has changed since it was loaded. Load it again.")

@@ -261,7 +261,11 @@ class Predictor:
     @cached_property
     def origin(self) -> tuple[str | None, str, str]:
         """The sha256 of the model file, the version of this package, and that of the engine."""
-        return self.file_sha256, version("padim-efficientnet"), ENGINES[self.engine].words()
+        return (
+            self.file_sha256,
+            version("padim-efficientnet"),
+            f"{self.engine} {ENGINES[self.engine].version()}",
+        )
 
     def __repr__(self) -> str:
         threshold = "no threshold"

@@ -1,0 +1,136 @@
+"""What a CUDA device computes, held against the CPU; ``make gpu`` runs it."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from trees import make_category
+
+import padim
+from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings, settings_with
+from padim.model.export import export
+from padim.model.file import load_state
+from padim.model.opening import verify
+from padim.scoring.parity import TOLERANCE
+
+SIZE_PX = (64, 64)
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device"),
+]
+ENGINES = [
+    pytest.param(
+        "onnxruntime",
+        marks=pytest.mark.skipif(
+            "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
+            reason="onnxruntime-gpu is not installed",
+        ),
+    ),
+    pytest.param(
+        "tensorrt",
+        marks=pytest.mark.skipif(
+            find_spec("tensorrt_libs") is None, reason="tensorrt-cu13-libs is not installed"
+        ),
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A category, and a model of it that a CPU fitted, as a file and as a graph."""
+    folder = tmp_path_factory.mktemp("gpu")
+    make_category(folder / "stripes")
+    fit(folder, "cpu", "torch").save(folder / "m.safetensors")
+    export(folder / "m.safetensors", folder / "m.onnx")
+    return folder
+
+
+def fit(folder: Path, device: str, engine: str) -> padim.PaDiM:
+    return padim.fit(folder / "stripes", size_px=SIZE_PX, device=device, engine=engine)
+
+
+def assert_alike(found: padim.Predictor, expected: padim.Predictor, folder: Path) -> None:
+    paths = sorted((folder / "stripes/test").rglob("*.png"))
+    close = {"rtol": TOLERANCE["float32"]}
+    for ours, theirs in zip(found.predict(paths), expected.predict(paths), strict=True):
+        np.testing.assert_allclose(ours.anomaly_map, theirs.anomaly_map, **close)
+        np.testing.assert_allclose(ours.score, theirs.score, **close)
+        np.testing.assert_allclose(ours.level_scores, theirs.level_scores, **close)
+
+
+def assert_same_fit(found: padim.PaDiM, folder: Path) -> None:
+    expected = padim.load(folder / "m.safetensors", device="cpu", engine="torch")
+    assert isinstance(expected, padim.PaDiM)
+    assert_alike(found, expected, folder)
+    ours, theirs = found.state.calibration, expected.state.calibration
+    assert ours is not None
+    assert theirs is not None
+    np.testing.assert_allclose(ours.image_score, theirs.image_score, rtol=TOLERANCE["float32"])
+
+
+def test_a_fit_is_that_of_the_cpu(folder: Path) -> None:
+    assert_same_fit(fit(folder, "cuda", "torch"), folder)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_fit_in_a_graph_is_that_of_the_cpu(folder: Path, engine: str) -> None:
+    assert_same_fit(fit(folder, "cuda", engine), folder)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", ["m.onnx", "m.safetensors"])
+def test_every_engine_scores_as_the_cpu(folder: Path, name: str, engine: str) -> None:
+    expected = padim.load(folder / "m.safetensors", device="cpu", engine="torch")
+    assert_alike(padim.load(folder / name, device="cuda", engine=engine), expected, folder)
+    if name == "m.onnx":
+        assert verify(folder / name, device="cuda", engine=engine).n_images == 4
+
+
+def test_tiles_are_fitted_as_on_the_cpu(folder: Path) -> None:
+    models = [
+        padim.fit(folder / "stripes", size_px=(96, 96), tile_px=64, device=device, engine="torch")
+        for device in ("cuda", "cpu")
+    ]
+    assert_alike(*models, folder)
+
+
+@pytest.fixture
+def _rounding() -> Iterator[None]:
+    """A user who lets torch round."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@pytest.mark.usefixtures("_rounding")
+def test_what_others_let_torch_round_is_computed_exactly(folder: Path) -> None:
+    assert_same_fit(fit(folder, "cuda", "torch"), folder)
+    assert torch.backends.cuda.matmul.allow_tf32
+
+
+def test_the_same_images_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        fit(folder, "cuda", "torch").save(tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+    pixels = load_state(tmp_path / "one").samples.image
+    predictor = padim.load(tmp_path / "one", device="cuda")
+    first, *others = (predictor.score(pixels).anomaly_map.tobytes() for _ in range(5))
+    assert others == [first] * 4
+
+
+def test_the_memory_of_a_fit_is_forecast(folder: Path) -> None:
+    fitter = prepare(
+        settings_with(FitSettings(), size_px=(256, 256), device="cuda", engine="torch")
+    )
+    paths = sorted((folder / "stripes/train/good").iterdir())
+    forecast = fitter.forecast((72, 72), len(paths)).device_bytes
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    fitter.fit(paths)
+    taken = torch.cuda.max_memory_allocated() - before
+    assert taken < forecast < 3 * taken
