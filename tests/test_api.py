@@ -1,4 +1,5 @@
 import hashlib
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +57,22 @@ def test_a_model_file_without_torch_names_the_extra(model: padim.PaDiM, tmp_path
         "        raise AssertionError\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch's OpenMP is another one there")
+@pytest.mark.parametrize(("policy", "spins"), [(None, False), ("ACTIVE", True)])
+def test_threads_of_torch_do_not_spin_unless_asked_to(policy: str | None, spins: bool) -> None:
+    own = {key: value for key, value in os.environ.items() if not key.startswith("OMP_")}
+    asked = {} if policy is None else {"OMP_WAIT_POLICY": policy}
+    code = "import padim, torch"
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**own, **asked, "OMP_DISPLAY_ENV": "VERBOSE"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert ("GOMP_SPINCOUNT = '0'" not in said.stderr) == spins, said.stderr
 
 
 def test_what_fit_and_load_give_is_one_class(

@@ -7,6 +7,8 @@ Fit on good images, then score others::
     prediction.label, prediction.score, prediction.defects()
 """
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +72,11 @@ __all__ = [
     "update",
 ]
 __version__ = "0.1.0"
+
+# torch's threads spin while they wait for work, and so take the cores from the engine beside them,
+# from decoding and from other processes. OpenMP reads this when torch is loaded.
+if "torch" not in sys.modules:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _MODULES = {
     "datasets": ("read_dataset",),

@@ -1,7 +1,6 @@
 """The commands. Only this package prints and exits."""
 
 import io
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -115,9 +114,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_guarded(work: Callable[[], int | None]) -> int:
     """Do the work of a command line; turn what goes wrong into one sentence and an exit status."""
-    # torch's threads would spin while they wait: two processes on one machine, or decoding beside a
-    # fit, then crawl. OpenMP reads this when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
