@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import typer
 from speed import speed_page, table
 from thresholds import thresholds_page
 
 from padim.backbones import BACKBONES, DEFAULT_BACKBONE, TWO_TAPS
 from padim.choices import Choice
-from padim.cli import app
+from padim.cli import build_root
+from padim.cli.commands import COMMANDS
 from padim.fitting.settings import CHOICES, FitSettings
 
 DOCS = Path(__file__).parents[1]
@@ -41,7 +41,7 @@ def stale_pages() -> list[str]:
 
 def commands_page() -> str:
     """Every command with its arguments and options."""
-    group = typer.main.get_command(app)
+    group = build_root()
     lines = [
         "# Commands",
         "",
@@ -193,7 +193,7 @@ def _commands(
 ) -> Iterable[tuple[tuple[str, ...], str, Any]]:
     """Every command that does something, in the order of the help page, with its heading there."""
     for name, command in group.commands.items():
-        heading = panel or command.rich_help_panel or "Commands"
+        heading = panel or COMMANDS[name].heading
         if getattr(command, "commands", None):
             yield from _commands(command, (*path, name), heading)
         elif not command.hidden:

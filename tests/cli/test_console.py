@@ -9,6 +9,7 @@ from rich.console import Console
 from trees import striped
 
 from padim.cli import console, main
+from padim.cli.bars import bars
 
 
 @pytest.mark.parametrize(
@@ -36,9 +37,9 @@ def test_the_name_of_a_bar_is_no_markup(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("TERM", "xterm")
     stream = io.StringIO()
     shown = Console(file=stream, force_terminal=True, width=200)
-    monkeypatch.setattr(console, "Console", lambda **_: shown)
+    monkeypatch.setattr("padim.cli.bars.Console", lambda **_: shown)
     monkeypatch.setattr(console.Output, "quiet", False)  # whatever ran before
-    with console.bars() as bar:
+    with bars() as bar:
         bar.add_task("[/red]\x1b]0;x\x07", total=3)
     assert "[/red]\\x1b]0;x\\x07" in stream.getvalue()
 

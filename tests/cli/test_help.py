@@ -8,7 +8,8 @@ from typing import Annotated
 import pytest
 import typer
 
-from padim.cli import main
+from padim.cli import build_root, main
+from padim.cli.commands import COMMANDS
 from padim.cli.help import Command
 
 GROUPS = {
@@ -54,6 +55,12 @@ def test_every_command_stands_under_its_heading_with_a_whole_sentence(
         assert row.endswith(".")
         assert "..." not in row
         assert len(row) <= 80
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_page_says_of_a_command_what_it_says_of_itself(name: str) -> None:
+    whole = " ".join((build_root().commands[name].help or "").split())
+    assert f"{whole} ".startswith(f"{COMMANDS[name].help} ")
 
 
 def test_a_page_is_plain_text_and_ends_each_line_at_80_columns(help_of: Callable[..., str]) -> None:

@@ -9,26 +9,8 @@ import typer
 from typer.exceptions import TyperException
 
 import padim
-from padim.cli import (
-    backbones_command,
-    benchmark_command,
-    calibrate_command,
-    check_command,
-    compare_command,
-    demo_command,
-    doctor_command,
-    evaluate_command,
-    export_command,
-    fit_command,
-    info_command,
-    learning_commands,
-    predict_command,
-    report_command,
-    weights_command,
-)
+from padim.cli.commands import Commands, Root
 from padim.cli.console import Output, fail, flush_streams
-from padim.cli.help import Command, Group
-from padim.cli.options import with_shared_options
 from padim.errors import PadimError, failure_of, naming_extras
 from padim.interrupts import (
     describe_interrupt,
@@ -40,9 +22,9 @@ from padim.interrupts import (
 _INTERRUPTED = 130  # as Typer has it, whatever the signal
 PIPE_CLOSED = 141  # 128 and SIGPIPE, which Windows does not name
 
-app = typer.Typer(
+_app = typer.Typer(
     name="padim",
-    cls=Group,
+    cls=Root,
     help="Find and localise defects in images after seeing only good ones.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -50,7 +32,7 @@ app = typer.Typer(
 )
 
 
-@app.callback(invoke_without_command=True)
+@_app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -61,29 +43,12 @@ def _root(
         sys.stdout.write(context.get_help() + "\n")
 
 
-_COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Fit and improve": (
-        fit_command.fit,
-        calibrate_command.calibrate,
-        learning_commands.update,
-        learning_commands.forget,
-        learning_commands.merge,
-    ),
-    "Inspect": (predict_command.predict, info_command.info, check_command.check),
-    "Measure": (
-        evaluate_command.evaluate,
-        benchmark_command.benchmark,
-        compare_command.compare,
-        report_command.report,
-    ),
-    "Ship": (export_command.export, export_command.verify, doctor_command.doctor),
-    "Look up": (backbones_command.backbones, demo_command.demo),
-}
-for _heading, _commands in _COMMANDS.items():
-    for _command in _commands:
-        _add = app.command(_command.__name__, cls=Command, rich_help_panel=_heading)
-        _add(with_shared_options(_command))
-app.add_typer(weights_command.app, name="weights", rich_help_panel="Look up")
+def build_root() -> Root:
+    """Make what Typer runs, with all commands."""
+    root = typer.main.get_command(_app)
+    assert isinstance(root, Root)
+    root.commands = Commands()  # type: ignore[assignment]  # nobody adds to it
+    return root
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Output.as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     Output.quiet = Output.verbose = Output.has_result = False
     Output.lost, Output.advice = None, ""
-    command = typer.main.get_command(app)
+    command = build_root()
 
     def work() -> int:
         # Without arguments Typer takes the process's own, and on Windows finds the files of *.png.

@@ -12,7 +12,8 @@ from rich.progress import Progress
 
 from padim.choices import Choice
 from padim.cli import options
-from padim.cli.console import bars, result, say
+from padim.cli.bars import bars
+from padim.cli.console import result, say
 from padim.cli.fit_command import prepare_within
 from padim.cli.images import (
     measure_sizes,

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from padim.cli import options
-from padim.cli.console import progress, result, say
+from padim.cli.bars import progress
+from padim.cli.console import result, say
 from padim.cli.images import Unreadable, describe_threshold, say_left_out
 from padim.cli.options import option
 from padim.datasets import expand_defects, find_normal

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from padim.cli import options
-from padim.cli.console import progress, result, say, table
+from padim.cli.bars import progress
+from padim.cli.console import result, say, table
 from padim.cli.images import say_left_out
 from padim.datasets import Category, describe
 from padim.datasets.check import (

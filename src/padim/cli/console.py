@@ -9,21 +9,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, TextIO
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 
 class Output:
@@ -47,7 +35,8 @@ def escape(text: str) -> str:
     return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """A text in which names can do nothing but be read, the ends of lines as well."""
     return escape(text).replace("\n", "\\n")
 
 
@@ -109,7 +98,7 @@ def result(document: Any, text: str) -> None:
 
 def warn(message: str) -> None:
     """Say on stderr what is doubtful about a result, even if only results are wanted."""
-    _write(sys.stderr, f"warning: {_one_line(message)}\n")
+    _write(sys.stderr, f"warning: {one_line(message)}\n")
 
 
 def fail(error: BaseException, message: str) -> None:
@@ -119,67 +108,11 @@ def fail(error: BaseException, message: str) -> None:
     """
     message = f"{message} {Output.advice}".rstrip()
     with suppress(BrokenPipeError):
-        _write(sys.stderr, f"error: {_one_line(message)}\n")
+        _write(sys.stderr, f"error: {one_line(message)}\n")
     if Output.as_json and not Output.has_result:
         failure = {"error": {"type": type(error).__name__, "message": message}}
         with suppress(BrokenPipeError):
             _write(sys.stdout, json.dumps(failure) + "\n")
-
-
-@contextmanager
-def progress(description: str, n_items: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr; what it gives is told of further steps done."""
-    with phases() as begin:
-        yield begin(description, n_items)
-
-
-@contextmanager
-def phases() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
-    """Show a progress bar on stderr for each phase of some work.
-
-    Yields:
-        What is told of the name of a phase that begins and its number of steps; gives what is told
-        of further steps done.
-    """
-    with bars() as bar:
-
-        def begin(phase: str, n_items: int) -> Callable[[int], None]:
-            task = bar.add_task(phase, total=n_items)
-            return lambda n_done: bar.advance(task, n_done)
-
-        yield begin
-
-
-def bars() -> Progress:
-    """Progress bars on stderr, where that is a terminal."""
-    console = Console(stderr=True, soft_wrap=True)
-    return Progress(
-        _NameColumn(),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _RateColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=Output.quiet or not console.is_terminal,
-    )
-
-
-class _NameColumn(ProgressColumn):
-    """What is done, as it is named, which may be by a folder."""
-
-    def render(self, task: Task) -> Text:
-        return Text(_one_line(task.description))
-
-
-class _RateColumn(ProgressColumn):
-    """How many steps are done a second."""
-
-    def render(self, task: Task) -> Text:
-        seconds = task.finished_time or task.elapsed
-        rate = task.completed / seconds if seconds else 0.0
-        words = f"{rate:.3g}/s" if rate < 100 else f"{rate:.0f}/s"
-        return Text(words if rate else "", style="progress.data.speed")
 
 
 def align(lines: dict[str, str]) -> str:
@@ -190,7 +123,7 @@ def align(lines: dict[str, str]) -> str:
 
 def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Columns of text, numbers and all, aligned by spaces, a line each."""
-    rows = [tuple(map(_one_line, row)) for row in rows]
+    rows = [tuple(map(one_line, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

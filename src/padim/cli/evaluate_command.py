@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from padim.cli import options
-from padim.cli.console import progress, result, say, table, warn
+from padim.cli.bars import progress
+from padim.cli.console import result, say, table, warn
 from padim.cli.images import Unreadable, measure_sizes, say_left_out, say_threshold
 from padim.datasets import describe
 from padim.datasets.left_out import find_left_out_of

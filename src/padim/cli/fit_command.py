@@ -9,7 +9,8 @@ import typer
 
 from padim.choices import require_model_place
 from padim.cli import options
-from padim.cli.console import detail, phases, result, say, warn
+from padim.cli.bars import phases
+from padim.cli.console import detail, result, say, warn
 from padim.cli.images import (
     Unreadable,
     describe_threshold,

@@ -1,6 +1,6 @@
 """Help pages in plain text, whose commands and options stand under headings.
 
-An option's heading is its ``rich_help_panel``, as is a command's; without one it is Options.
+An option's heading is its ``rich_help_panel``; without one it is Options.
 """
 
 from typing import TYPE_CHECKING
@@ -28,13 +28,14 @@ class Group(TyperGroup):
     def format_options(self, ctx: "Context", formatter: "HelpFormatter") -> None:
         """Write the options and, under their headings, the commands with their first sentence."""
         _write(formatter, _parameters(self, ctx))
-        commands = list(self.commands.items())
-        width = formatter.width - 6 - max(len(name) for name, _ in commands)
-        rows: Rows = {}
-        for name, command in commands:
-            panel = getattr(command, "rich_help_panel", None) or "Commands"
-            rows.setdefault(panel, []).append((name, command.get_short_help_str(width)))
-        _write(formatter, rows)
+        _write(formatter, self.list_rows(formatter.width - 6 - max(map(len, self.commands))))
+
+    def list_rows(self, width: int) -> Rows:
+        """What the help page says of each command, cut at a width, by heading."""
+        said = [
+            (name, command.get_short_help_str(width)) for name, command in self.commands.items()
+        ]
+        return {"Commands": said}
 
 
 def _parameters(command: TyperCommand | TyperGroup, ctx: "Context") -> Rows:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from padim.cli import options
-from padim.cli.console import phases, result, warn
+from padim.cli.bars import phases
+from padim.cli.console import result, warn
 from padim.cli.images import describe_threshold, require_place, say_left_out
 from padim.cli.options import option
 from padim.datasets import expand

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from padim.cli import options
-from padim.cli.console import Output, progress, result, say, table, warn
+from padim.cli.bars import progress
+from padim.cli.console import Output, result, say, table, warn
 from padim.cli.images import (
     Unreadable,
     measure_sizes,

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from padim.cli.console import phases, result, warn
+from padim.cli.bars import phases
+from padim.cli.console import result, warn
 from padim.cli.images import require_place
 from padim.cli.options import option
 from padim.errors import PathMissingError, UsageError, format_count, require_extras

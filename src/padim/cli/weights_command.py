@@ -14,7 +14,12 @@ from padim.cli.images import require_writable
 from padim.cli.options import option
 from padim.errors import WeightsError
 
-app = typer.Typer(cls=Group, help="List, fetch and verify pretrained weights.")
+app = typer.Typer(
+    cls=Group,
+    help="List, fetch and verify pretrained weights.",
+    rich_markup_mode=None,
+    add_completion=False,
+)
 Names = Annotated[
     list[str] | None,
     typer.Argument(help="Backbones, or timm:NAME; all of the table when none is named."),
