@@ -105,6 +105,27 @@ def test_threads_share_a_predictor(folder: Path, name: str, engine: str) -> None
     torch.set_num_threads(n_cores())
 
 
+@pytest.mark.parametrize(("name", "engine"), COMBINATIONS)
+def test_calls_at_a_time_change_nothing(folder: Path, name: str, engine: str) -> None:
+    paths = 3 * sorted((folder / "stripes/test").rglob("*.png"))
+    expected = padim.load(folder / name, engine=engine).predict(paths)
+    found = padim.load(folder / name, engine=engine, n_threads=1, n_calls=3).predict(paths)
+    torch.set_num_threads(n_cores())
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.path == theirs.path
+        assert ours.score == pytest.approx(theirs.score, rel=1e-5)
+        np.testing.assert_allclose(ours.anomaly_map, theirs.anomaly_map, rtol=1e-5)
+
+
+def test_openvino_runs_as_many_calls_at_a_time_as_were_asked_for(folder: Path) -> None:
+    graph = Graph(folder / "m.xml", n_threads=1, n_calls=n_cores())
+    graph(oracle.random_images(1, SIZE_PX))
+    assert isinstance(graph.runtime, OpenVino)
+    compiled, _ = graph.runtime._compiled[1]
+    properties = ("NUM_STREAMS", "INFERENCE_NUM_THREADS")
+    assert [compiled.get_property(name) for name in properties] == [n_cores()] * 2
+
+
 @pytest.mark.parametrize("name", ["m.safetensors", "m.onnx", "m.xml"])
 def test_commands_take_every_kind_of_model(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
@@ -278,7 +299,7 @@ class Slow:
         return tuple(self._session.run(None, {"image": images}))
 
 
-def open_graph(file, n_threads, precision, device):
+def open_graph(file, setup):
     return Slow(file.path)
 """
 

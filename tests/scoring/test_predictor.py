@@ -1,5 +1,6 @@
 import hashlib
 import io
+import threading
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -50,6 +51,18 @@ def test_an_answer_waits_for_no_more_images_than_was_asked(
         assert line.n_pulled <= i + 1 + n_ahead
         found.append(prediction.score)
     assert found == [55.0 + i for i in range(60)]
+
+
+def test_batches_are_scored_at_a_time_and_given_in_order(predictor: Predictor) -> None:
+    together, alone = threading.Barrier(3, timeout=20), predictor.score
+
+    def score(images: NDArray[np.uint8]) -> Outputs:
+        together.wait()
+        return alone(images)
+
+    predictor.score, predictor.n_calls = score, 3
+    found = [prediction.score for prediction in predictor.stream(Line(24))]
+    assert found == [55.0 + i for i in range(24)]
 
 
 def test_a_camera_is_asked_for_one_image_at_a_time(predictor: Predictor) -> None:

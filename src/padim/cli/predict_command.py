@@ -29,6 +29,7 @@ from padim.files import lock_folder
 from padim.images.ahead import content_sha256
 from padim.images.facts import describe_differences
 from padim.images.stream import STDIN, is_stdin, read_stdin
+from padim.scoring.engines import choose_threads
 from padim.scoring.journal import Journal, Run
 from padim.scoring.prediction import NOT_CALIBRATED, Decision, Prediction, PredictionRecord
 from padim.scoring.writer import PredictionWriter
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from padim.scoring.predictor import Predictor
 
 _SHOWN = 10
+_FOLDER = 16  # images that are scored as a folder: few come sooner one after the other
 _MANY = 20  # images that are all alien are hardly all defective
 KEPT_PX = 1_000_000  # of a source image that is drawn from memory; larger ones are read again
 
@@ -73,7 +75,10 @@ def predict(
     require_no_images(out)
     from padim.model.opening import load
 
-    loaded = load(model, **opening).at(false_alarm_rate, pixel_false_alarm_rate)
+    n_calls = _choose_calls(opening, len(chosen))
+    if n_calls > 1:
+        opening["n_threads"] = 1
+    loaded = load(model, **opening, n_calls=n_calls).at(false_alarm_rate, pixel_false_alarm_rate)
     if fail_on_anomaly and loaded.decision is None:
         raise UsageError(f"{NOT_CALIBRATED} Until then, leave --fail-on-anomaly out.")
     count = format_count(len(chosen), "image")
@@ -93,6 +98,15 @@ def predict(
     _require_pictures(writer)
     if fail_on_anomaly and tally.n_anomalous:
         raise typer.Exit(1)
+
+
+def _choose_calls(opening: options.Opening, n_images: int) -> int:
+    """Calls at a time: for a folder as many as there are threads, of one thread each.
+
+    A call of several threads answers sooner, but its threads wait for one another.
+    """
+    is_folder = n_images >= _FOLDER and opening.get("device", "auto") != "cuda"
+    return choose_threads(opening.get("n_threads")) if is_folder else 1
 
 
 def _tell(

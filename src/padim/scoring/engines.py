@@ -45,11 +45,21 @@ class Runtime(Protocol):
         """Run the graph on a batch; one with a verdict, at these ``RATES``."""
 
 
+@dataclass(frozen=True)
+class Setup:
+    """How an engine runs a graph."""
+
+    n_threads: int  # of one call
+    precision: str
+    device: str
+    n_calls: int  # that run at a time
+
+
 class EngineModule(Protocol):
     """What the file of an engine defines; the last only where it has a format of its own."""
 
-    def open_graph(self, file: "GraphFile", n_threads: int, precision: str, device: str) -> Runtime:
-        """Load a graph for so many threads of one call, or raise a `ModelFileError`."""
+    def open_graph(self, file: "GraphFile", setup: Setup) -> Runtime:
+        """Load a graph, or raise a `ModelFileError`."""
 
     def convert(self, onnx: Path, target: Path, description: str) -> None:
         """Write an ONNX graph in the engine's format, sealed."""

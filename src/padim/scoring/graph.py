@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from padim.scoring.engines import (
     OWN_RATES,
     WHOLE,
     Arrays,
+    Setup,
     check_precision,
     choose_graph_device,
     choose_threads,
@@ -36,6 +38,7 @@ class Graph:
         precision: ``float32``, or ``bfloat16`` for the products with the whitening rows: half the
             bytes to read. The trunk stays in float32: what it loses, whitening would magnify.
         device: As for `choose_graph_device`.
+        n_calls: Calls that run at a time, each from a thread of its own.
 
     Attributes:
         n_step: Images that it runs at a time.
@@ -48,16 +51,17 @@ class Graph:
         n_threads: int | None = None,
         precision: str = "float32",
         device: str = "auto",
+        n_calls: int = 1,
     ) -> None:
         with suppress(OSError):  # where it cannot be, the engine says what is wrong
             complete(path)
         if not path.is_file():
             raise PathMissingError(path)
-        self.path, self.precision = path, precision
+        self.path = path
         self.engine = graph_engine(path, engine)
-        self.n_threads = choose_threads(n_threads)
         check_precision(self.engine, precision)
-        self.device = choose_graph_device(self.engine, device)
+        on_device = choose_graph_device(self.engine, device)
+        self.setup = Setup(choose_threads(n_threads), precision, on_device, n_calls)
         require_engine(self.engine)
         row = ENGINES[self.engine]
         with ThreadPoolExecutor(2) as executor:
@@ -67,23 +71,22 @@ class Graph:
             self.is_sealed = file.is_sealed
             try:
                 check_operators(file)
-                self.runtime = module.open_graph(file, self.n_threads, precision, self.device)
+                self.runtime = module.open_graph(file, self.setup)
             finally:  # what is damaged is called so, whatever else has been found in it
                 self.file_sha256 = file.check()
         if len(self.runtime.shape) != 4:
             raise no_image_graph(path)
         n_batch, height, width, _ = self.runtime.shape
         self.n_batch = n_batch
-        self.n_step = n_batch or BATCHES[self.device]
+        self.n_step = n_batch or BATCHES[self.setup.device]
         self.size_px = height, width
 
     def show_twice(self) -> None:
         """Take half as many images at a time, for a network that sees each twice."""
-        self.n_step = self.n_batch or BATCHES[self.device] // 2
+        self.n_step = self.n_batch or BATCHES[self.setup.device] // 2
 
     def __reduce__(self) -> tuple[object, ...]:
-        choices = self.path, self.engine, self.n_threads, self.precision, self.device
-        return _open_again, (*choices, self.n_step, self.file_sha256)
+        return _open_again, (self.path, self.engine, self.setup, self.n_step, self.file_sha256)
 
     def __call__(self, images: NDArray[np.uint8], rates: Sequence[float] = OWN_RATES) -> Arrays:
         """Run a batch of one image or more: RGB ``(N, H, W, 3)`` to outputs of N.
@@ -117,17 +120,9 @@ class Graph:
         return tuple(output[:n_images] for output in outputs)
 
 
-def _open_again(
-    path: Path,
-    engine: str,
-    n_threads: int,
-    precision: str,
-    device: str,
-    n_step: int,
-    file_sha256: str,
-) -> Graph:
+def _open_again(path: Path, engine: str, setup: Setup, n_step: int, file_sha256: str) -> Graph:
     """Open a graph in another process, where its file needs to be the same."""
-    graph = Graph(path, engine, n_threads, precision, device)
+    graph = Graph(path, engine, *astuple(setup))
     graph.n_step = n_step
     if graph.file_sha256 != file_sha256:
         raise ModelFileError(f"{path} has changed since it was loaded. Load it again.")

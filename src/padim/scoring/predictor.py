@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from padim.errors import ImageReadError, ModelFileError, ShapeError, UsageError
-from padim.images.ahead import DECODE_AHEAD, IMAGE_TYPES, ImageInput, Loaded, batched, load_ahead
+from padim.images.ahead import (
+    DECODE_AHEAD,
+    IMAGE_TYPES,
+    ImageInput,
+    Loaded,
+    batched,
+    load_ahead,
+    map_ahead,
+)
 from padim.images.decode import rgb_pixels
 from padim.images.facts import ImageFacts, describe_clipping
 from padim.scoring.calibration import Calibration
@@ -57,6 +65,7 @@ class Predictor:
         engine: Name of what computes.
         path: The file that it was opened from, if any.
         file_sha256: Of that file, as it was read, or what tells it.
+        n_calls: Batches that ``stream`` has scored at a time.
 
     Attributes:
         preprocess: The way from an image to the network.
@@ -78,6 +87,7 @@ class Predictor:
         engine: str,
         path: Path | None = None,
         file_sha256: FileHash = None,
+        n_calls: int = 1,
     ) -> None:
         self.score = score
         self.description = description
@@ -86,6 +96,7 @@ class Predictor:
         self.n_batch = n_batch
         self.engine = engine
         self.path = path
+        self.n_calls = n_calls
         self._file_sha256 = file_sha256
         self.decision: Decision | None = None
         if description.calibration is not None:
@@ -211,12 +222,11 @@ class Predictor:
             kept_px=kept_px,
             n_ahead=n_decoded,
         )
-        for batch in batched(loaded, n_batch):
-            outputs = self.score(np.stack([image.pixels for image in batch]))
-            _check_finite(outputs, batch)
-            outputs = outputs._replace(
-                anomaly_map=self.preprocess.blank_outside(outputs.anomaly_map)
-            )
+        batches = batched(loaded, n_batch)
+        scored: Iterable[tuple[list[Loaded], Outputs]] = map(self._score, batches)
+        if n_ahead is None and self.n_calls > 1:
+            scored = map_ahead(self._score, batches, self.n_calls, 2 * self.n_calls)
+        for batch, outputs in scored:
             for image, anomaly_map, score, levels in zip(batch, *outputs, strict=True):
                 origin = None
                 if traced:
@@ -236,6 +246,12 @@ class Predictor:
                         *describe_clipping(image),
                     ),
                 )
+
+    def _score(self, batch: list[Loaded]) -> tuple[list[Loaded], Outputs]:
+        outputs = self.score(np.stack([image.pixels for image in batch]))
+        _check_finite(outputs, batch)
+        whole = self.preprocess.blank_outside(outputs.anomaly_map)
+        return batch, outputs._replace(anomaly_map=whole)
 
     def save(self, path: str | Path, *, moments: bool = False) -> None:
         """Write the model to one file, which ``PaDiM`` can do; a graph is not saved.
