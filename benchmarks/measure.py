@@ -161,12 +161,15 @@ def settled(measured: Callable[[], float], n_calls: int) -> float:
     return float(np.median([measured() for _ in range(n_calls)]))
 
 
-def arguments(description: str | None, phases: Sequence[str] = ()) -> argparse.Namespace:
+def arguments(
+    description: str | None, phases: Sequence[str] = (), devices: Sequence[str] = ()
+) -> argparse.Namespace:
     """Read the command line, which every benchmark shares.
 
     Args:
         description: The script's docstring.
         phases: What ``--phase`` may be, which then has to be given.
+        devices: What ``--device`` may be, first the one that is measured.
     """
     summary = (description or "").partition("\n")[0]
     parser = argparse.ArgumentParser(description=summary)
@@ -177,14 +180,17 @@ def arguments(description: str | None, phases: Sequence[str] = ()) -> argparse.N
     )
     if phases:
         parser.add_argument("--phase", choices=phases, required=True, help="which part to run")
+    if devices:
+        parser.add_argument("--device", choices=devices, default=devices[0], help="what computes")
     return parser.parse_args()
 
 
-def facts(packages: Iterable[str] = ()) -> dict[str, Any]:
+def facts(packages: Iterable[str] = (), device: str = "cpu") -> dict[str, Any]:
     """The machine, the software and the moment of a measurement.
 
     Args:
         packages: Whose versions are named beside those that decide a model's numbers.
+        device: What computes.
     """
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -201,7 +207,7 @@ def facts(packages: Iterable[str] = ()) -> dict[str, Any]:
             **{name: version(name) for name in packages},
         },
         "n_threads": torch.get_num_threads(),
-        "device": "cpu",
+        "device": device,
         "commit": _git("rev-parse", "HEAD"),
         "tree_is_clean": _is_clean(),
     }

@@ -49,7 +49,7 @@ def anomalib_python() -> Path:
     return python
 
 
-def fit_peer(train: Path, out: Path) -> tuple[dict[str, Any], process.Ran]:
+def fit_peer(train: Path, out: Path, *options: object) -> tuple[dict[str, Any], process.Ran]:
     """Let anomalib fit, save and export, on as many threads as there are cores.
 
     Its threads give way while they wait, as those of padim's commands do. By torch's default they
@@ -58,11 +58,12 @@ def fit_peer(train: Path, out: Path) -> tuple[dict[str, Any], process.Ran]:
     Args:
         train: Folder of normal images.
         out: Folder for the model.
+        options: Of ``anomalib_peer.py``.
 
     Returns:
         What it says of its work, and what its process did.
     """
-    ran = _run_peer("fit", train, out)
+    ran = _run_peer("fit", train, out, *options)
     return json.loads(ran.stdout), ran
 
 
@@ -131,7 +132,7 @@ class Server:
 
 @contextmanager
 def serving(
-    out: Path, runtime: str, variables: Mapping[str, str] | None = None
+    out: Path, runtime: str, variables: Mapping[str, str] | None = None, device: str = "cpu"
 ) -> Iterator[Server]:
     """Start a process that scores images, and end it in the end.
 
@@ -139,10 +140,12 @@ def serving(
         out: Folder that ``fit_peer`` wrote.
         runtime: As ``anomalib_peer.py serve`` names it.
         variables: Of its environment, beside those of this process.
+        device: Where torch computes.
     """
     script = measure.ROOT / "benchmarks" / "anomalib_peer.py"
     python = (str(anomalib_python()), "-W", "ignore")
-    words = (*python, str(script), "serve", str(out), "--threads", str(n_cores()))
+    how = ("--threads", str(n_cores()), "--device", device)
+    words = (*python, str(script), "serve", str(out), *how)
     pipe = subprocess.PIPE
     environment = {**os.environ, **(variables or {})}
     with subprocess.Popen(

@@ -27,14 +27,16 @@ ENGINES = [
     pytest.param(
         "onnxruntime",
         marks=pytest.mark.skipif(
-            "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
+            torch.cuda.is_available()
+            and "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
             reason="onnxruntime-gpu is not installed",
         ),
     ),
     pytest.param(
         "tensorrt",
         marks=pytest.mark.skipif(
-            find_spec("tensorrt_libs") is None, reason="tensorrt-cu13-libs is not installed"
+            torch.cuda.is_available() and find_spec("tensorrt_libs") is None,
+            reason="tensorrt-cu13-libs is not installed",
         ),
     ),
 ]

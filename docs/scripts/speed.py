@@ -53,7 +53,8 @@ def speed_page() -> str:
         "anomalib is version 2.7.0 with the same network, weights, taps and images. The network is "
         "EfficientNet-Lite0 at 256 px where nothing else is said. Beside anomalib, and in tables "
         "of before 2026-11-27, it has three levels and no coarse head: the first table says what "
-        "recipes cost beside that. No CUDA device was measured.",
+        "recipes cost beside that. No CUDA device was measured "
+        "([what is ready for one](howto/gpu.md)).",
     ]
     for title, table in (
         ("Recipes", _recipe_table(found["recipe_cost"])),

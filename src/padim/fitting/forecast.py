@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from padim.errors import MemoryLimitError
 from padim.features.device import free_bytes
 from padim.fitting import looks
-from padim.images.ahead import DECODE_THREADS
 from padim.images.decode import DECODE_BYTES_PER_PX
 from padim.memory import format_bytes, machine_bytes, resident_bytes
 from padim.method.gaussian import BLOCK_BYTES, STORES
@@ -90,7 +89,7 @@ def forecast_fit(fitter: "Fitter", largest_px: tuple[int, int], n_images: int | 
     file_bytes = store_bytes * whole.n_entries + 4 * whole.n_features
     file_bytes += network.file + settings.keep_samples * N_SAMPLES * sample_bytes
     running = fitter.embedder.n_batch * network.image
-    decode_bytes = DECODE_THREADS * DECODE_BYTES_PER_PX * largest_px[0] * largest_px[1]
+    decode_bytes = fitter.embedder.n_decoders * DECODE_BYTES_PER_PX * largest_px[0] * largest_px[1]
     passing = running + network.engine + waiting + moments + decode_bytes
     factoring = moments + rows + BLOCK_BYTES + network.engine
     saving = rows + (moments if settings.keep_moments else 0)

@@ -19,7 +19,14 @@ from padim.features.device import computing, send
 from padim.features.encoder import Encoder
 from padim.features.features import TiledFeatures
 from padim.fitting.review import Suspect
-from padim.images.ahead import ImageInput, Loaded, batched, load_ahead
+from padim.images.ahead import (
+    DECODE_AHEAD,
+    DECODE_THREADS,
+    ImageInput,
+    Loaded,
+    batched,
+    load_ahead,
+)
 from padim.images.facts import ImageFacts
 from padim.images.thumbnails import Look
 from padim.method.fusion import Fusion
@@ -30,6 +37,7 @@ from padim.method.tiles import Tile
 from padim.model.scorer import finish_of
 from padim.model.state import ModelState
 from padim.scoring.collector import Collector
+from padim.scoring.engines import n_cores
 from padim.scoring.parity import N_SAMPLES
 
 GROUP = 32  # images in one product
@@ -55,6 +63,11 @@ class Embedder:
     n_batch: int  # images in one forward pass
     tile: Tile | None = None  # the part of each image that it looks at; all when None
 
+    @property
+    def n_decoders(self) -> int:
+        """Threads that decode: all cores, where they do not compute as well."""
+        return DECODE_THREADS if self.device.type == "cpu" else max(DECODE_THREADS, n_cores())
+
     def embed(
         self, images: Iterable[ImageInput], unreadable: Unreadable | None = None
     ) -> Iterator[tuple[list[Loaded], list[Tensor]]]:
@@ -72,6 +85,8 @@ class Embedder:
             unreadable,
             reading=self.encoder.preprocess.reading,
             hashed=True,
+            n_ahead=max(DECODE_AHEAD, 2 * self.n_decoders),
+            n_threads=self.n_decoders,
         )
         for batch in batched(loaded, self.n_batch):
             stacked = torch.from_numpy(np.stack([image.pixels for image in batch]))

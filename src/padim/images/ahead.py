@@ -151,6 +151,7 @@ def load_ahead(
     hashed: bool = False,
     kept_px: int = 0,
     n_ahead: int = DECODE_AHEAD,
+    n_threads: int = DECODE_THREADS,
 ) -> Iterator[Loaded]:
     """Do ``load_image`` in order, with the next images in threads while the caller works on these.
 
@@ -164,7 +165,7 @@ def load_ahead(
         except ImageReadError as error:
             return error
 
-    for loaded in map_within(load, images, DECODE_THREADS, n_ahead):
+    for loaded in map_within(load, images, n_threads, n_ahead):
         if isinstance(loaded, Loaded):
             yield loaded
         elif unreadable is None:
