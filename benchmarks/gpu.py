@@ -173,7 +173,7 @@ def measure_rates(plan: Plan) -> dict[str, float]:
     rates = {"bytes": 2 * source.nbytes / copied.median}
     for precision in PRECISIONS:
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        square = torch.ones(plan.n_side, plan.n_side, device=plan.device, dtype=dtype)
+        square = torch.randn(plan.n_side, plan.n_side, device=plan.device, dtype=dtype)
         taken = settle(plan, {"product": partial(torch.mm, square, square)}, precision)["product"]
         rates[precision] = 2 * plan.n_side**3 / taken.median
     return rates

@@ -106,7 +106,7 @@ def load(
         graph.engine,
         path,
         graph.file_sha256,
-        n_calls,
+        n_calls if graph.setup.device == "cpu" else 1,
     )
     if graph.setup.device != "cpu":
         _compare_samples(predictor, path, graph.setup.precision)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from padim.features.device import computing
+from padim.features.device import computing, send
 from padim.features.features import TiledFeatures
 from padim.method.gaussian import squared_distances
 from padim.model.scorer import Scorer, finish_of
@@ -22,7 +22,7 @@ class TorchScore:
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
         """Score a batch: RGB at network size, shape ``(N, H, W, 3)``."""
         with computing(self.device):
-            scores = self.scorer(torch.from_numpy(images).to(self.device))
+            scores = self.scorer(send(torch.from_numpy(images), self.device))
         return Outputs(*(output.cpu().numpy() for output in scores))
 
 
