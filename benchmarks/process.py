@@ -18,11 +18,13 @@ class Ran(NamedTuple):
 
     Attributes:
         wall_s: Seconds from its start to its end.
+        cpu_s: Seconds of processor time, its own and of its children.
         peak_bytes: The most resident memory that it, or a single one of its children, held.
         stdout: What it printed.
     """
 
     wall_s: float
+    cpu_s: float
     peak_bytes: int
     stdout: str
 
@@ -58,7 +60,8 @@ def main() -> None:
     wall_s = time.perf_counter() - start
     child.returncode = os.waitstatus_to_exitcode(status)
     peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(json.dumps((child.returncode, wall_s, peak_bytes, stdout)))
+    cpu_s = usage.ru_utime + usage.ru_stime
+    print(json.dumps((child.returncode, wall_s, cpu_s, peak_bytes, stdout)))
 
 
 if __name__ == "__main__":
