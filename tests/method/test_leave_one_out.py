@@ -1,4 +1,7 @@
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,3 +52,22 @@ def test_distances_equal_those_of_refits(n: int, n_same: int, seed: int) -> None
     parts = zip(*(level.split(3, 1) for level in features), strict=True)
     found = torch.cat([leave_one_out(part)[0] for part in parts])
     np.testing.assert_allclose(found.numpy(), refitted(pyramid, features, eps), rtol=1e-5)
+
+
+@given(n=st.integers(2, 9), seed=st.integers(0, 2**32 - 1))
+def test_the_scatter_gives_its_memory_or_stays_as_it_is(n: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    pyramid = replace(two_levels(), coarse=Pyramid((Level((1, 3), (2,), ((0, 1),)),)))
+    features = [torch.randn(c, n, d, generator=generator) for c, d, _ in pyramid.shapes]
+    moments, eps = Moments.of(features, n_levels=2), (0.02, 0.01, 0.03)
+    before = [block.clone() for blocks in moments.scatter for block in blocks]
+    expected = LeaveOneOut(moments, eps, pyramid)(features)
+    for block, same in zip(sum(moments.scatter, ()), before, strict=True):
+        assert torch.equal(block, same)
+    memory = [block.data_ptr() for blocks in moments.scatter for block in blocks]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("padim.method.leave_one_out.BLOCK_BYTES", 1)
+        in_place = LeaveOneOut(moments, eps, pyramid, in_place=True)
+        for found, one in zip(in_place(features), expected, strict=True):
+            torch.testing.assert_close(found, one, rtol=1e-12, atol=0)
+    assert [block.data_ptr() for blocks in in_place.rows for block in blocks] == memory

@@ -57,47 +57,80 @@ def factor(
     Raises:
         UsageError: A covariance is singular, or does not fit the type: eps is too small.
     """
-    n_levels = len(moments.mean)
-    starts = [level for level in range(n_levels) if len(moments.scatter[level]) == 1]
-    rows: list[Tensor] = []
-    for start, stop in pairwise((*starts, n_levels)):
-        head = slice(start, stop)
-        rows += _factor_head(
-            moments.mean[head], moments.scatter[head], eps[head], dof, dtype, advance
-        )
+    shapes = [
+        (*mean.shape, sum(block.shape[2] for block in blocks))
+        for mean, blocks in zip(moments.mean, moments.scatter, strict=True)
+    ]
+    rows = [mean.new_empty(s, dtype=dtype) for mean, s in zip(moments.mean, shapes, strict=True)]
+    factor_into(split_columns(rows), moments, eps, dof, advance)
     return rows
 
 
+def factor_into(
+    rows: Sequence[Sequence[Tensor]],
+    moments: Moments,
+    eps: Sequence[float],
+    dof: int,
+    advance: Callable[[int], None] = lambda n_cells: None,
+) -> None:
+    """Do what ``factor`` does, into given rows, which may be the scatter itself.
+
+    Args:
+        rows: For each level the columns of each level of its head up to itself, coarse to fine,
+            as in a scatter.
+        moments: Of the good images.
+        eps: Added to the diagonal, one per level.
+        dof: Degrees of freedom the scatter is divided by.
+        advance: Told how many more coarse cells are done.
+
+    Raises:
+        UsageError: A covariance is singular, or does not fit the type: eps is too small.
+    """
+    n_levels = len(moments.mean)
+    starts = [level for level in range(n_levels) if len(moments.scatter[level]) == 1]
+    for start, stop in pairwise((*starts, n_levels)):
+        head = slice(start, stop)
+        _factor_head(rows[head], moments.scatter[head], eps[head], dof, advance)
+
+
+def split_columns(rows: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    """Cut whitening rows, as ``factor`` returns them, where the columns of a level end."""
+    parts, widths = [], [0]
+    for own in rows:
+        n_dims, n_columns = own.shape[1:]
+        widths = [n_dims] if n_columns == n_dims else [*widths, n_dims]  # a head begins
+        parts.append(torch.split(own, widths, dim=2))
+    return parts
+
+
 def _factor_head(
-    means: Sequence[Tensor],
+    rows: Sequence[Sequence[Tensor]],
     scatter: Sequence[Sequence[Tensor]],
     eps: Sequence[float],
     dof: int,
-    dtype: torch.dtype,
     advance: Callable[[int], None],
-) -> list[Tensor]:
-    own = [mean.shape[1] for mean in means]
-    cells = [mean.shape[0] for mean in means]
+) -> None:
+    cells = [blocks[-1].shape[0] for blocks in scatter]
+    own = [blocks[-1].shape[1] for blocks in scatter]
     context = [sum(own[:level]) for level in range(len(own))]
-    rows = [
-        mean.new_empty(c, d, above + d, dtype=dtype)
-        for mean, c, d, above in zip(means, cells, own, context, strict=True)
-    ]
     for first, last in _cut_cells(cells, own, context):
-        parent = means[0].new_empty(last - first, 0, 0)
-        for level, row in enumerate(rows):
+        parent = scatter[0][0].new_empty(last - first, 0, 0)
+        for level, parts in enumerate(rows):
             descendants = cells[level] // cells[0]
             span = slice(first * descendants, last * descendants)
             w_ac, w_aa = _whiten(
                 [block[span] / dof for block in scatter[level]], parent, eps[level]
             )
-            row[span, :, : context[level]] = w_ac
-            row[span, :, context[level] :] = w_aa
-            if not bool(row[span].isfinite().all()):
-                raise UsageError(
-                    f"eps is {eps[level]:g}, but the whitening needs more to fit "
-                    f"{str(dtype).removeprefix('torch.')}. Raise --eps, or use --store float32."
-                )
+            for part, columns in zip(
+                parts, (*torch.split(w_ac, own[:level], dim=2), w_aa), strict=True
+            ):
+                part[span] = columns
+                if not bool(part[span].isfinite().all()):
+                    raise UsageError(
+                        f"eps is {eps[level]:g}, but the whitening needs more to fit "
+                        f"{str(part.dtype).removeprefix('torch.')}. Raise --eps, or use --store "
+                        "float32."
+                    )
             if level + 1 < len(rows):
                 siblings = w_aa.shape[0] // parent.shape[0]
                 upper = torch.cat((parent, parent.new_zeros(*parent.shape[:2], own[level])), dim=2)
@@ -106,7 +139,6 @@ def _factor_head(
                     dim=1,
                 )
         advance(last - first)
-    return rows
 
 
 def _whiten(blocks: list[Tensor], parent: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -140,32 +172,28 @@ def _whiten(blocks: list[Tensor], parent: Tensor, eps: float) -> tuple[Tensor, T
     ).neg_(), w_aa
 
 
-def squared_distances(rows: Sequence[Tensor], centred: Sequence[Tensor]) -> list[Tensor]:
+def squared_distances(rows: Sequence[Sequence[Tensor]], centred: Sequence[Tensor]) -> list[Tensor]:
     """What each level adds to the squared distances, given the coarser ones, ``(cells, N)``.
 
     Args:
-        rows: As ``factor`` returns them.
+        rows: As ``split_columns`` cuts them.
         centred: Features less their mean, one per level, coarse to fine, shape ``(cells, d, N)``.
     """
     levels = []
-    first = 0
-    for level, own_rows in enumerate(rows):
-        n_cells, n_dims, n_columns = own_rows.shape
-        if n_columns == n_dims:  # without context: the first of a head
-            first = level
-        white = own_rows.new_zeros(n_cells, n_dims, centred[0].shape[2])
-        start = 0
-        for above in centred[first : level + 1]:
-            parents, width, _ = above.shape
+    for level, parts in enumerate(rows):
+        white = torch.zeros_like(centred[level], memory_format=torch.contiguous_format)
+        above = centred[level + 1 - len(parts) : level + 1]
+        for part, features in zip(parts, above, strict=True):
             # One product for all descendants of a cell.
-            part = own_rows[:, :, start : start + width].view(parents, -1, width)
-            white.view(parents, -1, white.shape[2]).baddbmm_(part, above)
-            start += width
+            siblings = part.view(features.shape[0], -1, features.shape[1])
+            white.view(features.shape[0], -1, white.shape[2]).baddbmm_(siblings, features)
         levels.append(white.square_().sum(dim=1))
     return levels
 
 
-def _cut_cells(cells: list[int], own: list[int], context: list[int]) -> list[tuple[int, int]]:
+def _cut_cells(
+    cells: Sequence[int], own: Sequence[int], context: Sequence[int]
+) -> list[tuple[int, int]]:
     per_coarse_cell = max(
         count // cells[0] * (above + dims) * (3 * dims + above + dims) * 8
         for count, dims, above in zip(cells, own, context, strict=True)

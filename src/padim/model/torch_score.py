@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from padim.features.device import computing, send
 from padim.features.features import TiledFeatures
-from padim.method.gaussian import squared_distances
+from padim.method.gaussian import split_columns, squared_distances
 from padim.model.scorer import Scorer, finish_of
 from padim.model.state import ModelState
 from padim.scoring.predictor import Outputs
@@ -56,7 +56,7 @@ class TileScore:
                 level[span].to(self.device, torch.float32)
                 for level, span in zip(state.whitening, spans, strict=True)
             ]
-            parts.append(squared_distances(rows, centred))
+            parts.append(squared_distances(split_columns(rows), centred))
         levels = [torch.cat(level) for level in zip(*parts, strict=True)]
         first, *others = state.pyramid.by_head(levels)
         fine = state.pyramid.on_grid(state.pyramid.add_up(first)).sqrt()
