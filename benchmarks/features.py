@@ -59,7 +59,7 @@ class Features:
 
     def moments(self, chosen: Sequence[int]) -> Moments:
         """Of some of them."""
-        return add_up(self.batches(chosen), self.fitter.encoder.pyramid)[0]
+        return add_up(self.batches(chosen), self.fitter.encoder.pyramid)
 
     def solved(self, moments: Moments) -> tuple[list[float], Head]:
         """Fit on the moments of some of them."""

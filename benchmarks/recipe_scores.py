@@ -224,7 +224,7 @@ def fit(embedded: Embedded, fitted: Places, n_levels: Iterable[int]) -> dict[int
         n_levels: As of ``Map``.
     """
     recipe, pyramid = embedded.fitter.recipe, embedded.fitter.encoder.pyramid
-    moments, _ = add_up(embedded.batches(fitted), embedded.fitter.encoder.pyramid)
+    moments = add_up(embedded.batches(fitted), embedded.fitter.encoder.pyramid)
     if recipe.eps_rule == "relative":
         eps = relative_eps(moments, recipe.eps)
     else:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import padim
-from padim.errors import DatasetError, MemoryLimitError, UsageError
+from padim.errors import DatasetError, UsageError
 from padim.model import scorer as model_scorer
 from padim.scoring.calibration import LEAVE_ONE_OUT
 
@@ -51,16 +51,6 @@ def test_images_that_change_between_two_looks_are_refused() -> None:
     images = Changing(oracle.random_images(5, (64, 64)))
     with pytest.raises(DatasetError, match="have changed while the fit looked at them"):
         replace(oracle.small_fitter(), kept_feature_bytes=0).fit(images)
-
-
-def test_a_limit_of_memory_keeps_fewer_features() -> None:
-    fitter = oracle.small_fitter()
-    peak = fitter.forecast((0, 0), 100).peak_bytes
-    assert fitter.within(peak, 100, (0, 0)) is fitter
-    less = fitter.within(peak - 1_000_000, 100, (0, 0))
-    assert less.forecast((0, 0), 100).peak_bytes == pytest.approx(peak - 1_000_000, abs=500_000)
-    with pytest.raises(MemoryLimitError):
-        fitter.within(1000, 100, (0, 0)).forecast((0, 0), 100).check(1000)
 
 
 def test_an_iterator_can_be_looked_at_once_only() -> None:

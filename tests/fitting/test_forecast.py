@@ -41,10 +41,10 @@ def test_a_fit_that_the_machine_cannot_hold_is_refused(monkeypatch: pytest.Monke
 
 def test_a_fit_that_the_gpu_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     fitter = prepare(FitSettings(size_px=(64, 64), device="cpu", engine="torch"))
-    on_cpu = fitter.forecast()
+    on_cpu = fitter.forecast(n_images=100)
     assert on_cpu.device_bytes == 0
     embedder = replace(fitter.embedder, device=torch.device("cuda"))
-    on_gpu = replace(fitter, embedder=embedder).forecast()
+    on_gpu = replace(fitter, embedder=embedder).forecast(n_images=100)
     n_moments = 8 * fitter.encoder.pyramid.n_entries
     assert n_moments < on_gpu.device_bytes < on_cpu.peak_bytes
     assert on_gpu.peak_bytes < on_cpu.peak_bytes

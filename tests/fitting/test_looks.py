@@ -2,7 +2,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import permutations
@@ -13,12 +13,14 @@ import oracle
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from trees import make_category, striped
 
 from padim.errors import DatasetError
 from padim.fitting import update as learning
 from padim.fitting.fit import build_model
 from padim.fitting.fitter import Fitter, solve
+from padim.fitting.kept_features import read_kept
 from padim.fitting.looks import (
     FirstLook,
     Seen,
@@ -69,6 +71,10 @@ def solved(fitter: Fitter, whole: FirstLook) -> ModelState:
     return solve(*kept, whole.moments, hashes, advance)
 
 
+def joined(batches: Iterable[list[Tensor]]) -> list[Tensor]:
+    return [torch.cat(level, dim=1) for level in zip(*batches, strict=True)]
+
+
 def test_first_looks_merge_to_the_same_bytes_whoever_finishes_first(
     fitter: Fitter, images: list[NDArray[np.uint8]], tmp_path: Path
 ) -> None:
@@ -86,7 +92,13 @@ def test_first_looks_merge_to_the_same_bytes_whoever_finishes_first(
     ]
     assert len(merged.seen.samples) == N_SAMPLES
     assert [one.sha256 for one in merged.seen.samples] == sorted(whole.seen.hashes)[:N_SAMPLES]
-    assert sum(batch[0].shape[1] for batch in merged.kept) == N_IMAGES
+    device = torch.device("cpu")
+    for found, expected in zip(
+        joined(read_kept(merged.kept, fitter.encoder.pyramid, device, 4)),
+        joined(embeddings for _, embeddings in fitter.embedder.embed(images)),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
     for mine, expected in zip(merged.moments.scatter, whole.moments.scatter, strict=True):
         for one, other in zip(mine, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
@@ -100,8 +112,9 @@ def test_second_looks_merge_to_the_same_whoever_finishes_first(
     leave_one_out = LeaveOneOut(whole.moments, state.eps, state.pyramid)
 
     def look_again(start: int, stop: int) -> Collector:
-        distances = leave_out(leave_one_out, pick(whole.kept, set(range(start, stop))))
         device, advance = torch.device("cpu"), no_progress("", 0)
+        kept = read_kept(whole.kept, fitter.encoder.pyramid, device, 4)
+        distances = leave_out(leave_one_out, pick(kept, set(range(start, stop))))
         return second_look(state, distances, device, advance, start=start, n_maps=4)
 
     expected, parts = look_again(0, N_IMAGES), [look_again(*part) for part in PARTS]

@@ -270,8 +270,6 @@ def prepare_within(
     fitter = prepare(settings, source_px=source_px, scratch=scratch)
     if recipe_of(settings).coarse_scale and not fitter.recipe.coarse_scale:
         say(f"No coarse head: {fitter.encoder.spec.name} takes no smaller copy of an image.")
-    if limit is not None:
-        fitter = fitter.within(limit, n_images, largest_px)
     forecast = fitter.forecast(largest_px, n_images)
     say(
         f"Forecast: peak memory {format_bytes(forecast.peak_bytes)}, model file "

@@ -55,10 +55,8 @@ def fit(
         images = normal_images(Path(images), recursive=recursive)
     settings = find_white(settings, images)
     fitter = prepare(settings, source_px=find_source_px(settings, images))
-    if (limit := settings.max_bytes) is not None:
-        fitter = fitter.within(limit, len(images), (0, 0))
     n_images = len(images) if isinstance(images, Sized) else None
-    fitter.forecast(n_images=n_images).check(limit)
+    fitter.forecast(n_images=n_images).check(settings.max_bytes)
     return build_model(fitter, fitter.fit(images))
 
 

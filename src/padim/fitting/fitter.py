@@ -15,7 +15,8 @@ from padim.features.device import computing
 from padim.features.encoder import Encoder
 from padim.features.network import open_graphs
 from padim.fitting import looks
-from padim.fitting.forecast import KEPT_FEATURE_BYTES, Forecast, NetworkBytes, forecast_fit
+from padim.fitting.forecast import Forecast, NetworkBytes, forecast_fit
+from padim.fitting.kept_features import KEPT_FEATURE_BYTES, read_kept
 from padim.fitting.looks import Advance, Begin, Embedder, Fitted, Seen, Unreadable
 from padim.fitting.review import OUTLIER_RATE, Suspect, review_look
 from padim.fitting.settings import FitSettings
@@ -55,24 +56,11 @@ class Fitter:
         """From uint8 images to the features of each level."""
         return self.embedder.features
 
-    def within(self, max_bytes: int, n_images: int, largest_px: tuple[int, int]) -> "Fitter":
-        """The same fit, keeping no more features for the second look than memory allows."""
-        excess = self.forecast(largest_px, n_images).peak_bytes - max_bytes
-        if not self.settings.calibrate or excess <= 0:
-            return self
-        return replace(self, kept_feature_bytes=max(0, self.count_kept(n_images) - excess))
-
     def forecast(
         self, largest_px: tuple[int, int] = (0, 0), n_images: int | None = None
     ) -> Forecast:
         """Memory and file size of a fit; of any number of images when None."""
         return forecast_fit(self, largest_px, n_images)
-
-    def count_kept(self, n_images: int | None) -> int:
-        """Bytes of features kept for the second look, of so many images or parts of them."""
-        if n_images is None:
-            return self.kept_feature_bytes
-        return min(self.kept_feature_bytes, n_images * 4 * self.encoder.tiling.largest.n_features)
 
     def fit(
         self,
@@ -113,8 +101,10 @@ class Fitter:
         )
 
         def batches() -> Iterable[list[Tensor]]:
+            if kept:
+                return read_kept(kept, self.encoder.pyramid, device, self.embedder.n_batch)
             skip = unreadable is not None
-            return kept or self.embedder.embed_again(images, seen.hashes, skip=skip)
+            return self.embedder.embed_again(images, seen.hashes, skip=skip)
 
         is_judged = settings.calibrate and moments.count > 1
         advance = begin("solve", self.encoder.pyramid.n_steps * (1 + is_judged))
@@ -122,8 +112,10 @@ class Fitter:
         held = moments if settings.keep_moments or settings.drop_outliers else None
         fitted, left = Fitted(state, seen.paths), seen
         if is_judged:
-            leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid, advance)
-            del moments  # as large as what is worked with now
+            leave_one_out = LeaveOneOut(
+                moments, state.eps, state.pyramid, advance, in_place=held is None
+            )
+            del moments  # worth nothing, or held
             advance = begin("second look", state.count)
             state, scores = looks.judge(
                 state, leave_one_out, batches(), device, advance, n_maps=self.n_maps
@@ -137,7 +129,7 @@ class Fitter:
                 assert held is not None
                 held, left, state, scores = self._drop(set(dropped), held, seen, batches, begin)
             state = replace(state, calibration=scores.calibration(LEAVE_ONE_OUT))
-        kept.clear()
+        kept = ()  # its file goes
         if left.samples:
             # Mirrored, they are new to the model: the distances of images that it knows are small
             # differences, in which the last digits of an engine weigh more than on the line.
@@ -174,11 +166,14 @@ class Fitter:
         n_images = len(seen.hashes)
         advance = begin("drop outliers", n_images)
         unwanted = looks.pick(looks.tell(batches(), advance), dropped)
-        gone, _ = looks.add_up(unwanted, self.encoder.pyramid)
+        gone = looks.add_up(unwanted, self.encoder.pyramid)
         moments, left = moments.without(gone), seen.without(dropped)
+        del gone  # as large
         advance = begin("solve", self.encoder.pyramid.n_steps * 2)
         state = self._solve(moments, left, advance)
-        leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid, advance)
+        leave_one_out = LeaveOneOut(
+            moments, state.eps, state.pyramid, advance, in_place=not self.settings.keep_moments
+        )
         staying = looks.pick(batches(), set(range(n_images)) - dropped)
         device, advance = self.embedder.device, begin("second look", state.count)
         return moments, left, *looks.judge(state, leave_one_out, staying, device, advance)

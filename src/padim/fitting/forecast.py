@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 _SAFE_FRACTION = 0.9  # of a machine's memory: other programs need the rest
 SLACK = 1.12  # what the allocator holds beyond what is asked of it, as measured at most
-KEPT_FEATURE_BYTES = 256 << 20  # of features kept for a second look; beyond, they are recomputed
-N_FINISHED = 4  # leave-one-out maps of whole images at a time, of a fit tile by tile
 
 
 @dataclass(frozen=True)
@@ -94,19 +92,30 @@ def forecast_fit(fitter: "Fitter", largest_px: tuple[int, int], n_images: int | 
     factoring = moments + rows + BLOCK_BYTES + network.engine
     saving = rows + (moments if settings.keep_moments else 0)
     work = max(passing, factoring, saving)
+    # The patterns of the pixels of a few maps, and what is in between.
+    finishing = 26 * looks.N_FINISHED * n_pixels
     if settings.calibrate:
         n_looked = looks.GROUP if n_images is None else min(looks.GROUP, n_images)
-        # Their features in float64 before and after centring.
-        looking = 8 * pyramid.n_entries + running + 16 * n_looked * pyramid.n_features
-        work = max(work, factoring + looking)
-        work += fitter.count_kept(n_images) + fitter.n_maps * 4 * n_pixels
+        # The second factor takes the scatter's memory, unless that is still needed.
+        if settings.drop_outliers:
+            factoring += 2 * moments + rows
+        elif settings.keep_moments:
+            factoring += moments
+        looking = running + 8 * n_looked * pyramid.n_features
+        if len(tiling.tiles) == 1:
+            looking += finishing
+        work = max(work, factoring + max(0, looking - BLOCK_BYTES))
+        work += fitter.n_maps * 4 * n_pixels
     device_bytes = 0
     if fitter.embedder.device.type != "cpu":
-        device_bytes = round(SLACK * work)
+        kept = settings.calibrate * fitter.kept_feature_bytes
+        if n_images is not None:
+            kept = min(kept, 4 * n_images * pyramid.n_features)
+        device_bytes = round(SLACK * (work + kept))
         work = rows + decode_bytes + network.engine + fitter.n_maps * 4 * n_pixels
     peak_bytes = resident_bytes() + round(SLACK * work)
     if len(tiling.tiles) > 1:
         # The pilot's features, their sums and what is in between; or images on their way; or a few
         # maps, and the patterns of their pixels. And the means.
-        peak_bytes += max(20 * whole.n_features, 26 * N_FINISHED * n_pixels) + 4 * whole.n_features
+        peak_bytes += max(20 * whole.n_features, finishing) + 4 * whole.n_features
     return Forecast(peak_bytes, file_bytes, device_bytes)

@@ -18,6 +18,7 @@ from padim.errors import DatasetError, ImageReadError
 from padim.features.device import computing, send
 from padim.features.encoder import Encoder
 from padim.features.features import TiledFeatures
+from padim.fitting.kept_features import Keeper, Kept
 from padim.fitting.review import Suspect
 from padim.images.ahead import (
     DECODE_AHEAD,
@@ -41,6 +42,7 @@ from padim.scoring.engines import n_cores
 from padim.scoring.parity import N_SAMPLES
 
 GROUP = 32  # images in one product
+N_FINISHED = 4  # images whose maps are made at a time
 NO_IMAGE = "There is no image to fit on. Name a folder of good images."
 
 Advance = Callable[[int], None]  # told how many more steps are done
@@ -197,7 +199,7 @@ class FirstLook(NamedTuple):
 
     seen: Seen
     moments: Moments
-    kept: list[list[Tensor]]  # the features in batches, for the second look; none when too many
+    kept: Kept  # the features, for the second look; none when too many
 
     @property
     def start(self) -> int:
@@ -206,7 +208,7 @@ class FirstLook(NamedTuple):
 
     def merge(self, other: "FirstLook") -> "FirstLook":
         """This look and one at the images that come after."""
-        kept = self.kept + other.kept if self.kept and other.kept else []
+        kept = self.kept + other.kept if self.kept and other.kept else ()
         return FirstLook(self.seen.merge(other.seen), self.moments.merge(other.moments), kept)
 
 
@@ -265,29 +267,26 @@ def look(
             seen = seen.add(batch, with_thumbnails=with_thumbnails, with_samples=with_samples)
             advance(len(batch))
 
-    moments, kept = add_up(batches(), embedder.encoder.pyramid, kept_bytes)
+    keeper = Keeper(kept_bytes)
+    moments = add_up(batches(), embedder.encoder.pyramid, keeper)
     if not seen.hashes:
         raise DatasetError(NO_IMAGE)
-    return FirstLook(seen, moments, kept)
+    return FirstLook(seen, moments, keeper.kept())
 
 
 def add_up(
-    batches: Iterable[list[Tensor]], pyramid: Pyramid, kept_bytes: int = 0
-) -> tuple[Moments, list[list[Tensor]]]:
+    batches: Iterable[list[Tensor]], pyramid: Pyramid, keeper: Keeper | None = None
+) -> Moments:
     """Sum batches of embeddings, ``(cells, N, d)`` per level of a pyramid's heads, to moments.
 
-    The batches are kept as well, but none when they are more than ``kept_bytes``.
+    The batches are given to ``keeper`` as well.
     """
     accumulator = Accumulator(len(pyramid.levels))
-    kept: list[list[Tensor]] = []
     for batch in batches:
         accumulator.add(batch)
-        kept_bytes -= sum(level.numel() * level.element_size() for level in batch)
-        if kept_bytes >= 0:
-            kept.append(batch)
-        else:
-            kept.clear()
-    return accumulator.moments(), kept
+        if keeper is not None:
+            keeper.add(batch)
+    return accumulator.moments()
 
 
 def second_look(
@@ -352,7 +351,8 @@ def leave_out(
 ) -> Iterator[list[Tensor]]:
     """The distances of images under the model without each, as ``second_look`` takes them."""
     for embeddings in group(batches):
-        yield [distances.float() for distances in leave_one_out(embeddings)]
+        parts = [torch.split(found.float(), N_FINISHED) for found in leave_one_out(embeddings)]
+        yield from map(list, zip(*parts, strict=True))
 
 
 def group(batches: Iterable[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
@@ -361,10 +361,16 @@ def group(batches: Iterable[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
     for batch in batches:
         waiting.append(batch)
         if sum(found[0].shape[1] for found in waiting) >= GROUP:
-            yield [torch.cat(level, dim=1) for level in zip(*waiting, strict=True)]
+            yield _join(waiting)
             waiting = []
     if waiting:
-        yield [torch.cat(level, dim=1) for level in zip(*waiting, strict=True)]
+        yield _join(waiting)
+
+
+def _join(batches: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    if len(batches) == 1:
+        return list(batches[0])
+    return [torch.cat(level, dim=1) for level in zip(*batches, strict=True)]
 
 
 def pick(batches: Iterable[Sequence[Tensor]], places: Set[int]) -> Iterator[list[Tensor]]:

@@ -36,6 +36,7 @@ from padim.versions import read_versions
 INCLUDE_BACKBONE_BYTES = 50_000_000
 _GRAPH_BYTES = 40_000_000  # the library of another engine than torch, loaded
 _WRITER_BYTES = 120_000_000  # what writes a graph, loaded
+_BUILDER_BYTES = 200_000_000  # what builds a network, loaded
 
 
 def prepare(
@@ -87,6 +88,7 @@ def prepare(
         engine_bytes = _GRAPH_BYTES + n_batch * image_bytes
         if not network.graph_path.is_file():
             engine_bytes += _WRITER_BYTES + 4 * n_bytes(tensors)
+            engine_bytes += _BUILDER_BYTES if known else 0  # else it is there already
     is_inside = settings.include_backbone
     if is_inside is None:
         is_inside = n_bytes(tensors) < INCLUDE_BACKBONE_BYTES

@@ -17,7 +17,7 @@ from padim.errors import DatasetError, UsageError
 from padim.features.device import computing
 from padim.features.network import open_graphs
 from padim.fitting import looks
-from padim.fitting.forecast import N_FINISHED
+from padim.fitting.kept_features import Keeper, read_kept
 from padim.fitting.looks import Advance, Begin, Fitted, Seen, Unreadable
 from padim.fitting.review import OUTLIER_RATE, review_look
 from padim.images.ahead import DECODE_THREADS, ImageInput, load_ahead, load_image
@@ -60,8 +60,9 @@ def fit_tiles(
     advance = begin("tiles", count * len(encoder.tiling.tiles) * (1 + is_judged))
     for tile, spans in encoder.tiling.spans():
         batches = partial(replace(embedder, tile=tile).embed_again, readable, seen.hashes)
-        kept_bytes = fitter.kept_feature_bytes if is_judged else 0
-        _fit_tile(tile.pyramid, spans, eps, batches, files, kept_bytes, advance)
+        folder = files.whitening[0].path.parent
+        keeper = Keeper(fitter.kept_feature_bytes if is_judged else 0, folder)
+        _fit_tile(tile.pyramid, spans, eps, batches, files, keeper, advance)
     state = ModelState(
         encoder=encoder,
         recipe=fitter.recipe,
@@ -90,23 +91,25 @@ def _fit_tile(
     eps: list[float],
     batches: Callable[[], Iterable[list[Tensor]]],
     files: "_Files",
-    kept_bytes: int,
+    keeper: Keeper,
     advance: Advance,
 ) -> None:
     """Write the rows and means of one part, and the distances of its images."""
-    moments, kept = looks.add_up(looks.tell(batches(), advance), pyramid, kept_bytes)
+    moments = looks.add_up(looks.tell(batches(), advance), pyramid, keeper)
     rows = factor(moments, eps, max(moments.count - 1, 1), files.whitening[0].dtype)
     for i, span in enumerate(spans):
         files.whitening[i].write(span.start, rows[i])
         files.mean[i][span] = moments.mean[i].float()
     del rows
     if files.distances is not None:
-        leave_one_out = LeaveOneOut(moments, eps, pyramid)
-        del moments
+        leave_one_out = LeaveOneOut(moments, eps, pyramid, in_place=True)
+        kept = keeper.kept()
+        device = moments.mean[0].device
+        again = read_kept(kept, pyramid, device, looks.GROUP) if kept else batches()
         starts = [own[-1].start for own in pyramid.by_head(spans)]
         strides = [len(own[-1]) for own in pyramid.by_head(files.mean)]  # from image to image
         n_seen = 0
-        for embeddings in looks.group(looks.tell(kept or batches(), advance)):
+        for embeddings in looks.group(looks.tell(again, advance)):
             found = leave_one_out.distances(embeddings)
             for file, start, stride, distances in zip(
                 files.distances, starts, strides, found, strict=True
@@ -119,9 +122,9 @@ def _fit_tile(
 def _read_maps(pyramid: Pyramid, files: Sequence[FileTensor]) -> Iterator[list[Tensor]]:
     """The distances of all images in groups, as ``LeaveOneOut`` gives them."""
     n_cells = [head.n_cells(-1) for head in pyramid.heads]
-    for start in range(0, len(files[0]) // n_cells[0], N_FINISHED):
+    for start in range(0, len(files[0]) // n_cells[0], looks.N_FINISHED):
         first, *others = (
-            file[start * n : (start + N_FINISHED) * n].view(-1, n)
+            file[start * n : (start + looks.N_FINISHED) * n].view(-1, n)
             for file, n in zip(files, n_cells, strict=True)
         )
         yield [pyramid.on_grid(first.t()), *others]

@@ -100,7 +100,7 @@ def add_images(
         more = looks.look(embedder, added, begin("update", len(added)), start=state.count)
         facts = state.images
         unlike = describe_differences(map(facts.compare, more.seen.facts_of_each) if facts else ())
-        before = FirstLook(Seen(0, state.image_sha256, facts=state.images), moments, [])
+        before = FirstLook(Seen(0, state.image_sha256, facts=state.images), moments, ())
         whole = looks.merge_in_order((before, more))
         state = replace(state, images=whole.seen.facts)
         hashes = whole.seen.hashes
@@ -157,7 +157,7 @@ def forget(
                 yield embeddings
 
         told = looks.tell(batches(), begin("forget", len(gone)))
-        fewer = moments.without(looks.add_up(told, state.pyramid)[0])
+        fewer = moments.without(looks.add_up(told, state.pyramid))
         if state.samples is not None:
             samples = replace(state.samples, image=np.stack(kept)) if kept else None
             state = replace(state, samples=samples)

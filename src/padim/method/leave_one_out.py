@@ -9,7 +9,8 @@ from padim.method.gaussian import factor_into, squared_distances
 from padim.method.moments import Moments
 from padim.method.pyramid import Pyramid
 
-BLOCK_BYTES = 1 << 20  # of the features of a block of cells
+# Of the features of a block of cells: what a cache holds; a GPU is slow with little at a time.
+BLOCK_BYTES = {"cpu": 1 << 20, "cuda": 32 << 20}
 
 
 class LeaveOneOut:
@@ -69,11 +70,11 @@ class LeaveOneOut:
         means: Sequence[Tensor],
         embeddings: Sequence[Tensor],
     ) -> Tensor:
-        """The distances of one head, in blocks of coarse cells that a cache holds."""
+        """The distances of one head, in blocks of coarse cells."""
         n_images = embeddings[0].shape[1]
         found = means[-1].new_empty(head.n_cells(-1), n_images)
         n_features = sum(mean.numel() for mean in means) // head.n_coarse_cells
-        step = max(1, BLOCK_BYTES // (8 * n_features * n_images))
+        step = max(1, BLOCK_BYTES[found.device.type] // (8 * n_features * n_images))
         for first in range(0, head.n_coarse_cells, step):
             spans = [
                 slice(first * n, (first + step) * n)

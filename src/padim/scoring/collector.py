@@ -20,7 +20,8 @@ class Collector:
         self.n_maps = n_maps
         self.start = start
         self._hottest: list[list[tuple[float, int, NDArray[np.float32]]]] = []
-        self._scores: list[NDArray[np.float32]] = []
+        # No arrays: small ones that stay keep the allocator from using the room between them.
+        self._scores: list[list[float]] = []
         self._counts = np.zeros(1 << 16, np.int64)
 
     def add(
@@ -36,7 +37,7 @@ class Collector:
             places, maps = range(first, first + len(scores)), anomaly_map.copy()
             new = [list(zip(by_head, places, maps, strict=True)) for by_head in scores.T.tolist()]
             self._keep_hottest(new)
-        self._scores.append(scores)
+        self._scores += scores.tolist()
         seen = anomaly_map[~np.isnan(anomaly_map)]
         patterns = seen.clip(0, 65504).astype(np.float16).view(np.uint16)
         self._counts += np.bincount(patterns, minlength=1 << 16)
@@ -60,17 +61,17 @@ class Collector:
         """The same with one score for each image, of those by each head."""
         one = Collector(self.n_maps, self.start)
         one._hottest, one._counts = self._hottest, self._counts
-        one._scores = [image_score[:, None]]
+        one._scores = image_score[:, None].tolist()
         return one
 
     @property
     def count(self) -> int:
         """Images added."""
-        return sum(map(len, self._scores))
+        return len(self._scores)
 
     def scores(self) -> NDArray[np.float32]:
         """The scores by each head in the order in which they came, shape ``(n, heads)``."""
-        return np.concatenate(self._scores)
+        return np.array(self._scores, np.float32)
 
     def image_scores(self) -> NDArray[np.float32]:
         """The scores by the first head in the order in which they came, shape ``(n,)``."""
