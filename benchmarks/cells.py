@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Unpack
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from padim.backbones import backbone
 from padim.datasets import list_images
 from padim.datasets.solar_cells import lay_out_solar_cells
+from padim.features.trunk import build_trunk
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
@@ -17,6 +20,7 @@ from padim.images.ahead import load_ahead
 from padim.model.export import export
 from padim.model.file import save_state
 from padim.scoring.engines import graph_formats
+from padim.tensors.file_tensor import write_tensors
 
 N_QUICK = 40  # images
 # The work that anomalib's PaDiM does with this network, three levels and no coarse head, with the
@@ -91,3 +95,19 @@ def photographs() -> tuple[Path, ...]:
     assert found is not None
     assert found.origin is not None
     return list_images(Path(found.origin).parent / "data" / "images")
+
+
+def write_random_weights(name: str, folder: Path) -> Path:
+    """Write a file of random weights for a backbone, with batch norms that change nothing."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for key, like in build_trunk(backbone(name)).network.state_dict().items():
+        if like.ndim > 1:
+            spread = (2 / like[0].numel()) ** 0.5
+            tensors[key] = torch.randn(like.shape, generator=generator) * spread
+        else:
+            fill = float(key.endswith(("running_var", ".weight")))
+            tensors[key] = torch.full(like.shape, fill, dtype=like.dtype)
+    path = folder / f"{name}.safetensors"
+    write_tensors(tensors, path, {})
+    return path

@@ -32,16 +32,14 @@ from typing import Any
 import measure
 import numpy as np
 import torch
-from cells import THREE_LEVELS, photographs
+from cells import THREE_LEVELS, photographs, write_random_weights
 from numpy.typing import NDArray
 from operations import count
 from peer_env import fit_peer, serving
 from torch import Tensor, nn
 
-from padim.backbones import backbone
 from padim.errors import DeviceError
 from padim.features.device import computing
-from padim.features.trunk import build_trunk
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
@@ -52,7 +50,6 @@ from padim.model.opening import load
 from padim.model.scorer import scorer_of
 from padim.model.state import ModelState
 from padim.scoring.engines import ENGINES
-from padim.tensors.file_tensor import write_tensors
 
 NAMES = ("efficientnet_b5_ns", "efficientnet_b7_ns", "efficientnet_v2_m")
 PRECISIONS = ("float32", "TF32", "bfloat16")
@@ -139,22 +136,6 @@ def measure_rates(plan: Plan) -> dict[str, float]:
         taken = settle(plan, {"product": partial(torch.mm, square, square)}, precision)["product"]
         rates[precision] = 2 * plan.n_side**3 / taken.median
     return rates
-
-
-def write_weights(name: str, folder: Path) -> Path:
-    """Write a file of random weights for a backbone, with batch norms that change nothing."""
-    generator = torch.Generator().manual_seed(0)
-    tensors = {}
-    for key, like in build_trunk(backbone(name)).network.state_dict().items():
-        if like.ndim > 1:
-            spread = (2 / like[0].numel()) ** 0.5
-            tensors[key] = torch.randn(like.shape, generator=generator) * spread
-        else:
-            fill = float(key.endswith(("running_var", ".weight")))
-            tensors[key] = torch.full(like.shape, fill, dtype=like.dtype)
-    path = folder / f"{name}.safetensors"
-    write_tensors(tensors, path, {})
-    return path
 
 
 def prepare_fit(plan: Plan, weights: Path, choices: FitChoices | None = None) -> Fitter:
@@ -347,7 +328,7 @@ def main() -> None:
     rates = measure_rates(plan)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        files = [write_weights(name, folder) for name in plan.names]
+        files = [write_random_weights(name, folder) for name in plan.names]
         roofline = [row for file in files for row in measure_roofline(plan, file, rates)]
         engines = measure_engines(plan, files[0], folder)
         fit = measure_fit(plan, files[0])

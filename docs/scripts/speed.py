@@ -136,7 +136,11 @@ def _scoring_table(result: dict[str, Any]) -> list[str]:
 
 
 def _parts(result: dict[str, Any], n_images: int) -> list[float]:
-    rows = [row for row in result["head"] if row["n_images"] == n_images]
+    rows = [
+        row
+        for row in result["head"]
+        if (row["recipe"], row["n_images"]) == ("three levels", n_images)
+    ]
     return [row["head_over_trunk"]["median"] for row in rows]
 
 
