@@ -122,12 +122,12 @@ class Commands(Mapping[str, "AnyCommand"]):
 class Root(Group):
     """The group of all commands."""
 
-    def list_commands(self, ctx: "Context") -> list[str]:
+    def list_commands(self, _ctx: "Context") -> list[str]:
         """Their names, in the order of the help page."""
         return list(COMMANDS)
 
-    def list_rows(self, width: int) -> Rows:
-        """What the help page says of each, by heading."""
+    def list_rows(self) -> Rows:
+        """The first sentence of each, by heading."""
         rows: Rows = {}
         for name, facts in COMMANDS.items():
             rows.setdefault(facts.heading, []).append((name, facts.help))

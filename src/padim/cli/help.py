@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
 
 Rows = dict[str, list[tuple[str, str]]]
+_LONGEST = 80  # characters of a first sentence
 _WIDEST = 30  # of the first column; what is wider has its help below
 
 
@@ -28,13 +29,11 @@ class Group(TyperGroup):
     def format_options(self, ctx: "Context", formatter: "HelpFormatter") -> None:
         """Write the options and, under their headings, the commands with their first sentence."""
         _write(formatter, _parameters(self, ctx))
-        _write(formatter, self.list_rows(formatter.width - 6 - max(map(len, self.commands))))
+        _write(formatter, self.list_rows())
 
-    def list_rows(self, width: int) -> Rows:
-        """What the help page says of each command, cut at a width, by heading."""
-        said = [
-            (name, command.get_short_help_str(width)) for name, command in self.commands.items()
-        ]
+    def list_rows(self) -> Rows:
+        """The first sentence of each command, by heading."""
+        said = [(name, one.get_short_help_str(_LONGEST)) for name, one in self.commands.items()]
         return {"Commands": said}
 
 
