@@ -1,6 +1,8 @@
 import os
 import re
 import sys
+from contextlib import nullcontext
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +103,10 @@ def test_names_that_are_no_text_are_refused_and_an_engine_says_nothing(
     more = helper.make_node("Floor", ["other"], ["more"])
     path = write(tmp_path / "a.onnx", CAST, *[more] * (name == b"other"))
     path.write_bytes(path.read_bytes().replace(name, name[:-1] + b"\xff"))
-    with pytest.raises(ModelFileError, match=f"is no graph that {ENGINES[engine].title} reads"):
+    refused = f"is no graph that {ENGINES[engine].title} reads"
+    reads_no_inner_names = engine == "openvino" and version("openvino") < "2026"
+    is_taken = reads_no_inner_names and name == b"other"
+    with nullcontext() if is_taken else pytest.raises(ModelFileError, match=refused):
         Graph(path, engine)
     assert not capfd.readouterr().out
 
