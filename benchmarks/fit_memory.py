@@ -1,10 +1,10 @@
 """Peak memory of a fit, for ever more images.
 
-Measures the most memory a process holds while it fits on 100, 400 and 1,600 solar cells and writes
-the model file: a fresh process for each, which loads the network, resets its peak, and then fits
-without the second look for a threshold, which would add the features that it keeps, 256 MiB of them
-at most. The aim: the same within 5%, whatever the number of images. Beside it stands what was
-forecast before the fit.
+Measures the most memory a process holds while it fits on 100, 400 and 1,600 solar cells, with the
+second look for a threshold, and writes the model file: a fresh process for each, which loads the
+network, resets its peak, and then fits. One fit before them writes the network as a graph, which
+takes more, once. The aim: the same within 5%, whatever the number of images. Beside it stands what
+was forecast before the fit.
 
 The alternative, to keep the embeddings of all images at the fine grid until the end as the
 published PaDiM-EfficientNet script does, is *computed* (images x D x places x 4 bytes), not
@@ -45,8 +45,8 @@ def child(n_images: int) -> dict[str, Any]:
     assert found.origin is not None
     images = list_images(Path(found.origin).parent / "data" / "images")
     chosen = [images[i] for i in np.linspace(0, len(images) - 1, n_images).round().astype(int)]
-    fitter = prepare(FitSettings(device="cpu", calibrate=False))
-    forecast = fitter.forecast()
+    fitter = prepare(FitSettings(device="cpu"))
+    forecast = fitter.forecast(n_images=len(chosen))
     peak = watch_peak()
     before = resident_bytes()
     fitted = fitter.fit(chosen)
@@ -79,6 +79,7 @@ def main() -> None:
     quick = measure.arguments(__doc__).quick
     about = measure.facts(["elpv-dataset"])
     counts = (20, 80) if quick else COUNTS
+    run_round([2])
     rounds = [run_round(counts) for _ in range(1 if quick else N_ROUNDS)]
     rows, shown = [], []
     for runs in zip(*rounds, strict=True):
@@ -107,7 +108,7 @@ def main() -> None:
     outcome = "met" if spread <= AIM else "missed"
     print(f"\nThe peaks differ by {spread:.1%}; the aim, at most {AIM:.0%}, is {outcome}.")
     content = {
-        "settings": {"n_rounds": N_ROUNDS, "n_warm_up": 0},
+        "settings": {"n_rounds": N_ROUNDS, "n_warm_up": 1},
         "rows": rows,
         "largest_over_smallest_minus_1": spread,
         "aim": AIM,
