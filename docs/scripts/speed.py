@@ -167,16 +167,24 @@ def _folder_table(result: dict[str, Any]) -> list[str]:
         (
             f"{row['n_images']} {row['folder']}",
             f"`{row['model']}`, {row['engine']}",
-            *(f"{row['images_per_s'][way]['median']:.0f}" for way in ("engine", *_WAYS)),
+            *(
+                f"{row['images_per_s'][way]['median']:.0f}"
+                for way in ("engine", "engine, several calls", *_WAYS)
+            ),
             *(f"{row['part_of_engine'][way]['median']:.2f}" for way in _WAYS),
         )
         for row in result["rows"]
     ]
-    headers = ("folder", "model", "engine alone", *_WAYS, *(f"part, {way}" for way in _WAYS))
+    headers = (
+        *("folder", "model", "engine alone", "in several calls", *_WAYS),
+        *(f"part, {way}" for way in _WAYS),
+    )
     draft = result["jpeg_draft"]
     return [
-        "Images a second. *Engine alone*: the same images, decoded beforehand. Engine, decoding "
-        "and drawing share the two cores, which are full.",
+        "Images a second. *Engine alone*: the same images, decoded beforehand, in one call at a "
+        "time of two threads; *in several calls*: two at a time, of one thread each, as the "
+        "command has it. The parts are of the latter. Engine, decoding and drawing share the two "
+        "cores, which are full.",
         "",
         *table(headers, rows),
         "",
