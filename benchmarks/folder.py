@@ -162,7 +162,7 @@ def run_case(
             f"{name}, {model.suffix}, {predictor.engine}",
             *(spread.shown() for spread in per_s.values()),
             *(ratio.shown(digits=2) for ratio in (*part.values(), *part_of_one.values())),
-            *(f"{n_bytes / 1e6:.0f}" for n_bytes in peaks.values()),
+            *(f"{peaks[len(list_images(some))] / 1e6:.0f}" for some in (few, images)),
         ),
     }
 

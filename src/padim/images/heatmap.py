@@ -92,14 +92,15 @@ def overlay(
     level = Image.fromarray(colour_levels(anomaly_map, low, high)).resize(size, _BILINEAR)
     alpha = level.point(_ALPHA)
     level.putpalette(COLOURS.tobytes())
-    mask = Image.fromarray(region.astype(np.uint8) * 255).resize(size, _BILINEAR)
-    rim = outline(np.asarray(mask) > 127, max(1, min(image.size) // 256))
     picture = image.convert("RGB")
     if values.size < anomaly_map.size:
         looked = Image.fromarray(~np.isnan(anomaly_map)).resize(size, Image.Resampling.NEAREST)
         picture.paste(UNSEEN, box, Image.fromarray(outline(np.asarray(looked))))
     picture.paste(level.convert("RGB"), box, alpha)
-    picture.paste(OUTLINE, box, Image.fromarray(rim))
+    if region.any():
+        mask = Image.fromarray(region.astype(np.uint8) * 255).resize(size, _BILINEAR)
+        rim = outline(np.asarray(mask) > 127, max(1, min(image.size) // 256))
+        picture.paste(OUTLINE, box, Image.fromarray(rim))
     return picture
 
 
