@@ -14,6 +14,8 @@ from trees import make_category, striped
 
 import padim
 from padim.cli import main
+from padim.errors import UsageError
+from padim.model import opening
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,34 @@ def test_the_summary_counts_what_is_anomalous(
     said = capsys.readouterr()
     assert "3 of 6 images are anomalous:\npath" in said.out
     assert "warning" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "expected"),
+    [
+        ("other", ("--n-threads", "3"), (3, 1)),
+        ("other", ("--n-threads", "64"), (5, 12)),  # 20 images are five batches
+        ("other", ("--n-threads", "64", "--device", "cuda"), (1, 64)),
+        ("stripes/test/spot", ("--n-threads", "64"), (1, 64)),
+    ],
+)
+def test_calls_at_a_time_share_the_threads_as_far_as_there_are_images(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    images: str,
+    options: tuple[str, ...],
+    expected: tuple[int, int],
+) -> None:
+    asked = {}
+
+    def load(_path: Path, **given: object) -> None:
+        asked.update(given)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(opening, "load", load)
+    assert predict(folder, images, tmp_path, *options) == 2
+    assert (asked["n_calls"], asked["n_threads"]) == expected
 
 
 def test_a_model_of_another_part_is_warned_of(

@@ -26,6 +26,7 @@ from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
 from padim.model.export import export
 from padim.scoring import engines
+from padim.scoring.engine_onnxruntime import OnnxRuntime
 from padim.scoring.engine_openvino import OpenVino
 from padim.scoring.engines import EngineFacts, choose_threads, n_cores
 from padim.scoring.graph import Graph
@@ -126,6 +127,15 @@ def test_openvino_runs_as_many_calls_at_a_time_as_were_asked_for(folder: Path) -
     assert [compiled.get_property(name) for name in properties] == [n_cores()] * 2
 
 
+def test_onnxruntime_may_take_memory_for_as_many_calls_as_were_asked_for(folder: Path) -> None:
+    bounds = []
+    for n_calls in (100, 200):
+        runtime = Graph(folder / "m.onnx", n_threads=1, n_calls=n_calls).runtime
+        assert isinstance(runtime, OnnxRuntime)
+        bounds.append(runtime._most_bytes)
+    assert bounds[1] > 1.9 * bounds[0]
+
+
 @pytest.mark.parametrize("name", ["m.safetensors", "m.onnx", "m.xml"])
 def test_commands_take_every_kind_of_model(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
@@ -199,6 +209,9 @@ def test_a_newer_graph_is_refused_whatever_it_computes(
         ("m.xml", {"device": "cuda"}, UsageError, "on cpu alone. Use --device cpu"),
         ("m.onnx", {"weights": "w.pth"}, UsageError, "brings its weights"),
         ("m.onnx", {"n_threads": 0}, UsageError, "threads is 0"),
+        ("m.onnx", {"n_calls": 0}, UsageError, "calls at a time is 0"),
+        ("m.xml", {"n_calls": 1.5}, UsageError, "calls at a time is 1.5"),
+        ("m.safetensors", {"n_calls": -1}, UsageError, "calls at a time is -1"),
         ("n.onnx", {}, PathMissingError, "does not exist"),
         ("m.safetensors", {"weights": "w.pth"}, UsageError, "brings its weights"),
         ("m.safetensors", {"engine": "tensorr"}, UnknownNameError, "no engine 'tensorr'"),

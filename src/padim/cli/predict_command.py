@@ -29,7 +29,7 @@ from padim.files import lock_folder
 from padim.images.ahead import content_sha256
 from padim.images.facts import describe_differences
 from padim.images.stream import STDIN, is_stdin, read_stdin
-from padim.scoring.engines import choose_threads
+from padim.scoring.engines import N_BATCH, choose_threads
 from padim.scoring.journal import Journal, Run
 from padim.scoring.prediction import NOT_CALIBRATED, Decision, Prediction, PredictionRecord
 from padim.scoring.writer import PredictionWriter
@@ -77,7 +77,7 @@ def predict(
 
     n_calls = _choose_calls(opening, len(chosen))
     if n_calls > 1:
-        opening["n_threads"] = 1
+        opening["n_threads"] = choose_threads(opening.get("n_threads")) // n_calls
     loaded = load(model, **opening, n_calls=n_calls).at(false_alarm_rate, pixel_false_alarm_rate)
     if fail_on_anomaly and loaded.decision is None:
         raise UsageError(f"{NOT_CALIBRATED} Until then, leave --fail-on-anomaly out.")
@@ -101,12 +101,13 @@ def predict(
 
 
 def _choose_calls(opening: options.Opening, n_images: int) -> int:
-    """Calls at a time: for a folder as many as there are threads, of one thread each.
+    """Calls at a time, which share the threads: for a folder as many as it has batches for.
 
     A call of several threads answers sooner, but its threads wait for one another.
     """
-    is_folder = n_images >= _FOLDER and opening.get("device", "auto") != "cuda"
-    return choose_threads(opening.get("n_threads")) if is_folder else 1
+    if n_images < _FOLDER or opening.get("device") == "cuda":
+        return 1
+    return min(choose_threads(opening.get("n_threads")), n_images // N_BATCH)
 
 
 def _tell(

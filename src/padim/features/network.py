@@ -158,7 +158,9 @@ class GraphFeatures(nn.Module):
         super().__init__()
         self._network = network
         self._engine = engine
-        self._setup = n_threads, "float32", device, n_calls
+        self._n_threads = n_threads
+        self._device = device
+        self._n_calls = n_calls
         self._opening = threading.Lock()
         self._graph: Graph | None = None
 
@@ -202,19 +204,21 @@ class GraphFeatures(nn.Module):
         return graph
 
     def _open(self, path: Path) -> Graph:
-        graph = Graph(path, self._engine, *self._setup)
+        graph = Graph(
+            path, self._engine, self._n_threads, device=self._device, n_calls=self._n_calls
+        )
         if not graph.is_sealed or graph.runtime.description != path.stem:
             raise ModelFileError(f"{path} is another graph than was kept there. Remove it.")
         if graph.setup.device != "cpu":
-            _compare(graph, Graph(path, "onnxruntime", self._setup[0]))
+            _compare(graph, Graph(path, "onnxruntime", self._n_threads))
         trunk_cache.mark_used(path)
         if self._network.encoder.mirrored:
             graph.show_twice()
         return graph
 
     def __reduce__(self) -> tuple[object, ...]:
-        n_threads, _, device, n_calls = self._setup
-        return GraphFeatures, (self._network, self._engine, n_threads, device, n_calls)
+        choices = self._n_threads, self._device, self._n_calls
+        return GraphFeatures, (self._network, self._engine, *choices)
 
 
 def _compare(graph: Graph, on_cpu: Graph) -> None:

@@ -45,7 +45,6 @@ class Forecast:
                 f"This fit needs about {needed} of memory, but this machine has "
                 f"{format_bytes(machine_bytes())}. Take {advice}"
             )
-
         if self.device_bytes and self.device_bytes > (free := free_bytes()):
             raise MemoryLimitError(
                 f"This fit needs about {format_bytes(self.device_bytes)} of the GPU's memory, but "

@@ -29,6 +29,7 @@ from padim.model.state import ModelState
 from padim.model.torch_score import TileScore, TorchScore
 from padim.scoring.calibration import Calibration
 from padim.scoring.description import Description
+from padim.scoring.engines import check_calls
 from padim.scoring.predictor import FileHash, Predictor, Score
 
 
@@ -90,6 +91,7 @@ class PaDiM(Predictor):
                 "--precision out, or fit it anew."
             )
         engine = choose_engine(engine, on_device, precision)
+        check_calls(n_calls)
         if features is None:
             network = network_of(state, weights)
             features = network.features(engine, n_threads, on_device.type, n_calls)

@@ -27,7 +27,7 @@ class TorchScore:
 
 
 class TileScore:
-    """Scores images tile by tile, with the whitening rows of one tile in memory at a time."""
+    """Scores images tile by tile, each call with the whitening rows of one in memory."""
 
     def __init__(self, state: ModelState, features: TiledFeatures, device: torch.device) -> None:
         self.state = state

@@ -32,11 +32,11 @@ _bounding = threading.Lock()  # a session takes the bound that was registered la
 class OnnxRuntime:
     """A graph in ONNX Runtime; ``kind`` is that of its providers."""
 
-    def __init__(self, file: GraphFile, n_threads: int, kind: str) -> None:
+    def __init__(self, file: GraphFile, setup: Setup, kind: str) -> None:
         providers = find_providers(kind)
         self.any_batch = kind != "tensorrt"  # which builds an engine for each
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = n_threads
+        options.intra_op_num_threads = setup.n_threads
         options.use_deterministic_compute = kind != "cpu"
         options.log_severity_level = 4  # its errors are raised as well
         # Threads that wait for long keep the core from other processes; those that do not wait at
@@ -47,7 +47,7 @@ class OnnxRuntime:
             options.add_external_initializers_from_files_in_memory(*([one] for one in beside))
         is_text = plain_text(str(file.path)) == str(file.path)  # it takes no other path
         options.add_session_config_entry("session.use_env_allocators", "1")
-        self._most_bytes = _bound_bytes(file)
+        self._most_bytes = _bound_bytes(file, max(n_cores(), setup.n_calls))
         try:
             with _bounding:
                 onnxruntime.create_and_register_allocator(
@@ -97,8 +97,8 @@ class OnnxRuntime:
         return tuple(map(np.array, outputs))  # theirs are of the bounded memory
 
 
-def _bound_bytes(file: GraphFile) -> int:
-    """How much memory a graph may take, run from as many threads as there are cores."""
+def _bound_bytes(file: GraphFile, n_calls: int) -> int:
+    """How much memory a graph may take, run from so many threads at a time."""
     try:
         shape = read_image_shape(file.content)
     except ValueError as error:
@@ -108,10 +108,10 @@ def _bound_bytes(file: GraphFile) -> int:
     n_images, height, width, _ = shape
     n_pixels = (n_images or N_BATCH) * height * width
     n_file = len(file.content) + (0 if file.beside is None else len(file.beside))
-    needed = _BYTES_PER_BYTE * n_file + BYTES_PER_PX * n_pixels * n_cores()
+    needed = _BYTES_PER_BYTE * n_file + BYTES_PER_PX * n_pixels * n_calls
     return max(_LEAST_BYTES, needed)
 
 
 def open_graph(file: GraphFile, setup: Setup) -> OnnxRuntime:
     """Load a graph; it computes in float32."""
-    return OnnxRuntime(file, setup.n_threads, setup.device)
+    return OnnxRuntime(file, setup, setup.device)

@@ -7,4 +7,4 @@ from padim.scoring.graph_file import GraphFile
 
 def open_graph(file: GraphFile, setup: Setup) -> OnnxRuntime:
     """Load a graph; it computes in float32, on a GPU."""
-    return OnnxRuntime(file, setup.n_threads, "tensorrt")
+    return OnnxRuntime(file, setup, "tensorrt")

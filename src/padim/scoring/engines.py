@@ -216,18 +216,27 @@ def choose_threads(n_threads: int | None) -> int:
     """Threads of one call; one for each core that this process may use when None."""
     if n_threads is None:
         return n_cores()
+    _check_number("threads", n_threads)
+    return n_threads
+
+
+def check_calls(n_calls: int) -> None:
+    """Raise a `UsageError` if so many calls cannot run at a time, each from its own thread."""
+    _check_number("calls at a time", n_calls)
+
+
+def _check_number(what: str, number: int) -> None:
     try:
-        index(n_threads)
+        index(number)
     except TypeError:
         raise UsageError(
-            f"The number of threads is {n_threads!r}, but needs to be a whole number. Try 1."
+            f"The number of {what} is {number!r}, but needs to be a whole number. Try 1."
         ) from None
-    if not 1 <= n_threads <= MOST_THREADS:
+    if not 1 <= number <= MOST_THREADS:
         raise UsageError(
-            f"The number of threads is {n_threads}, but needs to be between 1 and {MOST_THREADS}. "
+            f"The number of {what} is {number}, but needs to be between 1 and {MOST_THREADS}. "
             f"Try {n_cores()}."
         )
-    return n_threads
 
 
 def n_cores() -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import astuple
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from padim.scoring.engines import (
     WHOLE,
     Arrays,
     Setup,
+    check_calls,
     check_precision,
     choose_graph_device,
     choose_threads,
@@ -61,6 +62,7 @@ class Graph:
         self.engine = graph_engine(path, engine)
         check_precision(self.engine, precision)
         on_device = choose_graph_device(self.engine, device)
+        check_calls(n_calls)
         self.setup = Setup(choose_threads(n_threads), precision, on_device, n_calls)
         require_engine(self.engine)
         row = ENGINES[self.engine]
@@ -122,7 +124,7 @@ class Graph:
 
 def _open_again(path: Path, engine: str, setup: Setup, n_step: int, file_sha256: str) -> Graph:
     """Open a graph in another process, where its file needs to be the same."""
-    graph = Graph(path, engine, *astuple(setup))
+    graph = Graph(path, engine, **asdict(setup))
     graph.n_step = n_step
     if graph.file_sha256 != file_sha256:
         raise ModelFileError(f"{path} has changed since it was loaded. Load it again.")
