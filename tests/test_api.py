@@ -14,8 +14,8 @@ import padim
 from padim.errors import DatasetError, MemoryLimitError, ShapeError, UnknownNameError
 
 ERRORS = (
-    *("DatasetError", "ImageReadError", "MemoryLimitError", "MissingExtraError", "ModelFileError"),
-    *("PadimError", "ParityError", "ShapeError", "UsageError", "WeightsError"),
+    *("DatasetError", "DeviceError", "ImageReadError", "MemoryLimitError", "MissingExtraError"),
+    *("ModelFileError", "PadimError", "ParityError", "ShapeError", "UsageError", "WeightsError"),
 )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from padim.errors import (
     DatasetError,
+    DeviceError,
     ImageReadError,
     MemoryLimitError,
     MissingExtraError,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DatasetError",
+    "DeviceError",
     "FitSettings",
     "ImageReadError",
     "MapCounts",
