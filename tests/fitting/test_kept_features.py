@@ -61,6 +61,21 @@ def test_too_many_are_not_kept_at_all(tmp_path: Path, max_bytes: int) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_fit_keeps_features_where_it_may_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders, write = set(), FileTensor.write
+
+    def tell(self: FileTensor, first: int, values: Tensor) -> None:
+        folders.add(self.path.parent.parent)
+        write(self, first, values)
+
+    monkeypatch.setattr(FileTensor, "write", tell)
+    replace(oracle.small_fitter(), scratch=tmp_path).fit(list(oracle.random_images(3, (64, 64))))
+    assert folders == {tmp_path}
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("n_written", [None, 0, 1])
 def test_a_disk_without_room_changes_no_threshold(
     monkeypatch: pytest.MonkeyPatch, n_written: int | None

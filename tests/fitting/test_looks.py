@@ -20,7 +20,7 @@ from padim.errors import DatasetError
 from padim.fitting import update as learning
 from padim.fitting.fit import build_model
 from padim.fitting.fitter import Fitter, solve
-from padim.fitting.kept_features import read_kept
+from padim.fitting.kept_features import Keeper, read_kept
 from padim.fitting.looks import (
     FirstLook,
     Seen,
@@ -59,7 +59,7 @@ def look_at(fitter: Fitter, images: list[NDArray[np.uint8]], start: int, stop: i
         images[start:stop],
         no_progress("", 0),
         start=start,
-        kept_bytes=1 << 30,
+        keeper=Keeper(1 << 30),
         with_samples=True,
         with_thumbnails=True,
     )

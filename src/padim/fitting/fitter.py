@@ -16,7 +16,7 @@ from padim.features.encoder import Encoder
 from padim.features.network import open_graphs
 from padim.fitting import looks
 from padim.fitting.forecast import Forecast, NetworkBytes, forecast_fit
-from padim.fitting.kept_features import KEPT_FEATURE_BYTES, read_kept
+from padim.fitting.kept_features import KEPT_FEATURE_BYTES, Keeper, read_kept
 from padim.fitting.looks import Advance, Begin, Embedder, Fitted, Seen, Unreadable
 from padim.fitting.review import OUTLIER_RATE, Suspect, review_look
 from padim.fitting.settings import FitSettings
@@ -44,7 +44,7 @@ class Fitter:
     network_bytes: NetworkBytes  # what the network takes while it runs
     n_maps: int = 0  # of outliers, kept to be drawn
     kept_feature_bytes: int = KEPT_FEATURE_BYTES  # for the second look; more are recomputed
-    scratch: Path | None = None  # folder of a fit tile by tile; the system's when None
+    scratch: Path | None = None  # folder of temporary files; the system's when None
 
     @property
     def encoder(self) -> Encoder:
@@ -95,7 +95,7 @@ class Fitter:
             images,
             begin("fit", length_hint(images)),
             unreadable,
-            kept_bytes=self.kept_feature_bytes if settings.calibrate else 0,
+            keeper=Keeper(self.kept_feature_bytes, self.scratch) if settings.calibrate else None,
             with_samples=settings.keep_samples,
             with_thumbnails=settings.calibrate,
         )

@@ -244,14 +244,14 @@ def look(
     unreadable: Unreadable | None = None,
     *,
     start: int = 0,
-    kept_bytes: int = 0,
+    keeper: Keeper | None = None,
     with_samples: bool = False,
     with_thumbnails: bool = False,
 ) -> FirstLook:
     """Look at good images for the first time: all, or a part that begins at the place ``start``.
 
     ``advance`` is told how many more have been seen, and ``unreadable`` of one that cannot be read,
-    which is then left out. Features are kept, but none where they are more than ``kept_bytes``.
+    which is then left out. ``keeper`` is given the features, all or none of which are then kept.
     Samples may travel with the model, and thumbnails serve to review the images.
 
     Raises:
@@ -267,11 +267,10 @@ def look(
             seen = seen.add(batch, with_thumbnails=with_thumbnails, with_samples=with_samples)
             advance(len(batch))
 
-    keeper = Keeper(kept_bytes)
     moments = add_up(batches(), embedder.encoder.pyramid, keeper)
     if not seen.hashes:
         raise DatasetError(NO_IMAGE)
-    return FirstLook(seen, moments, keeper.kept())
+    return FirstLook(seen, moments, () if keeper is None else keeper.kept())
 
 
 def add_up(

@@ -52,7 +52,7 @@ def prepare(
         source_px: (height, width) of the images. A region of interest in a file needs it, and so
             do tiles without a size: images are then cut at their own, to the nearest that the
             network takes.
-        scratch: Folder of the temporary files of a fit tile by tile; the system's when None.
+        scratch: Folder of temporary files; the system's when None.
 
     Raises:
         UsageError: A name or a value is impossible.
