@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padim.model.opening import load
-from padim.scoring.engines import ENGINES, engines_of, n_cores
+from padim.scoring.engines import ENGINES, EngineFacts, engines_of, n_cores
 from padim.temporary import TemporaryFolder
 
 # What makes a convolution or a product faster, in the words of /proc/cpuinfo.
@@ -56,11 +56,7 @@ def examine() -> Machine:
         instructions=tuple(name for name in _INSTRUCTIONS if name in flags) if flags else None,
         memory_bytes=psutil.virtual_memory().total,
         accelerators=tuple(_find_accelerators()),
-        engines={
-            engine: facts.version()
-            for engine, facts in ENGINES.items()
-            if "cpu" in facts.devices and importlib.util.find_spec(facts.package) is not None
-        },
+        engines={engine: facts.version() for engine, facts in ENGINES.items() if _runs_here(facts)},
     )
 
 
@@ -72,9 +68,9 @@ def time_graph(path: Path, n_threads: int | None) -> list[Timing]:
     timings = []
     for engine in engines_of(path):
         facts = ENGINES[engine]
-        if "cpu" not in facts.devices or importlib.util.find_spec(facts.package) is None:
+        if not _runs_here(facts):
             continue
-        for precision in ENGINES[engine].precisions:
+        for precision in facts.precisions:
             predictor = load(path, engine=engine, n_threads=n_threads, precision=precision)
             image = _make_noise(1, predictor.camera_px or predictor.preprocess.size_px)
             timings.append(Timing(engine, precision, _time_ms(predictor.score, image)))
@@ -116,6 +112,11 @@ def time_default(n_threads: int | None) -> list[Timing]:
             with torch.inference_mode():
                 trunk_ms[engine] = _time_ms(trunk, torch.from_numpy(pixels))
     return [replace(timing, trunk_ms=trunk_ms[timing.engine]) for timing in timings]
+
+
+def _runs_here(engine: EngineFacts) -> bool:
+    """Whether an engine is installed, and computes on a CPU."""
+    return "cpu" in engine.devices and importlib.util.find_spec(engine.package) is not None
 
 
 def _make_noise(n_images: int, size_px: tuple[int, int]) -> NDArray[np.uint8]:
