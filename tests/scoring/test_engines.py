@@ -112,10 +112,11 @@ def test_calls_at_a_time_change_nothing(folder: Path, name: str, engine: str) ->
     expected = padim.load(folder / name, engine=engine).predict(paths)
     found = padim.load(folder / name, engine=engine, n_threads=1, n_calls=3).predict(paths)
     torch.set_num_threads(n_cores())
+    tolerance = 1e-5 if name == "m.safetensors" else 0.0  # torch divides work by its threads
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.path == theirs.path
-        assert ours.score == pytest.approx(theirs.score, rel=1e-5)
-        np.testing.assert_allclose(ours.anomaly_map, theirs.anomaly_map, rtol=1e-5)
+        assert ours.score == pytest.approx(theirs.score, rel=tolerance, abs=0)
+        np.testing.assert_allclose(ours.anomaly_map, theirs.anomaly_map, rtol=tolerance)
 
 
 def test_openvino_runs_as_many_calls_at_a_time_as_were_asked_for(folder: Path) -> None:

@@ -10,7 +10,7 @@ from padim.method.moments import Moments
 from padim.method.pyramid import Pyramid
 
 # Of the features of a block of cells: what a cache holds; a GPU is slow with little at a time.
-BLOCK_BYTES = {"cpu": 1 << 20, "cuda": 32 << 20}
+_LOOK_BYTES = {"cpu": 1 << 20, "cuda": 32 << 20}
 
 
 class LeaveOneOut:
@@ -74,7 +74,7 @@ class LeaveOneOut:
         n_images = embeddings[0].shape[1]
         found = means[-1].new_empty(head.n_cells(-1), n_images)
         n_features = sum(mean.numel() for mean in means) // head.n_coarse_cells
-        step = max(1, BLOCK_BYTES[found.device.type] // (8 * n_features * n_images))
+        step = max(1, _LOOK_BYTES[found.device.type] // (8 * n_features * n_images))
         for first in range(0, head.n_coarse_cells, step):
             spans = [
                 slice(first * n, (first + step) * n)

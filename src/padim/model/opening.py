@@ -54,7 +54,8 @@ def load(
         device: ``auto``, ``cpu`` or ``cuda``. ``auto`` is, for a graph, the CPU. On a GPU, a graph
             has to say of its samples what it said where it was written.
         n_calls: Batches that ``Predictor.stream`` has scored at a time. Two with one thread each
-            do more images a second than one with two threads, and take longer for each.
+            do more images a second than one with two threads, and take longer for each. A GPU, and
+            a model of tiles, has one at a time.
 
     Returns:
         A ``PaDiM``, which can be saved; of a graph a ``Predictor``.

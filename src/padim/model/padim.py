@@ -92,6 +92,10 @@ class PaDiM(Predictor):
             )
         engine = choose_engine(engine, on_device, precision)
         check_calls(n_calls)
+        is_tiled = len(state.tiling.tiles) > 1
+        if is_tiled or on_device.type != "cpu":  # rows of tiles would be there for each call
+            n_threads = n_threads and n_threads * n_calls
+            n_calls = 1
         if features is None:
             network = network_of(state, weights)
             features = network.features(engine, n_threads, on_device.type, n_calls)
@@ -99,7 +103,7 @@ class PaDiM(Predictor):
         else:
             engine = state.encoder.engine.name
         score: Score
-        if len(state.tiling.tiles) > 1:
+        if is_tiled:
             assert isinstance(features, TiledFeatures)
             score = TileScore(state, features, on_device)
         else:
@@ -111,7 +115,7 @@ class PaDiM(Predictor):
             engine,
             path,
             file_sha256,
-            n_calls if on_device.type == "cpu" else 1,
+            n_calls,
         )
 
     def calibrated(self, calibration: Calibration) -> Self:

@@ -225,7 +225,7 @@ class Predictor:
         batches = batched(loaded, n_batch)
         scored: Iterable[tuple[list[Loaded], Outputs]] = map(self._score, batches)
         if n_ahead is None and self.n_calls > 1:
-            scored = map_ahead(self._score, batches, self.n_calls, 2 * self.n_calls)
+            scored = map_ahead(self._score, batches, self.n_calls, self.n_calls + 1)
         for batch, outputs in scored:
             for image, anomaly_map, score, levels in zip(batch, *outputs, strict=True):
                 origin = None
