@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from padim.method.leave_one_out import BLOCK_BYTES, LeaveOneOut
+from padim.method.leave_one_out import _LOOK_BYTES, LeaveOneOut
 from padim.method.moments import Moments
 from padim.method.pyramid import Level, Pyramid, nest
 
@@ -66,7 +66,7 @@ def test_the_scatter_gives_its_memory_or_stays_as_it_is(n: int, seed: int) -> No
         assert torch.equal(block, same)
     memory = [block.data_ptr() for blocks in moments.scatter for block in blocks]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BLOCK_BYTES, "cpu", 1)
+        patch.setitem(_LOOK_BYTES, "cpu", 1)
         in_place = LeaveOneOut(moments, eps, pyramid, in_place=True)
         for found, one in zip(in_place(features), expected, strict=True):
             torch.testing.assert_close(found, one, rtol=1e-12, atol=0)
