@@ -75,6 +75,10 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
+# From 1.29 on, ONNX Runtime reports its use to its makers, and keeps an identity in the user's
+# folders for that. It asks once, when it is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 # torch's threads spin while they wait for work, and so take the cores from the engine beside them,
 # from decoding and from other processes. OpenMP reads this when torch is loaded.
 if "torch" not in sys.modules:

@@ -92,8 +92,7 @@ class Document:
         """
         try:
             return msgspec.convert(data, kind)
-        except (msgspec.ValidationError, ValueError, RecursionError) as error:
-            # The last two are of names that are no text, and of what nests deep.
+        except (ValueError, RecursionError) as error:  # of msgspec, and of names that are no text
             what, _, place = str(error).replace("`", "").partition(" - at ")
             where = f"at {place.removeprefix('$.')}, " if place else ""
             raise self.refuse(where + what[:1].lower() + what[1:]) from error

@@ -309,8 +309,8 @@ def test_a_budget_of_memory_limits_the_processes(
     for place in ("padim.fitting.forecast", "padim.cli.benchmark_command"):
         monkeypatch.setattr(f"{place}.resident_bytes", lambda: 600_000_000)
     out = tmp_path / "out"
-    assert benchmark(root, out, "--workers", "2", "--max-memory", "2GB") == 0
-    assert "2GB allow 1 at a time." in capsys.readouterr().out
+    assert benchmark(root, out, "--workers", "2", "--max-memory", "1GB") == 0
+    assert "1GB allow 1 at a time." in capsys.readouterr().out
     assert benchmark(root, out, "--workers", "0") == 2
 
 

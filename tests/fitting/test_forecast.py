@@ -94,7 +94,11 @@ def test_the_file_is_forecast_as_it_will_be(tmp_path_factory: pytest.TempPathFac
             assert 0 < difference < 60_000
 
 
-def test_the_forecast_grows_with_what_is_asked_for() -> None:
+def test_the_forecast_grows_with_what_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "graph.onnx").touch()  # of all of them
+    monkeypatch.setattr(trunk_cache, "find_graph", lambda *_: tmp_path / "graph.onnx")
     small = prepare(FitSettings(size_px=(64, 64))).forecast()
     large = prepare(FitSettings(size_px=(256, 256))).forecast()
     double = prepare(FitSettings(size_px=(256, 256), store="float32")).forecast()

@@ -212,6 +212,7 @@ def test_a_newer_graph_is_refused_whatever_it_computes(
         ("m.onnx", {"n_threads": 0}, UsageError, "threads is 0"),
         ("m.onnx", {"n_calls": 0}, UsageError, "calls at a time is 0"),
         ("m.xml", {"n_calls": 1.5}, UsageError, "calls at a time is 1.5"),
+        ("m.xml", {"n_calls": True}, UsageError, "calls at a time is True"),
         ("m.safetensors", {"n_calls": -1}, UsageError, "calls at a time is -1"),
         ("n.onnx", {}, PathMissingError, "does not exist"),
         ("m.safetensors", {"weights": "w.pth"}, UsageError, "brings its weights"),
@@ -281,10 +282,13 @@ def test_scoring_a_graph_loads_no_torch(folder: Path, name: str, tmp_path: Path)
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
-def test_nobody_is_told_that_openvino_is_used(folder: Path, tmp_path: Path) -> None:
-    code = f"import padim; padim.load({str(folder / 'm.xml')!r})"
-    environment = {name: value for name, value in os.environ.items() if name != "CI"}
-    environment |= {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+@pytest.mark.parametrize("name", ["m.onnx", "m.xml"])
+def test_nobody_is_told_that_an_engine_is_used(folder: Path, tmp_path: Path, name: str) -> None:
+    code = f"import padim; padim.load({str(folder / name)!r})"
+    asked_not_to = ("CI", "ORT_DISABLE_TELEMETRY")
+    environment = {key: value for key, value in os.environ.items() if key not in asked_not_to}
+    places = ("HOME", "USERPROFILE", "XDG_CACHE_HOME", "TMPDIR")
+    environment |= dict.fromkeys(places, str(tmp_path))
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     assert list(tmp_path.iterdir()) == []  # the identity that telemetry would send
 

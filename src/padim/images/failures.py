@@ -16,6 +16,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "JPEG2000", "TIFF", "WEBP")
 
 # Without a handler of its own, Python prints what Pillow logs about damaged files.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
+_LONG_TEXT = ("MAX_TEXT", "Decompressed Data Too Large")  # of Pillow; the latter before 11
 
 
 class _MutedPillow:
@@ -78,7 +79,7 @@ def _reason(error: Exception) -> str:
             )
         case MemoryError():
             return "there is not enough memory for it"
-        case ValueError() if "MAX_TEXT" in str(error):
+        case ValueError() if any(words in str(error) for words in _LONG_TEXT):
             return (
                 "its text is longer than what PIL.PngImagePlugin.MAX_TEXT_CHUNK and "
                 "MAX_TEXT_MEMORY allow; save it without its text"

@@ -7,9 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -226,12 +225,10 @@ def check_calls(n_calls: int) -> None:
 
 
 def _check_number(what: str, number: int) -> None:
-    try:
-        index(number)
-    except TypeError:
+    if isinstance(number, bool) or not isinstance(number, SupportsIndex):
         raise UsageError(
             f"The number of {what} is {number!r}, but needs to be a whole number. Try 1."
-        ) from None
+        )
     if not 1 <= number <= MOST_THREADS:
         raise UsageError(
             f"The number of {what} is {number}, but needs to be between 1 and {MOST_THREADS}. "
