@@ -321,6 +321,13 @@ def test_what_timm_fetched_is_found_without_a_network(hub: Path, tmp_path: Path)
         verify(spec, path)
 
 
+def test_a_search_that_finds_many_describes_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["backbones", "--search", "test_", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in document] == find_names("test_")
+    assert [len(one) > 1 for one in document] == [i < 12 for i in range(len(document))]
+
+
 def test_a_search_lists_what_can_be_used_and_why_others_cannot(
     hub: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -330,6 +337,7 @@ def test_a_search_lists_what_can_be_used_and_why_others_cannot(
     (found,) = json.loads(capsys.readouterr().out)
     assert found["name"] == "timm:test_convnext.r160_in1k"
     assert (found["taps"], found["strides"]) == ([0, 1, 2], [4, 8, 16])
+    assert main(["backbones", "--search", " "]) == 2
     assert main(["backbones", "--search", "nothing of it"]) == 2
     assert len(find_names("")) > 1000
 

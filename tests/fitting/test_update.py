@@ -195,7 +195,7 @@ def test_a_pair_is_always_the_old_or_the_new(whole: ModelState, tmp_path: Path) 
             while True:
                 version += 1
                 save_pair(*pair(version), path)
-        time.sleep(generator.uniform(0, 4 * taken_s))
+        time.sleep(generator.uniform(0, max(0.05, 8 * taken_s)))
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
         start = time.perf_counter()

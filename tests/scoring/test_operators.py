@@ -171,7 +171,7 @@ def test_what_grows_while_it_runs_is_bounded(tmp_path: Path) -> None:
 def test_what_a_graph_gave_takes_nothing_from_its_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("padim.scoring.engine_onnxruntime._bound_bytes", lambda file: 1 << 20)
+    monkeypatch.setattr("padim.scoring.engine_onnxruntime._bound_bytes", lambda *_: 1 << 20)
     graph = Graph(write(tmp_path / "a.onnx", CAST), "onnxruntime")
     image = np.zeros((4, 4, 4, 3), np.uint8)
     kept = [graph(image) for _ in range(10_000)]  # 7.7 MB

@@ -3,12 +3,13 @@
 from typing import Annotated
 
 from padim.backbones import BACKBONES, DEFAULT_BACKBONE, BackboneSpec
+from padim.cli.bars import progress
 from padim.cli.console import result, table
 from padim.cli.options import option
 from padim.errors import UsageError
 from padim.features.weights import locate
 
-_MOST = 60  # networks of timm that are looked at in one search
+_MOST = 12  # networks of timm that are built to be described; large ones take seconds and gigabytes
 
 
 def backbones(
@@ -33,27 +34,30 @@ def _search(text: str) -> None:
     """List networks of timm, and say of those that cannot be used why."""
     from padim.features.intermediates import describe_network, find_names
 
-    names = find_names(text)
+    names = find_names(text) if text.strip() else []
     if not names:
         raise UsageError(f"timm has no pretrained network with {text!r} in its name. Try convnext.")
     document: list[dict[str, object]] = []
     rows, refused = [], []
-    for name in names[:_MOST]:
-        try:
-            spec = describe_network(name)
-        except UsageError as error:
-            document.append({"name": name, "cannot_be_used": str(error)})
-            refused.append(str(error))
-            continue
-        document.append(_facts(spec))
-        taps, channels, *others = _row(spec)
-        rows.append((name, taps, channels, ",".join(map(str, spec.strides)), *others))
+    with progress("look at networks", len(names[:_MOST])) as advance:
+        for name in names[:_MOST]:
+            advance(1)
+            try:
+                spec = describe_network(name)
+            except UsageError as error:
+                document.append({"name": name, "cannot_be_used": str(error)})
+                refused.append(str(error))
+                continue
+            document.append(_facts(spec))
+            taps, channels, *others = _row(spec)
+            rows.append((name, taps, channels, ",".join(map(str, spec.strides)), *others))
     header = ("name", "taps", "channels", "strides", "dims", "licence", "size", "weights")
     lines = [table(header, rows)] if rows else []
     lines += refused
-    if len(names) > _MOST:
+    if rest := names[_MOST:]:
+        document += [{"name": name} for name in rest]
         lines.append(
-            f"And {len(names) - _MOST} more. Search for a longer text, such as {names[0]}."
+            f"And {len(rest)} more, which a longer text describes as well:\n{', '.join(rest)}"
         )
     result(document, "\n".join(lines))
 
