@@ -14,7 +14,6 @@ _NAMES = (
     "fit_memory",
     "cold_start",
     "start",
-    "large_networks",
     "folder",
     "head",
     "processes",
@@ -61,7 +60,6 @@ def speed_page() -> str:
     for title, table in (
         ("Recipes", _recipe_table(found["recipe_cost"])),
         ("One image, decoded", _scoring_table(found["scoring"])),
-        ("Large networks, one image", _large_networks_table(found["large_networks"])),
         ("One picture from a cold start", _cold_table(found["cold_start"])),
         ("What is waited for", _start_table(found["start"])),
         ("A folder of images", _folder_table(found["folder"])),
@@ -146,33 +144,6 @@ def _parts(result: dict[str, Any], n_images: int) -> list[float]:
         if (row["recipe"], row["n_images"]) == ("three levels", n_images)
     ]
     return [row["head_over_trunk"]["median"] for row in rows]
-
-
-def _large_networks_table(result: dict[str, Any]) -> list[str]:
-    rows = [
-        (
-            f"`{row['backbone']}`, {row['engine']}",
-            f"{row['whole_s']['median'] * 1e3:.1f} ms",
-            f"{row['trunk_s']['median'] * 1e3:.1f} ms",
-            f"{row['head_over_trunk']['median']:.2f}",
-            f"{row['rows_bytes'] / 1e6:.0f} MB",
-            f"{row['rows_bytes_per_s'] / 1e9:.1f} GB/s",
-            f"{row['peak_bytes'] / 1e6:.0f} MB",
-            f"{row['file_bytes'] / 1e6:.0f} MB",
-        )
-        for row in result["rows"]
-    ]
-    headers = (
-        *("network, engine", "whole", "network alone", "head / network"),
-        *("read by the head", "at", "peak memory", "file"),
-    )
-    return [
-        "The default recipe at 256 px, with random weights but for the default network. This "
-        f"machine reads {result['read_bytes_per_s'] / 1e9:.1f} GB/s from memory.",
-        "",
-        *table(headers, rows),
-        *source(result),
-    ]
 
 
 def _start_table(result: dict[str, Any]) -> list[str]:
