@@ -31,6 +31,7 @@ from padim.fitting.settings import FitSettings
 from padim.model.export import export
 from padim.model.file import save_state
 from padim.model.padim import network_of
+from padim.scoring.engines import OWN_RATES
 from padim.scoring.graph import Graph
 
 NAMES = (DEFAULT_BACKBONE, "efficientnet_v2_m", "efficientnet_b7_ns")
@@ -60,7 +61,7 @@ def measure_network(name: str, folder: Path, quick: bool) -> list[dict[str, Any]
         export(model, folder / file)
         graphs = {"whole": Graph(folder / file), "trunk": Graph(trunk, engine)}
         calls = {
-            key: partial(measure.seconds, partial(graph.runtime.run, pixels, ()))
+            key: partial(measure.seconds, partial(graph.runtime.run, pixels, OWN_RATES))
             for key, graph in graphs.items()
         }
         settled = {key: partial(measure.settled, call, N_CALLS) for key, call in calls.items()}

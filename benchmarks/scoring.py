@@ -36,6 +36,7 @@ from padim.fitting.settings import FitChoices
 from padim.model.file import load_state
 from padim.model.opening import load
 from padim.model.padim import network_of
+from padim.scoring.engines import OWN_RATES
 from padim.scoring.graph import Graph
 from padim.scoring.predictor import Predictor
 
@@ -142,7 +143,9 @@ def heads(
             measure.say(f"Head over trunk: {engine}, {n_images} at a time")
             # Not graph(...), which takes four at a time.
             calls = {
-                name: partial(measure.seconds, partial(graph.runtime.run, images[:n_images]))
+                name: partial(
+                    measure.seconds, partial(graph.runtime.run, images[:n_images], OWN_RATES)
+                )
                 for name, graph in zip(("whole", "trunk"), pair, strict=True)
             }
             settled = {n: partial(measure.settled, call, N_CALLS) for n, call in calls.items()}
