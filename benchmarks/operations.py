@@ -28,7 +28,7 @@ class _Bytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has n
     """Counts the bytes that operations read and write, views left out."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # as above
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types for it
         self.n_bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

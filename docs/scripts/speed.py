@@ -49,7 +49,7 @@ def speed_page() -> str:
         "Written by `python docs/scripts/write_pages.py` from `benchmarks/results/`. Each table "
         "says by which command, when and on which machine it came about. Times are medians. They "
         "depend on the machine; the ratios to an alternative of the same run are what counts. How "
-        "it is measured, and which aims were missed: `benchmarks/README.md`.",
+        "it is measured: `benchmarks/README.md`; which aims were missed: `aims` in each result.",
         "",
         "anomalib is version 2.7.0 with the same network, weights, taps and images. The network is "
         "EfficientNet-Lite0 at 256 px where nothing else is said. Beside anomalib, and in tables "

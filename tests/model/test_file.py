@@ -534,7 +534,9 @@ def test_fields_that_make_no_sense_are_refused(
 
 
 def test_changes_at_random_in_a_sealed_description_are_refused_or_open(file: Path) -> None:
-    facts, tensors, source = json.loads(header(file)["padim"]), load_file(file), random.Random(0)
+    facts, source = json.loads(header(file)["padim"]), random.Random(0)
+    # safetensors maps the file that is written over here, in its oldest releases.
+    tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
     del facts["metadata_sha256"]
     n_refused = 0
     for _ in range(300):
