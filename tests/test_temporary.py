@@ -1,3 +1,4 @@
+import gc
 import os
 import subprocess
 import sys
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from padim import temporary
-from padim.files import write_text
+from padim.files import lock_new, write_text, write_whole
 from padim.temporary import TemporaryFolder, name_temporary, sweep, sweep_once
 
 
@@ -65,6 +66,38 @@ def test_a_system_without_room_for_temporary_files_names_the_variable(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
     with pytest.raises(OSError, match="Name a folder for temporary files in the variable TMPDIR"):
         TemporaryFolder()
+
+
+def test_an_interruption_while_a_folder_is_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(temporary, "sweep_once", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        TemporaryFolder(tmp_path / "out")
+    gc.collect()
+    assert not list(tmp_path.iterdir())
+
+
+def test_whoever_is_the_last_to_leave_a_new_folder_removes_it(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with lock_new(out / "model", is_one_of_several=False):
+        held = TemporaryFolder(out)  # as a traceback holds it
+    assert out.exists()
+    del held
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with TemporaryFolder(out):
+        pass
+    with pytest.raises(KeyboardInterrupt), write_whole(out / "file"):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_a_name_is_never_longer_than_a_folder_takes() -> None:

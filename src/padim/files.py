@@ -15,7 +15,13 @@ from itertools import chain, count
 from pathlib import Path
 
 from padim.errors import PadimError, UsageError
-from padim.temporary import TemporaryFolder, name_temporary, sweep_once
+from padim.temporary import (
+    TemporaryFolder,
+    drop_folder,
+    make_folder,
+    name_temporary,
+    sweep_once,
+)
 
 # Windows: what no name may hold, and names of devices, whatever their suffix. learn.microsoft.com,
 # "Naming Files, Paths, and Namespaces".
@@ -37,11 +43,10 @@ def write_whole(path: Path, *, is_one_of_many: bool = False) -> Iterator[Path]:
     """
     _require_replaceable(path)
     path = _follow(path)
-    is_new = not path.parent.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sweep_once(path.parent)
     partial = path.with_name(name_temporary(path.suffix))
     try:
+        make_folder(path.parent)
+        sweep_once(path.parent)
         with naming(path, partial):
             partial.open("xb").close()
             _copy_rights(path, partial, stat.S_IRUSR | stat.S_IWUSR)
@@ -50,9 +55,7 @@ def write_whole(path: Path, *, is_one_of_many: bool = False) -> Iterator[Path]:
     except BaseException:
         with suppress(OSError):  # of a disk that may only be read; what went wrong is said
             partial.unlink(missing_ok=True)
-        if is_new:
-            with suppress(OSError):  # others have written there
-                path.parent.rmdir()
+        drop_folder(path.parent)
         raise
 
 
@@ -65,7 +68,7 @@ def write_together(path: Path) -> Iterator[Path]:
     """
     _require_replaceable(path)
     path = _follow(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     complete(path)
     with naming(path), TemporaryFolder(path.parent) as folder:
         partial = folder / path.name
@@ -226,16 +229,18 @@ def lock_folder(folder: Path) -> Iterator[None]:
     One that is missing is made, and goes when nothing is written into it.
     """
     is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
     held = folder / ".lock"
-    with lock(held, f"is writing into {folder}. Wait for it, or choose another folder"):
-        try:
-            yield
-        finally:
-            if is_new and list(folder.iterdir()) == [held]:
-                with suppress(OSError):  # Windows removes no file that is open
-                    held.unlink()
-                    folder.rmdir()
+    try:
+        make_folder(folder)
+        with lock(held, f"is writing into {folder}. Wait for it, or choose another folder"):
+            try:
+                yield
+            finally:
+                if is_new and list(folder.iterdir()) == [held]:
+                    with suppress(OSError):  # Windows removes no file that is open
+                        held.unlink()
+    finally:
+        drop_folder(folder)
 
 
 @contextmanager
@@ -252,18 +257,17 @@ def lock_new(path: Path, *, is_one_of_several: bool) -> Iterator[None]:
     The lock of a new one that stands alone, or that was not written, does not stay.
     """
     stays = is_one_of_several or path.is_file()
-    is_new = not path.parent.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with lock_file(path):
-        try:
-            yield
-        finally:
-            if not stays or not path.is_file():
-                with suppress(OSError):  # Windows removes no file that is open
-                    _find_lock(path).unlink()
-            if is_new:
-                with suppress(OSError):  # it holds the file
-                    path.parent.rmdir()
+    try:
+        make_folder(path.parent)
+        with lock_file(path):
+            try:
+                yield
+            finally:
+                if not stays or not path.is_file():
+                    with suppress(OSError):  # Windows removes no file that is open
+                        _find_lock(path).unlink()
+    finally:
+        drop_folder(path.parent)
 
 
 def _find_lock(path: Path) -> Path:

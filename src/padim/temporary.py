@@ -16,6 +16,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 _PREFIX = ".padim-"
+_made: set[Path] = set()  # folders that were missing
 _SUFFIX_BYTES = 32  # a longer one says nothing of a file's format
 
 
@@ -24,20 +25,6 @@ def name_temporary(suffix: str = "") -> str:
     kept = suffix if len(os.fsencode(suffix)) <= _SUFFIX_BYTES else ""
     machine, boot = _identify_machine()
     return f"{_PREFIX}{machine}-{boot}-{os.getpid()}-{secrets.token_hex(4)}{kept}"
-
-
-def make_temporary_folder(parent: Path | None = None) -> Path:
-    """Make a temporary folder that nobody else may read, the system's when no parent is given."""
-    try:
-        folder = (parent or Path(tempfile.gettempdir())) / name_temporary()
-        sweep_once(folder.parent)
-        folder.mkdir(mode=0o700)
-    except OSError as error:
-        if parent is not None:
-            raise
-        advice = "Name a folder for temporary files in the variable TMPDIR"
-        raise OSError(error.errno, f"{error.strerror}. {advice}", error.filename) from error
-    return folder.absolute()
 
 
 def sweep(folder: Path) -> None:
@@ -55,17 +42,27 @@ def sweep_once(folder: Path) -> None:
 
 
 class TemporaryFolder:
-    """A folder that goes, with all that is in it, when nobody holds it any more.
+    """A folder that nobody else may read, in the system's place when no parent is given.
 
-    So does its parent, if it was missing and is empty then. In a ``with`` block it goes at its end.
+    It goes, with all that is in it, when nobody holds it any more; in a ``with`` block at its end.
+    So does its parent, if it was missing and is empty then.
     """
 
     def __init__(self, parent: Path | None = None) -> None:
-        is_new = parent is not None and not parent.exists()
+        folder = parent or Path(tempfile.gettempdir())
+        self.path = (folder / name_temporary()).absolute()
+        # Before anything is made: Ctrl-C may come at any moment.
+        self._remove = weakref.finalize(self, _remove_with_parent, self.path)
         if parent is not None:
-            parent.mkdir(parents=True, exist_ok=True)
-        self.path = make_temporary_folder(parent)
-        self._remove = weakref.finalize(self, _remove, self.path, with_parent=is_new)
+            make_folder(parent)
+        try:
+            sweep_once(folder)
+            self.path.mkdir(mode=0o700)
+        except OSError as error:
+            if parent is not None:
+                raise
+            advice = "Name a folder for temporary files in the variable TMPDIR"
+            raise OSError(error.errno, f"{error.strerror}. {advice}", error.filename) from error
 
     def __enter__(self) -> Path:
         return self.path
@@ -74,15 +71,34 @@ class TemporaryFolder:
         self._remove()
 
 
-def _remove(path: Path, *, with_parent: bool = False) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder for what is to be written there, if it is missing; ``drop_folder`` knows it."""
+    if not folder.exists():
+        _made.add(folder.absolute())
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def drop_folder(folder: Path) -> None:
+    """Remove a folder that ``make_folder`` made in this process, if nothing is in it.
+
+    Whoever leaves it last removes it, so each who has made it for something calls this at its end.
+    """
+    if folder.absolute() in _made:
+        with suppress(OSError):  # something has been written there
+            folder.rmdir()
+
+
+def _remove_with_parent(path: Path) -> None:
+    _remove(path)
+    drop_folder(path.parent)
+
+
+def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         with suppress(OSError):  # another process was faster, or it is not ours
             path.unlink()
-    if with_parent:
-        with suppress(OSError):  # others have written there
-            path.parent.rmdir()
 
 
 def _is_left(name: str) -> bool:

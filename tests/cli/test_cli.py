@@ -554,7 +554,9 @@ def test_interrupted_fit_leaves_nothing(category: Path, tmp_path: Path) -> None:
     assert process.stderr is not None
     while "Forecast" not in process.stderr.readline():
         assert process.poll() is None
-    time.sleep(0.5)
+    while not any(path.is_dir() for path in out.parent.glob("*")):  # features that are kept
+        assert process.poll() is None
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130

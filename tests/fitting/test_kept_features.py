@@ -92,11 +92,11 @@ def test_a_disk_without_room_changes_no_threshold(
         written.append(first)
         write(self, first, values)
 
-    def make_none(_parent: Path | None) -> Path:
+    def make_none(_: Path) -> None:
         raise PermissionError("read-only file system")
 
     if n_written is None:
-        monkeypatch.setattr(temporary, "make_temporary_folder", make_none)
+        monkeypatch.setattr(temporary, "sweep_once", make_none)
     else:
         monkeypatch.setattr(FileTensor, "write", refuse)
     found = fitter.fit(images).state.calibration
