@@ -100,6 +100,16 @@ def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_a_folder_that_another_made_anew_stays(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with TemporaryFolder(out):
+        pass
+    out.mkdir()
+    with TemporaryFolder(out):
+        pass
+    assert list(tmp_path.iterdir()) == [out]
+
+
 def test_a_name_is_never_longer_than_a_folder_takes() -> None:
     assert len(name_temporary("." + "x" * 250)) < 60
     assert name_temporary(".tiff").endswith(".tiff")

@@ -16,8 +16,9 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 _PREFIX = ".padim-"
-_made: set[Path] = set()  # folders that were missing
 _SUFFIX_BYTES = 32  # a longer one says nothing of a file's format
+
+_made: set[Path] = set()  # folders that were missing, until they are removed
 
 
 def name_temporary(suffix: str = "") -> str:
@@ -86,6 +87,7 @@ def drop_folder(folder: Path) -> None:
     if folder.absolute() in _made:
         with suppress(OSError):  # something has been written there
             folder.rmdir()
+            _made.discard(folder.absolute())
 
 
 def _remove_with_parent(path: Path) -> None:
