@@ -34,9 +34,9 @@ backbone = options.pop("backbone")
 fitter = prepare(FitSettings(backbone=backbone, device="cpu", **options))
 generator = np.random.default_rng(0)
 forecast = fitter.forecast(n_images=n_images)
+images = [generator.integers(0, 256, (90, 120, 3), dtype=np.uint8) for _ in range(n_images)]
 peak = watch_peak()
 before = resident_bytes()
-images = [generator.integers(0, 256, (90, 120, 3), dtype=np.uint8) for _ in range(n_images)]
 fitted = fitter.fit(images)
 folder = Path(sys.argv[2])
 if fitter.settings.keep_moments:
