@@ -69,6 +69,9 @@ _EXTRAS = {
     "openvino": ("openvino",),
     "parquet": ("pyarrow",),
     "tiff": ("tifffile", "imagecodecs"),
+    "serve": ("fastapi", "uvicorn", "sqlalchemy", "alembic", "prometheus_client"),
+    "mqtt": ("paho",),
+    "postgresql": ("psycopg",),
 }
 
 

@@ -1,0 +1,69 @@
+"""What a source of pictures and a receiver of verdicts have to do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from padim.store.inspection import Inspection
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a source hands over: a picture, or a trigger whose picture is missing.
+
+    Attributes:
+        picture: The bytes of an image file; None when there is none.
+        key: What the source knows it by, the same after a restart, so that it is inspected once.
+        time_s: When it was triggered, in seconds since 1970.
+        recipe: What it is to be inspected by.
+        reason: Why there is no picture, as a sentence; empty when there is one.
+        serial: Of the part, when it has one.
+        tags: Other keys of the part.
+    """
+
+    picture: bytes | None
+    key: str
+    time_s: float
+    recipe: str
+    reason: str = ""
+    serial: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """Brings pictures. One thread calls its methods; whatever they raise ends it, and a supervisor
+    opens it again."""
+
+    name: str
+
+    def open(self) -> None:
+        """Connect; an error says in a sentence what is missing."""
+
+    def take(self, n_most: int, timeout_s: float) -> list[Part]:
+        """Hand over parts that are new, at most so many; wait for the first of them at most so
+        long, and hand over none when none came."""
+
+    def forget(self, part: Part, inspection: Inspection) -> None:
+        """Told that the verdict is written, so that the part needs not be brought again."""
+
+    def close(self) -> None:
+        """Disconnect; what was handed over and not forgotten is brought again later."""
+
+
+class Sink(Protocol):
+    """Takes verdicts. One thread calls its methods; whatever they raise ends it, and a supervisor
+    opens it again: what was not delivered is delivered then."""
+
+    name: str
+
+    def open(self) -> None:
+        """Connect; an error says in a sentence what is missing."""
+
+    def deliver(self, inspections: Sequence[Inspection]) -> None:
+        """Pass them on, in order, and return when the receiver has them for good.
+
+        After a failure all of them may come again: the id tells the receiver so.
+        """
+
+    def close(self) -> None:
+        """Disconnect."""

@@ -1,0 +1,1 @@
+"""A service that inspects pictures: HTTP, recipes, admission."""
