@@ -31,8 +31,10 @@ class Part:
 
 
 class Source(Protocol):
-    """Brings pictures. One thread calls its methods; whatever they raise ends it, and a supervisor
-    opens it again."""
+    """Brings pictures.
+
+    One thread calls its methods; whatever they raise ends it, and a supervisor opens it again.
+    """
 
     name: str
 
@@ -40,8 +42,10 @@ class Source(Protocol):
         """Connect; an error says in a sentence what is missing."""
 
     def take(self, n_most: int, timeout_s: float) -> list[Part]:
-        """Hand over parts that are new, at most so many; wait for the first of them at most so
-        long, and hand over none when none came."""
+        """Hand over parts that are new, at most so many.
+
+        The first of them is waited for at most so long; none is handed over when none came.
+        """
 
     def forget(self, part: Part, inspection: Inspection) -> None:
         """Told that the verdict is written, so that the part needs not be brought again."""
@@ -51,8 +55,11 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """Takes verdicts. One thread calls its methods; whatever they raise ends it, and a supervisor
-    opens it again: what was not delivered is delivered then."""
+    """Takes verdicts.
+
+    One thread calls its methods; whatever they raise ends it, and a supervisor opens it again: what
+    was not delivered is delivered then.
+    """
 
     name: str
 
