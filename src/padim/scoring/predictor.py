@@ -1,9 +1,9 @@
 """Images of any kind in, predictions out, whatever engine scores them; without torch."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from io import IOBase
 from numbers import Integral
@@ -18,10 +18,12 @@ from padim.errors import ImageReadError, ModelFileError, ShapeError, UsageError
 from padim.images.ahead import (
     DECODE_AHEAD,
     IMAGE_TYPES,
+    Bring,
     ImageInput,
     Loaded,
     batched,
     load_ahead,
+    load_image,
     map_ahead,
 )
 from padim.images.decode import rgb_pixels
@@ -211,11 +213,9 @@ class Predictor:
             # A batch takes its own images, and each of them that is decoded lets another one in.
             n_batch = min(n_batch, n_ahead // 2 + 1)
             n_decoded = n_ahead + 2 - n_batch
-        bring = self.preprocess if self.camera_px is None else Camera(self.camera_px)
-        facts = self.description.images
         loaded = load_ahead(
             images,
-            bring,
+            self._bring,
             unreadable,
             reading=self.preprocess.reading,
             hashed=traced,
@@ -223,35 +223,71 @@ class Predictor:
             n_ahead=n_decoded,
         )
         batches = batched(loaded, n_batch)
-        scored: Iterable[tuple[list[Loaded], Outputs]] = map(self._score, batches)
+        judge = partial(self.judge, traced=traced)
         if n_ahead is None and self.n_calls > 1:
-            scored = map_ahead(self._score, batches, self.n_calls, self.n_calls + 1)
-        for batch, outputs in scored:
-            for image, anomaly_map, score, levels in zip(batch, *outputs, strict=True):
-                origin = None
-                if traced:
-                    origin = Origin(image.sha256, *self.origin)
-                yield Prediction(
-                    image.image,
-                    float(score),
-                    anomaly_map,
-                    tuple(levels.tolist()),
-                    image.source_px,
-                    self.preprocess,
-                    image.picture,
-                    self.decision,
-                    origin,
-                    (
-                        *(facts.compare(ImageFacts.of(image)) if facts else ()),
-                        *describe_clipping(image),
-                    ),
-                )
+            judged: Iterable[list[Prediction]] = map_ahead(
+                judge, batches, self.n_calls, self.n_calls + 1
+            )
+        else:
+            judged = map(judge, batches)
+        for predictions in judged:
+            yield from predictions
 
-    def _score(self, batch: list[Loaded]) -> tuple[list[Loaded], Outputs]:
+    def read(self, image: ImageInput, *, hashed: bool = False, kept_px: int = 0) -> Loaded:
+        """Decode one image and bring it to the size that the model takes, for ``judge``.
+
+        Args:
+            image: As for ``predict``.
+            hashed: Whether its content is to be hashed.
+            kept_px: Pixels of a file's picture that is kept with its prediction, at most.
+
+        Raises:
+            ImageReadError: The image cannot be read.
+            ShapeError: It is not of 8 bits, or not of the camera's size.
+            UsageError: It is no image.
+        """
+        reading = self.preprocess.reading
+        return load_image(image, self._bring, reading, hashed=hashed, kept_px=kept_px)
+
+    def judge(self, batch: Sequence[Loaded], *, traced: bool = False) -> list[Prediction]:
+        """Score images that ``read`` gave, together.
+
+        Args:
+            batch: As many as fit in memory; of ``n_batch`` at a time most are fastest.
+            traced: Whether predictions say of which image and model file they are; the images need
+                to be hashed then.
+
+        Raises:
+            ModelFileError: A score is no finite number.
+        """
         outputs = self.score(np.stack([image.pixels for image in batch]))
         _check_finite(outputs, batch)
         whole = self.preprocess.blank_outside(outputs.anomaly_map)
-        return batch, outputs._replace(anomaly_map=whole)
+        facts = self.description.images
+        return [
+            Prediction(
+                image.image,
+                float(score),
+                anomaly_map,
+                tuple(levels.tolist()),
+                image.source_px,
+                self.preprocess,
+                image.picture,
+                self.decision,
+                Origin(image.sha256, *self.origin) if traced else None,
+                (
+                    *(facts.compare(ImageFacts.of(image)) if facts else ()),
+                    *describe_clipping(image),
+                ),
+            )
+            for image, anomaly_map, score, levels in zip(
+                batch, whole, outputs.image_score, outputs.level_scores, strict=True
+            )
+        ]
+
+    @property
+    def _bring(self) -> Bring:
+        return self.preprocess if self.camera_px is None else Camera(self.camera_px)
 
     def save(self, path: str | Path, *, moments: bool = False) -> None:
         """Write the model to one file, which ``PaDiM`` can do; a graph is not saved.
@@ -295,7 +331,7 @@ class Predictor:
         return f"{name}({self.description.words()}; {threshold}; {self.engine})"
 
 
-def _check_finite(outputs: Outputs, batch: list[Loaded]) -> None:
+def _check_finite(outputs: Outputs, batch: Sequence[Loaded]) -> None:
     """Raise a `ModelFileError` if a score, or one of a map, is no number."""
     highest, lowest = (  # NaN where there is one
         look(outputs.anomaly_map, axis=(1, 2)) for look in (np.max, np.min)
