@@ -16,9 +16,8 @@ from padim.errors import (
     naming_extras,
 )
 from padim.images.decode import IMAGE_SUFFIXES
-from padim.scoring.description import Description, describe
+from padim.scoring.description import Description
 from padim.scoring.engines import graph_engine, is_graph
-from padim.scoring.facts import GraphFacts
 from padim.scoring.graph import Graph
 from padim.scoring.graph_file import no_model, read_description
 from padim.scoring.parity import TOLERANCE, Parity, compare, resize
@@ -110,7 +109,7 @@ def load(
         n_calls if graph.setup.device == "cpu" else 1,
     )
     if graph.setup.device != "cpu":
-        _compare_samples(predictor, path, graph.setup.precision)
+        _require_parity(predictor, path, graph.setup.precision)
     return predictor
 
 
@@ -195,34 +194,44 @@ def verify(
     if path.is_file():
         graph_engine(path, engine)
     predictor = load(path, engine=engine, n_threads=n_threads, precision=precision, device=device)
-    parity, images = _compare_samples(predictor, path, precision)
+    parity = _require_parity(predictor, path, precision)
     if predictor.description.has_verdict:
-        verify_verdict(path, images, engine, device)
+        samples = predictor.read_samples()
+        assert samples is not None
+        camera_px = predictor.camera_px or predictor.preprocess.size_px
+        verify_verdict(path, resize(samples.image, camera_px), engine, device)
     return parity
 
 
-def _compare_samples(
-    predictor: Predictor, path: Path, precision: str
-) -> tuple[Parity, NDArray[np.uint8]]:
-    """Compare a graph with the samples that it brings, and give their images as a camera does."""
-    if not predictor.description.facts["samples"]:
-        raise UsageError(
-            f"{path} brings no samples, since its model was fitted with --no-keep-samples. Compare "
-            "it with padim export --verify where the model is, and use it on a CPU."
-        )
-    try:
-        facts = describe(path).restore(predictor.description.facts, GraphFacts)
-        samples = facts.read_samples()
-    except ValueError as error:
-        raise ModelFileError(
-            f"{path} brings samples that cannot be read. Copy it or export it again."
-        ) from error
+def reproduce(predictor: Predictor, precision: str = "float32") -> Parity | None:
+    """Score the samples that a model brings, and compare with what was said where it was written.
+
+    Returns:
+        How far the two are apart; None when it brings no samples.
+
+    Raises:
+        ModelFileError: Its samples cannot be read.
+        ParityError: The two differ by more than ``parity.TOLERANCE``.
+    """
+    samples = predictor.read_samples()
+    if samples is None:
+        return None
     camera_px = predictor.camera_px or predictor.preprocess.size_px
     expected = replace(samples, image=resize(samples.image, camera_px))
     parity = compare(predictor.score, expected, TOLERANCE[precision])
     parity.check(
-        f"{path} differs from torch",
+        f"{predictor.path or 'The model'} differs from torch",
         "If by much, its files are damaged or not of one export: copy or export it again. If by "
         "little, export it with --store float32, or run it with another --engine or --precision.",
     )
-    return parity, expected.image
+    return parity
+
+
+def _require_parity(predictor: Predictor, path: Path, precision: str) -> Parity:
+    parity = reproduce(predictor, precision)
+    if parity is None:
+        raise UsageError(
+            f"{path} brings no samples, since its model was fitted with --no-keep-samples. Compare "
+            "it with padim export --verify where the model is, and use it on a CPU."
+        )
+    return parity

@@ -30,6 +30,7 @@ from padim.model.torch_score import TileScore, TorchScore
 from padim.scoring.calibration import Calibration
 from padim.scoring.description import Description
 from padim.scoring.engines import check_calls
+from padim.scoring.parity import Samples
 from padim.scoring.predictor import FileHash, Predictor, Score
 
 
@@ -117,6 +118,10 @@ class PaDiM(Predictor):
             file_sha256,
             n_calls,
         )
+
+    def read_samples(self) -> Samples | None:
+        """A few of the images of the fit, mirrored, and what was said of them; None without."""
+        return self.state.samples
 
     def calibrated(self, calibration: Calibration) -> Self:
         """The same model with thresholds by other images; ``save`` writes those."""

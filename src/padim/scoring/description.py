@@ -13,6 +13,7 @@ from padim.images.facts import ImageFacts
 from padim.images.preprocess import Preprocess
 from padim.scoring.calibration import Calibration
 from padim.scoring.facts import GraphFacts
+from padim.scoring.parity import Samples
 
 GRAPH_VERSION = 3  # the newest; what needs no more is written as version 2, which has a seal
 
@@ -66,6 +67,21 @@ class Description:
     def is_mirrored(self) -> bool:
         """Whether the network sees each image twice."""
         return bool(self.facts["recipe"].get("mirrored"))
+
+    def read_samples(self, path: Path) -> Samples | None:
+        """The samples that the graph of a file brings; None when it brings none.
+
+        Raises:
+            ModelFileError: They cannot be read.
+        """
+        if not self.facts["samples"]:
+            return None
+        try:
+            return describe(path).restore(self.facts, GraphFacts).read_samples()
+        except ValueError as error:
+            raise ModelFileError(
+                f"{path} brings samples that cannot be read. Copy it or export it again."
+            ) from error
 
     def words(self) -> str:
         """What model it is, in one line."""

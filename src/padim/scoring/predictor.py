@@ -31,6 +31,7 @@ from padim.images.facts import ImageFacts, describe_clipping
 from padim.scoring.calibration import Calibration
 from padim.scoring.description import Description
 from padim.scoring.engines import ENGINES
+from padim.scoring.parity import Samples
 from padim.scoring.prediction import NOT_CALIBRATED, Decision, Origin, Prediction, decide
 
 
@@ -284,6 +285,16 @@ class Predictor:
                 batch, whole, outputs.image_score, outputs.level_scores, strict=True
             )
         ]
+
+    def read_samples(self) -> Samples | None:
+        """A few images of network size, and what was said of them where the model was written.
+
+        None when it brings none.
+
+        Raises:
+            ModelFileError: They cannot be read.
+        """
+        return None if self.path is None else self.description.read_samples(self.path)
 
     @property
     def _bring(self) -> Bring:

@@ -1,0 +1,176 @@
+"""``/v1``: pictures in, verdicts out, and what was inspected before."""
+
+import asyncio
+import base64
+import io
+import time
+from typing import Annotated, Literal
+
+import numpy as np
+from fastapi import APIRouter, HTTPException, Query, Request, Response
+from numpy.typing import NDArray
+from PIL import Image
+
+from padim.scoring.prediction import Prediction
+from padim.serving.answers import (
+    Answered,
+    Problem,
+    answer_json,
+    answer_problem,
+    describe_problems,
+)
+from padim.serving.bodies import Room, read_body
+from padim.serving.inspector import Answer
+from padim.serving.service import Service
+from padim.store.inspection import Arrival, Verdict, name_inspection
+from padim.store.record import Record
+
+SOURCE = "http"
+_TAG = "x-tag-"  # header of another key of the part
+_GRACE_S = 2.0  # beyond a deadline, for a verdict to be written
+_MAP_STEPS = 256  # of a PNG, in a standard deviation
+_OWN = {"serial", "map", "overlay", "deadline_ms"}  # in a query; all else are keys of the part
+_LONGEST = 200  # characters of a key or its value
+
+Serial = Annotated[
+    str | None, Query(max_length=_LONGEST, description="Of the part; kept and searchable.")
+]
+MapFormat = Annotated[Literal["png", "npy"] | None, Query(description="Whether to give the map.")]
+OverlayFormat = Annotated[
+    Literal["jpeg"] | None, Query(description="Whether to draw the map over the picture.")
+]
+DeadlineMs = Annotated[
+    float | None,
+    Query(gt=0, le=3.6e6, description="From arrival to answer; the recipe's if not given."),
+]
+
+
+def make_inspection_routes(service: Service) -> APIRouter:
+    """The paths of ``/v1`` that pictures come in by."""
+    routes = APIRouter(prefix="/v1", tags=["inspections"])
+    limits = service.station.limits
+    room = Room(limits.waiting_bytes)
+
+    @routes.post(
+        "/recipes/{recipe}/inspections",
+        response_model=Answered,
+        responses=describe_problems(400, 401, 403, 404, 408, 413, 415, 422, 503),
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
+            }
+        },
+    )
+    async def inspect(
+        request: Request,
+        recipe: str,
+        serial: Serial = None,
+        map: MapFormat = None,
+        overlay: OverlayFormat = None,
+        deadline_ms: DeadlineMs = None,
+    ) -> Response:
+        """Inspect a picture: the body is the bytes of an image file.
+
+        Other keys of the part come in the query, or in headers that begin with ``X-Tag-``.
+        """
+        _require_picture(request)
+        deadline_s = None if deadline_ms is None else deadline_ms / 1e3
+        if service.recipes[recipe].current is None:
+            await asyncio.to_thread(service.recipes.use, recipe)
+        service.inspector.require_admission(recipe, deadline_s)
+        async with read_body(request, limits.picture_bytes, room) as picture:
+            now_s = time.time()
+            arrival = Arrival(
+                name_inspection(now_s), recipe, now_s, SOURCE, None, serial, _collect_tags(request)
+            )
+            pending = service.inspector.inspect(arrival, picture, deadline_s)
+            within_s = service.inspector.choose_deadline_s(recipe, deadline_s) + _GRACE_S
+            wrapped = asyncio.wrap_future(pending)
+            try:
+                answer = await asyncio.wait_for(asyncio.shield(wrapped), within_s)
+            except TimeoutError:
+                return answer_problem(
+                    503,
+                    Problem("The verdict cannot be written. Treat the part as NOK.", arrival.id),
+                    {"Retry-After": "5"},
+                )
+            return await _answer(answer, map, overlay)
+
+    @routes.get(
+        "/inspections/{id}", response_model=Record, responses=describe_problems(401, 403, 404)
+    )
+    def get(id: str) -> Response:
+        """What was said of a picture."""
+        found = service.store.get(id)
+        if found is None:
+            raise HTTPException(404, f"There is no inspection {id!r}.")
+        if isinstance(found, Arrival):
+            raise HTTPException(404, f"The inspection {id!r} has no verdict yet. Ask again.")
+        return answer_json(Record.of(found))
+
+    return routes
+
+
+def _require_picture(request: Request) -> None:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind.startswith(("multipart/", "application/x-www-form-urlencoded", "application/json")):
+        raise HTTPException(
+            415,
+            f"The body is {kind}, but needs to be the bytes of an image file. Send it with "
+            "curl --data-binary @part.png -H 'Content-Type: image/png'.",
+        )
+
+
+def _collect_tags(request: Request) -> dict[str, str]:
+    """Other keys of the part, from the query and from headers."""
+    tags = {name: value for name, value in request.query_params.items() if name not in _OWN} | {
+        name.removeprefix(_TAG): value
+        for name, value in request.headers.items()
+        if name.startswith(_TAG)
+    }
+    if len(tags) > 32 or any(len(one) > _LONGEST for pair in tags.items() for one in pair):
+        raise HTTPException(
+            400, f"The part has more than 32 keys, or one of more than {_LONGEST} characters."
+        )
+    return tags
+
+
+async def _answer(answer: Answer, map_format: str | None, overlay_format: str | None) -> Response:
+    inspection, prediction = answer.inspection, answer.prediction
+    if inspection.verdict is Verdict.NOT_INSPECTED:
+        problem = Problem(inspection.reason, inspection.arrival.id, inspection.verdict.value)
+        return answer_problem(503 if answer.is_late else 422, problem)
+    record = Record.of(inspection)
+    if prediction is None or not (map_format or overlay_format):
+        return answer_json(record)
+    answered = await asyncio.to_thread(_draw, record, prediction, map_format, overlay_format)
+    return answer_json(answered)
+
+
+def _draw(
+    record: Record, prediction: Prediction, map_format: str | None, overlay_format: str | None
+) -> Answered:
+    """Add a map and a picture with it."""
+    anomaly_map = None if map_format is None else encode_map(prediction.source_map(), map_format)
+    drawn = None
+    if overlay_format is not None:
+        buffer = io.BytesIO()
+        prediction.draw().save(buffer, "JPEG", quality=90)
+        drawn = buffer.getvalue()
+    return Answered(**vars(record), map=_encode(anomaly_map), overlay=_encode(drawn))
+
+
+def encode_map(anomaly_map: NDArray[np.float32], map_format: str) -> bytes:
+    """An anomaly map as a file: ``npy``, or ``png`` of 16 bits, which has 0 where there is none."""
+    buffer = io.BytesIO()
+    if map_format == "npy":
+        np.save(buffer, anomaly_map)
+    else:
+        steps = np.nan_to_num(anomaly_map * _MAP_STEPS).round().clip(0, 65535)
+        Image.fromarray(steps.astype(np.uint16)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _encode(content: bytes | None) -> str | None:
+    return None if content is None else base64.b64encode(content).decode("ascii")

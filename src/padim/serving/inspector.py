@@ -1,0 +1,326 @@
+"""From a picture to a verdict that is written down: admission, decoding, scoring, writing."""
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+
+from padim.errors import PadimError, failure_of
+from padim.images.ahead import DECODE_THREADS
+from padim.scoring.prediction import Prediction
+from padim.serving.deadlines import Deadlines
+from padim.serving.lane import Lane, Scored
+from padim.serving.recipes import Recipes
+from padim.store.inspection import (
+    Arrival,
+    Findings,
+    Inspection,
+    Milliseconds,
+    Verdict,
+    refuse,
+)
+from padim.store.pictures import Pictures
+from padim.store.writer import Writer
+
+_SAFETY = 1.5  # over the pace that is measured
+_WRITING_S = 0.02  # before the deadline, a verdict is to be there
+_log = logging.getLogger(__name__)
+
+
+class BusyError(PadimError):
+    """A picture that would not be answered by its deadline is not admitted."""
+
+    def __init__(self, recipe: str, needs_s: float, deadline_s: float) -> None:
+        self.retry_after_s = max(needs_s - deadline_s, 0.0)
+        super().__init__(
+            f"The recipe {recipe} would answer in {1e3 * needs_s:.0f} ms, but the deadline is "
+            f"{1e3 * deadline_s:.0f} ms. Send the picture later, or to another station."
+        )
+
+
+class StoppingError(PadimError):
+    """The service is stopping, and takes no more pictures."""
+
+    def __init__(self) -> None:
+        super().__init__("The service is stopping and takes no more pictures. Try again later.")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An inspection whose verdict is written, and what there is to draw of it."""
+
+    inspection: Inspection
+    prediction: Prediction | None
+    is_late: bool = False  # whether it was not inspected for its deadline
+
+
+class _Job:
+    """A picture on its way. Whoever claims it first says what becomes of it."""
+
+    def __init__(self, arrival: Arrival, picture: bytes, lane: Lane) -> None:
+        self.arrival = arrival
+        self.picture = picture
+        self.lane = lane
+        self.answer: Future[Answer] = Future()
+        self.accepted: Future[Arrival | Inspection] = Future()
+        self.arrived_s = time.monotonic()
+        self.decode_ms: float | None = None
+        self.waited_ms = 0.0
+        self.image_sha256: str | None = None
+        self._lock = threading.Lock()
+        self._is_claimed = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody has claimed it."""
+        return not self._is_claimed
+
+    def claim(self) -> bool:
+        """Whether this is the first claim."""
+        with self._lock:
+            is_first, self._is_claimed = not self._is_claimed, True
+            return is_first
+
+
+class Inspector:
+    """Inspects pictures, and answers once the verdict is written.
+
+    Args:
+        recipes: What pictures are inspected by.
+        writer: Writes arrivals and verdicts.
+        pictures: Keeps pictures.
+        watch: Told of each answer, in the order of the verdicts of a recipe.
+    """
+
+    def __init__(
+        self,
+        recipes: Recipes,
+        writer: Writer,
+        pictures: Pictures,
+        watch: Callable[[Answer], None] | None = None,
+    ) -> None:
+        self.recipes = recipes
+        self._writer = writer
+        self._pictures = pictures
+        self._watch = watch
+        self._pool = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="padim-decode")
+        # They wait for the database, which must not keep decoding.
+        self._writers = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="padim-write")
+        self._deadlines = Deadlines()
+        self._is_stopping = False
+        self._n_open = 0
+        self._idle = threading.Condition()
+
+    @property
+    def n_open(self) -> int:
+        """Pictures that were admitted and are not answered."""
+        return self._n_open
+
+    def require_admission(self, recipe: str, deadline_s: float | None = None) -> None:
+        """Make sure that a picture would be admitted now.
+
+        Raises:
+            UnknownNameError: There is no such recipe.
+            BusyError: It would not be answered by its deadline.
+            StoppingError: The service is stopping.
+        """
+        if self._is_stopping:
+            raise StoppingError
+        lane = self.recipes.use(recipe).lane
+        needs_s = _SAFETY * lane.estimate_s() + _WRITING_S
+        within_s = self.choose_deadline_s(recipe, deadline_s)
+        if needs_s > within_s and lane.n_inside:
+            raise BusyError(recipe, needs_s, within_s)
+
+    def inspect(
+        self, arrival: Arrival, picture: bytes, deadline_s: float | None = None
+    ) -> Future[Answer]:
+        """Inspect a picture.
+
+        Args:
+            arrival: What came.
+            picture: The bytes of an image file.
+            deadline_s: Seconds from now until the answer; that of the recipe when None.
+
+        Returns:
+            The answer, once its verdict is written. It fails when the verdict cannot be written.
+
+        Raises:
+            UnknownNameError: There is no such recipe.
+            BusyError: It would not be answered by its deadline.
+            StoppingError: The service is stopping.
+        """
+        self.require_admission(arrival.recipe, deadline_s)
+        lane = self.recipes.use(arrival.recipe).lane
+        while not lane.enter():  # its model has just been changed
+            lane = self.recipes.use(arrival.recipe).lane
+        job = _Job(arrival, picture, lane)
+        with self._idle:
+            self._n_open += 1
+        job.answer.add_done_callback(partial(self._leave, job))
+        job.accepted = self._writer.accept(arrival)
+        within_s = self.choose_deadline_s(arrival.recipe, deadline_s)
+        self._deadlines.at(
+            job.arrived_s + within_s - _WRITING_S,
+            partial(self._refuse, job, "The picture was not scored by its deadline.", is_late=True),
+        )
+        self._pool.submit(self._decode, job)
+        return job.answer
+
+    def record_refusal(self, arrival: Arrival, reason: str) -> Future[Answer]:
+        """Write down that something came and is not inspected, for a reason that is a sentence."""
+        answer: Future[Answer] = Future()
+        accepted = self._writer.accept(arrival)
+        self._writers.submit(self._write, answer, accepted, refuse(arrival, reason), None, b"")
+        return answer
+
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Admit nothing more, and wait until all that was admitted is answered; whether it is."""
+        self._is_stopping = True
+        with self._idle:
+            is_done = self._idle.wait_for(lambda: not self._n_open, timeout_s)
+        self._pool.shutdown()
+        self._writers.shutdown()
+        self._deadlines.close()
+        return is_done
+
+    def choose_deadline_s(self, recipe: str, deadline_s: float | None = None) -> float:
+        """Seconds from an arrival to its answer; that of the recipe when None."""
+        return self.recipes[recipe].settings.deadline_ms / 1e3 if deadline_s is None else deadline_s
+
+    def _decode(self, job: _Job) -> None:
+        if not job.is_open:
+            return
+        started_s = time.monotonic()
+        job.waited_ms = 1e3 * (started_s - job.arrived_s)
+        try:
+            job.image_sha256 = hashlib.sha256(job.picture).hexdigest()
+            image = job.lane.predictor.read(job.picture)
+            image = replace(image, sha256=job.image_sha256)
+        except Exception as error:
+            self._refuse(job, _describe(error))
+            return
+        job.decode_ms = 1e3 * (time.monotonic() - started_s)
+        job.lane.put(image, lambda: job.is_open, partial(self._take_score, job))
+
+    def _take_score(self, job: _Job, scored: Scored) -> None:
+        if scored.prediction is None:
+            self._refuse(job, scored.failure)
+        elif job.claim():
+            self._writers.submit(self._judge, job, scored, scored.prediction)
+
+    def _judge(self, job: _Job, scored: Scored, prediction: Prediction) -> None:
+        """Say what was found, and write it."""
+        settings = self.recipes[job.arrival.recipe].settings
+        took = Milliseconds(job.waited_ms + scored.queue_ms, job.decode_ms, scored.score_ms)
+        try:
+            findings = find(prediction, settings.min_region_px)
+            inspection = Inspection(
+                job.arrival,
+                Verdict.NOK if findings.label == "anomalous" else Verdict.OK,
+                time.time(),
+                image_sha256=job.image_sha256,
+                image_bytes=len(job.picture),
+                findings=findings,
+                took=took,
+            )
+        except Exception as error:
+            inspection = refuse(
+                job.arrival,
+                _describe(error),
+                image_sha256=job.image_sha256,
+                image_bytes=len(job.picture),
+            )
+        self._write(job.answer, job.accepted, inspection, prediction, job.picture)
+
+    def _refuse(self, job: _Job, reason: str, *, is_late: bool = False) -> None:
+        if job.claim():
+            inspection = refuse(
+                job.arrival,
+                reason,
+                image_sha256=job.image_sha256,
+                image_bytes=len(job.picture),
+            )
+            self._writers.submit(
+                self._write,
+                job.answer,
+                job.accepted,
+                inspection,
+                None,
+                job.picture,
+                is_late=is_late,
+            )
+
+    def _write(
+        self,
+        answer: Future[Answer],
+        accepted: Future[Arrival | Inspection],
+        inspection: Inspection,
+        prediction: Prediction | None,
+        picture: bytes,
+        *,
+        is_late: bool = False,
+    ) -> None:
+        """Write a verdict, and answer then; in a thread that may wait."""
+        try:
+            was = accepted.result()
+            if isinstance(was, Inspection):
+                answer.set_result(Answer(was, None))
+                return
+            inspection = replace(inspection, arrival=was)
+            if picture:
+                self._pictures.keep(inspection, picture)
+        except Exception as error:
+            answer.set_exception(error)
+            return
+
+        def tell(written: Future[Inspection]) -> None:
+            error = written.exception()
+            if error is not None:
+                answer.set_exception(error)
+                return
+            result = Answer(written.result(), prediction, is_late)
+            if self._watch is not None:
+                self._watch(result)
+            answer.set_result(result)
+
+        self._writer.finish(inspection).add_done_callback(tell)
+
+    def _leave(self, job: _Job, _answer: Future[Answer]) -> None:
+        job.picture = b""
+        job.lane.leave()
+        with self._idle:
+            self._n_open -= 1
+            self._idle.notify_all()
+
+
+def find(prediction: Prediction, min_region_px: int) -> Findings:
+    """What a prediction says, as it is written."""
+    decision, origin = prediction.decision, prediction.origin
+    assert decision is not None
+    assert prediction.p_value is not None
+    assert prediction.label is not None
+    return Findings(
+        origin.model_sha256 if origin else None,
+        prediction.score,
+        prediction.p_value,
+        decision.threshold.score,
+        decision.threshold.kind,
+        prediction.label,
+        tuple(prediction.defects(min_region_px)[0]),
+        prediction.level_scores,
+        "",
+    )
+
+
+def _describe(error: Exception) -> str:
+    """Why a picture is not inspected, in a sentence."""
+    failure = failure_of(error)
+    if failure is not None:
+        return failure[1]
+    _log.exception("a picture cannot be inspected", exc_info=error)
+    return f"The picture cannot be inspected ({type(error).__name__}: {error})."

@@ -1,0 +1,243 @@
+"""What pictures are inspected by: a model for each recipe, changed while others are in flight."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from padim.errors import MemoryLimitError, UnknownNameError, UsageError, failure_of
+from padim.files import identify
+from padim.images.ahead import Loaded
+from padim.images.decode import Depth
+from padim.memory import format_bytes
+from padim.model.opening import load, reproduce
+from padim.scoring.engines import choose_threads
+from padim.scoring.prediction import NOT_CALIBRATED
+from padim.scoring.predictor import Predictor
+from padim.serving.lane import Lane
+from padim.serving.station import Computing, RecipeSettings
+
+_N_TIMED = 5  # pictures, to know the pace before the first comes
+_SPREAD = 2.0  # memory of an open model, over the bytes of its file
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that scores, and that has reproduced its samples on this machine."""
+
+    path: Path
+    lane: Lane
+    identity: tuple[int, ...]  # of its file
+    n_samples: int  # that it reproduced; 0 when it brings none
+    n_bytes: int  # of memory, as forecast
+
+    @property
+    def predictor(self) -> Predictor:
+        """What scores."""
+        return self.lane.predictor
+
+
+class Recipe:
+    """A name, its settings, and the models that it has had.
+
+    Attributes:
+        current: What answers; None before the first picture, and when others took its memory.
+        previous: What answered before that, for a rollback.
+        shadow: What scores as well and answers nothing.
+        trouble: Why the model that lies in its file was not taken; empty when it was.
+    """
+
+    def __init__(self, name: str, settings: RecipeSettings) -> None:
+        self.name = name
+        self.settings = settings
+        self.current: Opened | None = None
+        self.previous: Opened | None = None
+        self.shadow: Opened | None = None
+        self.trouble = ""
+        self.used_s = time.monotonic()
+
+    @property
+    def opened(self) -> list[Opened]:
+        """The models that are open."""
+        return [one for one in (self.current, self.previous, self.shadow) if one is not None]
+
+
+class Recipes(Mapping[str, Recipe]):
+    """The recipes of a station.
+
+    Args:
+        settings: Of each recipe, by its name.
+        computing: How models are opened.
+    """
+
+    def __init__(self, settings: Mapping[str, RecipeSettings], computing: Computing) -> None:
+        self._recipes = {name: Recipe(name, one) for name, one in settings.items()}
+        self._computing = computing
+        self._changing = threading.RLock()
+        self._n_threads = computing.n_threads or max(1, choose_threads(None) - 1)
+
+    def __getitem__(self, name: str) -> Recipe:
+        if name not in self._recipes:
+            raise UnknownNameError("recipe", name, tuple(self._recipes))
+        return self._recipes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._recipes)
+
+    def __len__(self) -> int:
+        return len(self._recipes)
+
+    def open_all(self) -> None:
+        """Open the model of each recipe, as far as memory goes.
+
+        Raises:
+            PadimError: One cannot be opened, or says of its samples what its fit did not.
+        """
+        for name in self:
+            self.use(name)
+
+    def use(self, name: str) -> Opened:
+        """The model that answers for a recipe, opened if it is not.
+
+        Raises:
+            UnknownNameError: There is no such recipe.
+            PadimError: The model cannot be opened.
+        """
+        recipe = self[name]
+        recipe.used_s = time.monotonic()
+        found = recipe.current
+        if found is None:
+            with self._changing:
+                found = recipe.current
+                if found is None:
+                    found = recipe.current = self._open(recipe, recipe.settings.model)
+                    if recipe.settings.shadow is not None:
+                        recipe.shadow = self._open(recipe, recipe.settings.shadow)
+        return found
+
+    def change(self, name: str, path: Path) -> Opened:
+        """Let another model answer for a recipe, once it has reproduced its samples.
+
+        Pictures in flight finish on the old one, which stays for ``go_back``.
+
+        Raises:
+            UnknownNameError: There is no such recipe.
+            PadimError: The model cannot be opened; the old one goes on.
+        """
+        with self._changing:
+            recipe = self[name]
+            opened = self._open(recipe, path)
+            if recipe.previous is not None:
+                recipe.previous.lane.close()
+            recipe.previous, recipe.current, recipe.trouble = recipe.current, opened, ""
+            return opened
+
+    def go_back(self, name: str) -> Opened:
+        """Let the model answer that did before; the two change places.
+
+        Raises:
+            UnknownNameError: There is no such recipe.
+            UsageError: There was none.
+        """
+        with self._changing:
+            recipe = self[name]
+            if recipe.previous is None or recipe.current is None:
+                raise UsageError(f"The recipe {name} has had no other model. There is no way back.")
+            recipe.current, recipe.previous = recipe.previous, recipe.current
+            return recipe.current
+
+    def follow_files(self) -> list[str]:
+        """Take the models that have come into the files of recipes; the names of those recipes."""
+        changed = []
+        for name, recipe in self.items():
+            path, current = recipe.settings.model, recipe.current
+            if current is None or (identity := identify(path)) in ((), current.identity):
+                continue
+            if recipe.previous is not None and identity == recipe.previous.identity:
+                continue
+            try:
+                self.change(name, path)
+                changed.append(name)
+            except Exception as error:
+                failure = failure_of(error)
+                if failure is None:
+                    raise
+                if recipe.trouble != failure[1]:
+                    _log.error("recipe %s keeps its model: %s", name, failure[1])
+                recipe.trouble = failure[1]
+        return changed
+
+    def close(self) -> None:
+        """End all lanes once what is in them has been answered."""
+        with self._changing:
+            for recipe in self._recipes.values():
+                for one in recipe.opened:
+                    one.lane.close()
+
+    def _open(self, recipe: Recipe, path: Path) -> Opened:
+        """Open a model, have it reproduce its samples and find its pace."""
+        computing, settings = self._computing, recipe.settings
+        identity = identify(path)
+        n_bytes = forecast_bytes(path)
+        self._make_room(recipe, n_bytes)
+        predictor = load(
+            path,
+            engine=computing.engine,
+            n_threads=self._n_threads,
+            precision=computing.precision,
+        )
+        if predictor.decision is None:
+            raise UsageError(f"{path}: {NOT_CALIBRATED}")
+        precision = computing.precision or str(predictor.description.facts["precision"])
+        parity = reproduce(predictor, precision)
+        predictor = predictor.at(settings.false_alarm_rate, settings.pixel_false_alarm_rate)
+        lane = Lane(predictor, measure_pace(predictor))
+        return Opened(path, lane, identity, parity.n_images if parity else 0, n_bytes)
+
+    def _make_room(self, recipe: Recipe, n_bytes: int) -> None:
+        """Close models until another has room: those from before first, then the longest unused."""
+        most = self._computing.most_bytes
+        if most is None:
+            return
+        if n_bytes > most:
+            raise MemoryLimitError(
+                f"The model of {recipe.name} takes {format_bytes(n_bytes)}, but models may take "
+                f"{format_bytes(most)} together. Allow more with --memory."
+            )
+        others = sorted(self._recipes.values(), key=lambda one: one.used_s)
+        for keeps_current in (True, False):
+            for other in others:
+                if sum(one.n_bytes for all in others for one in all.opened) + n_bytes <= most:
+                    return
+                if other.previous is not None:
+                    other.previous.lane.close()
+                    other.previous = None
+                if not keeps_current and other is not recipe:
+                    for one in other.opened:
+                        one.lane.close()
+                    other.current = other.shadow = None
+
+
+def forecast_bytes(path: Path) -> int:
+    """Memory that an open model takes, from the bytes of its file and of weights beside it."""
+    beside = path.with_suffix(".bin") if path.suffix == ".xml" else None
+    n_bytes = sum(one.stat().st_size for one in (path, beside) if one and one.is_file())
+    return int(_SPREAD * n_bytes)
+
+
+def measure_pace(predictor: Predictor) -> float:
+    """Seconds that one picture takes alone: the fastest of a few, of noise."""
+    size_px = predictor.camera_px or predictor.preprocess.size_px
+    pixels = np.random.default_rng(0).integers(0, 256, (*size_px, 3), np.uint8)
+    image = Loaded(pixels, pixels, size_px, "", Depth("8-bit colour"))
+    times_s = []
+    for _ in range(_N_TIMED):
+        started_s = time.perf_counter()
+        predictor.judge([image])
+        times_s.append(time.perf_counter() - started_s)
+    return min(times_s)

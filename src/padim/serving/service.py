@@ -1,0 +1,74 @@
+"""What a running station consists of, put together and taken apart in order."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from padim.serving.events import Events
+from padim.serving.inspector import Inspector
+from padim.serving.recipes import Recipes
+from padim.serving.station import Station
+from padim.store.inspection import refuse
+from padim.store.pictures import Pictures
+from padim.store.store import Store
+from padim.store.writer import Writer
+
+_FOLLOWING_S = 1.0  # between two looks at the files of recipes
+LEFT_OPEN = "The service ended before it was inspected."
+
+
+@dataclass(frozen=True)
+class Service:
+    """A station that runs."""
+
+    station: Station
+    recipes: Recipes
+    store: Store
+    pictures: Pictures
+    inspector: Inspector
+    events: Events
+    is_ready: threading.Event = field(default_factory=threading.Event)
+
+
+@contextmanager
+def run_service(station: Station) -> Iterator[Service]:
+    """Open what a station needs; at the end all that was admitted is answered and written.
+
+    Raises:
+        PadimError: A model, the database or the folder cannot be opened.
+    """
+    recipes = Recipes(station.recipes, station.computing)
+    recipes.open_all()
+    station.data.mkdir(parents=True, exist_ok=True)
+    store = Store.open(station.database)
+    try:
+        # What came by HTTP and has no verdict: who sent it has no answer, and may send it again.
+        left = [one for one in store.list_pending() if one.key is None]
+        store.finish([refuse(one, LEFT_OPEN) for one in left], station.sinks)
+        pictures = Pictures(station.data / "pictures")
+        writer = Writer(store, station.sinks)
+        events = Events()
+        inspector = Inspector(recipes, writer, pictures, events.send)
+        service = Service(station, recipes, store, pictures, inspector, events)
+        stop = threading.Event()
+        follower = threading.Thread(
+            target=_follow_files, args=(recipes, stop), name="padim-follow", daemon=True
+        )
+        follower.start()
+        service.is_ready.set()
+        try:
+            yield service
+        finally:
+            service.is_ready.clear()
+            stop.set()
+            inspector.close()
+            writer.close()
+            recipes.close()
+    finally:
+        store.close()
+
+
+def _follow_files(recipes: Recipes, stop: threading.Event) -> None:
+    while not stop.wait(_FOLLOWING_S):
+        recipes.follow_files()
