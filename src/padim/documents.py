@@ -6,14 +6,15 @@ between fields are checked in its ``__post_init__``, which raises a ``ValueError
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from types import UnionType
+from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
-from padim.errors import PadimError
+from padim.errors import PadimError, UnknownNameError, UsageError
 
 MOST_BYTES = 64 << 20
 _DEEPEST = 32  # lists and objects inside each other
@@ -114,3 +115,54 @@ def _values_of(parent: Any) -> Any:
 def _parts_of(parent: Any) -> list[Any]:
     """The lists and objects in a list or object."""
     return [part for part in _values_of(parent) if isinstance(part, dict | list)]
+
+
+def read_table(data: object, kind: type[T], origin: str) -> T:
+    """Make a table of settings what a dataclass says that it is.
+
+    What the dataclass does not name is a slip of the hand, unlike in a file of a newer release.
+
+    Args:
+        data: Plain data, of a TOML say.
+        kind: The dataclass.
+        origin: Where it comes from, as a message names it.
+
+    Raises:
+        UnknownNameError: A key is unknown.
+        UsageError: A value is missing, of another type or outside its range.
+    """
+    _require_known(data, kind, origin)
+    try:
+        return msgspec.convert(data, kind, dec_hook=_read_path)
+    except ValueError as error:
+        what, _, place = str(error).replace("`", "").partition(" - at ")
+        where = f"{origin}, {place.removeprefix('$.')}" if place else origin
+        raise UsageError(f"{where}: {what[:1].lower()}{what[1:]}. Change it there.") from error
+
+
+def _require_known(data: object, kind: Any, origin: str) -> None:
+    """Look for unknown keys, in tables inside tables as well."""
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    arguments = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        tables = [one for one in arguments if is_dataclass(one)]
+        if len(tables) == 1 and data is not None:
+            _require_known(data, tables[0], origin)
+    elif isinstance(data, dict | list) and arguments:
+        inside = arguments[1 if isinstance(data, dict) else 0 : 2]
+        for name, value in data.items() if isinstance(data, dict) else enumerate(data):
+            _require_known(value, inside[0], f"{origin}, {name}")
+    elif is_dataclass(kind) and isinstance(data, dict):
+        hints = get_type_hints(kind, include_extras=True)
+        for name, value in data.items():
+            if name not in hints:
+                raise UnknownNameError(f"setting of {origin}", str(name), tuple(hints))
+            _require_known(value, hints[name], f"{origin}, {name}")
+
+
+def _read_path(kind: type, value: object) -> object:
+    """Read what JSON and TOML have no type for."""
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value)
+    raise ValueError(f"expected {'a path' if kind is Path else kind.__name__}, got {value!r}")

@@ -78,6 +78,11 @@ COMMANDS = {
     "verify": CommandFacts(
         "Ship", "export_command:verify", "Compare an exported graph with torch, on this machine."
     ),
+    "serve": CommandFacts(
+        "On the line",
+        "serve_command:serve",
+        "Inspect pictures that other programs send, over HTTP.",
+    ),
     "doctor": CommandFacts(
         "Ship",
         "doctor_command:doctor",

@@ -3,9 +3,13 @@
 from fastapi import FastAPI
 
 import padim
+from padim.serving.access import Access
 from padim.serving.answers import tell_problems
+from padim.serving.health import make_health_routes
 from padim.serving.inspections import make_inspection_routes
+from padim.serving.recipe_routes import make_recipe_routes
 from padim.serving.service import Service
+from padim.serving.tokens import TOKENS
 
 
 def create_app(service: Service) -> FastAPI:
@@ -17,6 +21,8 @@ def create_app(service: Service) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.include_router(make_inspection_routes(service))
+    access = Access(service.station.data / TOKENS, (service.station.address,))
+    for make_routes in (make_inspection_routes, make_recipe_routes, make_health_routes):
+        app.include_router(make_routes(service, access))
     tell_problems(app)
     return app

@@ -7,11 +7,12 @@ import time
 from typing import Annotated, Literal
 
 import numpy as np
-from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from numpy.typing import NDArray
 from PIL import Image
 
 from padim.scoring.prediction import Prediction
+from padim.serving.access import Access
 from padim.serving.answers import (
     Answered,
     Problem,
@@ -20,8 +21,9 @@ from padim.serving.answers import (
     describe_problems,
 )
 from padim.serving.bodies import Room, read_body
-from padim.serving.inspector import Answer
+from padim.serving.inspector import Answer, BusyError
 from padim.serving.service import Service
+from padim.serving.tokens import Role
 from padim.store.inspection import Arrival, Verdict, name_inspection
 from padim.store.record import Record
 
@@ -45,16 +47,18 @@ DeadlineMs = Annotated[
 ]
 
 
-def make_inspection_routes(service: Service) -> APIRouter:
+def make_inspection_routes(service: Service, access: Access) -> APIRouter:
     """The paths of ``/v1`` that pictures come in by."""
     routes = APIRouter(prefix="/v1", tags=["inspections"])
     limits = service.station.limits
     room = Room(limits.waiting_bytes)
+    send, see = (Depends(access.require(role)) for role in (Role.SCORE, Role.OPERATE))
 
     @routes.post(
         "/recipes/{recipe}/inspections",
         response_model=Answered,
         responses=describe_problems(400, 401, 403, 404, 408, 413, 415, 422, 503),
+        dependencies=[send],
         openapi_extra={
             "requestBody": {
                 "required": True,
@@ -78,7 +82,11 @@ def make_inspection_routes(service: Service) -> APIRouter:
         deadline_s = None if deadline_ms is None else deadline_ms / 1e3
         if service.recipes[recipe].current is None:
             await asyncio.to_thread(service.recipes.use, recipe)
-        service.inspector.require_admission(recipe, deadline_s)
+        try:
+            service.inspector.require_admission(recipe, deadline_s)
+        except BusyError:
+            service.metrics.count_refusal(recipe)
+            raise
         async with read_body(request, limits.picture_bytes, room) as picture:
             now_s = time.time()
             arrival = Arrival(
@@ -98,7 +106,10 @@ def make_inspection_routes(service: Service) -> APIRouter:
             return await _answer(answer, map, overlay)
 
     @routes.get(
-        "/inspections/{id}", response_model=Record, responses=describe_problems(401, 403, 404)
+        "/inspections/{id}",
+        response_model=Record,
+        responses=describe_problems(401, 403, 404),
+        dependencies=[see],
     )
     def get(id: str) -> Response:
         """What was said of a picture."""

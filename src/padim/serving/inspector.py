@@ -56,6 +56,7 @@ class Answer:
     inspection: Inspection
     prediction: Prediction | None
     is_late: bool = False  # whether it was not inspected for its deadline
+    n_together: int = 0  # pictures that were scored with it, itself included
 
 
 class _Job:
@@ -73,6 +74,15 @@ class _Job:
         self.image_sha256: str | None = None
         self._lock = threading.Lock()
         self._is_claimed = False
+
+    def refuse(self, reason: str) -> Inspection:
+        """End it as not inspected, for a reason that is a sentence."""
+        return refuse(
+            self.arrival,
+            reason,
+            image_sha256=self.image_sha256,
+            image_bytes=len(self.picture),
+        )
 
     @property
     def is_open(self) -> bool:
@@ -93,7 +103,7 @@ class Inspector:
         recipes: What pictures are inspected by.
         writer: Writes arrivals and verdicts.
         pictures: Keeps pictures.
-        watch: Told of each answer, in the order of the verdicts of a recipe.
+        watch: Told of each answer; it must not take long.
     """
 
     def __init__(
@@ -101,7 +111,7 @@ class Inspector:
         recipes: Recipes,
         writer: Writer,
         pictures: Pictures,
-        watch: Callable[[Answer], None] | None = None,
+        watch: Callable[[Answer], None],
     ) -> None:
         self.recipes = recipes
         self._writer = writer
@@ -175,7 +185,9 @@ class Inspector:
         """Write down that something came and is not inspected, for a reason that is a sentence."""
         answer: Future[Answer] = Future()
         accepted = self._writer.accept(arrival)
-        self._writers.submit(self._write, answer, accepted, refuse(arrival, reason), None, b"")
+        self._writers.submit(
+            self._write, answer, accepted, Answer(refuse(arrival, reason), None), b""
+        )
         return answer
 
     def close(self, timeout_s: float | None = None) -> bool:
@@ -229,64 +241,46 @@ class Inspector:
                 took=took,
             )
         except Exception as error:
-            inspection = refuse(
-                job.arrival,
-                _describe(error),
-                image_sha256=job.image_sha256,
-                image_bytes=len(job.picture),
-            )
-        self._write(job.answer, job.accepted, inspection, prediction, job.picture)
+            inspection = job.refuse(_describe(error))
+        answer = Answer(inspection, prediction, n_together=scored.n_together)
+        self._write(job.answer, job.accepted, answer, job.picture)
 
     def _refuse(self, job: _Job, reason: str, *, is_late: bool = False) -> None:
         if job.claim():
-            inspection = refuse(
-                job.arrival,
-                reason,
-                image_sha256=job.image_sha256,
-                image_bytes=len(job.picture),
-            )
-            self._writers.submit(
-                self._write,
-                job.answer,
-                job.accepted,
-                inspection,
-                None,
-                job.picture,
-                is_late=is_late,
-            )
+            answer = Answer(job.refuse(reason), None, is_late)
+            self._writers.submit(self._write, job.answer, job.accepted, answer, job.picture)
 
     def _write(
         self,
-        answer: Future[Answer],
+        future: Future[Answer],
         accepted: Future[Arrival | Inspection],
-        inspection: Inspection,
-        prediction: Prediction | None,
+        answer: Answer,
         picture: bytes,
-        *,
-        is_late: bool = False,
     ) -> None:
         """Write a verdict, and answer then; in a thread that may wait."""
         try:
             was = accepted.result()
-            if isinstance(was, Inspection):
-                answer.set_result(Answer(was, None))
-                return
-            inspection = replace(inspection, arrival=was)
-            if picture:
-                self._pictures.keep(inspection, picture)
         except Exception as error:
-            answer.set_exception(error)
+            future.set_exception(error)
             return
+        if isinstance(was, Inspection):
+            future.set_result(Answer(was, None))
+            return
+        inspection = replace(answer.inspection, arrival=was)
+        if picture:
+            try:
+                self._pictures.keep(inspection, picture)
+            except Exception:  # a picture that cannot be kept takes no verdict with it
+                _log.exception("the picture of %s cannot be kept", was.id)
 
         def tell(written: Future[Inspection]) -> None:
             error = written.exception()
             if error is not None:
-                answer.set_exception(error)
+                future.set_exception(error)
                 return
-            result = Answer(written.result(), prediction, is_late)
-            if self._watch is not None:
-                self._watch(result)
-            answer.set_result(result)
+            final = replace(answer, inspection=written.result())
+            future.set_result(final)
+            self._watch(final)
 
         self._writer.finish(inspection).add_done_callback(tell)
 

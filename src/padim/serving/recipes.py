@@ -1,16 +1,17 @@
 """What pictures are inspected by: a model for each recipe, changed while others are in flight."""
 
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from padim.errors import MemoryLimitError, UnknownNameError, UsageError, failure_of
-from padim.files import identify
+from padim.files import identify, write_whole
 from padim.images.ahead import Loaded
 from padim.images.decode import Depth
 from padim.memory import format_bytes
@@ -73,11 +74,15 @@ class Recipes(Mapping[str, Recipe]):
     Args:
         settings: Of each recipe, by its name.
         computing: How models are opened.
+        kept: Folder of copies of models, for a way back.
     """
 
-    def __init__(self, settings: Mapping[str, RecipeSettings], computing: Computing) -> None:
+    def __init__(
+        self, settings: Mapping[str, RecipeSettings], computing: Computing, kept: Path
+    ) -> None:
         self._recipes = {name: Recipe(name, one) for name, one in settings.items()}
         self._computing = computing
+        self._kept = kept
         self._changing = threading.RLock()
         self._n_threads = computing.n_threads or max(1, choose_threads(None) - 1)
 
@@ -115,13 +120,24 @@ class Recipes(Mapping[str, Recipe]):
             with self._changing:
                 found = recipe.current
                 if found is None:
-                    found = recipe.current = self._open(recipe, recipe.settings.model)
+                    found = self._open(recipe, recipe.settings.model)
+                    self._keep(found)
+                    recipe.current = found
                     if recipe.settings.shadow is not None:
                         recipe.shadow = self._open(recipe, recipe.settings.shadow)
         return found
 
-    def change(self, name: str, path: Path) -> Opened:
-        """Let another model answer for a recipe, once it has reproduced its samples.
+    def try_model(self, name: str, path: Path) -> None:
+        """Make sure that a model could answer for a recipe: it opens and reproduces its samples.
+
+        Raises:
+            UnknownNameError: There is no such recipe.
+            PadimError: It could not.
+        """
+        self._open(self[name], path).lane.close()
+
+    def change(self, name: str) -> Opened:
+        """Let the model answer that lies in a recipe's file now, once it reproduces its samples.
 
         Pictures in flight finish on the old one, which stays for ``go_back``.
 
@@ -131,14 +147,15 @@ class Recipes(Mapping[str, Recipe]):
         """
         with self._changing:
             recipe = self[name]
-            opened = self._open(recipe, path)
+            opened = self._open(recipe, recipe.settings.model)
+            self._keep(opened)
             if recipe.previous is not None:
                 recipe.previous.lane.close()
             recipe.previous, recipe.current, recipe.trouble = recipe.current, opened, ""
             return opened
 
     def go_back(self, name: str) -> Opened:
-        """Let the model answer that did before; the two change places.
+        """Let the model answer that did before; the two change places, and its file returns.
 
         Raises:
             UnknownNameError: There is no such recipe.
@@ -146,10 +163,28 @@ class Recipes(Mapping[str, Recipe]):
         """
         with self._changing:
             recipe = self[name]
-            if recipe.previous is None or recipe.current is None:
+            previous = recipe.previous
+            if previous is None or recipe.current is None:
                 raise UsageError(f"The recipe {name} has had no other model. There is no way back.")
-            recipe.current, recipe.previous = recipe.previous, recipe.current
+            for file in _list_files(recipe.settings.model):
+                with write_whole(file) as partial:
+                    shutil.copyfile(self._place(previous) / file.name, partial)
+            recipe.current, recipe.previous = (
+                replace(previous, identity=identify(recipe.settings.model)),
+                recipe.current,
+            )
             return recipe.current
+
+    def _place(self, opened: Opened) -> Path:
+        return self._kept / str(opened.predictor.file_sha256)
+
+    def _keep(self, opened: Opened) -> None:
+        """Copy the files of a model, so that there is a way back when others are in their place."""
+        for file in _list_files(opened.path):
+            kept = self._place(opened) / file.name
+            if not kept.exists():
+                with write_whole(kept) as partial:
+                    shutil.copyfile(file, partial)
 
     def follow_files(self) -> list[str]:
         """Take the models that have come into the files of recipes; the names of those recipes."""
@@ -161,7 +196,7 @@ class Recipes(Mapping[str, Recipe]):
             if recipe.previous is not None and identity == recipe.previous.identity:
                 continue
             try:
-                self.change(name, path)
+                self.change(name)
                 changed.append(name)
             except Exception as error:
                 failure = failure_of(error)
@@ -190,6 +225,7 @@ class Recipes(Mapping[str, Recipe]):
             engine=computing.engine,
             n_threads=self._n_threads,
             precision=computing.precision,
+            device=computing.device,
         )
         if predictor.decision is None:
             raise UsageError(f"{path}: {NOT_CALIBRATED}")
@@ -225,9 +261,12 @@ class Recipes(Mapping[str, Recipe]):
 
 def forecast_bytes(path: Path) -> int:
     """Memory that an open model takes, from the bytes of its file and of weights beside it."""
-    beside = path.with_suffix(".bin") if path.suffix == ".xml" else None
-    n_bytes = sum(one.stat().st_size for one in (path, beside) if one and one.is_file())
-    return int(_SPREAD * n_bytes)
+    return int(_SPREAD * sum(file.stat().st_size for file in _list_files(path) if file.is_file()))
+
+
+def _list_files(path: Path) -> list[Path]:
+    """A model's file, and that of its weights where they are beside it."""
+    return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
 
 
 def measure_pace(predictor: Predictor) -> float:

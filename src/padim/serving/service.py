@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from padim.serving.events import Events
-from padim.serving.inspector import Inspector
+from padim.serving.inspector import Answer, Inspector
+from padim.serving.metrics import Metrics
 from padim.serving.recipes import Recipes
 from padim.serving.station import Station
 from padim.store.inspection import refuse
@@ -28,6 +29,7 @@ class Service:
     pictures: Pictures
     inspector: Inspector
     events: Events
+    metrics: Metrics
     is_ready: threading.Event = field(default_factory=threading.Event)
 
 
@@ -38,7 +40,7 @@ def run_service(station: Station) -> Iterator[Service]:
     Raises:
         PadimError: A model, the database or the folder cannot be opened.
     """
-    recipes = Recipes(station.recipes, station.computing)
+    recipes = Recipes(station.recipes, station.computing, station.data / "models")
     recipes.open_all()
     station.data.mkdir(parents=True, exist_ok=True)
     store = Store.open(station.database)
@@ -49,8 +51,14 @@ def run_service(station: Station) -> Iterator[Service]:
         pictures = Pictures(station.data / "pictures")
         writer = Writer(store, station.sinks)
         events = Events()
-        inspector = Inspector(recipes, writer, pictures, events.send)
-        service = Service(station, recipes, store, pictures, inspector, events)
+        metrics = Metrics(recipes)
+
+        def watch(answer: Answer) -> None:
+            events.send(answer)
+            metrics.count(answer)
+
+        inspector = Inspector(recipes, writer, pictures, watch)
+        service = Service(station, recipes, store, pictures, inspector, events, metrics)
         stop = threading.Event()
         follower = threading.Thread(
             target=_follow_files, args=(recipes, stop), name="padim-follow", daemon=True

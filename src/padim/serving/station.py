@@ -1,12 +1,18 @@
 """What a station is told: its recipes, where it listens, what it keeps."""
 
-from dataclasses import dataclass, field
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta
 
-from padim.documents import Positive
+from padim.documents import Positive, read_table
+from padim.errors import UsageError
+
+_MODELS = (".safetensors", ".onnx", ".xml")
+_MOST_BYTES = 1 << 20
 
 _Rate = Annotated[float, Meta(gt=0, lt=1)]
 _Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -33,6 +39,26 @@ class RecipeSettings:
     deadline_ms: Positive = 5000.0
     shadow: Path | None = None
 
+    def choose(
+        self,
+        deadline_ms: float | None,
+        false_alarm_rate: float | None,
+        pixel_false_alarm_rate: float | None,
+    ) -> "RecipeSettings":
+        """The same with what is not None."""
+        return replace(
+            self,
+            deadline_ms=self.deadline_ms if deadline_ms is None else deadline_ms,
+            false_alarm_rate=(
+                self.false_alarm_rate if false_alarm_rate is None else false_alarm_rate
+            ),
+            pixel_false_alarm_rate=(
+                self.pixel_false_alarm_rate
+                if pixel_false_alarm_rate is None
+                else pixel_false_alarm_rate
+            ),
+        )
+
 
 @dataclass(frozen=True)
 class Computing:
@@ -41,12 +67,14 @@ class Computing:
     Attributes:
         engine: As ``padim.load`` takes it.
         precision: Likewise.
+        device: Likewise.
         n_threads: Of one call; cores less one when None, so that one is left for all else.
         most_bytes: Of memory for models, as it is forecast; no bound when None.
     """
 
     engine: str = "auto"
     precision: str | None = None
+    device: str = "auto"
     n_threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
     most_bytes: _Count | None = None
 
@@ -91,3 +119,52 @@ class Station:
     def database(self) -> str:
         """Where inspections are written."""
         return self.store or str(self.data / "history.db")
+
+
+def name_recipes(models: Sequence[Path]) -> dict[str, RecipeSettings]:
+    """A recipe for each model, under the name of its file; a folder stands for all in it.
+
+    Raises:
+        UsageError: Two have one name, or a folder has none.
+    """
+    recipes: dict[str, RecipeSettings] = {}
+    for model in models:
+        found = [model]
+        if model.is_dir():
+            found = sorted(
+                one for one in model.iterdir() if one.suffix in _MODELS and one.is_file()
+            )
+            if not found:
+                raise UsageError(f"{model} holds no model. Put {' or '.join(_MODELS)} files there.")
+        for one in found:
+            if one.stem in recipes:
+                raise UsageError(
+                    f"{recipes[one.stem].model} and {one} would both be the recipe {one.stem}. "
+                    "Rename one, or name the recipes in a station.toml."
+                )
+            recipes[one.stem] = RecipeSettings(one)
+    return recipes
+
+
+def read_station(path: Path) -> Station:
+    """Read what a station is told from a TOML; files in it are named from where it lies.
+
+    Raises:
+        UsageError: It is no TOML, or something in it is unknown or cannot be had.
+    """
+    try:
+        with path.open("rb") as file:
+            table = tomllib.loads(file.read(_MOST_BYTES).decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # of bytes, TOML, long numbers; of nesting
+        raise UsageError(f"{path} is no TOML: {error}. See docs/howto/serve.md.") from None
+    station = read_table(table, Station, str(path))
+    folder = path.parent
+    recipes = {
+        name: replace(
+            one,
+            model=folder / one.model,
+            shadow=None if one.shadow is None else folder / one.shadow,
+        )
+        for name, one in station.recipes.items()
+    }
+    return replace(station, recipes=recipes, data=folder / station.data)

@@ -1,0 +1,85 @@
+"""Who may do what over HTTP: tokens, and where a request comes from."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from fastapi import HTTPException, Request
+
+from padim.files import identify
+from padim.serving.tokens import Role, Token, find_token, read_tokens
+
+COOKIE = "padim_token"
+_SAFE = ("GET", "HEAD", "OPTIONS")
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class Access:
+    """Says of a request whether it may be answered.
+
+    Where there are no tokens the service listens on a loopback address, and takes requests that
+    name such an address; a page of another origin, of which a browser on this machine tells by its
+    ``Host`` and ``Origin``, changes nothing and sees nothing.
+
+    Args:
+        path: The file of tokens, which may change.
+        hosts: More names of this machine that a request may use where there are no tokens.
+    """
+
+    def __init__(self, path: Path, hosts: tuple[str, ...] = ()) -> None:
+        self._path = path
+        self._hosts = {*_LOOPBACK, *hosts}
+        self._identity: tuple[int, ...] | None = None
+        self._tokens: tuple[Token, ...] = ()
+
+    @property
+    def tokens(self) -> tuple[Token, ...]:
+        """The tokens that there are now."""
+        identity = identify(self._path)
+        if identity != self._identity:
+            self._tokens, self._identity = read_tokens(self._path), identity
+        return self._tokens
+
+    def require(self, role: Role) -> Callable[[Request], Awaitable[Token | None]]:
+        """What a path depends on that only some may use.
+
+        It raises ``HTTPException`` 401 without a token, 403 with one that does not allow it, and
+        for a page of another origin.
+        """
+
+        async def check(request: Request) -> Token | None:
+            self._require_origin(request)
+            tokens = self.tokens
+            if not tokens:
+                return None
+            scheme, _, text = request.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer":
+                text = request.cookies.get(COOKIE, "")
+            token = find_token(tokens, text.strip())
+            if token is None:
+                raise HTTPException(
+                    401,
+                    "The request has no token that is known here. Send one in the header "
+                    "Authorization: Bearer TOKEN; padim token add makes one.",
+                    {"WWW-Authenticate": "Bearer"},
+                )
+            if not token.allows(role):
+                raise HTTPException(
+                    403,
+                    f"The token of {token.name} is for {token.role}, but this needs {role}. Use "
+                    "another.",
+                )
+            return token
+
+        return check
+
+    def _require_origin(self, request: Request) -> None:
+        host = request.headers.get("host", "")
+        name = urlsplit(f"//{host}").hostname or ""
+        if not self.tokens and name not in self._hosts:
+            raise HTTPException(
+                403, f"The service is asked as {host!r}, but answers to localhost alone."
+            )
+        origin = request.headers.get("origin")
+        if origin and request.method not in _SAFE and urlsplit(origin).netloc != host:
+            raise HTTPException(403, f"A page of {origin!r} may change nothing here.")

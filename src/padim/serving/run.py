@@ -1,0 +1,74 @@
+"""A service that listens, until it is told to end."""
+
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import ip_address
+
+import uvicorn
+
+from padim.errors import UsageError
+from padim.interrupts import interrupted_status
+from padim.serving.app import create_app
+from padim.serving.service import run_service
+from padim.serving.station import Station
+from padim.serving.tokens import TOKENS, read_tokens
+
+_ENDED_STATUS = 128 + signal.SIGTERM
+_BACKLOG = 2048  # connections that wait to be taken
+_GOODBYE_S = 30  # for requests in flight when the service ends
+
+
+def serve(station: Station, tell: Callable[[str], None]) -> None:
+    """Run a station until a signal ends it; what was admitted is answered and written then.
+
+    Args:
+        station: What it is told.
+        tell: Told the address, once pictures are taken there.
+
+    Raises:
+        UsageError: The address is none of this machine's, or is taken, or others can reach it and
+            there is no token.
+        PadimError: A model, the database or the folder cannot be opened.
+    """
+    tokens = station.data / TOKENS
+    if not is_loopback(station.address) and not read_tokens(tokens):
+        raise UsageError(
+            f"Other machines can reach {station.address}, and there is no token. Make one with "
+            f"padim tokens add NAME --role score --data {station.data}, or leave --address out."
+        )
+    listener = _listen(station.address, station.port)
+    with listener, run_service(station) as service:
+        host, port = listener.getsockname()[:2]
+        config = uvicorn.Config(
+            create_app(service),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_GOODBYE_S,
+        )
+        tell(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        except KeyboardInterrupt:  # of a signal that has ended the server before
+            if interrupted_status() != _ENDED_STATUS:
+                raise
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address is of this machine alone."""
+    with suppress(ValueError):
+        return ip_address(address).is_loopback
+    return address == "localhost"
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        return socket.create_server((address, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise UsageError(
+            f"The service cannot listen on {address}, port {port}: {error.strerror or error}. "
+            "Choose another --port or --address."
+        ) from error
