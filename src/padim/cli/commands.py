@@ -83,6 +83,9 @@ COMMANDS = {
         "serve_command:serve",
         "Inspect pictures that other programs send, over HTTP.",
     ),
+    "tokens": CommandFacts(
+        "On the line", "tokens_command:app", "Say who may use a service, by tokens with roles."
+    ),
     "doctor": CommandFacts(
         "Ship",
         "doctor_command:doctor",

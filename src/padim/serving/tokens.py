@@ -83,7 +83,7 @@ def add_token(path: Path, name: str, role: str) -> str:
         UnknownNameError: There is no such role.
     """
     if role not in list(Role):
-        raise UnknownNameError("role", role, tuple(Role))
+        raise UnknownNameError("role", role, tuple(one.value for one in Role))
     token = secrets.token_urlsafe(_N_BYTES)
     with lock_file(path):
         known = read_tokens(path)
