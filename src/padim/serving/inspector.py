@@ -27,7 +27,8 @@ from padim.store.pictures import Pictures
 from padim.store.writer import Writer
 
 _SAFETY = 1.5  # over the pace that is measured
-_WRITING_S = 0.02  # before the deadline, a verdict is to be there
+_LEAST_WRITING_S = 0.005
+_FORGETTING = 0.02  # by each answer, of the longest that writing one took
 _log = logging.getLogger(__name__)
 
 
@@ -70,6 +71,7 @@ class _Job:
         self.accepted: Future[Arrival | Inspection] = Future()
         self.arrived_s = time.monotonic()
         self.decode_ms: float | None = None
+        self.claimed_s = self.arrived_s
         self.waited_ms = 0.0
         self.image_sha256: str | None = None
         self._lock = threading.Lock()
@@ -93,6 +95,8 @@ class _Job:
         """Whether this is the first claim."""
         with self._lock:
             is_first, self._is_claimed = not self._is_claimed, True
+            if is_first:
+                self.claimed_s = time.monotonic()
             return is_first
 
 
@@ -122,6 +126,7 @@ class Inspector:
         self._writers = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="padim-write")
         self._deadlines = Deadlines()
         self._is_stopping = False
+        self._writing_s = _LEAST_WRITING_S  # from a score to its answer, at worst of late
         self._n_open = 0
         self._idle = threading.Condition()
 
@@ -141,7 +146,7 @@ class Inspector:
         if self._is_stopping:
             raise StoppingError
         lane = self.recipes.use(recipe).lane
-        needs_s = _SAFETY * lane.estimate_s() + _WRITING_S
+        needs_s = _SAFETY * lane.estimate_s() + self._writing_s
         within_s = self.choose_deadline_s(recipe, deadline_s)
         if needs_s > within_s and lane.n_inside:
             raise BusyError(recipe, needs_s, within_s)
@@ -175,7 +180,7 @@ class Inspector:
         job.accepted = self._writer.accept(arrival)
         within_s = self.choose_deadline_s(arrival.recipe, deadline_s)
         self._deadlines.at(
-            job.arrived_s + within_s - _WRITING_S,
+            job.arrived_s + within_s - self._writing_s,
             partial(self._refuse, job, "The picture was not scored by its deadline.", is_late=True),
         )
         self._pool.submit(self._decode, job)
@@ -287,6 +292,9 @@ class Inspector:
     def _leave(self, job: _Job, _answer: Future[Answer]) -> None:
         job.picture = b""
         job.lane.leave()
+        took_s = time.monotonic() - job.claimed_s
+        faded_s = self._writing_s + _FORGETTING * (took_s - self._writing_s)
+        self._writing_s = max(took_s, faded_s, _LEAST_WRITING_S)
         with self._idle:
             self._n_open -= 1
             self._idle.notify_all()
