@@ -15,6 +15,7 @@ from padim.scoring.prediction import Prediction
 from padim.serving.deadlines import Deadlines
 from padim.serving.lane import Lane, Scored
 from padim.serving.recipes import Recipes
+from padim.serving.shadow import Comparison, Shadow
 from padim.store.inspection import (
     Arrival,
     Findings,
@@ -108,6 +109,7 @@ class Inspector:
         writer: Writes arrivals and verdicts.
         pictures: Keeps pictures.
         watch: Told of each answer; it must not take long.
+        compare: Told what a model on trial says of a picture, likewise.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Inspector:
         writer: Writer,
         pictures: Pictures,
         watch: Callable[[Answer], None],
+        compare: Callable[[Comparison], None],
     ) -> None:
         self.recipes = recipes
         self._writer = writer
@@ -124,6 +127,8 @@ class Inspector:
         self._pool = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="padim-decode")
         # They wait for the database, which must not keep decoding.
         self._writers = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="padim-write")
+        self._shadow = Shadow(self._pool, self._note_comparison)
+        self._compare = compare
         self._deadlines = Deadlines()
         self._is_stopping = False
         self._writing_s = _LEAST_WRITING_S  # from a score to its answer, at worst of late
@@ -175,7 +180,11 @@ class Inspector:
             lane = self.recipes.use(arrival.recipe).lane
         job = _Job(arrival, picture, lane)
         with self._idle:
-            self._n_open += 1
+            is_stopping = self._is_stopping
+            self._n_open += not is_stopping
+        if is_stopping:
+            lane.leave()
+            raise StoppingError
         job.answer.add_done_callback(partial(self._leave, job))
         job.accepted = self._writer.accept(arrival)
         within_s = self.choose_deadline_s(arrival.recipe, deadline_s)
@@ -197,8 +206,8 @@ class Inspector:
 
     def close(self, timeout_s: float | None = None) -> bool:
         """Admit nothing more, and wait until all that was admitted is answered; whether it is."""
-        self._is_stopping = True
         with self._idle:
+            self._is_stopping = True
             is_done = self._idle.wait_for(lambda: not self._n_open, timeout_s)
         self._pool.shutdown()
         self._writers.shutdown()
@@ -248,7 +257,9 @@ class Inspector:
         except Exception as error:
             inspection = job.refuse(_describe(error))
         answer = Answer(inspection, prediction, n_together=scored.n_together)
-        self._write(job.answer, job.accepted, answer, job.picture)
+        picture = job.picture
+        self._write(job.answer, job.accepted, answer, picture)
+        self._shadow.score(self.recipes[job.arrival.recipe], inspection, picture)
 
     def _refuse(self, job: _Job, reason: str, *, is_late: bool = False) -> None:
         if job.claim():
@@ -288,6 +299,12 @@ class Inspector:
             self._watch(final)
 
         self._writer.finish(inspection).add_done_callback(tell)
+
+    def _note_comparison(self, comparison: Comparison, picture: bytes) -> None:
+        """Keep the picture on which two models disagree."""
+        self._compare(comparison)
+        if comparison.is_agreed is False:
+            self._writers.submit(self._pictures.keep_disputed, comparison.inspection, picture)
 
     def _leave(self, job: _Job, _answer: Future[Answer]) -> None:
         job.picture = b""

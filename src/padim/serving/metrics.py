@@ -4,6 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from padim.serving.inspector import Answer
 from padim.serving.recipes import Recipes
+from padim.serving.shadow import Comparison
 from padim.store.inspection import Verdict
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -50,6 +51,12 @@ class Metrics:
             buckets=_TOGETHER,
             registry=self._registry,
         )
+        self._shadows = Counter(
+            "padim_shadow",
+            "Pictures that a model on trial has scored as well.",
+            ("recipe", "outcome"),
+            registry=self._registry,
+        )
         self._inside = Gauge(
             "padim_inside",
             "Pictures that were admitted and are not answered.",
@@ -79,6 +86,11 @@ class Metrics:
         for step, milliseconds in vars(took).items():
             if milliseconds is not None:
                 self._seconds.labels(recipe, step).observe(milliseconds / 1e3)
+
+    def count_comparison(self, comparison: Comparison) -> None:
+        """Count what a model on trial said."""
+        outcome = {True: "agreed", False: "disagreed", None: "left out"}[comparison.is_agreed]
+        self._shadows.labels(comparison.inspection.arrival.recipe, outcome).inc()
 
     def count_refusal(self, recipe: str) -> None:
         """Count a picture that was not admitted."""

@@ -57,7 +57,7 @@ def run_service(station: Station) -> Iterator[Service]:
             events.send(answer)
             metrics.count(answer)
 
-        inspector = Inspector(recipes, writer, pictures, watch)
+        inspector = Inspector(recipes, writer, pictures, watch, metrics.count_comparison)
         service = Service(station, recipes, store, pictures, inspector, events, metrics)
         stop = threading.Event()
         follower = threading.Thread(
