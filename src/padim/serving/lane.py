@@ -104,6 +104,15 @@ class Lane:
             self._is_closed = True
             self._changed.notify_all()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its thread has not ended."""
+        return self._thread.is_alive()
+
+    def join(self, timeout_s: float | None = None) -> None:
+        """Wait until its thread has ended."""
+        self._thread.join(timeout_s)
+
     def _run(self) -> None:
         last_s = time.monotonic()
         while batch := self._take():
