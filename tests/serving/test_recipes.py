@@ -1,0 +1,143 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import padim
+from padim.errors import (
+    MemoryLimitError,
+    ModelFileError,
+    ParityError,
+    UnknownNameError,
+    UsageError,
+)
+from padim.scoring.calibration import Calibration
+from padim.serving.recipes import Recipes, forecast_bytes
+from padim.serving.station import Computing, RecipeSettings
+
+KEPT = Path(__file__).parents[1] / "kept/v1"
+
+
+def write_model(path: Path, add: float = 0.0) -> Path:
+    """A model file that scores as the kept one does, and whose threshold is higher by a number."""
+    model = padim.load(KEPT / "model.safetensors")
+    found = model.description.calibration
+    assert found is not None
+    scores = found.image_score + np.float32(add)
+    model.calibrated(Calibration("held-out", scores, found.pixel_score, found.pixel_count)).save(
+        path
+    )
+    return path
+
+
+def open_recipes(tmp_path: Path, *names: str, **computing: int) -> Recipes:
+    settings = {}
+    for name in names:
+        path = tmp_path / f"{name}.safetensors"
+        shutil.copy(KEPT / "model.safetensors", path)
+        settings[name] = RecipeSettings(path, false_alarm_rate=0.2)
+    return Recipes(settings, Computing(n_threads=1, **computing), tmp_path / "kept")
+
+
+def test_a_model_is_opened_once_and_has_reproduced_its_samples(tmp_path: Path) -> None:
+    recipes = open_recipes(tmp_path, "part")
+    opened = recipes.use("part")
+    assert opened.n_samples == 4
+    assert opened.predictor.decision is not None
+    assert opened.predictor.decision.threshold.rate == 0.2
+    assert recipes.use("part") is opened
+    recipes.close()
+    opened.lane.join(10)
+    assert not opened.lane.is_running
+
+
+def test_an_unknown_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match=r"no recipe 'prat'\. Did you mean 'part'"):
+        open_recipes(tmp_path, "part").use("prat")
+
+
+def test_a_graph_that_says_something_else_than_its_fit_is_refused(tmp_path: Path) -> None:
+    recipes = open_recipes(tmp_path, "part")
+    model = padim.load(KEPT / "model.safetensors")
+    model.state.samples.image_score[:] *= 1.1
+    model.save(tmp_path / "part.safetensors")
+    with pytest.raises(ParityError, match="differs from torch by"):
+        recipes.use("part")
+
+
+def test_a_model_without_a_threshold_is_refused(tmp_path: Path) -> None:
+    recipes = open_recipes(tmp_path, "part")
+    model = padim.load(KEPT / "model.safetensors")
+    object.__setattr__(model.state, "calibration", None)
+    model.save(tmp_path / "part.safetensors")
+    with pytest.raises(UsageError, match="has no threshold"):
+        recipes.use("part")
+
+
+def test_a_file_that_takes_the_place_of_another_answers_from_then_on(tmp_path: Path) -> None:
+    recipes = open_recipes(tmp_path, "part", "other")
+    first, other = recipes.use("part"), recipes.use("other")
+    assert recipes.follow_files() == []
+    write_model(tmp_path / "new", add=5).replace(tmp_path / "part.safetensors")
+    assert recipes.follow_files() == ["part"]
+    second = recipes.use("part")
+    assert second is not first
+    assert recipes["part"].previous is first
+    assert recipes.use("other") is other
+    assert recipes.follow_files() == []
+    assert first.lane.enter()  # it lives, for a way back
+    first.lane.leave()
+
+
+def test_a_damaged_file_is_not_taken_and_said(tmp_path: Path) -> None:
+    recipes = open_recipes(tmp_path, "part")
+    first, path = recipes.use("part"), tmp_path / "part.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])
+    assert recipes.follow_files() == []
+    assert recipes.use("part") is first
+    assert "part.safetensors" in recipes["part"].trouble
+    path.write_bytes(content)
+    assert recipes.follow_files() == ["part"]
+    assert not recipes["part"].trouble
+
+
+def test_a_way_back_returns_the_file_too(tmp_path: Path) -> None:
+    recipes = open_recipes(tmp_path, "part")
+    path = tmp_path / "part.safetensors"
+    first, content = recipes.use("part"), path.read_bytes()
+    with pytest.raises(UsageError, match="There is no way back"):
+        recipes.go_back("part")
+    write_model(path, add=5)
+    second, changed = recipes.change("part"), path.read_bytes()
+    assert recipes.go_back("part").lane is first.lane
+    assert path.read_bytes() == content
+    assert recipes.follow_files() == []
+    assert recipes.go_back("part").lane is second.lane
+    assert path.read_bytes() == changed
+    assert recipes.follow_files() == []
+
+
+def test_a_model_is_tried_without_being_taken(tmp_path: Path) -> None:
+    recipes = open_recipes(tmp_path, "part")
+    first = recipes.use("part")
+    recipes.try_model("part", write_model(tmp_path / "new.safetensors"))
+    (tmp_path / "bad.safetensors").write_bytes(b"no model")
+    with pytest.raises(ModelFileError):
+        recipes.try_model("part", tmp_path / "bad.safetensors")
+    assert recipes.use("part") is first
+
+
+def test_the_longest_unused_goes_when_memory_is_short(tmp_path: Path) -> None:
+    n_bytes = forecast_bytes(KEPT / "model.safetensors")
+    recipes = open_recipes(tmp_path, "a", "b", "c", most_bytes=2 * n_bytes)
+    recipes.use("a"), recipes.use("b"), recipes.use("a"), recipes.use("c")
+    assert [name for name, one in recipes.items() if one.current] == ["a", "c"]
+    assert recipes.use("b").n_samples == 4
+    assert [name for name, one in recipes.items() if one.current] == ["b", "c"]
+
+
+def test_a_model_that_has_no_room_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MemoryLimitError, match="Allow more with --memory"):
+        open_recipes(tmp_path, "part", most_bytes=1000).use("part")
