@@ -1,0 +1,1 @@
+"""How the tables of a release become those of the next."""
