@@ -19,6 +19,7 @@ class Part:
         reason: Why there is no picture, as a sentence; empty when there is one.
         serial: Of the part, when it has one.
         tags: Other keys of the part.
+        deadline_s: Seconds from now until its answer; it waits for its turn when None.
     """
 
     picture: bytes | None
@@ -28,6 +29,7 @@ class Part:
     reason: str = ""
     serial: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    deadline_s: float | None = None
 
 
 class Source(Protocol):

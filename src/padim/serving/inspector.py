@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from functools import partial
 
 from padim.errors import PadimError, failure_of
 from padim.images.ahead import DECODE_THREADS
+from padim.line.protocols import Part
 from padim.scoring.prediction import Prediction
 from padim.serving.deadlines import Deadlines
 from padim.serving.lane import Lane, Scored
@@ -22,6 +24,7 @@ from padim.store.inspection import (
     Inspection,
     Milliseconds,
     Verdict,
+    name_inspection,
     refuse,
 )
 from padim.store.pictures import Pictures
@@ -188,12 +191,37 @@ class Inspector:
         job.answer.add_done_callback(partial(self._leave, job))
         job.accepted = self._writer.accept(arrival)
         within_s = self.choose_deadline_s(arrival.recipe, deadline_s)
-        self._deadlines.at(
-            job.arrived_s + within_s - self._writing_s,
-            partial(self._refuse, job, "The picture was not scored by its deadline.", is_late=True),
-        )
+        if within_s < math.inf:
+            late = partial(
+                self._refuse, job, "The picture was not scored by its deadline.", is_late=True
+            )
+            self._deadlines.at(job.arrived_s + within_s - self._writing_s, late)
         self._pool.submit(self._decode, job)
         return job.answer
+
+    def inspect_part(self, part: Part, source: str) -> Future[Answer]:
+        """Inspect what a source hands over, whatever it is: its future always ends in an answer.
+
+        It waits for its turn instead of being refused, unless it has a deadline itself.
+        """
+        arrival = Arrival(
+            name_inspection(time.time()),
+            part.recipe,
+            part.time_s,
+            source,
+            part.key,
+            part.serial,
+            part.tags,
+        )
+        if part.picture is None:
+            return self.record_refusal(arrival, part.reason)
+        deadline_s = math.inf if part.deadline_s is None else part.deadline_s
+        try:
+            return self.inspect(arrival, part.picture, deadline_s)
+        except StoppingError:
+            raise
+        except Exception as error:  # of an unknown recipe, or a model that cannot be opened
+            return self.record_refusal(arrival, _describe(error))
 
     def record_refusal(self, arrival: Arrival, reason: str) -> Future[Answer]:
         """Write down that something came and is not inspected, for a reason that is a sentence."""
