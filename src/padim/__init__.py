@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from padim.model.export import export
     from padim.model.opening import load
     from padim.model.padim import PaDiM
+    from padim.monitor.monitor import Monitor
     from padim.scoring.prediction import Prediction
     from padim.scoring.predictor import Predictor
 
@@ -52,6 +53,7 @@ __all__ = [
     "MemoryLimitError",
     "MissingExtraError",
     "ModelFileError",
+    "Monitor",
     "PaDiM",
     "PadimError",
     "ParityError",
@@ -97,6 +99,7 @@ _MODULES = {
     "model.export": ("export",),
     "model.opening": ("load",),
     "model.padim": ("PaDiM",),
+    "monitor.monitor": ("Monitor",),
     "scoring.prediction": ("Prediction",),
     "scoring.predictor": ("Predictor",),
 }

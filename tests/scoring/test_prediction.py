@@ -112,7 +112,16 @@ def test_a_prediction_is_plain_data(predictor: Predictor) -> None:
         "model_sha256": prediction.origin.model_sha256,
         "padim": prediction.origin.padim,
         "engine": prediction.origin.engine,
+        "level_scores": list(prediction.level_scores),
+        "camera": {
+            "grey": pytest.approx(spotted().mean(), abs=2),
+            "contrast": found["camera"]["contrast"],
+            "sharpness": found["camera"]["sharpness"],
+            "shift_px": None,
+        },
+        "coarse_map": found["coarse_map"],
     }
+    np.testing.assert_allclose(found["coarse_map"], prediction.coarse_map(), rtol=1e-3)
     untraced = predictor.predict(spotted()).to_dict()
     assert untraced.keys() == found.keys()
     assert untraced["image_sha256"] is untraced["engine"] is None

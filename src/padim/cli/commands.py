@@ -46,6 +46,11 @@ COMMANDS = {
         "predict_command:predict",
         "Score images, and show where each is most anomalous.",
     ),
+    "monitor": CommandFacts(
+        "Inspect",
+        "monitor_command:monitor",
+        "Say whether a line has drifted, since when, and by what.",
+    ),
     "info": CommandFacts("Inspect", "info_command:info", "Print what a model says of itself."),
     "check": CommandFacts(
         "Inspect", "check_command:check", "Look for what makes a dataset's numbers wrong."

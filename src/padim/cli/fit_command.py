@@ -117,6 +117,8 @@ def fit(
     unreadable.report()
     if words := describe_depth(fitted.state.images, encoder.preprocess.reading.white):
         warn(words)
+    if fitted.order is not None and fitted.order.sentence:
+        warn(fitted.order.sentence)
     document = {
         "model": str(out),
         "n_train": fitted.state.count,
@@ -127,6 +129,7 @@ def fit(
             | {"path": str(fitted.paths[suspect.index]), "overlay": drawn.get(suspect.index)}
             for suspect in fitted.suspects
         ],
+        "order": fitted.order and asdict(fitted.order),
         "dropped": [str(fitted.paths[i]) for i in fitted.dropped],
         "forecast_peak_bytes": forecast.peak_bytes,
         "peak_bytes": peak,

@@ -5,11 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from padim.choices import require_path
 from padim.datasets import expand_defects, normal_images
 from padim.errors import DatasetError, ImageReadError, UsageError, format_count, join_names
 from padim.files import hold
 from padim.images.ahead import ImageInput, content_sha256
+from padim.images.camera import CameraFacts
 from padim.model.opening import load
 from padim.scoring.calibration import HELD_OUT
 from padim.scoring.collector import Collector
@@ -83,14 +86,21 @@ def calibrate(
     if isinstance(defects, str | Path):
         defects = expand_defects(Path(defects))
     _check_unseen(normal, defects, set(model.description.facts["image_sha256"]))
-    collectors = Collector(), Collector()
+    collectors, camera = (Collector(), Collector()), list[CameraFacts | None]()
     for collector, images in zip(collectors, (normal, defects), strict=True):
         for prediction in model.stream(images, unreadable):
-            collector.add(prediction.anomaly_map[None], prediction.score)
+            levels = np.array([prediction.level_scores], np.float32)
+            collector.add(prediction.anomaly_map[None], prediction.score, levels)
+            if images is normal:
+                camera.append(prediction.camera)
             advance(1)
     if not collectors[0].count or (defects and not collectors[1].count):
         raise DatasetError("No image could be read. Name a folder of images.")
-    calibration = collectors[0].calibration(HELD_OUT)
+    known = model.description.calibration
+    mean_image = known.reference.mean_image if known and known.reference else None
+    seen = [facts for facts in camera if facts is not None]  # all, or none of a camera's graph
+    reference = collectors[0].reference(seen, mean_image)
+    calibration = collectors[0].calibration(HELD_OUT, reference)
     if defects:
         anomalous = collectors[1].image_scores()
         chosen = least_cost(

@@ -17,8 +17,9 @@ from padim.features.network import open_graphs
 from padim.fitting import looks
 from padim.fitting.forecast import Forecast, NetworkBytes, forecast_fit
 from padim.fitting.kept_features import KEPT_FEATURE_BYTES, Keeper, read_kept
-from padim.fitting.looks import Advance, Begin, Embedder, Fitted, Seen, Unreadable
+from padim.fitting.looks import Advance, Begin, Embedder, Fitted, Unreadable
 from padim.fitting.review import OUTLIER_RATE, Suspect, review_look
+from padim.fitting.seen import Seen
 from padim.fitting.settings import FitSettings
 from padim.fitting.tile_fitter import fit_tiles
 from padim.images.ahead import ImageInput
@@ -27,6 +28,7 @@ from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
 from padim.model.scorer import scorer_of
 from padim.model.state import ModelState
+from padim.monitor.order import look_at_order
 from padim.recipes import Recipe
 from padim.scoring.calibration import LEAVE_ONE_OUT
 from padim.scoring.collector import Collector
@@ -128,7 +130,11 @@ class Fitter:
             if dropped:
                 assert held is not None
                 held, left, state, scores = self._drop(set(dropped), held, seen, batches, begin)
-            state = replace(state, calibration=scores.calibration(LEAVE_ONE_OUT))
+            camera, mean_image = left.compare_cameras(may_travel=settings.keep_samples)
+            reference = scores.reference(camera, mean_image)
+            calibration = scores.calibration(LEAVE_ONE_OUT, reference)
+            state = replace(state, calibration=calibration)
+            fitted = replace(fitted, order=look_at_order(scores.image_scores(), reference))
         kept = ()  # its file goes
         if left.samples:
             # Mirrored, they are new to the model: the distances of images that it knows are small

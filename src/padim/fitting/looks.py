@@ -1,6 +1,5 @@
 """The two looks of a fit at its good images, and what they give: values that merge."""
 
-import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
@@ -20,6 +19,7 @@ from padim.features.encoder import Encoder
 from padim.features.features import TiledFeatures
 from padim.fitting.kept_features import Keeper, Kept
 from padim.fitting.review import Suspect
+from padim.fitting.seen import Seen
 from padim.images.ahead import (
     DECODE_AHEAD,
     DECODE_THREADS,
@@ -28,18 +28,16 @@ from padim.images.ahead import (
     batched,
     load_ahead,
 )
-from padim.images.facts import ImageFacts
-from padim.images.thumbnails import Look
 from padim.method.fusion import Fusion
-from padim.method.leave_one_out import LeaveOneOut
+from padim.method.leave_one_out import LeaveOneOut, LeftOut
 from padim.method.moments import Accumulator, Moments
 from padim.method.pyramid import Pyramid
 from padim.method.tiles import Tile
 from padim.model.scorer import finish_of
 from padim.model.state import ModelState
+from padim.monitor.order import Order
 from padim.scoring.collector import Collector
 from padim.scoring.engines import n_cores
-from padim.scoring.parity import N_SAMPLES
 
 GROUP = 32  # images in one product
 N_FINISHED = 4  # images whose maps are made at a time
@@ -121,79 +119,6 @@ class Embedder:
         return pixels[top : top + height, left : left + width].copy()
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Images that a first look saw."""
-
-    start: int  # place of the first among all images
-    hashes: tuple[str, ...] = ()  # the sha256 of each
-    paths: tuple[Path | None, ...] = ()  # of each; None for one given as pixels
-    thumbnails: tuple[Look, ...] = ()  # of each, when they are to be reviewed
-    samples: tuple[Loaded, ...] = ()  # a few that may travel with the model, when wanted
-    facts: ImageFacts | None = None  # what they were like; unknown of older models
-    facts_of_each: tuple[ImageFacts, ...] = ()  # what each was like
-
-    def add(
-        self, batch: list[Loaded], *, with_thumbnails: bool, with_samples: bool = False
-    ) -> "Seen":
-        """These and images that were looked at after them."""
-        looked = batch if with_thumbnails else []
-        facts = tuple(map(ImageFacts.of, batch))
-        new = Seen(
-            self.start + len(self.hashes),
-            tuple(image.sha256 for image in batch),
-            tuple(image.path for image in batch),
-            tuple(Look.of(image.pixels, image.source_px) for image in looked),
-            tuple(batch if with_samples else ()),
-            reduce(ImageFacts.merge, facts),
-            facts,
-        )
-        return self.merge(new)
-
-    def merge(self, other: "Seen") -> "Seen":
-        """These and those that come after them.
-
-        Raises:
-            DatasetError: The others do not begin where these end.
-        """
-        if other.start != self.start + len(self.hashes):
-            raise DatasetError(
-                f"One part of the images ends before number {self.start + len(self.hashes)}, but "
-                f"the next begins with {other.start}. Merge the looks at all parts, each once."
-            )
-        # Any choice of samples would do that depends on nothing but the images.
-        samples = heapq.nsmallest(N_SAMPLES, self.samples + other.samples, attrgetter("sha256"))
-        return Seen(
-            self.start,
-            self.hashes + other.hashes,
-            self.paths + other.paths,
-            self.thumbnails + other.thumbnails,
-            tuple(samples),
-            self._merge_facts(other),
-            self.facts_of_each + other.facts_of_each,
-        )
-
-    def without(self, places: Set[int]) -> "Seen":
-        """Those that are left without the images of these places, the first of all being 0."""
-        left = [i for i in range(len(self.hashes)) if i not in places]
-        gone = {self.hashes[i] for i in places}
-        thumbnails = self.thumbnails and tuple(self.thumbnails[i] for i in left)
-        return Seen(
-            self.start,
-            tuple(self.hashes[i] for i in left),
-            tuple(self.paths[i] for i in left),
-            thumbnails,
-            tuple(image for image in self.samples if image.sha256 not in gone),
-            reduce(ImageFacts.merge, (self.facts_of_each[i] for i in left)),
-            tuple(self.facts_of_each[i] for i in left),
-        )
-
-    def _merge_facts(self, other: "Seen") -> ImageFacts | None:
-        if not self.hashes or not other.hashes:
-            return self.facts or other.facts
-        return self.facts.merge(other.facts) if self.facts and other.facts else None
-
-
 class FirstLook(NamedTuple):
     """The images of a first look, and the moments of their features."""
 
@@ -223,6 +148,7 @@ class Fitted:
     dropped: tuple[int, ...] = ()  # places of the outliers that it was not made from
     # Of outliers by their places, each under the model without it; of the highest scores
     outlier_maps: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
+    order: Order | None = None  # whether they may have come in any order; None when not calibrated
 
 
 Part = TypeVar("Part", Seen, FirstLook, Collector)
@@ -290,7 +216,7 @@ def add_up(
 
 def second_look(
     state: ModelState,
-    distances: Iterable[Sequence[Tensor]],
+    left_out: Iterable[LeftOut],
     device: torch.device,
     advance: Advance,
     *,
@@ -299,17 +225,22 @@ def second_look(
 ) -> Collector:
     """Score images of a model under the model without each: all, or a part from ``start`` on.
 
-    ``distances`` are those of ``LeaveOneOut`` in groups, float32.
-    ``advance`` is told how many more have been scored, and ``n_maps`` of the highest scores are
-    kept.
+    ``left_out`` is what ``LeaveOneOut`` gives, in groups, float32; without levels their scores are
+    not gathered. ``advance`` is told how many more have been scored, and ``n_maps`` of the highest
+    scores are kept.
     """
     finish = finish_of(state).to(device)
     collector = Collector(n_maps, start)
-    for group in distances:
+    for group in left_out:
         with computing(device):
-            anomaly_map, scores = finish.score(group)
+            anomaly_map, scores = finish.score(group.distances)
+            levels = finish.score_levels(group.levels, scores) if group.levels else None
         counted = state.preprocess.blank_outside(anomaly_map.cpu().numpy())
-        collector.add(counted, torch.stack(scores, dim=1).cpu().numpy())
+        collector.add(
+            counted,
+            torch.stack(scores, dim=1).cpu().numpy(),
+            None if levels is None else levels.cpu().numpy(),
+        )
         advance(len(anomaly_map))
     return collector
 
@@ -327,8 +258,8 @@ def judge(
 
     Gives what ``join_scores`` gives.
     """
-    distances = leave_out(leave_one_out, batches)
-    return join_scores(state, second_look(state, distances, device, advance, n_maps=n_maps))
+    left_out = leave_out(leave_one_out, batches)
+    return join_scores(state, second_look(state, left_out, device, advance, n_maps=n_maps))
 
 
 def join_scores(state: ModelState, collector: Collector) -> tuple[ModelState, Collector]:
@@ -345,13 +276,16 @@ def join_scores(state: ModelState, collector: Collector) -> tuple[ModelState, Co
     return replace(state, fusion=fusion), collector.joined(joined.numpy())
 
 
-def leave_out(
-    leave_one_out: LeaveOneOut, batches: Iterable[Sequence[Tensor]]
-) -> Iterator[list[Tensor]]:
-    """The distances of images under the model without each, as ``second_look`` takes them."""
+def leave_out(leave_one_out: LeaveOneOut, batches: Iterable[Sequence[Tensor]]) -> Iterator[LeftOut]:
+    """What images are under the model without each, as ``second_look`` takes it."""
     for embeddings in group(batches):
-        parts = [torch.split(found.float(), N_FINISHED) for found in leave_one_out(embeddings)]
-        yield from map(list, zip(*parts, strict=True))
+        found = leave_one_out.look(embeddings)
+        distances = [torch.split(one.float(), N_FINISHED) for one in found.distances]
+        levels = [torch.split(one.float(), N_FINISHED, dim=1) for one in found.levels]
+        for of_heads, of_levels in zip(
+            zip(*distances, strict=True), zip(*levels, strict=True), strict=True
+        ):
+            yield LeftOut(list(of_heads), list(of_levels))
 
 
 def group(batches: Iterable[Sequence[Tensor]]) -> Iterator[list[Tensor]]:

@@ -18,11 +18,12 @@ from padim.features.device import computing
 from padim.features.network import open_graphs
 from padim.fitting import looks
 from padim.fitting.kept_features import Keeper, read_kept
-from padim.fitting.looks import Advance, Begin, Fitted, Seen, Unreadable
+from padim.fitting.looks import Advance, Begin, Fitted, Unreadable
 from padim.fitting.review import OUTLIER_RATE, review_look
+from padim.fitting.seen import Seen
 from padim.images.ahead import DECODE_THREADS, ImageInput, load_ahead, load_image
 from padim.method.gaussian import STORES, factor, level_eps
-from padim.method.leave_one_out import LeaveOneOut
+from padim.method.leave_one_out import LeaveOneOut, LeftOut
 from padim.method.pyramid import Pyramid
 from padim.model.state import ModelState
 from padim.scoring.calibration import LEAVE_ONE_OUT
@@ -119,15 +120,15 @@ def _fit_tile(
             n_seen += embeddings[0].shape[1]
 
 
-def _read_maps(pyramid: Pyramid, files: Sequence[FileTensor]) -> Iterator[list[Tensor]]:
-    """The distances of all images in groups, as ``LeaveOneOut`` gives them."""
+def _read_maps(pyramid: Pyramid, files: Sequence[FileTensor]) -> Iterator[LeftOut]:
+    """The distances of all images in groups, as ``LeaveOneOut`` gives them, without levels."""
     n_cells = [head.n_cells(-1) for head in pyramid.heads]
     for start in range(0, len(files[0]) // n_cells[0], looks.N_FINISHED):
         first, *others = (
             file[start * n : (start + looks.N_FINISHED) * n].view(-1, n)
             for file, n in zip(files, n_cells, strict=True)
         )
-        yield [pyramid.on_grid(first.t()), *others]
+        yield LeftOut([pyramid.on_grid(first.t()), *others], [])
 
 
 def _survey(

@@ -18,7 +18,8 @@ from padim.features.trunk_cache import hash_trunk
 from padim.files import hold, lock_file, remember, sha256
 from padim.fitting import looks
 from padim.fitting.fitter import sample, solve
-from padim.fitting.looks import Begin, Embedder, FirstLook, Seen
+from padim.fitting.looks import Begin, Embedder, FirstLook
+from padim.fitting.seen import Seen
 from padim.images.facts import describe_differences
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
@@ -274,10 +275,19 @@ def _change(
                 "Use padim calibrate with other images."
             )
         leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid, advance)
-        batches = (embeddings for _, embeddings in embedder.embed(recalibrate))
+        seen = Seen(0)
+
+        def batches() -> Iterator[list[Tensor]]:
+            nonlocal seen
+            for batch, embeddings in embedder.embed(recalibrate):
+                seen = seen.add(batch, with_thumbnails=True)
+                yield embeddings
+
         advance, device = begin("second look", len(recalibrate)), embedder.device
-        state, collector = looks.judge(state, leave_one_out, batches, device, advance)
-        calibration = collector.calibration(LEAVE_ONE_OUT)
+        state, collector = looks.judge(state, leave_one_out, batches(), device, advance)
+        may_travel = before.samples is not None
+        reference = collector.reference(*seen.compare_cameras(may_travel=may_travel))
+        calibration = collector.calibration(LEAVE_ONE_OUT, reference)
     samples = before.samples
     if samples is not None:
         samples = sample(state, embedder, samples.image)

@@ -1,6 +1,7 @@
 """The distances of good images under the model fitted without each, exactly and in closed form."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,20 @@ from padim.method.pyramid import Pyramid
 
 # Of the features of a block of cells: what a cache holds; a GPU is slow with little at a time.
 _LOOK_BYTES = {"cpu": 1 << 20, "cuda": 32 << 20}
+
+
+class LeftOut(NamedTuple):
+    """What images are under the model without each.
+
+    Attributes:
+        distances: Not squared, float64: of the levels ``(N, h, w)``, of the coarse head
+            ``(N, cells)``.
+        levels: What each level adds to the squares of the first, given the coarser ones, shape
+            ``(cells, N)``, as ``Head.levels`` has it.
+    """
+
+    distances: list[Tensor]
+    levels: list[Tensor]
 
 
 class LeaveOneOut:
@@ -53,15 +68,25 @@ class LeaveOneOut:
         Those of the levels have the shape ``(N, h, w)``, of the coarse head ``(N, cells)``. The
         embeddings ``(cells, N, d)`` are bit for bit what entered the moments.
         """
-        first, *others = self.distances(embeddings)
-        return [self.pyramid.on_grid(first), *(distances.t() for distances in others)]
+        return self.look(embeddings).distances
+
+    def look(self, embeddings: Sequence[Tensor]) -> LeftOut:
+        """The same, and what each level adds."""
+        (first, *others), levels = self._of_heads(embeddings)
+        distances = [self.pyramid.on_grid(first), *(found.t() for found in others)]
+        return LeftOut(distances, levels)
 
     def distances(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
         """The same in nested order, shape ``(cells, N)`` of the finest level of each head."""
+        return self._of_heads(embeddings)[0]
+
+    def _of_heads(self, embeddings: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """The distances of each head, and what each level adds to those of the first."""
         parts = map(self.pyramid.by_head, (self.rows, self.mean, embeddings))
-        return [
+        found = [
             self._of_head(head, *own) for head, *own in zip(self.pyramid.heads, *parts, strict=True)
         ]
+        return [distances for distances, _ in found], found[0][1]
 
     def _of_head(
         self,
@@ -69,10 +94,11 @@ class LeaveOneOut:
         rows: Sequence[Sequence[Tensor]],
         means: Sequence[Tensor],
         embeddings: Sequence[Tensor],
-    ) -> Tensor:
-        """The distances of one head, in blocks of coarse cells."""
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The distances of one head and what its levels add, in blocks of coarse cells."""
         n_images = embeddings[0].shape[1]
         found = means[-1].new_empty(head.n_cells(-1), n_images)
+        added = [mean.new_empty(len(mean), n_images) for mean in means]
         n_features = sum(mean.numel() for mean in means) // head.n_coarse_cells
         step = max(1, _LOOK_BYTES[found.device.type] // (8 * n_features * n_images))
         for first in range(0, head.n_coarse_cells, step):
@@ -89,7 +115,25 @@ class LeaveOneOut:
             ]
             levels = squared_distances(own, centred)
             found[spans[-1]] = self._leave_out(Pyramid.add_up(levels))
-        return found
+            for place, span, more in zip(added, spans, self._split(levels), strict=True):
+                place[span] = more
+        return found, added
+
+    def _split(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """What each level adds to the squared distances of images that are left out.
+
+        The coarser levels are a model of their own, whose images are left out in the same way.
+        """
+        before: Tensor | None = None
+        added = []
+        for n_levels in range(1, len(levels) + 1):
+            whole = self._leave_out(Pyramid.add_up(levels[:n_levels])).square()
+            own = whole
+            if before is not None:
+                own = (whole.view(len(before), -1, whole.shape[1]) - before[:, None]).clamp_min(0)
+            added.append(own.reshape(whole.shape))
+            before = whole
+        return added
 
     def _leave_out(self, distance_sq: Tensor) -> Tensor:
         # With fewer images than dimensions this is a small difference.

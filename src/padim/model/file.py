@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from padim.documents import Count, Document
@@ -23,6 +25,7 @@ from padim.errors import (
 )
 from padim.features.encoder import Encoder, Engine
 from padim.files import write_whole
+from padim.images.camera import MeanImage
 from padim.method.fusion import Fusion
 from padim.method.moments import Moments
 from padim.method.pyramid import Level, Pyramid
@@ -31,6 +34,8 @@ from padim.model.state import FORMAT_VERSION, ModelState
 from padim.scoring.calibration import ARRAYS, Calibration
 from padim.scoring.facts import ChosenFacts, FileFacts
 from padim.scoring.parity import Samples
+from padim.scoring.reference import ARRAYS as REFERENCE_ARRAYS
+from padim.scoring.reference import Reference
 from padim.tensors.file_tensor import FileTensor, hash_tensor, write_tensors
 from padim.tensors.reading import Content, TensorFileError, TensorReader, open_tensors
 
@@ -57,7 +62,18 @@ def save_state(state: ModelState, path: Path) -> None:
         for name in ARRAYS:
             array = getattr(state.calibration, name)
             tensors[f"calibration/{name}"] = torch.from_numpy(array)
+        for name, array in _list_reference(state.calibration.reference).items():
+            tensors[f"reference/{name}"] = torch.from_numpy(array)
     _write(tensors, state.metadata(), path)
+
+
+def _list_reference(reference: Reference | None) -> dict[str, NDArray[Any]]:
+    """The arrays of a reference, under their names in a file; none where there is none."""
+    if reference is None:
+        return {}
+    arrays = {name: np.ascontiguousarray(getattr(reference, name)) for name in REFERENCE_ARRAYS}
+    mean_image = reference.mean_image
+    return arrays if mean_image is None else arrays | {"mean_image": mean_image.small}
 
 
 def load_state(path: Path) -> ModelState:
@@ -142,7 +158,22 @@ def _calibration(
     if (score.dtype, value.dtype, count.dtype) != (torch.float32, torch.float32, torch.int64):
         raise ValueError("calibration needs scores of float32 and counts of int64")
     arrays = score.numpy(), value.numpy(), count.numpy()
-    return Calibration(said.source, *arrays, said.chosen, said.stale)
+    return Calibration(said.source, *arrays, said.chosen, said.stale, _reference(tensors, path))
+
+
+def _reference(tensors: Mapping[str, Tensor], path: Path) -> Reference | None:
+    found = _take(tensors, "reference/")
+    if not found:
+        return None
+    if missing := [name for name in REFERENCE_ARRAYS if name not in found]:
+        raise _report_missing(path, f"reference/{missing[0]}")
+    arrays = [found[name] for name in REFERENCE_ARRAYS]
+    if any(array.dtype != torch.float32 for array in arrays):
+        raise ValueError("the reference needs to be of float32")
+    small = found.get("mean_image")
+    mean_image = None if small is None else MeanImage(small.numpy())
+    level_scores, camera, coarse_map = (array.numpy() for array in arrays)
+    return Reference(level_scores, camera, coarse_map, mean_image)
 
 
 def _take(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -71,15 +71,19 @@ class Finish(nn.Module):
             levels: What each level adds to the squares of the first, shape ``(cells, N)``.
         """
         anomaly_map, scores = self.score(distances)
-        fraction = self.postprocess.score_fraction
-        own = [image_score(level.t().sqrt(), fraction) for level in levels]
-        return Scores(anomaly_map, self.join(scores), torch.stack((*own, *scores[1:]), dim=1))
+        return Scores(anomaly_map, self.join(scores), self.score_levels(levels, scores))
 
     def score(self, distances: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The map, and the image scores by each head."""
         first, *others = distances
         anomaly_map, score = self.postprocess(first)
         return anomaly_map, [score, *(mean_of_hottest(cells, self.n_hottest) for cells in others)]
+
+    def score_levels(self, levels: Sequence[Tensor], scores: Sequence[Tensor]) -> Tensor:
+        """The scores of the levels, and those by other heads, shape ``(N, levels)``."""
+        fraction = self.postprocess.score_fraction
+        own = [image_score(level.t().sqrt(), fraction) for level in levels]
+        return torch.stack((*own, *scores[1:]), dim=1)
 
     def join(self, scores: Sequence[Tensor]) -> Tensor:
         """The image score of those by each head."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from padim.documents import Finite, Fraction
 from padim.errors import UsageError, format_count
+from padim.scoring.reference import Reference
 from padim.scoring.spread import is_highest_odd, predict_highest
 
 DEFAULT_RATE = 0.01
@@ -110,6 +111,7 @@ class Calibration:
         pixel_count: How many pixels have each, shape ``(bins,)``, int64.
         chosen: A threshold that known defects were used for; None when there were none.
         stale: Whether the model has changed since.
+        reference: What else these images were like; None in older models, and of tiles.
     """
 
     source: str
@@ -118,6 +120,7 @@ class Calibration:
     pixel_count: NDArray[np.int64]
     chosen: Threshold | None = None
     stale: bool = False
+    reference: Reference | None = None
 
     def __post_init__(self) -> None:
         """Raise a ``ValueError`` if these are no scores of good images and their pixels."""
@@ -131,6 +134,8 @@ class Calibration:
                 raise ValueError(f"{name} needs to ascend")
         if counts.shape != values.shape or counts.min() < 0 or not 0 < counts.sum() < 1 << 62:
             raise ValueError("pixel_count needs to say how many pixels have each pixel_score")
+        if self.reference is not None and len(self.reference.level_scores) != self.count:
+            raise ValueError("the reference needs to have one row for each image_score")
 
     @property
     def count(self) -> int:
@@ -268,7 +273,8 @@ class Calibration:
 
     def to_json(self) -> dict[str, object]:
         """The calibration as plain data."""
-        return self.without_arrays() | {name: getattr(self, name).tolist() for name in ARRAYS}
+        data = self.without_arrays() | {name: getattr(self, name).tolist() for name in ARRAYS}
+        return data if self.reference is None else data | {"reference": self.reference.to_json()}
 
 
 def check_rate(rate: float, what: str, usual: float = DEFAULT_RATE) -> None:

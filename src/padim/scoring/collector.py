@@ -1,12 +1,17 @@
 """Scores of good images, gathered one batch after the other; without torch."""
 
 import heapq
+from collections.abc import Sequence
 from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
+from padim.images.camera import CameraFacts, MeanImage
 from padim.scoring.calibration import Calibration
+from padim.scoring.reference import MAP_CELLS, Reference, shrink_map
+
+_MAP_STEPS = 1 << 12  # of a coarse map: sums in whole numbers do not depend on their order
 
 
 class Collector:
@@ -22,14 +27,20 @@ class Collector:
         self._hottest: list[list[tuple[float, int, NDArray[np.float32]]]] = []
         # No arrays: small ones that stay keep the allocator from using the room between them.
         self._scores: list[list[float]] = []
+        self._level_scores: list[list[float]] = []
+        self._coarse_maps = np.zeros((MAP_CELLS, MAP_CELLS), np.int64)
         self._counts = np.zeros(1 << 16, np.int64)
 
     def add(
-        self, anomaly_map: NDArray[np.float32], image_score: NDArray[np.float32] | float
+        self,
+        anomaly_map: NDArray[np.float32],
+        image_score: NDArray[np.float32] | float,
+        level_scores: NDArray[np.float32] | None = None,
     ) -> None:
         """Add maps ``(N, H, W)``, NaN where not looked at, and their scores.
 
-        Those are N, or ``(N, heads)``, or a single one.
+        Those are N, or ``(N, heads)``, or a single one. Those by level are ``(N, levels)``; of all
+        images or of none.
         """
         scores = np.asarray(image_score, np.float32).reshape(len(anomaly_map), -1)
         if self.n_maps:
@@ -38,6 +49,10 @@ class Collector:
             new = [list(zip(by_head, places, maps, strict=True)) for by_head in scores.T.tolist()]
             self._keep_hottest(new)
         self._scores += scores.tolist()
+        if level_scores is not None:
+            self._level_scores += level_scores.tolist()
+        for one in anomaly_map:
+            self._coarse_maps += np.rint(shrink_map(one).astype("f8") * _MAP_STEPS).astype(np.int64)
         seen = anomaly_map[~np.isnan(anomaly_map)]
         patterns = seen.clip(0, 65504).astype(np.float16).view(np.uint16)
         self._counts += np.bincount(patterns, minlength=1 << 16)
@@ -48,6 +63,8 @@ class Collector:
         both._keep_hottest(self._hottest)
         both._keep_hottest(other._hottest)
         both._scores = [*self._scores, *other._scores]
+        both._level_scores = [*self._level_scores, *other._level_scores]
+        both._coarse_maps = self._coarse_maps + other._coarse_maps
         both._counts = self._counts + other._counts
         return both
 
@@ -61,6 +78,7 @@ class Collector:
         """The same with one score for each image, of those by each head."""
         one = Collector(self.n_maps, self.start)
         one._hottest, one._counts = self._hottest, self._counts
+        one._level_scores, one._coarse_maps = self._level_scores, self._coarse_maps
         one._scores = image_score[:, None].tolist()
         return one
 
@@ -81,8 +99,27 @@ class Collector:
         """The maps that were kept, by the places of their images."""
         return {place: found for by_head in self._hottest for _, place, found in by_head}
 
-    def calibration(self, source: str) -> Calibration:
-        """What follows from them."""
+    def reference(
+        self, camera: Sequence[CameraFacts], mean_image: MeanImage | None
+    ) -> Reference | None:
+        """What else is kept of them, in the order in which they came; None without level scores.
+
+        ``camera`` is of each, and ``mean_image`` what they are shifted against.
+        """
+        if len(self._level_scores) != self.count or len(camera) != self.count:
+            return None
+        levels = np.array(self._level_scores, np.float32)
+        mean = np.asarray(self._coarse_maps / (_MAP_STEPS * self.count), np.float32)
+        return Reference.of(levels, camera, mean, mean_image)
+
+    def calibration(self, source: str, reference: Reference | None = None) -> Calibration:
+        """What follows from them, with what ``reference`` gave."""
         used = np.flatnonzero(self._counts)  # of positive numbers, patterns ascend with values
         values = used.astype(np.uint16).view(np.float16).astype(np.float32)
-        return Calibration(source, np.sort(self.image_scores()), values, self._counts[used])
+        scores = self.image_scores()
+        if reference is not None:
+            # Those of equal scores in an order of their own: the images may come in any.
+            columns = np.column_stack((reference.camera, reference.level_scores, scores))
+            reference = reference.in_order(np.lexsort(columns.T))
+        counts = self._counts[used]
+        return Calibration(source, np.sort(scores), values, counts, reference=reference)

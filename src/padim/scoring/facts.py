@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from padim.backbones import BackboneSpec
 from padim.documents import Index, Positive, Sha256, Side
+from padim.images.camera import MeanImage
 from padim.images.facts import ImageFacts
 from padim.images.preprocess import Preprocess
 from padim.images.roi import read_png
@@ -17,6 +18,7 @@ from padim.recipes import RECIPES, Recipe
 from padim.scoring.calibration import Calibration, Threshold
 from padim.scoring.engines import ENGINES
 from padim.scoring.parity import STEP_PX, Samples
+from padim.scoring.reference import Reference
 
 _Float32 = Annotated[float, Meta(ge=-3.4e38, le=3.4e38)]
 _Text = Annotated[str, Meta(max_length=1 << 22)]
@@ -55,6 +57,27 @@ class ChosenFacts:
     chosen: Threshold | None = None
 
 
+_Rows = tuple[Annotated[tuple[_Float32, ...], Meta(max_length=64)], ...]
+
+
+@dataclass(frozen=True)
+class ReferenceFacts:
+    """What good images were like, as ``Reference.to_json`` writes it."""
+
+    level_scores: _Rows
+    camera: _Rows
+    coarse_map: _Rows
+    mean_image: _Text | None = None
+
+    def reference(self) -> Reference:
+        """What it describes; a ``ValueError`` if it is none."""
+        mean_image = None if self.mean_image is None else MeanImage.from_png(self.mean_image)
+        level_scores, camera, coarse_map = (
+            np.array(rows, np.float32) for rows in (self.level_scores, self.camera, self.coarse_map)
+        )
+        return Reference(level_scores, camera, coarse_map, mean_image)
+
+
 @dataclass(frozen=True)
 class CalibrationFacts(ChosenFacts):
     """A calibration with its arrays as lists."""
@@ -62,6 +85,7 @@ class CalibrationFacts(ChosenFacts):
     image_score: tuple[_Float32, ...] = ()
     pixel_score: Annotated[tuple[_Float32, ...], Meta(max_length=1 << 16)] = ()
     pixel_count: tuple[Annotated[int, Meta(ge=0, le=1 << 40)], ...] = ()
+    reference: ReferenceFacts | None = None
 
     def __post_init__(self) -> None:
         """Raise a ``ValueError`` if it is no calibration."""
@@ -76,6 +100,7 @@ class CalibrationFacts(ChosenFacts):
             np.array(self.pixel_count, np.int64),
             self.chosen,
             self.stale,
+            None if self.reference is None else self.reference.reference(),
         )
 
 

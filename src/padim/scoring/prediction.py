@@ -17,10 +17,12 @@ from PIL import Image
 from padim.documents import Finite, Fraction
 from padim.errors import ImageReadError, UsageError
 from padim.images.ahead import ImageInput, open_image
+from padim.images.camera import CameraFacts
 from padim.images.heatmap import overlay, save_picture
 from padim.images.preprocess import Preprocess
 from padim.images.regions import Region, peak_region, regions_above
 from padim.scoring.calibration import DEFAULT_PIXEL_RATE, DEFAULT_RATE, Calibration, Threshold
+from padim.scoring.reference import shrink_map
 
 NOT_CALIBRATED = (
     "The model has no threshold. Fit it anew, on two images at least and without --no-calibrate, "
@@ -69,6 +71,9 @@ class _RowFacts:
     label: Literal["normal", "anomalous"] | None
     p_value: Fraction | None
     regions: tuple[Region, ...]
+    level_scores: tuple[Finite, ...] = ()
+    camera: CameraFacts | None = None
+    coarse_map: tuple[tuple[Finite, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,10 @@ class PredictionRecord:
     regions: tuple[Region, ...]  # above the threshold of maps, the highest peak first
     decision: Decision | None
     origin: Origin | None
+    # What a drift alarm looks at; absent in rows of older releases
+    level_scores: tuple[float, ...] = ()
+    camera: CameraFacts | None = None  # None of a graph that resizes its images itself
+    coarse_map: tuple[tuple[float, ...], ...] = ()  # the mean of the map in 8 x 8 cells
 
     def to_dict(self) -> dict[str, object]:
         """As a line of JSON has it: all on one level, the regions as a list."""
@@ -97,6 +106,9 @@ class PredictionRecord:
             "p_value": self.p_value,
             **asdict(self.hottest),
             "regions": [asdict(region) for region in self.regions],
+            "level_scores": list(self.level_scores),
+            "camera": None if self.camera is None else asdict(self.camera),
+            "coarse_map": [list(row) for row in self.coarse_map],
             "threshold": decision.threshold.score if decision else None,
             "false_alarm_rate": decision.threshold.rate if decision else None,
             "pixel_threshold": decision.pixel_threshold if decision else None,
@@ -129,6 +141,8 @@ class Prediction:
         origin: What it came of; None when nobody asked for it.
         differences: How the image differs in depth, colour or brightness from those of the fit, in
             words; values above white are among them.
+        camera: What its light, contrast, focus and place are; None of a graph that resizes its
+            images itself.
 
     Examples:
         >>> prediction = padim.load("part.safetensors").predict("part/test/spot/0.png")
@@ -152,6 +166,7 @@ class Prediction:
     decision: Decision | None = None
     origin: Origin | None = None
     differences: tuple[str, ...] = ()
+    camera: CameraFacts | None = None
 
     @property
     def path(self) -> Path | None:
@@ -230,7 +245,14 @@ class Prediction:
             tuple(regions),
             self.decision,
             self.origin,
+            self.level_scores,
+            self.camera,
+            tuple(tuple(float(f"{value:.4g}") for value in row) for row in self.coarse_map()),
         )
+
+    def coarse_map(self) -> NDArray[np.float32]:
+        """The mean of the map in 8 x 8 cells, 0 where it does not look."""
+        return shrink_map(self.anomaly_map)
 
     def to_dict(self, min_region_px: float = 1) -> dict[str, object]:
         """All but the map as plain data, for JSON.

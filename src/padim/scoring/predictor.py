@@ -26,6 +26,7 @@ from padim.images.ahead import (
     load_image,
     map_ahead,
 )
+from padim.images.camera import CameraFacts, Snapshot
 from padim.images.decode import rgb_pixels
 from padim.images.facts import ImageFacts, describe_clipping
 from padim.scoring.calibration import Calibration
@@ -280,6 +281,7 @@ class Predictor:
                     *(facts.compare(ImageFacts.of(image)) if facts else ()),
                     *describe_clipping(image),
                 ),
+                self._look_at_camera(image),
             )
             for image, anomaly_map, score, levels in zip(
                 batch, whole, outputs.image_score, outputs.level_scores, strict=True
@@ -295,6 +297,14 @@ class Predictor:
             ModelFileError: They cannot be read.
         """
         return None if self.path is None else self.description.read_samples(self.path)
+
+    def _look_at_camera(self, image: Loaded) -> CameraFacts | None:
+        """What an image says of the camera; None where it is not of network size."""
+        if self.camera_px is not None:
+            return None
+        calibration = self.description.calibration
+        reference = calibration.reference if calibration else None
+        return Snapshot.of(image.pixels).compare(reference.mean_image if reference else None)
 
     @property
     def _bring(self) -> Bring:
