@@ -30,7 +30,7 @@ def model(category: Path) -> padim.PaDiM:
 
 
 def test_public_names_are_these() -> None:
-    classes = "FitSettings MapCounts PaDiM PixelMetrics Prediction Predictor Region"
+    classes = "FitSettings MapCounts Monitor PaDiM PixelMetrics Prediction Predictor Region"
     functions = "calibrate evaluate export fit forget load merge read_dataset update"
     names = {*ERRORS, *classes.split(), *functions.split(), "__version__"}
     assert padim.__all__ == sorted(names)

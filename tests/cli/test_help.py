@@ -14,7 +14,7 @@ from padim.cli.help import Command
 
 GROUPS = {
     "Fit and improve": ["fit", "calibrate", "update", "forget", "merge"],
-    "Inspect": ["predict", "info", "check"],
+    "Inspect": ["predict", "monitor", "info", "check"],
     "Measure": ["evaluate", "benchmark", "compare", "report"],
     "Ship": ["export", "verify", "doctor"],
     "Look up": ["backbones", "demo", "weights"],

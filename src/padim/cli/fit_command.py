@@ -115,10 +115,7 @@ def fit(
         names = name_outputs(chosen, [images])
         drawn = _draw_outliers(fitted, {p: outlier_overlays / n for p, n in names.items()})
     unreadable.report()
-    if words := describe_depth(fitted.state.images, encoder.preprocess.reading.white):
-        warn(words)
-    if fitted.order is not None and fitted.order.sentence:
-        warn(fitted.order.sentence)
+    _warn_of(fitted)
     document = {
         "model": str(out),
         "n_train": fitted.state.count,
@@ -139,6 +136,17 @@ def fit(
     pictures = f"\nOutliers drawn: {len(drawn)}, in {outlier_overlays}." if drawn else ""
     text = _summarise(fitted, out, peak, settings) + _list_suspects(fitted)
     result(document, f"{text}{pictures}")
+
+
+def _warn_of(fitted: "Fitted") -> None:
+    """Say what is doubtful about the images."""
+    state, order = fitted.state, fitted.order
+    for words in (
+        describe_depth(state.images, state.preprocess.reading.white),
+        order.sentence if order else "",
+    ):
+        if words:
+            warn(words)
 
 
 def _find_images(

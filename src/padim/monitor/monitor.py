@@ -239,7 +239,7 @@ class Monitor:
         bits = np.random.PCG64(saved.settings.seed)
         bits.advance(saved.n_draws)
         self._generator = np.random.Generator(bits)
-        rows = np.array(saved.rows, np.float32).reshape(-1, n)
+        rows = np.array(saved.rows, np.float32).reshape(len(saved.rows), n)
         self._pool = Pool(rows, saved.settings.n_kept)
         self._first = [np.array(row, np.float32) for row in saved.first]
         numbers = (bets.log_capital, bets.evidence, bets.lowest)
