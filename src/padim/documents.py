@@ -7,6 +7,7 @@ between fields are checked in its ``__post_init__``, which raises a ``ValueError
 import json
 import math
 from dataclasses import dataclass, is_dataclass
+from functools import partial
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -117,7 +118,7 @@ def _parts_of(parent: Any) -> list[Any]:
     return [part for part in _values_of(parent) if isinstance(part, dict | list)]
 
 
-def read_table(data: object, kind: type[T], origin: str) -> T:
+def read_table(data: object, kind: type[T], origin: str, folder: Path = Path()) -> T:
     """Make a table of settings what a dataclass says that it is.
 
     What the dataclass does not name is a slip of the hand, unlike in a file of a newer release.
@@ -126,6 +127,7 @@ def read_table(data: object, kind: type[T], origin: str) -> T:
         data: Plain data, of a TOML say.
         kind: The dataclass.
         origin: Where it comes from, as a message names it.
+        folder: Where files are named from.
 
     Raises:
         UnknownNameError: A key is unknown.
@@ -133,7 +135,7 @@ def read_table(data: object, kind: type[T], origin: str) -> T:
     """
     _require_known(data, kind, origin)
     try:
-        return msgspec.convert(data, kind, dec_hook=_read_path)
+        return msgspec.convert(data, kind, dec_hook=partial(_read_path, folder))
     except ValueError as error:
         what, _, place = str(error).replace("`", "").partition(" - at ")
         where = f"{origin}, {place.removeprefix('$.')}" if place else origin
@@ -161,8 +163,8 @@ def _require_known(data: object, kind: Any, origin: str) -> None:
             _require_known(value, hints[name], f"{origin}, {name}")
 
 
-def _read_path(kind: type, value: object) -> object:
+def _read_path(folder: Path, kind: type, value: object) -> object:
     """Read what JSON and TOML have no type for."""
     if kind is Path and isinstance(value, str) and value:
-        return Path(value)
+        return folder / value
     raise ValueError(f"expected {'a path' if kind is Path else kind.__name__}, got {value!r}")

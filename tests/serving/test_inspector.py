@@ -147,16 +147,16 @@ def test_a_part_waits_for_its_turn(station: Station) -> None:
         for n in range(40)
     ]
     gate.set()
-    assert all(one.result(30).inspection.findings for one in futures)
+    assert all(one.result(30).findings for one in futures)
 
 
 def test_a_part_that_was_inspected_before_gets_the_same_answer(station: Station) -> None:
     part = Part(picture(), "key", time.time(), "part", serial="7", tags={"shift": "2"})
-    first = station.inspector.inspect_part(part, "line").result(30).inspection
-    assert station.inspector.inspect_part(part, "line").result(30).inspection == first
+    first = station.inspector.inspect_part(part, "line").result(30)
+    assert station.inspector.inspect_part(part, "line").result(30) == first
     assert station.store.find() == [first]
     assert (first.arrival.serial, first.arrival.tags) == ("7", {"shift": "2"})
-    other = station.inspector.inspect_part(part, "another line").result(30).inspection
+    other = station.inspector.inspect_part(part, "another line").result(30)
     assert other.arrival.id != first.arrival.id
 
 
@@ -164,7 +164,7 @@ def test_a_part_that_was_pending_at_a_crash_is_inspected_under_its_id(station: S
     before = Arrival(name_inspection(1.0), "part", 1.0, "line", "key")
     station.store.accept([before])
     part = Part(picture(), "key", time.time(), "part")
-    found = station.inspector.inspect_part(part, "line").result(30).inspection
+    found = station.inspector.inspect_part(part, "line").result(30)
     assert found.arrival == before
     assert found.findings is not None
     assert station.store.list_pending() == []
@@ -181,7 +181,7 @@ def test_a_part_that_was_pending_at_a_crash_is_inspected_under_its_id(station: S
     ],
 )
 def test_every_trigger_is_written(station: Station, part: Part, reason: str) -> None:
-    found = station.inspector.inspect_part(part, "line").result(30).inspection
+    found = station.inspector.inspect_part(part, "line").result(30)
     assert found.verdict is Verdict.NOT_INSPECTED
     assert found.reason.startswith(reason)
     assert station.store.find() == [found]

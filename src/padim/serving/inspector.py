@@ -199,7 +199,7 @@ class Inspector:
         self._pool.submit(self._decode, job)
         return job.answer
 
-    def inspect_part(self, part: Part, source: str) -> Future[Answer]:
+    def inspect_part(self, part: Part, source: str) -> Future[Inspection]:
         """Inspect what a source hands over, whatever it is: its future always ends in an answer.
 
         It waits for its turn instead of being refused, unless it has a deadline itself.
@@ -213,6 +213,9 @@ class Inspector:
             part.serial,
             part.tags,
         )
+        return _drop_prediction(self._inspect_part(arrival, part))
+
+    def _inspect_part(self, arrival: Arrival, part: Part) -> Future[Answer]:
         if part.picture is None:
             return self.record_refusal(arrival, part.reason)
         deadline_s = math.inf if part.deadline_s is None else part.deadline_s
@@ -343,6 +346,21 @@ class Inspector:
         with self._idle:
             self._n_open -= 1
             self._idle.notify_all()
+
+
+def _drop_prediction(answered: Future[Answer]) -> Future[Inspection]:
+    """The inspection of an answer alone, which takes no memory."""
+    found: Future[Inspection] = Future()
+
+    def pass_on(done: Future[Answer]) -> None:
+        error = done.exception()
+        if error is None:
+            found.set_result(done.result().inspection)
+        else:
+            found.set_exception(error)
+
+    answered.add_done_callback(pass_on)
+    return found
 
 
 def find(prediction: Prediction, min_region_px: int) -> Findings:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from padim.line.build import build_sink, build_source, list_receivers
+from padim.line.supervisor import Supervisor
 from padim.serving.events import Events
 from padim.serving.inspector import Answer, Inspector
 from padim.serving.metrics import Metrics
@@ -30,6 +32,7 @@ class Service:
     inspector: Inspector
     events: Events
     metrics: Metrics
+    supervisor: Supervisor
     is_ready: threading.Event = field(default_factory=threading.Event)
 
 
@@ -47,31 +50,42 @@ def run_service(station: Station) -> Iterator[Service]:
     try:
         # What came by HTTP and has no verdict: who sent it has no answer, and may send it again.
         left = [one for one in store.list_pending() if one.key is None]
-        store.finish([refuse(one, LEFT_OPEN) for one in left], station.sinks)
-        pictures = Pictures(station.data / "pictures")
-        writer = Writer(store, station.sinks)
+        receivers = list_receivers(station.sinks, list(station.recipes))
+        store.finish([refuse(one, LEFT_OPEN) for one in left], receivers)
+        pictures = Pictures(station.data / "pictures", station.retention)
+        writer = Writer(store, receivers)
         events = Events()
         metrics = Metrics(recipes)
 
         def watch(answer: Answer) -> None:
             events.send(answer)
             metrics.count(answer)
+            supervisor.wake()
 
         inspector = Inspector(recipes, writer, pictures, watch, metrics.count_comparison)
-        service = Service(station, recipes, store, pictures, inspector, events, metrics)
+        supervisor = Supervisor(
+            inspector.inspect_part,
+            store,
+            [build_source(one) for one in station.sources],
+            [build_sink(one) for one in station.sinks],
+        )
+        service = Service(station, recipes, store, pictures, inspector, events, metrics, supervisor)
         stop = threading.Event()
         follower = threading.Thread(
             target=_follow_files, args=(recipes, stop), name="padim-follow", daemon=True
         )
         follower.start()
+        supervisor.start()
         service.is_ready.set()
         try:
             yield service
         finally:
             service.is_ready.clear()
             stop.set()
+            supervisor.stop_sources()
             inspector.close()
             writer.close()
+            supervisor.stop_sinks()
             recipes.close()
     finally:
         store.close()

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +10,11 @@ from msgspec import Meta
 
 from padim.documents import Positive, read_table
 from padim.errors import UsageError
+from padim.line.settings import SinkSettings, SourceSettings, read_sinks, read_sources
+from padim.store.pictures import Retention
 
+_DATA = Path("padim-data")
+_RETENTION = Retention()
 _MODELS = (".safetensors", ".onnx", ".xml")
 _MOST_BYTES = 1 << 20
 
@@ -95,8 +99,8 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Station:
-    """A service that inspects.
+class StationTable:
+    """A station without its sources and sinks, as a TOML has it.
 
     Attributes:
         recipes: By their names.
@@ -104,21 +108,37 @@ class Station:
         store: The database: a file, or a URL; ``history.db`` in the folder when empty.
         computing: How models are opened.
         limits: What a picture may be.
+        address: Where it listens.
+        port: Likewise; 0 for any that is free.
+        retention: Which pictures are kept.
     """
 
     recipes: dict[str, RecipeSettings]
-    data: Path = Path("padim-data")
+    data: Path = _DATA
     store: str = ""
     computing: Computing = Computing()
     limits: Limits = Limits()
     address: str = "127.0.0.1"
     port: _Port = 8000
-    sinks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    retention: Retention = _RETENTION
 
     @property
     def database(self) -> str:
         """Where inspections are written."""
         return self.store or str(self.data / "history.db")
+
+
+@dataclass(frozen=True)
+class Station(StationTable):
+    """A service that inspects.
+
+    Attributes:
+        sources: Where pictures come from, beside HTTP.
+        sinks: Where records go to.
+    """
+
+    sources: tuple[SourceSettings, ...] = ()
+    sinks: tuple[SinkSettings, ...] = ()
 
 
 def name_recipes(models: Sequence[Path]) -> dict[str, RecipeSettings]:
@@ -157,14 +177,10 @@ def read_station(path: Path) -> Station:
             table = tomllib.loads(file.read(_MOST_BYTES).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # of bytes, TOML, long numbers; of nesting
         raise UsageError(f"{path} is no TOML: {error}. See docs/howto/serve.md.") from None
-    station = read_table(table, Station, str(path))
-    folder = path.parent
-    recipes = {
-        name: replace(
-            one,
-            model=folder / one.model,
-            shadow=None if one.shadow is None else folder / one.shadow,
-        )
-        for name, one in station.recipes.items()
-    }
-    return replace(station, recipes=recipes, data=folder / station.data)
+    sources = read_sources(table.pop("sources", []), path)
+    sinks = read_sinks(table.pop("sinks", []), path)
+    found = read_table({"data": str(_DATA), **table}, StationTable, str(path), path.parent)
+    store = found.store
+    if store and "://" not in store:
+        store = str(path.parent / store)
+    return Station(**vars(replace(found, store=store)), sources=sources, sinks=sinks)
