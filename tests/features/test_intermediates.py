@@ -1,5 +1,6 @@
 """Networks of timm against what the whole network computes at the modules that timm names."""
 
+import gc
 import hashlib
 import json
 from dataclasses import dataclass, replace
@@ -144,8 +145,9 @@ def test_a_model_of_timm_is_saved_and_scores_bit_for_bit(
     assert again.state.encoder.spec.name == f"timm:{name}.r160_in1k"
     ours, theirs = again.predict(images[3]), fitted.predict(images[3])
     assert (ours.score, ours.anomaly_map.tobytes()) == (theirs.score, theirs.anomaly_map.tobytes())
-    parity = padim.export(tmp_path / "a.safetensors", tmp_path / "a.onnx")
-    assert parity.score_error < parity.tolerance
+    if engine == "torch":  # the graph is of the model, whoever fitted it
+        parity = padim.export(tmp_path / "a.safetensors", tmp_path / "a.onnx")
+        assert parity.score_error < parity.tolerance
 
 
 def test_weights_that_do_not_travel_are_known_by_their_hash(tmp_path: Path) -> None:
@@ -378,6 +380,8 @@ def test_a_network_that_no_graph_can_be_says_who_runs_it(
 ) -> None:
     with pytest.raises(UsageError, match=rf"cannot be a graph: {reason}.*Use --engine torch"):
         write_onnx(network, tmp_path / "a.onnx", (4, 4), ["score"], "")
+    assert gc.isenabled()
+    assert not vars(torch.fx.config).get("do_not_emit_stack_traces")
 
 
 def test_a_network_built_for_a_size_may_take_no_other() -> None:

@@ -1,5 +1,6 @@
 """A torch module as an ONNX graph."""
 
+import gc
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.fx import config as fx_config
 from torch.onnx import OnnxExporterError
 
 from padim.errors import UsageError
@@ -45,7 +47,7 @@ def write_onnx(
 
     example = torch.zeros(n_batch or 2, *input_px, 3, dtype=torch.uint8)
     batch = torch.export.Dim("batch") if n_batch is None else None
-    with _quiet_exporter(), _naming_torch(), _without_overwriting(module):
+    with _quiet_exporter(), _naming_torch(), _without_overwriting(module), _hurrying_exporter():
         program = torch.onnx.export(
             module,
             (example, *(torch.zeros(1) for _ in numbers)),
@@ -64,6 +66,25 @@ def write_onnx(
     n_bytes = sum(t.numel() * t.element_size() for t in module.state_dict().values())
     program.save(path, external_data=n_bytes > _LARGEST_PROTOBUF)
     write_seal(path)
+
+
+@contextmanager
+def _hurrying_exporter() -> Iterator[None]:
+    """Spare the exporter half its time: it looks for garbage, and where each node comes from.
+
+    It makes a million small objects that live as long as it works, and nothing is kept of what
+    source a node comes from. Releases of torch that do not know the choice look all the same.
+    """
+    before = getattr(fx_config, "do_not_emit_stack_traces", False)
+    was_collecting = gc.isenabled()
+    gc.disable()
+    vars(fx_config)["do_not_emit_stack_traces"] = True
+    try:
+        yield
+    finally:
+        vars(fx_config)["do_not_emit_stack_traces"] = before
+        if was_collecting:
+            gc.enable()
 
 
 @contextmanager
