@@ -102,9 +102,10 @@ def distances(
         covariance = np.zeros((n_dims, n_dims))
         if n > 1:
             covariance += np.cov(good, rowvar=False)
-        inverse = np.linalg.inv(covariance + np.diag(np.broadcast_to(eps, n_dims)))
+        covariance += np.diag(np.broadcast_to(eps, n_dims))
         delta = test[:, :, y, x].astype(np.float64) - good.mean(axis=0)
-        result[:, y, x] = np.sqrt(((delta @ inverse) * delta).sum(axis=1))
+        # Solving for a few images is a third of the work of inverting.
+        result[:, y, x] = np.sqrt((delta * np.linalg.solve(covariance, delta.T).T).sum(axis=1))
     return result
 
 
