@@ -127,9 +127,21 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     [
         {},
         {"dims": 50, "dims_seed": 7, "include_backbone": False, "keep_samples": False},
-        {"recipe": "fast", "store": "float32", "calibrate": False, "sigma_px": 2},
+        {
+            "recipe": "fast",
+            "store": "float32",
+            "calibrate": False,
+            "sigma_px": 2,
+            "engine": "torch",
+        },
         {"size_px": (96, 128), "tile_px": 64, "tile_overlap_px": 32, "engine": "torch"},
-        {"taps": (1, 4), "eps": 0.5, "eps_rule": "absolute", "score_fraction": 0.0},
+        {
+            "taps": (1, 4),
+            "eps": 0.5,
+            "eps_rule": "absolute",
+            "score_fraction": 0.0,
+            "engine": "torch",
+        },
     ],
 )
 def test_a_model_says_what_fits_it_again(choices: FitChoices) -> None:
