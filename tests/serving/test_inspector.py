@@ -12,8 +12,9 @@ from PIL import Image
 from padim.errors import ModelFileError
 from padim.line.protocols import Part
 from padim.scoring.predictor import Outputs
-from padim.serving.inspector import Answer, BusyError, Inspector, StoppingError
-from padim.serving.recipes import Recipes
+from padim.serving.inspector import BusyError, Inspector, StoppingError
+from padim.serving.job import Answer
+from padim.serving.recipes import Opened, Recipes
 from padim.serving.station import Computing, RecipeSettings
 from padim.store.inspection import Arrival, Verdict, name_inspection
 from padim.store.pictures import Pictures
@@ -35,18 +36,27 @@ def arrive(recipe: str = "part", key: str | None = None) -> Arrival:
     return Arrival(name_inspection(now_s), recipe, now_s, "test", key)
 
 
+def note_nothing(_name: str, _opened: Opened) -> None:
+    pass
+
+
 class Station:
     """An inspector with a real database, and what it says."""
 
     def __init__(self, folder: Path) -> None:
         settings = {"part": RecipeSettings(MODEL, deadline_ms=20_000)}
-        self.recipes = Recipes(settings, Computing(n_threads=1), folder / "models")
+        self.recipes = Recipes(settings, Computing(n_threads=1), folder / "models", note_nothing)
         self.store = Store.open(str(folder / "history.db"))
         self.writer = Writer(self.store, {"part": ("sink",)})
         self.pictures = Pictures(folder / "pictures")
         self.answers: list[Answer] = []
         self.inspector = Inspector(
-            self.recipes, self.writer, self.pictures, self.answers.append, lambda _: None
+            self.recipes,
+            self.writer,
+            self.pictures,
+            self.answers.append,
+            lambda _comparison: None,
+            lambda _recipe, _prediction, _name: "quiet",
         )
 
     def hold(self) -> threading.Event:

@@ -13,10 +13,14 @@ from padim.errors import (
     UsageError,
 )
 from padim.scoring.calibration import Calibration
-from padim.serving.recipes import Recipes, forecast_bytes
+from padim.serving.recipes import Opened, Recipes, forecast_bytes
 from padim.serving.station import Computing, RecipeSettings
 
 KEPT = Path(__file__).parents[1] / "kept/v1"
+
+
+def note_nothing(_name: str, _opened: Opened) -> None:
+    pass
 
 
 def write_model(path: Path, add: float = 0.0) -> Path:
@@ -37,7 +41,12 @@ def open_recipes(tmp_path: Path, *names: str, **computing: int) -> Recipes:
         path = tmp_path / f"{name}.safetensors"
         shutil.copy(KEPT / "model.safetensors", path)
         settings[name] = RecipeSettings(path, false_alarm_rate=0.2)
-    return Recipes(settings, Computing(n_threads=1, **computing), tmp_path / "kept")
+    return Recipes(
+        settings,
+        Computing(n_threads=1, **computing),
+        tmp_path / "kept",
+        note_nothing,
+    )
 
 
 def test_a_model_is_opened_once_and_has_reproduced_its_samples(tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ import asyncio
 import threading
 from collections import deque
 
-from padim.serving.inspector import Answer
+from padim.serving.job import Answer
 from padim.store.record import Record
+from padim.store.store import Alarm
+
+Event = Record | Alarm
 
 _KEPT = 50  # of the last, for who begins to listen
 _WAITING = 200  # for one listener, who misses the oldest when slower
@@ -15,35 +18,41 @@ class Events:
     """Sends the record of each inspection to all who listen."""
 
     def __init__(self) -> None:
-        self._last: deque[Record] = deque(maxlen=_KEPT)
-        self._listeners: dict[asyncio.Queue[Record], asyncio.AbstractEventLoop] = {}
+        self._last: deque[Event] = deque(maxlen=_KEPT)
+        self._listeners: dict[asyncio.Queue[Event], asyncio.AbstractEventLoop] = {}
         self._lock = threading.Lock()
 
     def send(self, answer: Answer) -> None:
         """Tell all of an answer, from any thread."""
-        record = Record.of(answer.inspection)
+        self._send(Record.of(answer.inspection))
+
+    def send_alarm(self, alarm: Alarm) -> None:
+        """Tell all of an alarm, from any thread."""
+        self._send(alarm)
+
+    def _send(self, one: Event) -> None:
         with self._lock:
-            self._last.append(record)
+            self._last.append(one)
             listeners = list(self._listeners.items())
         for queue, loop in listeners:
-            loop.call_soon_threadsafe(_put, queue, record)
+            loop.call_soon_threadsafe(_put, queue, one)
 
-    def listen(self) -> asyncio.Queue[Record]:
+    def listen(self) -> asyncio.Queue[Event]:
         """Begin to listen in this thread's event loop; the last ones are there at once."""
-        queue: asyncio.Queue[Record] = asyncio.Queue(_WAITING)
+        queue: asyncio.Queue[Event] = asyncio.Queue(_WAITING)
         with self._lock:
-            for record in self._last:
-                queue.put_nowait(record)
+            for one in self._last:
+                queue.put_nowait(one)
             self._listeners[queue] = asyncio.get_running_loop()
         return queue
 
-    def leave(self, queue: asyncio.Queue[Record]) -> None:
+    def leave(self, queue: asyncio.Queue[Event]) -> None:
         """Listen no more."""
         with self._lock:
             self._listeners.pop(queue, None)
 
 
-def _put(queue: asyncio.Queue[Record], record: Record) -> None:
+def _put(queue: asyncio.Queue[Event], one: Event) -> None:
     if queue.full():
         queue.get_nowait()
-    queue.put_nowait(record)
+    queue.put_nowait(one)

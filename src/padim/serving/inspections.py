@@ -21,7 +21,8 @@ from padim.serving.answers import (
     describe_problems,
 )
 from padim.serving.bodies import Room, read_body
-from padim.serving.inspector import Answer, BusyError
+from padim.serving.inspector import BusyError
+from padim.serving.job import Answer
 from padim.serving.service import Service
 from padim.serving.tokens import Role
 from padim.store.inspection import Arrival, Verdict, name_inspection
@@ -52,6 +53,7 @@ def make_inspection_routes(service: Service, access: Access) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["inspections"])
     limits = service.station.limits
     room = Room(limits.waiting_bytes)
+    source = service.station.name_source(SOURCE)
     send, see = (Depends(access.require(role)) for role in (Role.SCORE, Role.OPERATE))
 
     @routes.post(
@@ -90,7 +92,7 @@ def make_inspection_routes(service: Service, access: Access) -> APIRouter:
         async with read_body(request, limits.picture_bytes, room) as picture:
             now_s = time.time()
             arrival = Arrival(
-                name_inspection(now_s), recipe, now_s, SOURCE, None, serial, _collect_tags(request)
+                name_inspection(now_s), recipe, now_s, source, None, serial, _collect_tags(request)
             )
             pending = service.inspector.inspect(arrival, picture, deadline_s)
             within_s = service.inspector.choose_deadline_s(recipe, deadline_s) + _GRACE_S

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from padim.errors import PadimError, failure_of
@@ -15,12 +15,12 @@ from padim.images.ahead import DECODE_THREADS
 from padim.line.protocols import Part
 from padim.scoring.prediction import Prediction
 from padim.serving.deadlines import Deadlines
-from padim.serving.lane import Lane, Scored
+from padim.serving.job import Answer, Job, find
+from padim.serving.lane import Scored
 from padim.serving.recipes import Recipes
 from padim.serving.shadow import Comparison, Shadow
 from padim.store.inspection import (
     Arrival,
-    Findings,
     Inspection,
     Milliseconds,
     Verdict,
@@ -54,56 +54,6 @@ class StoppingError(PadimError):
         super().__init__("The service is stopping and takes no more pictures. Try again later.")
 
 
-@dataclass(frozen=True)
-class Answer:
-    """An inspection whose verdict is written, and what there is to draw of it."""
-
-    inspection: Inspection
-    prediction: Prediction | None
-    is_late: bool = False  # whether it was not inspected for its deadline
-    n_together: int = 0  # pictures that were scored with it, itself included
-
-
-class _Job:
-    """A picture on its way. Whoever claims it first says what becomes of it."""
-
-    def __init__(self, arrival: Arrival, picture: bytes, lane: Lane) -> None:
-        self.arrival = arrival
-        self.picture = picture
-        self.lane = lane
-        self.answer: Future[Answer] = Future()
-        self.accepted: Future[Arrival | Inspection] = Future()
-        self.arrived_s = time.monotonic()
-        self.decode_ms: float | None = None
-        self.claimed_s = self.arrived_s
-        self.waited_ms = 0.0
-        self.image_sha256: str | None = None
-        self._lock = threading.Lock()
-        self._is_claimed = False
-
-    def refuse(self, reason: str) -> Inspection:
-        """End it as not inspected, for a reason that is a sentence."""
-        return refuse(
-            self.arrival,
-            reason,
-            image_sha256=self.image_sha256,
-            image_bytes=len(self.picture),
-        )
-
-    @property
-    def is_open(self) -> bool:
-        """Whether nobody has claimed it."""
-        return not self._is_claimed
-
-    def claim(self) -> bool:
-        """Whether this is the first claim."""
-        with self._lock:
-            is_first, self._is_claimed = not self._is_claimed, True
-            if is_first:
-                self.claimed_s = time.monotonic()
-            return is_first
-
-
 class Inspector:
     """Inspects pictures, and answers once the verdict is written.
 
@@ -113,6 +63,8 @@ class Inspector:
         pictures: Keeps pictures.
         watch: Told of each answer; it must not take long.
         compare: Told what a model on trial says of a picture, likewise.
+        look: Told of a recipe, a prediction and the name of its part; says what the drift alarm
+            does.
     """
 
     def __init__(
@@ -122,6 +74,7 @@ class Inspector:
         pictures: Pictures,
         watch: Callable[[Answer], None],
         compare: Callable[[Comparison], None],
+        look: Callable[[str, Prediction, str], str],
     ) -> None:
         self.recipes = recipes
         self._writer = writer
@@ -132,6 +85,7 @@ class Inspector:
         self._writers = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="padim-write")
         self._shadow = Shadow(self._pool, self._note_comparison)
         self._compare = compare
+        self._look = look
         self._deadlines = Deadlines()
         self._is_stopping = False
         self._writing_s = _LEAST_WRITING_S  # from a score to its answer, at worst of late
@@ -181,7 +135,7 @@ class Inspector:
         lane = self.recipes.use(arrival.recipe).lane
         while not lane.enter():  # its model has just been changed
             lane = self.recipes.use(arrival.recipe).lane
-        job = _Job(arrival, picture, lane)
+        job = Job(arrival, picture, lane)
         with self._idle:
             is_stopping = self._is_stopping
             self._n_open += not is_stopping
@@ -249,7 +203,7 @@ class Inspector:
         """Seconds from an arrival to its answer; that of the recipe when None."""
         return self.recipes[recipe].settings.deadline_ms / 1e3 if deadline_s is None else deadline_s
 
-    def _decode(self, job: _Job) -> None:
+    def _decode(self, job: Job) -> None:
         if not job.is_open:
             return
         started_s = time.monotonic()
@@ -264,18 +218,20 @@ class Inspector:
         job.decode_ms = 1e3 * (time.monotonic() - started_s)
         job.lane.put(image, lambda: job.is_open, partial(self._take_score, job))
 
-    def _take_score(self, job: _Job, scored: Scored) -> None:
+    def _take_score(self, job: Job, scored: Scored) -> None:
         if scored.prediction is None:
             self._refuse(job, scored.failure)
         elif job.claim():
             self._writers.submit(self._judge, job, scored, scored.prediction)
 
-    def _judge(self, job: _Job, scored: Scored, prediction: Prediction) -> None:
+    def _judge(self, job: Job, scored: Scored, prediction: Prediction) -> None:
         """Say what was found, and write it."""
         settings = self.recipes[job.arrival.recipe].settings
         took = Milliseconds(job.waited_ms + scored.queue_ms, job.decode_ms, scored.score_ms)
         try:
-            findings = find(prediction, settings.min_region_px)
+            name = job.arrival.serial or job.arrival.id
+            word = self._look(job.arrival.recipe, prediction, name)
+            findings = find(prediction, settings.min_region_px, word)
             inspection = Inspection(
                 job.arrival,
                 Verdict.NOK if findings.label == "anomalous" else Verdict.OK,
@@ -292,7 +248,7 @@ class Inspector:
         self._write(job.answer, job.accepted, answer, picture)
         self._shadow.score(self.recipes[job.arrival.recipe], inspection, picture)
 
-    def _refuse(self, job: _Job, reason: str, *, is_late: bool = False) -> None:
+    def _refuse(self, job: Job, reason: str, *, is_late: bool = False) -> None:
         if job.claim():
             answer = Answer(job.refuse(reason), None, is_late)
             self._writers.submit(self._write, job.answer, job.accepted, answer, job.picture)
@@ -337,7 +293,7 @@ class Inspector:
         if comparison.is_agreed is False:
             self._writers.submit(self._pictures.keep_disputed, comparison.inspection, picture)
 
-    def _leave(self, job: _Job, _answer: Future[Answer]) -> None:
+    def _leave(self, job: Job, _answer: Future[Answer]) -> None:
         job.picture = b""
         job.lane.leave()
         took_s = time.monotonic() - job.claimed_s
@@ -361,25 +317,6 @@ def _drop_prediction(answered: Future[Answer]) -> Future[Inspection]:
 
     answered.add_done_callback(pass_on)
     return found
-
-
-def find(prediction: Prediction, min_region_px: int) -> Findings:
-    """What a prediction says, as it is written."""
-    decision, origin = prediction.decision, prediction.origin
-    assert decision is not None
-    assert prediction.p_value is not None
-    assert prediction.label is not None
-    return Findings(
-        origin.model_sha256 if origin else None,
-        prediction.score,
-        prediction.p_value,
-        decision.threshold.score,
-        decision.threshold.kind,
-        prediction.label,
-        tuple(prediction.defects(min_region_px)[0]),
-        prediction.level_scores,
-        "",
-    )
 
 
 def _describe(error: Exception) -> str:

@@ -2,7 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from padim.serving.inspector import Answer
+from padim.serving.drift import Drift
+from padim.serving.job import Answer
 from padim.serving.recipes import Recipes
 from padim.serving.shadow import Comparison
 from padim.store.inspection import Verdict
@@ -15,8 +16,9 @@ _TOGETHER = (1, 2, 4, 8, 16)
 class Metrics:
     """Counts answers and steps, and reads queues when it is asked."""
 
-    def __init__(self, recipes: Recipes) -> None:
+    def __init__(self, recipes: Recipes, drift: Drift) -> None:
         self._recipes = recipes
+        self._drift_alarm = drift
         self._registry = CollectorRegistry()
         self._inspections = Counter(
             "padim_inspections",
@@ -69,6 +71,18 @@ class Metrics:
             ("recipe", "model_sha256", "engine", "backbone"),
             registry=self._registry,
         )
+        self._drift = Gauge(
+            "padim_drift_evidence",
+            "Evidence that parts have changed; the alarm rings at parts_between_alarms.",
+            ("recipe",),
+            registry=self._registry,
+        )
+        self._alarms = Gauge(
+            "padim_drift_alarm",
+            "1 while nobody has cleared the drift alarm.",
+            ("recipe",),
+            registry=self._registry,
+        )
         for recipe in recipes:
             for verdict in Verdict:
                 self._inspections.labels(recipe, verdict.value)
@@ -101,6 +115,8 @@ class Metrics:
         self._models.clear()
         for name, recipe in self._recipes.items():
             opened = recipe.current
+            self._drift.labels(name).set(self._drift_alarm.measure(name))
+            self._alarms.labels(name).set(self._drift_alarm.find_alarm(name) is not None)
             self._inside.labels(name).set(opened.lane.n_inside if opened else 0)
             if opened is not None:
                 predictor = opened.predictor

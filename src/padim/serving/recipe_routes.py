@@ -54,6 +54,7 @@ class RecipeAnswer:
         previous: What answered before, and would again after a rollback.
         shadow: What scores as well and answers nothing.
         trouble: Why the model that lies in its file was not taken; empty when it was.
+        alarm: What the drift alarm has said, and nobody has cleared; empty when it is quiet.
     """
 
     name: str
@@ -63,6 +64,7 @@ class RecipeAnswer:
     previous: ModelAnswer | None
     shadow: ModelAnswer | None
     trouble: str
+    alarm: str
 
 
 def make_recipe_routes(service: Service, access: Access) -> APIRouter:
@@ -79,7 +81,7 @@ def make_recipe_routes(service: Service, access: Access) -> APIRouter:
     )
     async def list_recipes() -> Response:
         """All recipes, and what they are inspected by."""
-        return answer_json([describe_recipe(one) for one in service.recipes.values()])
+        return answer_json([describe_recipe(service, one) for one in service.recipes.values()])
 
     @routes.get(
         "/{recipe}",
@@ -89,7 +91,7 @@ def make_recipe_routes(service: Service, access: Access) -> APIRouter:
     )
     async def get_recipe(recipe: str) -> Response:
         """One recipe."""
-        return answer_json(describe_recipe(service.recipes[recipe]))
+        return answer_json(describe_recipe(service, service.recipes[recipe]))
 
     @routes.put(
         "/{recipe}/model",
@@ -120,7 +122,7 @@ def make_recipe_routes(service: Service, access: Access) -> APIRouter:
             )
         async with read_body(request, _MOST_BYTES, room) as content:
             await asyncio.to_thread(_change, service, recipe, path, content)
-        return answer_json(describe_recipe(service.recipes[recipe]))
+        return answer_json(describe_recipe(service, service.recipes[recipe]))
 
     @routes.post(
         "/{recipe}/rollback",
@@ -131,13 +133,26 @@ def make_recipe_routes(service: Service, access: Access) -> APIRouter:
     async def go_back(recipe: str) -> Response:
         """Let the model answer that did before."""
         await asyncio.to_thread(service.recipes.go_back, recipe)
-        return answer_json(describe_recipe(service.recipes[recipe]))
+        return answer_json(describe_recipe(service, service.recipes[recipe]))
+
+    @routes.delete(
+        "/{recipe}/alarm",
+        response_model=RecipeAnswer,
+        responses=describe_problems(401, 403, 404),
+        dependencies=[see],
+    )
+    async def clear_alarm(recipe: str) -> Response:
+        """Say that somebody has seen to the drift alarm."""
+        name = service.recipes[recipe].name
+        await asyncio.to_thread(service.drift.clear, name)
+        return answer_json(describe_recipe(service, service.recipes[recipe]))
 
     return routes
 
 
-def describe_recipe(recipe: Recipe) -> RecipeAnswer:
+def describe_recipe(service: Service, recipe: Recipe) -> RecipeAnswer:
     """What there is to know of a recipe."""
+    alarm = service.drift.find_alarm(recipe.name)
     return RecipeAnswer(
         recipe.name,
         recipe.settings.deadline_ms,
@@ -146,6 +161,7 @@ def describe_recipe(recipe: Recipe) -> RecipeAnswer:
         _describe_model(recipe.previous),
         _describe_model(recipe.shadow),
         recipe.trouble,
+        alarm.sentence if alarm else "",
     )
 
 

@@ -4,7 +4,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,14 +75,20 @@ class Recipes(Mapping[str, Recipe]):
         settings: Of each recipe, by its name.
         computing: How models are opened.
         kept: Folder of copies of models, for a way back.
+        note: Told of each model that answers for a recipe from now on.
     """
 
     def __init__(
-        self, settings: Mapping[str, RecipeSettings], computing: Computing, kept: Path
+        self,
+        settings: Mapping[str, RecipeSettings],
+        computing: Computing,
+        kept: Path,
+        note: Callable[[str, Opened], None],
     ) -> None:
         self._recipes = {name: Recipe(name, one) for name, one in settings.items()}
         self._computing = computing
         self._kept = kept
+        self._note = note
         self._changing = threading.RLock()
         self._n_threads = computing.n_threads or max(1, choose_threads(None) - 1)
 
@@ -123,6 +129,7 @@ class Recipes(Mapping[str, Recipe]):
                     found = self._open(recipe, recipe.settings.model)
                     self._keep(found)
                     recipe.current = found
+                    self._note(name, found)
                     if recipe.settings.shadow is not None:
                         recipe.shadow = self._open(recipe, recipe.settings.shadow)
         return found
@@ -152,6 +159,7 @@ class Recipes(Mapping[str, Recipe]):
             if recipe.previous is not None:
                 recipe.previous.lane.close()
             recipe.previous, recipe.current, recipe.trouble = recipe.current, opened, ""
+            self._note(name, opened)
             return opened
 
     def go_back(self, name: str) -> Opened:
@@ -173,6 +181,7 @@ class Recipes(Mapping[str, Recipe]):
                 replace(previous, identity=identify(recipe.settings.model)),
                 recipe.current,
             )
+            self._note(name, recipe.current)
             return recipe.current
 
     def _place(self, opened: Opened) -> Path:

@@ -1,16 +1,19 @@
 """What a running station consists of, put together and taken apart in order."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from padim.line.build import build_sink, build_source, list_receivers
 from padim.line.supervisor import Supervisor
+from padim.serving.drift import Drift
 from padim.serving.events import Events
-from padim.serving.inspector import Answer, Inspector
+from padim.serving.inspector import Inspector
+from padim.serving.job import Answer
 from padim.serving.metrics import Metrics
-from padim.serving.recipes import Recipes
+from padim.serving.recipes import Opened, Recipes
 from padim.serving.station import Station
 from padim.store.inspection import refuse
 from padim.store.pictures import Pictures
@@ -18,7 +21,8 @@ from padim.store.store import Store
 from padim.store.writer import Writer
 
 _FOLLOWING_S = 1.0  # between two looks at the files of recipes
-LEFT_OPEN = "The service ended before it was inspected."
+_COMES_AGAIN_S = 300.0  # for sources to bring again what they had handed over
+_LEFT_OPEN = "The service ended before it was inspected, and the picture did not come again."
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,12 @@ class Service:
     station: Station
     recipes: Recipes
     store: Store
-    pictures: Pictures
+    writer: Writer
     inspector: Inspector
     events: Events
     metrics: Metrics
     supervisor: Supervisor
+    drift: Drift
     is_ready: threading.Event = field(default_factory=threading.Event)
 
 
@@ -43,54 +48,84 @@ def run_service(station: Station) -> Iterator[Service]:
     Raises:
         PadimError: A model, the database or the folder cannot be opened.
     """
-    recipes = Recipes(station.recipes, station.computing, station.data / "models")
-    recipes.open_all()
     station.data.mkdir(parents=True, exist_ok=True)
     store = Store.open(station.database)
     try:
-        # What came by HTTP and has no verdict: who sent it has no answer, and may send it again.
-        left = [one for one in store.list_pending() if one.key is None]
-        receivers = list_receivers(station.sinks, list(station.recipes))
-        store.finish([refuse(one, LEFT_OPEN) for one in left], receivers)
-        pictures = Pictures(station.data / "pictures", station.retention)
-        writer = Writer(store, receivers)
-        events = Events()
-        metrics = Metrics(recipes)
-
-        def watch(answer: Answer) -> None:
-            events.send(answer)
-            metrics.count(answer)
-            supervisor.wake()
-
-        inspector = Inspector(recipes, writer, pictures, watch, metrics.count_comparison)
-        supervisor = Supervisor(
-            inspector.inspect_part,
-            store,
-            [build_source(one) for one in station.sources],
-            [build_sink(one) for one in station.sinks],
-        )
-        service = Service(station, recipes, store, pictures, inspector, events, metrics, supervisor)
+        service = _build(station, store)
+        service.recipes.open_all()
         stop = threading.Event()
-        follower = threading.Thread(
-            target=_follow_files, args=(recipes, stop), name="padim-follow", daemon=True
+        housekeeper = threading.Thread(
+            target=_keep_house, args=(service, stop), name="padim-house", daemon=True
         )
-        follower.start()
-        supervisor.start()
+        housekeeper.start()
+        service.supervisor.start()
         service.is_ready.set()
         try:
             yield service
         finally:
             service.is_ready.clear()
             stop.set()
-            supervisor.stop_sources()
-            inspector.close()
-            writer.close()
-            supervisor.stop_sinks()
-            recipes.close()
+            service.supervisor.stop_sources()
+            service.inspector.close()
+            service.writer.close()
+            service.supervisor.stop_sinks()
+            service.drift.close()
+            service.recipes.close()
     finally:
         store.close()
 
 
-def _follow_files(recipes: Recipes, stop: threading.Event) -> None:
+def _build(station: Station, store: Store) -> Service:
+    """Put the parts of a station together."""
+    receivers = list_receivers(station.sinks, list(station.recipes))
+    writer = Writer(store, receivers)
+    events = Events()
+
+    def note(name: str, opened: Opened) -> None:
+        predictor = opened.predictor
+        sha256 = predictor.file_sha256 or ""
+        store.record_model(name, sha256, predictor.description.words(), time.time())
+
+    recipes = Recipes(station.recipes, station.computing, station.data / "models", note)
+    drift = Drift(store, lambda name: recipes[name].settings.monitor, events.send_alarm)
+    metrics = Metrics(recipes, drift)
+
+    def watch(answer: Answer) -> None:
+        events.send(answer)
+        metrics.count(answer)
+        supervisor.wake()
+
+    inspector = Inspector(
+        recipes,
+        writer,
+        Pictures(station.data / "pictures", station.retention),
+        watch,
+        metrics.count_comparison,
+        drift.look,
+    )
+    supervisor = Supervisor(
+        lambda part, source: inspector.inspect_part(part, station.name_source(source)),
+        store,
+        [build_source(one) for one in station.sources],
+        [build_sink(one) for one in station.sinks],
+    )
+    return Service(station, recipes, store, writer, inspector, events, metrics, supervisor, drift)
+
+
+def _keep_house(service: Service, stop: threading.Event) -> None:
+    """Follow the files of recipes, and end what was left open when the station last ended."""
+    station, writer = service.station, service.writer
+    own = station.name_source("")
+    left = [one for one in service.store.list_pending() if one.source.startswith(own)]
+    came_by = {station.name_source(one.name) for one in station.sources}
+    for one in left:
+        # Who sent it by HTTP has had no answer, and may send it again.
+        if one.source not in came_by:
+            writer.finish(refuse(one, _LEFT_OPEN))
+    until_s = time.monotonic() + _COMES_AGAIN_S
     while not stop.wait(_FOLLOWING_S):
-        recipes.follow_files()
+        service.recipes.follow_files()
+        if left and time.monotonic() > until_s:
+            for one in left:
+                writer.finish(refuse(one, _LEFT_OPEN))  # one that has come again keeps its verdict
+            left = []

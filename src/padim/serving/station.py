@@ -11,10 +11,12 @@ from msgspec import Meta
 from padim.documents import Positive, read_table
 from padim.errors import UsageError
 from padim.line.settings import SinkSettings, SourceSettings, read_sinks, read_sources
+from padim.monitor.monitor import MonitorSettings
 from padim.store.pictures import Retention
 
 _DATA = Path("padim-data")
 _RETENTION = Retention()
+_MONITOR = MonitorSettings()
 _MODELS = (".safetensors", ".onnx", ".xml")
 _MOST_BYTES = 1 << 20
 
@@ -34,6 +36,7 @@ class RecipeSettings:
         min_region_px: Source pixels of a region; smaller ones are left out.
         deadline_ms: From the arrival of a picture to its answer, at most.
         shadow: Another model, which scores as well and answers nothing.
+        monitor: Of the drift alarm.
     """
 
     model: Path
@@ -42,6 +45,7 @@ class RecipeSettings:
     min_region_px: Annotated[int, Meta(ge=0, le=1 << 40)] = 1
     deadline_ms: Positive = 5000.0
     shadow: Path | None = None
+    monitor: MonitorSettings = _MONITOR
 
     def choose(
         self,
@@ -104,6 +108,7 @@ class StationTable:
 
     Attributes:
         recipes: By their names.
+        name: Of the station, where several share a database.
         data: Folder of the database, the pictures and the models that are sent.
         store: The database: a file, or a URL; ``history.db`` in the folder when empty.
         computing: How models are opened.
@@ -114,6 +119,7 @@ class StationTable:
     """
 
     recipes: dict[str, RecipeSettings]
+    name: Annotated[str, Meta(max_length=200)] = ""
     data: Path = _DATA
     store: str = ""
     computing: Computing = Computing()
@@ -126,6 +132,10 @@ class StationTable:
     def database(self) -> str:
         """Where inspections are written."""
         return self.store or str(self.data / "history.db")
+
+    def name_source(self, source: str) -> str:
+        """A source of this station, as the database knows it."""
+        return f"{self.name}/{source}" if self.name else source
 
 
 @dataclass(frozen=True)
@@ -181,6 +191,11 @@ def read_station(path: Path) -> Station:
     sinks = read_sinks(table.pop("sinks", []), path)
     found = read_table({"data": str(_DATA), **table}, StationTable, str(path), path.parent)
     store = found.store
+    if "://" in store and not found.name:
+        raise UsageError(
+            f"{path}: several stations may share {store.partition(':')[0]}, and this one has no "
+            'name. Write a line such as name = "line 2".'
+        )
     if store and "://" not in store:
         store = str(path.parent / store)
     return Station(**vars(replace(found, store=store)), sources=sources, sinks=sinks)

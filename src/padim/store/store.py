@@ -38,11 +38,19 @@ class Filter:
 
 @dataclass(frozen=True)
 class Alarm:
-    """What the drift alarm has said."""
+    """What the drift alarm has said.
+
+    Attributes:
+        recipe: Of which recipe.
+        time_s: When, in seconds since 1970.
+        sentence: Since when, what, how improbable, and where.
+        cleared_s: When somebody saw to it; None while nobody has.
+    """
 
     recipe: str
     time_s: float
     sentence: str
+    cleared_s: float | None = None
 
 
 class Store:
@@ -187,8 +195,15 @@ class Store:
         query = sa.select(alarms).order_by(alarms.c.number.desc()).limit(limit)
         with self._reader.connect() as connection:
             return [
-                Alarm(row.recipe, row.time_s, row.sentence) for row in connection.execute(query)
+                Alarm(row.recipe, row.time_s, row.sentence, row.cleared_s)
+                for row in connection.execute(query)
             ]
+
+    def clear_alarms(self, recipe: str, time_s: float) -> None:
+        """Note that somebody has seen to the alarms of a recipe."""
+        is_open = sa.and_(alarms.c.recipe == recipe, alarms.c.cleared_s.is_(None))
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(alarms).where(is_open).values(cleared_s=time_s))
 
     def record_model(self, recipe: str, sha256: str, words: str, time_s: float) -> None:
         """Note that a recipe has a model from now on; nothing when it has it already."""

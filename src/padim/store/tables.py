@@ -107,6 +107,7 @@ alarms = Table(
     Column("recipe", Text, nullable=False),
     Column("time_s", Float(53), nullable=False),
     Column("sentence", Text, nullable=False),
+    Column("cleared_s", Float(53)),
 )
 
 # What is to be known again after a restart.

@@ -95,6 +95,7 @@ def upgrade() -> None:
         Column("recipe", Text, nullable=False),
         Column("time_s", Float(53), nullable=False),
         Column("sentence", Text, nullable=False),
+        Column("cleared_s", Float(53)),
     )
     op.create_table(
         "states",
