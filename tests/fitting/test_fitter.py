@@ -20,15 +20,19 @@ def test_the_calibration_of_a_fit_is_that_of_refits(n: int) -> None:
     state = fitter.fit(images).state
     assert state.calibration is not None
     assert state.calibration.source == LEAVE_ONE_OUT
-    refits = []
+    refits, levels = [], []
     for i, image in enumerate(images):
         other = fitter.fit(images[:i] + images[i + 1 :]).state
         scorer = model_scorer.scorer_of(other, fitter.features)
         with torch.inference_mode():
-            _, score, _ = scorer(torch.from_numpy(image[None]))
+            _, score, by_level = scorer(torch.from_numpy(image[None]))
         refits.append(float(score))
+        levels.append(by_level[0].tolist())
     np.testing.assert_allclose(state.calibration.image_score, sorted(refits), rtol=1e-4)
     assert state.calibration.pixel_count.sum() == n * 64 * 64
+    assert state.calibration.reference is not None
+    expected = np.array(levels)[np.argsort(refits)]
+    np.testing.assert_allclose(state.calibration.reference.level_scores, expected, rtol=1e-4)
 
 
 def test_features_that_do_not_fit_are_computed_again() -> None:
