@@ -123,7 +123,7 @@ class MeanImage:
         """
         product = _transform(small, self._window) * self._matched
         product /= np.abs(product) + np.float32(1e-6)
-        surface = np.asarray(np.fft.irfft2(product, s=small.shape), np.float32)
+        surface = np.fft.irfft(np.fft.ifft(product, axis=0), n=small.shape[1], axis=1)
         row, column = divmod(int(surface.argmax()), surface.shape[1])
         return _refine(surface[:, column], row), _refine(surface[row], column)
 
@@ -136,10 +136,9 @@ class MeanImage:
     @cached_property
     def _matched(self) -> NDArray[np.complex64]:
         """The conjugate transform of the mean image, without what is too fine to be there twice."""
-        height, width = self.small.shape
-        down, right = np.abs(np.fft.fftfreq(height)), np.fft.rfftfreq(width)
-        is_coarse = np.maximum(down[:, None], right) <= _FINEST / 2
-        return np.asarray(np.conj(_transform(self.small, self._window)) * is_coarse, np.complex64)
+        is_coarse = np.abs(np.fft.fftfreq(len(self.small))) <= _FINEST / 2
+        transform = np.conj(_transform(self.small, self._window)) * is_coarse[:, None]
+        return np.asarray(transform, np.complex64)
 
     def to_png(self) -> str:
         """As a PNG in base64."""
@@ -187,14 +186,16 @@ def _divide(total: NDArray[np.int64], n: int) -> NDArray[np.uint8]:
     return ((total + n // 2) // n).astype(np.uint8)
 
 
-def _transform(small: NDArray[np.uint8], window: NDArray[np.float32]) -> NDArray[np.complex64]:
+def _transform(small: NDArray[np.uint8], window: NDArray[np.float32]) -> NDArray[np.complex128]:
+    """The transform, of the coarse frequencies to the right alone."""
     levels = small.astype(np.float32)
     levels -= levels.mean()
     levels *= window
-    return np.asarray(np.fft.rfft2(levels), np.complex64)
+    n_coarse = int(_FINEST / 2 * small.shape[1]) + 1
+    return np.fft.fft(np.fft.rfft(levels, axis=1)[:, :n_coarse], axis=0)
 
 
-def _refine(line: NDArray[np.float32], peak: int) -> float:
+def _refine(line: NDArray[np.float64], peak: int) -> float:
     """The place of a peak of values along a circle, from minus a half of it to a half."""
     n = len(line)
     before, top, after = (float(line[(peak + i) % n]) for i in (-1, 0, 1))
