@@ -70,7 +70,7 @@ def write_onnx(
 
 @contextmanager
 def _hurrying_exporter() -> Iterator[None]:
-    """Spare the exporter half its time: it looks for garbage, and where each node comes from.
+    """Spare the exporter much of its time: it looks for garbage, and where each node is from.
 
     It makes a million small objects that live as long as it works, and nothing is kept of what
     source a node comes from. Releases of torch that do not know the choice look all the same.
