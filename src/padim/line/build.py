@@ -1,6 +1,6 @@
 """From settings to what they describe."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from padim.errors import require_extras
 from padim.line.files import FileSink
@@ -46,11 +46,20 @@ def build_sink(settings: SinkSettings) -> Sink:
     return MqttSink(settings)
 
 
-def list_receivers(
-    sinks: Sequence[SinkSettings], recipes: Sequence[str]
-) -> Mapping[str, tuple[str, ...]]:
-    """Who receives the inspections of each recipe."""
-    return {
-        recipe: tuple(one.name for one in sinks if not one.recipes or recipe in one.recipes)
-        for recipe in recipes
-    }
+class Receivers(Mapping[str, tuple[str, ...]]):
+    """Who receives the inspections of a recipe, be it known or not, of now or of later."""
+
+    def __init__(self, sinks: Sequence[SinkSettings]) -> None:
+        self._sinks = sinks
+
+    def __getitem__(self, recipe: str) -> tuple[str, ...]:
+        """The names of its sinks."""
+        return tuple(one.name for one in self._sinks if not one.recipes or recipe in one.recipes)
+
+    def __iter__(self) -> Iterator[str]:
+        """The recipes that a sink names."""
+        return iter({recipe: None for one in self._sinks for recipe in one.recipes})
+
+    def __len__(self) -> int:
+        """How many those are."""
+        return sum(1 for _ in self)

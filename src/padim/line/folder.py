@@ -1,4 +1,4 @@
-"""A folder that is watched, on any kind of disk: it is looked at again and again."""
+"""A folder as a source: looked at again and again, for network shares tell nobody of a new file."""
 
 import errno
 import hashlib
@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,157 +19,312 @@ from padim.line.errors import SourceError
 from padim.line.protocols import Part
 from padim.line.settings import FolderSettings
 from padim.store.inspection import Inspection, Verdict
+from padim.temporary import name_temporary
 
-_STILL = 2  # looks that find a file alike
-_EMPTY = 10  # the same of an empty one, which is likely to be filled yet
-_MOST_BYTES = 1 << 30
+_EMPTY_S = 10.0  # an empty file stands still so long before nothing is expected to come into it
+_UNREADABLE_S = 10.0  # so long another program may keep a file for itself
+_AT_ONCE = 10  # files that could not be moved away, and are tried again at each look
 _log = logging.getLogger(__name__)
 
+_Stamp = tuple[int, int, int]  # inode, bytes, nanoseconds of the last change
 
-@dataclass
-class _Sighting:
-    """What was seen of a file, and how often in a row."""
 
-    size: int
-    changed_ns: int
-    n_alike: int = 1
+@dataclass(frozen=True)
+class _File:
+    """A picture in the folder, as it was when it was looked at."""
+
+    path: Path
+    recipe: str
+    stamp: _Stamp
+
+    @property
+    def n_bytes(self) -> int:
+        return self.stamp[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilePart(Part):
+    """A part that came as a file."""
+
+    file: _File
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """Since when a file looks as it does."""
+
+    stamp: _Stamp
+    since_s: float
 
 
 class FolderSource:
-    """Takes pictures from a folder, and moves them once their verdict is written.
+    """Takes pictures that are put into a folder, and moves them away once they are inspected.
 
-    A picture is known by its bytes: one that comes twice is inspected once.
+    The key of a picture is the sha256 of its bytes: the same bytes are inspected once, whatever the
+    file is called. What has no bytes, or too many, is known by its name and time instead.
     """
 
     def __init__(self, settings: FolderSettings) -> None:
         self.name = settings.name
         self._settings = settings
-        self._done = settings.done or settings.path / "done"
-        self._failed = settings.failed or settings.path / "failed"
-        self._seen: dict[Path, _Sighting] = {}
-        self._places: dict[str, list[Path]] = {}  # of what was handed over, by key
-        self._stuck: set[Path] = set()  # cannot be moved, and is not taken again
+        self._done = settings.done_path
+        self._failed = settings.failed_path
+        self._watched: dict[Path, _Watched] = {}
+        self._unreadable: dict[Path, float] = {}  # since when
+        self._ready: deque[_File] = deque()
+        self._taken: dict[Path, _Stamp] = {}  # and not moved away
+        self._stuck: dict[_File, tuple[bool, str]] = {}  # whether it failed, and why it stays
+        self._next_look_s = 0.0
+
+    @property
+    def trouble(self) -> str:
+        """Which file cannot be moved away though it is inspected; empty when there is none."""
+        for file, (_, reason) in tuple(self._stuck.items()):
+            return f"{plain_text(str(file.path))} is inspected, but cannot be moved away: {reason}."
+        return ""
 
     def open(self) -> None:
-        """Make sure that the folder is there."""
-        path = self._settings.path
-        if not path.is_dir():
-            raise SourceError(f"{path} is no folder now. Make it, or connect its disk.")
-        for folder in (self._done, self._failed):
-            folder.mkdir(parents=True, exist_ok=True)
-        self._places.clear()
+        """Make sure that the folder is there, and that files can be moved out of it.
+
+        Raises:
+            SourceError: It is not, or they cannot.
+        """
+        folder = self._settings.path
+        if not folder.is_dir():
+            raise SourceError(
+                f"The folder {folder} is not there. Check the path, and whether its share is "
+                "connected."
+            )
+        for place in (self._done, self._failed):
+            probe = folder / name_temporary()
+            try:
+                place.mkdir(exist_ok=True)
+                probe.touch()
+                _move(probe, moved := place / probe.name)
+                moved.unlink()
+            except OSError as error:
+                with suppress(OSError):
+                    probe.unlink()
+                raise SourceError(
+                    f"Files of {folder} cannot be moved to {place}: {error.strerror}. Give the "
+                    "service the right to write into both."
+                ) from error
+        self._watched = {}
+        self._unreadable = {}
+        self._ready.clear()
+        self._taken = {}
+        self._stuck = {}
+        self._next_look_s = 0.0
+        self._drop_lone_markers()
 
     def take(self, n_most: int, timeout_s: float) -> list[Part]:
-        """Look for files that stand still, again and again until there are some."""
-        until_s = time.monotonic() + timeout_s
-        while True:
-            parts = [self._read(path, recipe) for path, recipe in self._find(n_most)]
-            left_s = until_s - time.monotonic()
-            if parts or left_s <= 0:
-                return parts
-            time.sleep(min(self._settings.poll_s, left_s))
+        """Hand over pictures that stand still, the oldest first."""
+        end_s = time.monotonic() + timeout_s
+        parts: list[Part] = []
+        while not parts:
+            now_s = time.monotonic()
+            if not self._ready and now_s >= self._next_look_s:
+                self._look()
+                self._next_look_s = time.monotonic() + self._settings.poll_s
+            while self._ready and len(parts) < n_most:
+                file = self._ready.popleft()
+                part = self._read(file)
+                if part is not None:
+                    self._taken[file.path] = file.stamp
+                    parts.append(part)
+            wait_s = min(end_s, self._next_look_s) - time.monotonic()
+            if not parts:
+                if time.monotonic() >= end_s:
+                    break
+                time.sleep(max(0.0, wait_s))
+        return parts
 
     def forget(self, part: Part, inspection: Inspection) -> None:
-        """Move a picture out of the folder."""
-        is_failed = inspection.verdict is Verdict.NOT_INSPECTED
-        for path in self._places.pop(part.key, []):
-            try:
-                move_apart(path, self._failed if is_failed else self._done)
-                if self._settings.marker:
-                    path.with_name(path.name + self._settings.marker).unlink(missing_ok=True)
-            except FileNotFoundError:  # somebody else has taken it away
-                pass
-            except OSError as error:
-                _log.error("%s was inspected and cannot be moved: %s", path, error.strerror)
-                self._stuck.add(path)
+        """Move the file of a part away, unless another has taken its name."""
+        assert isinstance(part, FilePart)
+        self._put_away(part.file, is_failed=inspection.verdict is Verdict.NOT_INSPECTED)
 
     def close(self) -> None:
-        """What was handed over and not moved is found again."""
-        self._seen.clear()
+        """Let go; there is nothing to be let go of."""
 
-    def _find(self, n_most: int) -> list[tuple[Path, str]]:
-        """Files that stand still, the oldest first, and their recipes."""
-        handed = {path for paths in self._places.values() for path in paths} | self._stuck
-        seen, still = {}, []
-        for entry, recipe in self._scan():
-            path = Path(entry.path)
-            if path in handed:
-                continue
-            try:
-                status = entry.stat()
-            except FileNotFoundError:  # renamed meanwhile
-                continue
-            before = self._seen.get(path)
-            if before and (before.size, before.changed_ns) == (status.st_size, status.st_mtime_ns):
-                before.n_alike += 1
-                seen[path] = before
-            else:
-                seen[path] = _Sighting(status.st_size, status.st_mtime_ns)
-            if self._is_whole(path, seen[path]):
-                still.append((status.st_mtime_ns, path, recipe))
-        self._seen = seen
-        return [(path, recipe) for _, path, recipe in sorted(still)[:n_most]]
+    def _look(self) -> None:
+        """Look for files that are ready, the oldest first."""
+        for file, (is_failed, _) in tuple(self._stuck.items())[:_AT_ONCE]:
+            self._put_away(file, is_failed=is_failed)
+        settings, now_s = self._settings, time.monotonic()
+        seen: dict[Path, _Watched] = {}
+        ready: list[_File] = []
+        for folder, recipe in self._list_folders():
+            found, markers = self._scan(folder, recipe)
+            for file in found:
+                if self._taken.get(file.path) == file.stamp:
+                    continue
+                before = self._watched.get(file.path)
+                is_same = before is not None and before.stamp == file.stamp
+                watched = before if before and is_same else _Watched(file.stamp, now_s)
+                seen[file.path] = watched
+                still_s = settings.still_s if file.n_bytes else max(settings.still_s, _EMPTY_S)
+                is_still = is_same and now_s - watched.since_s >= still_s
+                is_marked = bool(markers) and not markers.isdisjoint(self._name_markers(file.path))
+                if is_marked or (is_still and not settings.marker_only):
+                    ready.append(file)
+        self._watched = seen
+        self._unreadable = {path: at for path, at in self._unreadable.items() if path in seen}
+        ready.sort(key=lambda one: (one.stamp[2], one.path))
+        self._ready.extend(ready)
 
-    def _is_whole(self, path: Path, sighting: _Sighting) -> bool:
-        if self._settings.marker:
-            return path.with_name(path.name + self._settings.marker).exists()
-        return sighting.n_alike >= (_STILL if sighting.size else _EMPTY)
+    def _list_folders(self) -> Iterator[tuple[Path, str]]:
+        """Folders to look into, and what is inspected by in each."""
+        root = self._settings.path
+        yield root, self._settings.recipe or ""
+        if self._settings.recipe is None:
+            places = {self._done, self._failed}
+            with os.scandir(root) as entries:
+                names = sorted(
+                    one.name for one in entries if one.is_dir() and not one.name.startswith(".")
+                )
+            for name in names:
+                if root / name not in places:
+                    yield root / name, plain_text(name)
 
-    def _scan(self) -> Iterator[tuple[os.DirEntry[str], str]]:
-        """Image files in the folder; in the folders inside it where those are recipes."""
-        folder, recipe = self._settings.path, self._settings.recipe
-        if recipe is not None:
-            yield from ((entry, recipe) for entry in _list_images(folder))
-            return
-        with os.scandir(folder) as entries:
-            inside = sorted(Path(one.path) for one in entries if one.is_dir())
-        for one in inside:
-            if one not in (self._done, self._failed):
-                yield from ((entry, plain_text(one.name)) for entry in _list_images(one))
-
-    def _read(self, path: Path, recipe: str) -> Part:
-        """Read a file that stands still; what cannot be read is a part as well."""
-        tags = {"file": plain_text(path.name)}
+    def _scan(self, folder: Path, recipe: str) -> tuple[list[_File], set[str]]:
+        """The pictures in a folder, and the names of the markers."""
+        files: list[_File] = []
+        markers: set[str] = set()
         try:
-            status = path.stat()
-            if status.st_size > _MOST_BYTES:
-                raise OSError(errno.EFBIG, "it has more than 1 GiB")
-            content = path.read_bytes()
-        except OSError as error:
-            what = os.fsencode(path) + repr(self._seen.get(path)).encode()
-            reason = f"{plain_text(str(path))} cannot be read: {error.strerror}."
-            part = Part(None, _hash(what), time.time(), recipe, reason, tags=tags)
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name.startswith("."):
+                        continue
+                    if name.endswith(self._settings.marker):
+                        markers.add(name)
+                    elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122  # a Path for each of thousands takes its time
+                        with suppress(FileNotFoundError):  # moved since
+                            status = entry.stat(follow_symlinks=False)
+                            if entry.is_file(follow_symlinks=False):
+                                files.append(_File(folder / name, recipe, _stamp(status)))
+        except FileNotFoundError:
+            if folder == self._settings.path:
+                raise SourceError(
+                    f"The folder {folder} is gone. Check whether its share is connected."
+                ) from None
+        return files, markers
+
+    def _name_markers(self, path: Path) -> tuple[str, str]:
+        return path.name + self._settings.marker, path.stem + self._settings.marker
+
+    def _drop_lone_markers(self) -> None:
+        """Remove markers whose pictures are gone: a file of that name would be taken half written.
+
+        They are left by a process that ended after it had moved the picture.
+        """
+        for folder, _ in self._list_folders():
+            with suppress(OSError):
+                names = {entry.name for entry in os.scandir(folder)}
+                kept = {
+                    marker
+                    for name in names
+                    if Path(name).suffix.lower() in IMAGE_SUFFIXES
+                    for marker in self._name_markers(folder / name)
+                }
+                for name in names - kept:
+                    if name.endswith(self._settings.marker) and not name.startswith("."):
+                        (folder / name).unlink()
+
+    def _read(self, file: _File) -> FilePart | None:
+        """What to hand over of a file; None when it is to be looked at again."""
+        picture: bytes | None = None
+        reason = ""
+        if not file.n_bytes:
+            reason = "The file is empty."
+        elif file.n_bytes > (most := self._settings.picture_bytes):
+            reason = f"The file has {file.n_bytes} bytes, but may have {most}."
+        elif not file.recipe:
+            reason = "The file lies in no folder of a recipe."
         else:
-            part = Part(content, _hash(content), status.st_mtime, recipe, tags=tags)
-        self._places.setdefault(part.key, []).append(path)
-        return part
+            try:
+                picture = _read_whole(file)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                since_s = self._unreadable.setdefault(file.path, time.monotonic())
+                if time.monotonic() - since_s < _UNREADABLE_S:
+                    return None
+                reason = f"The file cannot be read: {error.strerror}."
+            else:
+                if picture is None:
+                    return None
+        deadline_ms = self._settings.deadline_ms
+        name = plain_text(file.path.relative_to(self._settings.path).as_posix())
+        known_by = picture or f"{name}\n{file.n_bytes}\n{file.stamp[2]}".encode()
+        return FilePart(
+            picture=picture,
+            key=hashlib.sha256(known_by).hexdigest(),
+            time_s=time.time(),
+            recipe=file.recipe,
+            reason=reason,
+            tags={"file": name},
+            deadline_s=None if deadline_ms is None else deadline_ms / 1e3,
+            file=file,
+        )
+
+    def _put_away(self, file: _File, *, is_failed: bool) -> None:
+        """Move a file away, or remember that it cannot be."""
+        path = file.path
+        try:
+            if _stamp(path.lstat()) == file.stamp:
+                if self._settings.delete_done and not is_failed:
+                    path.unlink()
+                else:
+                    _move(path, self._choose_place(path, is_failed=is_failed))
+                for marker in self._name_markers(path):
+                    path.with_name(marker).unlink(missing_ok=True)
+        except FileNotFoundError:  # someone else has moved it
+            if not self._settings.path.is_dir():
+                raise
+        except OSError as error:
+            if file not in self._stuck:
+                _log.warning("source %s: %s cannot be moved away: %s", self.name, path, error)
+            self._stuck[file] = is_failed, error.strerror or str(error)
+            return
+        self._stuck.pop(file, None)
+        if self._taken.get(path) == file.stamp:
+            del self._taken[path]
+
+    def _choose_place(self, path: Path, *, is_failed: bool) -> Path:
+        """Where a file goes to; under another name when its own is taken there."""
+        place = self._failed if is_failed else self._done
+        folder = place / path.parent.relative_to(self._settings.path)
+        folder.mkdir(exist_ok=True)
+        target = folder / path.name
+        numbers = count(2)
+        while os.path.lexists(target):
+            target = folder / f"{path.stem}-{next(numbers)}{path.suffix}"
+        return target
 
 
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def move_apart(path: Path, folder: Path) -> Path:
-    """Move a file into a folder, under a number where its name is taken; where it is then."""
-    folder.mkdir(parents=True, exist_ok=True)
-    names = (folder / f"{path.stem} ({n}){path.suffix}" for n in count(2))
-    place = folder / path.name
-    while place.exists():
-        place = next(names)
+def _move(path: Path, target: Path) -> None:
+    """Move a file, also to another disk; where a power failure undoes it, it is moved again."""
     try:
-        path.rename(place)
+        path.rename(target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        with write_whole(place) as partial:
+        with write_whole(target) as partial:
             shutil.copyfile(path, partial)
         path.unlink()
-    return place
 
 
-def _list_images(folder: Path) -> Iterator[os.DirEntry[str]]:
-    with suppress(NotADirectoryError), os.scandir(folder) as entries:
-        for entry in entries:
-            suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  # of ten thousand names
-            if suffix in IMAGE_SUFFIXES and not entry.name.startswith(".") and entry.is_file():
-                yield entry
+def _stamp(status: os.stat_result) -> _Stamp:
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _read_whole(file: _File) -> bytes | None:
+    """The bytes of a file; None when it is another than was looked at, or changes meanwhile."""
+    with file.path.open("rb") as stream:
+        if _stamp(os.fstat(stream.fileno())) != file.stamp:
+            return None
+        picture = stream.read(file.n_bytes + 1)
+        is_same = _stamp(os.fstat(stream.fileno())) == file.stamp
+    return picture if is_same and len(picture) == file.n_bytes else None

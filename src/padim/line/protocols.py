@@ -36,9 +36,16 @@ class Source(Protocol):
     """Brings pictures.
 
     One thread calls its methods; whatever they raise ends it, and a supervisor opens it again.
+
+    Attributes:
+        name: As settings have it.
     """
 
     name: str
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong, as a sentence, though it goes on; empty when all is well."""
 
     def open(self) -> None:
         """Connect; an error says in a sentence what is missing."""
@@ -50,7 +57,10 @@ class Source(Protocol):
         """
 
     def forget(self, part: Part, inspection: Inspection) -> None:
-        """Told that the verdict is written, so that the part needs not be brought again."""
+        """Told that the verdict is written, so that the part needs not be brought again.
+
+        It gets the very part that ``take`` gave since it was last opened.
+        """
 
     def close(self) -> None:
         """Disconnect; what was handed over and not forgotten is brought again later."""
@@ -61,9 +71,14 @@ class Sink(Protocol):
 
     One thread calls its methods; whatever they raise ends it, and a supervisor opens it again: what
     was not delivered is delivered then.
+
+    Attributes:
+        name: As settings have it.
+        n_together: How many it is given at once, at most.
     """
 
     name: str
+    n_together: int
 
     def open(self) -> None:
         """Connect; an error says in a sentence what is missing."""
@@ -73,6 +88,9 @@ class Sink(Protocol):
 
         After a failure all of them may come again: the id tells the receiver so.
         """
+
+    def check(self) -> None:
+        """Called each second while there is nothing to deliver; raises if the receiver is gone."""
 
     def close(self) -> None:
         """Disconnect."""

@@ -1,29 +1,46 @@
-"""Keeps sources and sinks going: what fails is opened again, after growing pauses."""
+"""Keeps sources and sinks at work: a thread each, opened again with growing pauses."""
 
 import logging
 import random
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Literal
 
 from padim.errors import failure_of
+from padim.line.errors import LineError
 from padim.line.protocols import Part, Sink, Source
 from padim.store.inspection import Inspection
 from padim.store.store import Store
 
-_PAUSES_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # the last for ever
-_MOST_INSIDE = 32  # parts of a source that are inspected at a time
-_TOGETHER = 100  # inspections that a sink gets at a time
-_LOOK_S = 0.05  # between two looks at what is done
-_IDLE_S = 1.0
-_FLUSH_S = 5.0  # for sinks, when the station ends
+Inspect = Callable[[Part, str], Future[Inspection]]
+
+_IDLE_S = 1.0  # between two looks of a sink at what there is to deliver
+_TAKE_S = 0.2  # that a source waits for a part, so that it forgets others and stops soon
+_LONGEST = 300  # characters of an error that is not ours
 _log = logging.getLogger(__name__)
 
-Inspect = Callable[[Part, str], Future[Inspection]]
+
+@dataclass(frozen=True)
+class Pauses:
+    """How long is waited before something that failed is tried again.
+
+    Attributes:
+        first_s: After the first failure; twice as long after each that follows.
+        longest_s: At most, and after what will not go away by itself.
+    """
+
+    first_s: float = 1.0
+    longest_s: float = 60.0
+
+    def choose_s(self, n_failed: int, *, is_lasting: bool) -> float:
+        """Seconds to wait, drawn so that many that fail at once do not come back at once."""
+        grown_s = self.first_s * 2.0 ** min(n_failed - 1, 30)
+        pause_s = self.longest_s if is_lasting else min(grown_s, self.longest_s)
+        return max(pause_s * random.uniform(0.5, 1.0), min(self.first_s, pause_s))
 
 
 @dataclass(frozen=True)
@@ -31,13 +48,14 @@ class WorkerState:
     """How a source or a sink is.
 
     Attributes:
-        name: Its name.
+        name: As settings have it.
         kind: What it is.
-        status: ``waiting`` to be opened, ``running`` or ``failed``.
-        since_s: Since when, in seconds since 1970.
-        trouble: Why it failed the last time; empty when it runs.
-        n_done: Parts or records that went through.
-        n_restarts: How often it was opened again.
+        status: ``waiting``: it has done nothing yet, or is stopped. ``running``: what it last tried
+            went well. ``failed``: it did not, and is tried again.
+        since_s: When that began, in seconds since 1970.
+        trouble: What is wrong, as a sentence; empty when all is well.
+        n_done: Parts whose verdicts are written, or verdicts delivered.
+        n_restarts: How often it failed.
     """
 
     name: str
@@ -49,164 +67,283 @@ class WorkerState:
     n_restarts: int = 0
 
 
-class _Worker:
-    """A thread that opens something, works with it, and begins anew when that fails."""
+class _Worker(ABC):
+    """A thread that opens something, works with it, and does so again when that fails."""
 
     kind: Literal["source", "sink"]
 
-    def __init__(self, unit: Source | Sink) -> None:
-        self._unit = unit
-        self.state = WorkerState(unit.name, self.kind, "waiting", time.time())
-        self.stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"padim-{unit.name}", daemon=True)
+    def __init__(self, name: str, pauses: Pauses) -> None:
+        self.name = name
+        self._pauses = pauses
+        self._stop = threading.Event()
+        self._status: Literal["waiting", "running", "failed"] = "waiting"
+        self._since_s = time.time()
+        self._error = ""
+        self._n_done = 0
+        self._n_restarts = 0
+        self._thread = threading.Thread(target=self._run, name=f"padim-{name}", daemon=True)
+
+    @property
+    def state(self) -> WorkerState:
+        """How it is."""
+        return WorkerState(
+            self.name,
+            self.kind,
+            self._status,
+            self._since_s,
+            self._error or self._trouble,
+            self._n_done,
+            self._n_restarts,
+        )
+
+    @property
+    def _trouble(self) -> str:
+        """What is wrong though it goes on."""
+        return ""
 
     def start(self) -> None:
         """Begin."""
         self._thread.start()
 
-    def join(self, timeout_s: float) -> None:
-        """Wait for the end, after ``stop``."""
-        self._thread.join(timeout_s)
+    def stop(self) -> None:
+        """End soon; every wait ends at once."""
+        self._stop.set()
 
-    def work(self) -> None:
-        """Work until ``stop``, or until something raises."""
-        raise NotImplementedError
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the end; whether it came."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
-    def count(self, n_more: int) -> None:
-        """Count what went through."""
-        self.state = replace(self.state, n_done=self.state.n_done + n_more)
+    @abstractmethod
+    def _open(self) -> None: ...
+
+    @abstractmethod
+    def _work(self) -> None:
+        """Work until it is stopped; whatever is raised is a failure."""
+
+    @abstractmethod
+    def _close(self) -> None: ...
 
     def _run(self) -> None:
         n_failed = 0
-        while not self.stop.is_set():
-            n_done = self.state.n_done
+        while not self._stop.is_set():
+            n_done, began_s = self._n_done, time.monotonic()
+            pause_s = 0.0
             try:
-                self._unit.open()
-                self._set("running")
-                self.work()
+                self._open()
+                self._work()
             except Exception as error:
-                failure = failure_of(error)
-                trouble = failure[1] if failure else f"{type(error).__name__}: {error}"
-                if self.state.trouble != trouble or failure is None:
-                    _log.error(
-                        "%s %s: %s", self.kind, self._unit.name, trouble, exc_info=not failure
-                    )
-                n_failed = 0 if self.state.n_done > n_done else n_failed
-                self._set("failed", trouble)
-            finally:
-                with suppress(Exception):  # it is at its end, whatever it says of that
-                    self._unit.close()
-            if not self.stop.is_set():
-                pause_s = _PAUSES_S[min(n_failed, len(_PAUSES_S) - 1)]
-                self.stop.wait(pause_s * random.uniform(0.8, 1.2))  # so that not all come at once
+                if self._stop.is_set() and not isinstance(error, LineError):
+                    _log.debug("%s %s ends", self.kind, self.name, exc_info=error)
+                    break
+                has_worked = self._n_done > n_done
+                if has_worked or time.monotonic() - began_s > self._pauses.longest_s:
+                    n_failed = 0
                 n_failed += 1
-                self.state = replace(self.state, n_restarts=self.state.n_restarts + 1)
+                is_lasting = isinstance(error, LineError) and error.is_lasting
+                pause_s = self._pauses.choose_s(n_failed, is_lasting=is_lasting)
+                self._fail(error, pause_s)
+            finally:
+                try:
+                    self._close()
+                except Exception:
+                    _log.warning("%s %s cannot be closed", self.kind, self.name, exc_info=True)
+            self._stop.wait(pause_s)
+        self._enter("waiting", self._error)
 
-    def _set(self, status: Literal["running", "failed"], trouble: str = "") -> None:
-        if status == "running" and self.state.n_restarts:
-            _log.warning("%s %s runs again", self.kind, self._unit.name)
-        self.state = replace(self.state, status=status, since_s=time.time(), trouble=trouble)
+    def _fail(self, error: Exception, pause_s: float) -> None:
+        failure = failure_of(error)
+        if failure is None:  # a mistake in the code: whoever mends it needs its place
+            _log.error("%s %s fails", self.kind, self.name, exc_info=error)
+            sentence = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST]
+        else:
+            sentence = failure[1]
+        _log.warning(
+            "%s %s: %s It is tried again in %.0f s.", self.kind, self.name, sentence, pause_s
+        )
+        self._n_restarts += 1
+        self._enter("failed", sentence)
+
+    def _enter(self, status: Literal["waiting", "running", "failed"], error: str) -> None:
+        if status != self._status:
+            self._since_s = time.time()
+            if status == "running" and self._n_restarts:
+                _log.info("%s %s runs again", self.kind, self.name)
+        self._status, self._error = status, error
 
 
 class _SourceWorker(_Worker):
     kind = "source"
 
-    def __init__(self, source: Source, inspect: Inspect) -> None:
-        super().__init__(source)
+    def __init__(
+        self,
+        source: Source,
+        inspect: Inspect,
+        n_open: int,
+        wake_sinks: Callable[[], None],
+        pauses: Pauses,
+    ) -> None:
+        super().__init__(source.name, pauses)
         self._source = source
         self._inspect = inspect
+        self._n_open = n_open
+        self._wake_sinks = wake_sinks
+        self._changed = threading.Event()  # a verdict is written, or it is time to stop
+        self._open_parts: list[tuple[Part, Future[Inspection]]] = []
 
-    def work(self) -> None:
-        """Hand parts over, and let the source forget those that have a verdict."""
-        inside: dict[Future[Inspection], Part] = {}
-        while not self.stop.is_set():
-            self._forget(inside)
-            n_free = _MOST_INSIDE - len(inside)
-            if n_free:
-                for part in self._source.take(n_free, _LOOK_S if inside else _IDLE_S):
-                    inside[self._inspect(part, self._source.name)] = part
-            else:
-                wait(inside, _IDLE_S, FIRST_COMPLETED)
-        wait(inside)
-        self._forget(inside)
+    @property
+    def _trouble(self) -> str:
+        return self._source.trouble
 
-    def _forget(self, inside: dict[Future[Inspection], Part]) -> None:
-        for future in [one for one in inside if one.done()]:
-            # Raises where the verdict could not be written: the source brings the part again.
-            self._source.forget(inside[future], future.result())
-            del inside[future]
-            self.count(1)
+    def stop(self) -> None:
+        super().stop()
+        self._changed.set()
+
+    def _open(self) -> None:
+        self._open_parts = []  # of before: the source brings them again
+        self._source.open()
+
+    def _close(self) -> None:
+        self._source.close()
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            self._forget()
+            room = self._n_open - len(self._open_parts)
+            if room <= 0:
+                self._changed.wait(_IDLE_S)
+                self._changed.clear()
+                continue
+            parts = self._source.take(room, _TAKE_S)
+            self._enter("running", "")
+            for part in parts:
+                future = self._inspect(part, self.name)
+                self._open_parts.append((part, future))
+                future.add_done_callback(self._tell)
+        self._finish()
+
+    def _finish(self) -> None:
+        """Wait for the verdicts of what was taken, so that it needs not be brought again."""
+        while self._open_parts:
+            self._changed.clear()
+            self._forget()
+            if self._open_parts:
+                self._changed.wait(_TAKE_S)
+
+    def _tell(self, _written: Future[Inspection]) -> None:
+        self._changed.set()
+        self._wake_sinks()
+
+    def _forget(self) -> None:
+        """Tell the source of all verdicts that are written."""
+        still: list[tuple[Part, Future[Inspection]]] = []
+        done: list[tuple[Part, Future[Inspection]]] = []
+        for part, future in self._open_parts:
+            (done if future.done() else still).append((part, future))
+        self._open_parts = still
+        for part, future in done:
+            self._source.forget(part, future.result())
+            self._n_done += 1
 
 
 class _SinkWorker(_Worker):
     kind = "sink"
 
-    def __init__(self, sink: Sink, store: Store, news: threading.Event) -> None:
-        super().__init__(sink)
+    def __init__(self, sink: Sink, store: Store, pauses: Pauses) -> None:
+        super().__init__(sink.name, pauses)
         self._sink = sink
         self._store = store
-        self._news = news
+        self._changed = threading.Event()  # a verdict is written, or it is time to stop
 
-    def work(self) -> None:
-        """Deliver what the database says that the sink has not got."""
+    def wake(self) -> None:
+        """There may be something to deliver."""
+        self._changed.set()
+
+    def stop(self) -> None:
+        super().stop()
+        self._changed.set()
+
+    def _open(self) -> None:
+        self._sink.open()
+
+    def _close(self) -> None:
+        self._sink.close()
+
+    def _work(self) -> None:
         while True:
-            is_last = self.stop.is_set()
-            while found := self._store.take_outbox(self._sink.name, _TOGETHER):
+            is_last = self._stop.is_set()  # what was finished before is delivered still
+            self._changed.clear()
+            found = self._store.take_outbox(self.name, self._sink.n_together)
+            if found:
                 self._sink.deliver(found)
-                self._store.mark_delivered(self._sink.name, [one.arrival.id for one in found])
-                self.count(len(found))
-            if is_last:
+                self._store.mark_delivered(self.name, [one.arrival.id for one in found])
+                self._n_done += len(found)
+                self._enter("running", "")
+            elif is_last:
                 return
-            self._news.wait(_IDLE_S)
-            self._news.clear()
+            else:
+                self._sink.check()
+                self._enter("running", "")
+                self._changed.wait(_IDLE_S)
 
 
 class Supervisor:
-    """Runs the sources and sinks of a station, each in a thread of its own.
+    """Runs sources and sinks until it is closed.
 
     Args:
-        inspect: Inspects a part of a source of this name; its future ends in what is written.
-        store: The database.
-        sources: Where pictures come from.
-        sinks: Where records go to.
+        inspect: Inspects a part of a source of this name. It may wait until the part is admitted;
+            its future ends once the verdict is written.
+        store: Knows what sinks have not got yet.
+        sources: Where parts come from.
+        sinks: Where verdicts go to.
+        n_open: Parts of one source that are inspected at a time, at most.
+        pauses: Before something that failed is tried again.
     """
 
     def __init__(
-        self, inspect: Inspect, store: Store, sources: Sequence[Source], sinks: Sequence[Sink]
+        self,
+        inspect: Inspect,
+        store: Store,
+        sources: Sequence[Source],
+        sinks: Sequence[Sink],
+        *,
+        n_open: int = 32,
+        pauses: Pauses | None = None,
     ) -> None:
-        self._news = [threading.Event() for _ in sinks]
-        self._sources = [_SourceWorker(one, inspect) for one in sources]
-        self._sinks = [
-            _SinkWorker(one, store, news) for one, news in zip(sinks, self._news, strict=True)
+        pauses = pauses or Pauses()
+        self._sinks = [_SinkWorker(sink, store, pauses) for sink in sinks]
+        self._sources = [
+            _SourceWorker(source, inspect, n_open, self.wake, pauses) for source in sources
         ]
-
-    @property
-    def states(self) -> list[WorkerState]:
-        """How each is."""
-        return [one.state for one in (*self._sources, *self._sinks)]
 
     def start(self) -> None:
         """Begin."""
-        for worker in (*self._sources, *self._sinks):
+        for worker in (*self._sinks, *self._sources):
             worker.start()
 
     def wake(self) -> None:
-        """Say that there is something to deliver."""
-        for news in self._news:
-            news.set()
+        """Let sinks look for verdicts now: one was written."""
+        for worker in self._sinks:
+            worker.wake()
 
-    def stop_sources(self, timeout_s: float = _FLUSH_S) -> None:
-        """Take no more parts, and let sources forget those that have a verdict."""
-        self._stop(self._sources, timeout_s)
+    @property
+    def states(self) -> list[WorkerState]:
+        """How each source and each sink is."""
+        return [worker.state for worker in (*self._sources, *self._sinks)]
 
-    def stop_sinks(self) -> None:
+    def stop_sources(self, timeout_s: float = 10.0) -> bool:
+        """Take no more parts, and wait for the verdicts of those taken; whether all ended."""
+        return _stop(self._sources, timeout_s)
+
+    def stop_sinks(self, timeout_s: float = 5.0) -> bool:
         """Deliver what there is, and end; what a sink does not take now it gets the next time."""
-        self._stop(self._sinks, _FLUSH_S)
+        return _stop(self._sinks, timeout_s)
 
-    def _stop(self, workers: Sequence[_Worker], timeout_s: float) -> None:
-        for worker in workers:
-            worker.stop.set()
-        self.wake()
-        until_s = time.monotonic() + timeout_s
-        for worker in workers:
-            worker.join(max(0.0, until_s - time.monotonic()))
+
+def _stop(workers: Sequence[_Worker], timeout_s: float) -> bool:
+    for worker in workers:
+        worker.stop()
+    end_s = time.monotonic() + timeout_s
+    are_done = [worker.join(max(0.0, end_s - time.monotonic())) for worker in workers]
+    return all(are_done)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from padim.line.build import build_sink, build_source, list_receivers
+from padim.line.build import Receivers, build_sink, build_source
 from padim.line.supervisor import Supervisor
 from padim.serving.drift import Drift
 from padim.serving.events import Events
@@ -77,7 +77,7 @@ def run_service(station: Station) -> Iterator[Service]:
 
 def _build(station: Station, store: Store) -> Service:
     """Put the parts of a station together."""
-    receivers = list_receivers(station.sinks, list(station.recipes))
+    receivers = Receivers(station.sinks)
     writer = Writer(store, receivers)
     events = Events()
 
