@@ -7,6 +7,7 @@ from padim.serving.access import Access
 from padim.serving.answers import tell_problems
 from padim.serving.health import make_health_routes
 from padim.serving.inspections import make_inspection_routes
+from padim.serving.line_routes import make_line_routes
 from padim.serving.recipe_routes import make_recipe_routes
 from padim.serving.service import Service
 from padim.serving.tokens import TOKENS
@@ -22,7 +23,12 @@ def create_app(service: Service) -> FastAPI:
         redoc_url=None,
     )
     access = Access(service.station.data / TOKENS, (service.station.address,))
-    for make_routes in (make_inspection_routes, make_recipe_routes, make_health_routes):
+    for make_routes in (
+        make_inspection_routes,
+        make_recipe_routes,
+        make_line_routes,
+        make_health_routes,
+    ):
         app.include_router(make_routes(service, access))
     tell_problems(app)
     return app
