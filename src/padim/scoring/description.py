@@ -68,6 +68,12 @@ class Description:
         """Whether the network sees each image twice."""
         return bool(self.facts["recipe"].get("mirrored"))
 
+    @property
+    def n_level_scores(self) -> int:
+        """Scores of levels that an image gets."""
+        has_coarse = self.facts["recipe"].get("coarse_scale", 0) > 0
+        return len(self.facts["levels"]) + bool(has_coarse)
+
     def read_samples(self, path: Path) -> Samples | None:
         """The samples that the graph of a file brings; None when it brings none.
 

@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from padim.errors import PadimError, UnknownNameError, UsageError
 from padim.serving.inspector import BusyError, StoppingError
+from padim.store.database import StoreError
 from padim.store.record import Record
 
 _log = logging.getLogger(__name__)
@@ -71,7 +73,8 @@ def answer_problem(
     status: int, problem: Problem, headers: dict[str, str] | None = None
 ) -> Response:
     """Answer with a problem."""
-    content = msgspec.json.encode(asdict(problem))
+    said = {name: one for name, one in asdict(problem).items() if one is not None}
+    content = msgspec.json.encode(said)
     return Response(content, status, headers, media_type="application/json")
 
 
@@ -94,9 +97,23 @@ def tell_problems(app: FastAPI) -> None:
         if isinstance(error, BusyError):
             seconds = str(max(1, round(error.retry_after_s)))
             return answer_problem(503, Problem(str(error)), {"Retry-After": seconds})
-        if isinstance(error, StoppingError):
+        if isinstance(error, StoppingError | StoreError):
             return answer_problem(503, Problem(str(error)), {"Retry-After": "5"})
         if isinstance(error, UnknownNameError):
             return answer_problem(404, Problem(str(error)))
         status = 400 if isinstance(error, UsageError) else 422
         return answer_problem(status, Problem(str(error)))
+
+    @app.exception_handler(SQLAlchemyError)
+    async def tell_database(_request: Request, error: SQLAlchemyError) -> Response:
+        _log.error("the database does not answer: %s", error)
+        problem = Problem("The database does not answer. Ask again.")
+        return answer_problem(503, problem, {"Retry-After": "5"})
+
+    @app.exception_handler(Exception)
+    async def tell_mistake(_request: Request, error: Exception) -> Response:
+        # Whoever serves logs it with its trace.
+        name = type(error).__name__
+        return answer_problem(
+            500, Problem(f"The service has made a mistake ({name}); see its log.")
+        )

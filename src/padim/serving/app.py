@@ -8,6 +8,7 @@ from padim.serving.answers import tell_problems
 from padim.serving.health import make_health_routes
 from padim.serving.inspections import make_inspection_routes
 from padim.serving.line_routes import make_line_routes
+from padim.serving.open_inference import make_open_inference_routes
 from padim.serving.recipe_routes import make_recipe_routes
 from padim.serving.service import Service
 from padim.serving.tokens import TOKENS
@@ -27,6 +28,7 @@ def create_app(service: Service) -> FastAPI:
         make_inspection_routes,
         make_recipe_routes,
         make_line_routes,
+        make_open_inference_routes,
         make_health_routes,
     ):
         app.include_router(make_routes(service, access))

@@ -39,9 +39,15 @@ async def read_body(request: Request, most_bytes: int, room: Room) -> AsyncItera
     """Receive a body, whose memory is held in a ``with`` block.
 
     Raises:
-        HTTPException: 413, it is larger than may be, which is seen before it is read; 503, other
-            pictures hold the memory; 408, it comes too slowly; 400, it is empty.
+        HTTPException: 415, it is compressed; 413, it is larger than may be, which is seen before
+            it is read; 503, other pictures hold the memory; 408, it comes too slowly; 400, it is
+            empty.
     """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise HTTPException(
+            415, f"The body is compressed by {encoding[:50]!r}, but needs to come as it is."
+        )
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > most_bytes:
         raise _too_large(most_bytes)
@@ -75,5 +81,5 @@ def _too_large(most_bytes: int) -> HTTPException:
     return HTTPException(
         413,
         f"The picture is larger than {format_bytes(most_bytes)}, the most that is taken. Send a "
-        "smaller one, or allow more with --picture-bytes.",
+        "smaller one, or allow more in [limits] of a station.toml.",
     )

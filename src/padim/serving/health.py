@@ -21,13 +21,8 @@ def make_health_routes(service: Service, access: Access) -> APIRouter:
     @routes.get("/readyz", response_class=Response, responses=describe_problems(503))
     async def is_ready() -> Response:
         """Answers 200 when every model that is open has reproduced its samples on this machine."""
-        troubles = [
-            f"{name}: {one.trouble}" for name, one in service.recipes.items() if one.trouble
-        ]
-        if troubles:
-            return answer_problem(503, Problem(" ".join(troubles)))
-        if not service.is_ready.is_set():
-            return answer_problem(503, Problem("The service starts or stops. Ask again."))
+        if trouble := find_trouble(service):
+            return answer_problem(503, Problem(trouble))
         return Response("ok\n", media_type="text/plain")
 
     @routes.get(
@@ -41,3 +36,11 @@ def make_health_routes(service: Service, access: Access) -> APIRouter:
         return Response(service.metrics.write(), media_type=CONTENT_TYPE_LATEST)
 
     return routes
+
+
+def find_trouble(service: Service) -> str:
+    """Why a service is not ready; empty when it is."""
+    troubles = [f"{name}: {one.trouble}" for name, one in service.recipes.items() if one.trouble]
+    if not troubles and not service.is_ready.is_set():
+        return "The service starts or stops. Ask again."
+    return " ".join(troubles)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from padim.scoring.prediction import Prediction
 from padim.serving.access import Access
+from padim.serving.admission import require_admission, wait_for_answers
 from padim.serving.answers import (
     Answered,
     Problem,
@@ -20,8 +21,7 @@ from padim.serving.answers import (
     answer_problem,
     describe_problems,
 )
-from padim.serving.bodies import Room, read_body
-from padim.serving.inspector import BusyError
+from padim.serving.bodies import read_body
 from padim.serving.job import Answer
 from padim.serving.service import Service
 from padim.serving.tokens import Role
@@ -30,7 +30,6 @@ from padim.store.record import Record
 
 SOURCE = "http"
 _TAG = "x-tag-"  # header of another key of the part
-_GRACE_S = 2.0  # beyond a deadline, for a verdict to be written
 _MAP_STEPS = 256  # of a PNG, in a standard deviation
 _OWN = {"serial", "map", "overlay", "deadline_ms"}  # in a query; all else are keys of the part
 _LONGEST = 200  # characters of a key or its value
@@ -52,7 +51,6 @@ def make_inspection_routes(service: Service, access: Access) -> APIRouter:
     """The paths of ``/v1`` that pictures come in by."""
     routes = APIRouter(prefix="/v1", tags=["inspections"])
     limits = service.station.limits
-    room = Room(limits.waiting_bytes)
     source = service.station.name_source(SOURCE)
     send, see = (Depends(access.require(role)) for role in (Role.SCORE, Role.OPERATE))
 
@@ -82,30 +80,21 @@ def make_inspection_routes(service: Service, access: Access) -> APIRouter:
         """
         _require_picture(request)
         deadline_s = None if deadline_ms is None else deadline_ms / 1e3
-        if service.recipes[recipe].current is None:
-            await asyncio.to_thread(service.recipes.use, recipe)
-        try:
-            service.inspector.require_admission(recipe, deadline_s)
-        except BusyError:
-            service.metrics.count_refusal(recipe)
-            raise
-        async with read_body(request, limits.picture_bytes, room) as picture:
+        await require_admission(service, recipe, deadline_s)
+        async with read_body(request, limits.picture_bytes, service.room) as picture:
             now_s = time.time()
             arrival = Arrival(
                 name_inspection(now_s), recipe, now_s, source, None, serial, _collect_tags(request)
             )
             pending = service.inspector.inspect(arrival, picture, deadline_s)
-            within_s = service.inspector.choose_deadline_s(recipe, deadline_s) + _GRACE_S
-            wrapped = asyncio.wrap_future(pending)
-            try:
-                answer = await asyncio.wait_for(asyncio.shield(wrapped), within_s)
-            except TimeoutError:
+            answers = await wait_for_answers(service, recipe, deadline_s, [pending])
+            if answers is None:
                 return answer_problem(
                     503,
                     Problem("The verdict cannot be written. Treat the part as NOK.", arrival.id),
                     {"Retry-After": "5"},
                 )
-            return await _answer(answer, map, overlay)
+            return await _answer(answers[0], map, overlay)
 
     @routes.get(
         "/inspections/{id}",

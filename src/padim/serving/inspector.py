@@ -10,6 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
+from PIL import Image
+
 from padim.errors import PadimError, failure_of
 from padim.images.ahead import DECODE_THREADS
 from padim.line.protocols import Part
@@ -97,8 +99,10 @@ class Inspector:
         """Pictures that were admitted and are not answered."""
         return self._n_open
 
-    def require_admission(self, recipe: str, deadline_s: float | None = None) -> None:
-        """Make sure that a picture would be admitted now.
+    def require_admission(
+        self, recipe: str, deadline_s: float | None = None, n_pictures: int = 1
+    ) -> None:
+        """Make sure that so many pictures would be admitted now.
 
         Raises:
             UnknownNameError: There is no such recipe.
@@ -108,9 +112,9 @@ class Inspector:
         if self._is_stopping:
             raise StoppingError
         lane = self.recipes.use(recipe).lane
-        needs_s = _SAFETY * lane.estimate_s() + self._writing_s
+        needs_s = _SAFETY * lane.estimate_s(n_pictures) + self._writing_s
         within_s = self.choose_deadline_s(recipe, deadline_s)
-        if needs_s > within_s and lane.n_inside:
+        if needs_s > within_s and lane.n_inside + n_pictures > 1:
             raise BusyError(recipe, needs_s, within_s)
 
     def inspect(
@@ -321,6 +325,11 @@ def _drop_prediction(answered: Future[Answer]) -> Future[Inspection]:
 
 def _describe(error: Exception) -> str:
     """Why a picture is not inspected, in a sentence."""
+    if isinstance(error.__cause__, Image.DecompressionBombError):
+        return (
+            f"The picture has more than {Image.MAX_IMAGE_PIXELS} pixels, the most that is taken. "
+            "Send a smaller one, or allow more in [limits] of a station.toml."
+        )
     failure = failure_of(error)
     if failure is not None:
         return failure[1]

@@ -11,7 +11,8 @@ import uvicorn
 from padim.errors import UsageError
 from padim.interrupts import interrupted_status
 from padim.serving.app import create_app
-from padim.serving.service import run_service
+from padim.serving.connections import MOST_HEAD_BYTES, BoundedProtocol
+from padim.serving.service import Service, run_service
 from padim.serving.station import Station
 from padim.serving.tokens import TOKENS, read_tokens
 
@@ -41,19 +42,27 @@ def serve(station: Station, tell: Callable[[str], None]) -> None:
     listener = _listen(station.address, station.port)
     with listener, run_service(station) as service:
         host, port = listener.getsockname()[:2]
-        config = uvicorn.Config(
-            create_app(service),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=_GOODBYE_S,
-        )
         tell(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            make_server(service).run(sockets=[listener])
         except KeyboardInterrupt:  # of a signal that has ended the server before
             if interrupted_status() != _ENDED_STATUS:
                 raise
+
+
+def make_server(service: Service) -> uvicorn.Server:
+    """What answers over HTTP for a station that runs."""
+    config = uvicorn.Config(
+        create_app(service),
+        http=BoundedProtocol,
+        ws="none",
+        h11_max_incomplete_event_size=MOST_HEAD_BYTES,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GOODBYE_S,
+    )
+    return uvicorn.Server(config)
 
 
 def is_loopback(address: str) -> bool:

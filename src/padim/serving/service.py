@@ -3,11 +3,14 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+
+from PIL import Image
 
 from padim.line.build import Receivers, build_sink, build_source
 from padim.line.supervisor import Supervisor
+from padim.serving.bodies import Room
 from padim.serving.drift import Drift
 from padim.serving.events import Events
 from padim.serving.inspector import Inspector
@@ -38,6 +41,7 @@ class Service:
     metrics: Metrics
     supervisor: Supervisor
     drift: Drift
+    room: Room
     is_ready: threading.Event = field(default_factory=threading.Event)
 
 
@@ -49,8 +53,7 @@ def run_service(station: Station) -> Iterator[Service]:
         PadimError: A model, the database or the folder cannot be opened.
     """
     station.data.mkdir(parents=True, exist_ok=True)
-    store = Store.open(station.database)
-    try:
+    with _limit_pixels(station.limits.picture_px), closing(Store.open(station.database)) as store:
         service = _build(station, store)
         service.recipes.open_all()
         stop = threading.Event()
@@ -71,8 +74,6 @@ def run_service(station: Station) -> Iterator[Service]:
             service.supervisor.stop_sinks()
             service.drift.close()
             service.recipes.close()
-    finally:
-        store.close()
 
 
 def _build(station: Station, store: Store) -> Service:
@@ -109,7 +110,31 @@ def _build(station: Station, store: Store) -> Service:
         [build_source(one) for one in station.sources],
         [build_sink(one) for one in station.sinks],
     )
-    return Service(station, recipes, store, writer, inspector, events, metrics, supervisor, drift)
+    return Service(
+        station,
+        recipes,
+        store,
+        writer,
+        inspector,
+        events,
+        metrics,
+        supervisor,
+        drift,
+        Room(station.limits.waiting_bytes),
+    )
+
+
+@contextmanager
+def _limit_pixels(n_px: int) -> Iterator[None]:
+    """Have whatever decodes refuse larger pictures, from their headers.
+
+    Pillow keeps that limit for all of a process.
+    """
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, n_px
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def _keep_house(service: Service, stop: threading.Event) -> None:
