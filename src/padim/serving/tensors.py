@@ -13,7 +13,7 @@ from typing import Annotated
 
 import msgspec
 import numpy as np
-from msgspec import Meta, Raw
+from msgspec import Meta, Raw, Struct
 from numpy.typing import NDArray
 
 from padim.errors import UsageError
@@ -25,15 +25,14 @@ _Parameters = dict[str, bool | int | float | str]
 _Level = Annotated[int, Meta(ge=0, le=255)]
 
 
-@dataclass(frozen=True)
-class InputTensor:
-    """A tensor of a request."""
+class InputTensor(Struct, frozen=True):
+    """A tensor of a request; its data stay as they come until it is known what they are."""
 
     name: str
     datatype: str
     shape: Annotated[list[Annotated[int, Meta(ge=0, le=1 << 31)]], Meta(max_length=8)]
-    parameters: _Parameters = field(default_factory=dict)
-    data: Raw = field(default_factory=Raw)
+    parameters: _Parameters = {}  # msgspec copies it
+    data: Raw = Raw()
 
 
 @dataclass(frozen=True)
