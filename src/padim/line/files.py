@@ -82,10 +82,10 @@ class FileSink:
             SinkError: The file is another's.
         """
         file.seek(0)
-        start = file.read(max(len(self._head), 1))
-        is_ours = self._head.startswith(start) if self._is_csv else start[:1] == b"{"
-        # Of a file whose first lines never came to the disk, zeros or nothing may be left.
-        if not is_ours and start.strip(b"\0"):
+        # A power failure may leave zeros in the place of what was to be there.
+        start = file.read(max(len(self._head), 1)).rstrip(b"\0")
+        is_ours = self._head.startswith(start) if self._is_csv else start in (b"", b"{")
+        if not is_ours:
             raise SinkError(
                 f"{path} does not begin as a file of records does. Move it, or name another.",
                 is_lasting=True,
