@@ -1,5 +1,6 @@
 """A service that runs over HTTP, for tests."""
 
+import shutil
 import socket
 import threading
 import time
@@ -29,7 +30,9 @@ class Running:
 
 def make_station(data: Path) -> Station:
     """One recipe, ``part``, of a quick model."""
-    recipes = {"part": RecipeSettings(MODEL, deadline_ms=20_000)}
+    model = data / "part.onnx"
+    shutil.copy(MODEL, model)
+    recipes = {"part": RecipeSettings(model, deadline_ms=20_000)}
     return Station(recipes, data=data, computing=Computing(n_threads=1))
 
 

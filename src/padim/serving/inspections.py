@@ -4,6 +4,8 @@ import asyncio
 import base64
 import io
 import time
+from collections.abc import Set
+from datetime import datetime
 from typing import Annotated, Literal
 
 import numpy as np
@@ -25,18 +27,21 @@ from padim.serving.bodies import read_body
 from padim.serving.job import Answer
 from padim.serving.service import Service
 from padim.serving.tokens import Role
-from padim.store.inspection import Arrival, Verdict, name_inspection
+from padim.store.inspection import Arrival, Inspection, Verdict, name_inspection
 from padim.store.record import Record
+from padim.store.store import Filter
 
 SOURCE = "http"
 _TAG = "x-tag-"  # header of another key of the part
 _MAP_STEPS = 256  # of a PNG, in a standard deviation
 _OWN = {"serial", "map", "overlay", "deadline_ms"}  # in a query; all else are keys of the part
+_SOUGHT = {"recipe", "verdict", "serial", "since", "until", "before", "limit"}  # likewise
 _LONGEST = 200  # characters of a key or its value
 
 Serial = Annotated[
     str | None, Query(max_length=_LONGEST, description="Of the part; kept and searchable.")
 ]
+Moment = Annotated[datetime | None, Query(description="In ISO 8601, such as 2026-11-27T14:00Z.")]
 MapFormat = Annotated[Literal["png", "npy"] | None, Query(description="Whether to give the map.")]
 OverlayFormat = Annotated[
     Literal["jpeg"] | None, Query(description="Whether to draw the map over the picture.")
@@ -111,7 +116,58 @@ def make_inspection_routes(service: Service, access: Access) -> APIRouter:
             raise HTTPException(404, f"The inspection {id!r} has no verdict yet. Ask again.")
         return answer_json(Record.of(found))
 
+    @routes.get(
+        "/inspections",
+        response_model=list[Record],
+        responses=describe_problems(400, 401, 403),
+        dependencies=[see],
+    )
+    def find(
+        request: Request,
+        recipe: str | None = None,
+        verdict: Verdict | None = None,
+        serial: Serial = None,
+        since: Moment = None,
+        until: Moment = None,
+        before: Annotated[str | None, Query(description="An id: only what came before.")] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    ) -> Response:
+        """Inspections, the newest first. All else in the query are keys of the part."""
+        wanted = Filter(
+            recipe,
+            verdict,
+            serial,
+            _collect_tags(request, _SOUGHT),
+            since.timestamp() if since else None,
+            until.timestamp() if until else None,
+        )
+        return answer_json([Record.of(one) for one in service.store.find(wanted, limit, before)])
+
+    @routes.get(
+        "/inspections/{id}/picture",
+        response_class=Response,
+        responses=describe_problems(401, 403, 404),
+        dependencies=[Depends(access.require(Role.QUALITY))],
+    )
+    def get_picture(id: str) -> Response:
+        """The picture of an inspection, as it came, if it was kept."""
+        found = service.store.get(id)
+        sha256 = found.image_sha256 if isinstance(found, Inspection) else None
+        picture = service.pictures.read(sha256) if sha256 else None
+        if picture is None:
+            raise HTTPException(404, f"No picture of an inspection {id!r} is kept.")
+        # What a browser would run, sent as a picture, is not run.
+        headers = {"Content-Security-Policy": "sandbox", "X-Content-Type-Options": "nosniff"}
+        return Response(picture, 200, headers, _guess_kind(picture))
+
     return routes
+
+
+def _guess_kind(picture: bytes) -> str:
+    """The kind of an image file, of those that browsers show."""
+    kinds = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
+    found = (kind for start, kind in kinds.items() if picture.startswith(start))
+    return next(found, "application/octet-stream")
 
 
 def _require_picture(request: Request) -> None:
@@ -124,9 +180,9 @@ def _require_picture(request: Request) -> None:
         )
 
 
-def _collect_tags(request: Request) -> dict[str, str]:
-    """Other keys of the part, from the query and from headers."""
-    tags = {name: value for name, value in request.query_params.items() if name not in _OWN} | {
+def _collect_tags(request: Request, own: Set[str] = _OWN) -> dict[str, str]:
+    """Other keys of the part, from the query, in which some names are our own, and from headers."""
+    tags = {name: value for name, value in request.query_params.items() if name not in own} | {
         name.removeprefix(_TAG): value
         for name, value in request.headers.items()
         if name.startswith(_TAG)

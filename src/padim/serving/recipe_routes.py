@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
+from padim.errors import ModelFileError, PadimError
 from padim.files import write_whole
 from padim.serving.access import Access
 from padim.serving.answers import answer_json, describe_problems
@@ -187,5 +188,9 @@ def _change(service: Service, recipe: str, path: Path, content: bytes) -> None:
     """Put a model into the place of the old one, if it could answer."""
     with write_whole(path) as partial:
         partial.write_bytes(content)
-        service.recipes.try_model(recipe, partial)
+        try:
+            service.recipes.try_model(recipe, partial)
+        except PadimError as error:  # its name of now says nothing to whoever sent it
+            words = str(error).replace(str(partial), "The model that was sent")
+            raise ModelFileError(words) from error
     service.recipes.change(recipe)

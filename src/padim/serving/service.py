@@ -36,6 +36,7 @@ class Service:
     recipes: Recipes
     store: Store
     writer: Writer
+    pictures: Pictures
     inspector: Inspector
     events: Events
     metrics: Metrics
@@ -96,10 +97,11 @@ def _build(station: Station, store: Store) -> Service:
         metrics.count(answer)
         supervisor.wake()
 
+    pictures = Pictures(station.data / "pictures", station.retention)
     inspector = Inspector(
         recipes,
         writer,
-        Pictures(station.data / "pictures", station.retention),
+        pictures,
         watch,
         metrics.count_comparison,
         drift.look,
@@ -115,6 +117,7 @@ def _build(station: Station, store: Store) -> Service:
         recipes,
         store,
         writer,
+        pictures,
         inspector,
         events,
         metrics,

@@ -1,0 +1,140 @@
+"""Pictures over HTTP, as other programs send them, to a service that runs."""
+
+import base64
+import io
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from serving_station import Running
+
+from padim.store.inspection import Verdict
+
+URL = "/v1/recipes/part/inspections"
+
+
+def picture(seed: int = 0) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_picture_is_answered_with_its_record(running: Running, client: httpx.Client) -> None:
+    content = picture()
+    answer = client.post(URL, content=content, params={"serial": "A7", "shift": "2"})
+    assert answer.status_code == 200
+    record = answer.json()
+    expected = running.service.recipes.use("part").predictor.predict(content)
+    assert record["score"] == pytest.approx(expected.score)
+    assert record["p_value"] == expected.p_value
+    assert record["label"] == expected.label
+    assert record["verdict"] == {"anomalous": "NOK", "normal": "OK"}[str(expected.label)]
+    assert (record["serial"], record["tags"]) == ("A7", {"shift": "2"})
+    assert client.get(f"/v1/inspections/{record['id']}").json() == record
+
+
+def test_a_map_and_an_overlay_come_when_asked_for(running: Running, client: httpx.Client) -> None:
+    content = picture(1)
+    expected = running.service.recipes.use("part").predictor.predict(content).source_map()
+    answer = client.post(URL, content=content, params={"map": "npy", "overlay": "jpeg"}).json()
+    found = np.load(io.BytesIO(base64.b64decode(answer["map"])))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    drawn = Image.open(io.BytesIO(base64.b64decode(answer["overlay"])))
+    assert (drawn.format, drawn.size) == ("JPEG", (60, 40))
+    answer = client.post(URL, content=content, params={"map": "png"}).json()
+    steps = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["map"]))))
+    np.testing.assert_allclose(steps / 256, expected, atol=0.5 / 256 + 1e-6)
+    assert answer["overlay"] is None
+
+
+def test_keys_of_a_part_are_searched_for(client: httpx.Client) -> None:
+    ids = []
+    for number, line in enumerate(("left", "right", "left")):
+        headers = {"X-Tag-Line": line}
+        answer = client.post(URL, content=picture(number), headers=headers, params={"serial": "S"})
+        ids.append(answer.json()["id"])
+
+    def find(**params: str) -> list[str]:
+        return [one["id"] for one in client.get("/v1/inspections", params=params).json()]
+
+    assert find(serial="S") == ids[::-1]
+    assert find(line="left") == [ids[2], ids[0]]
+    assert find(serial="S", before=ids[2], limit="1") == [ids[1]]
+    assert find(serial="S", recipe="other") == []
+    assert find(serial="S", until="2020-01-01T00:00:00Z") == []
+    assert find(serial="S", since="2020-01-01T00:00:00Z") == ids[::-1]
+
+
+def test_the_picture_is_given_again_where_it_was_kept(client: httpx.Client) -> None:
+    answer = client.post(URL, content=b"\x89PNG no picture").json()
+    assert answer["verdict"] == Verdict.NOT_INSPECTED
+    found = client.get(f"/v1/inspections/{answer['id']}/picture")
+    assert found.content == b"\x89PNG no picture"
+    assert found.headers["content-type"] == "image/png"
+    assert client.get("/v1/inspections/none/picture").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "content", "headers", "status", "words"),
+    [
+        ("POST", "/v1/recipes/prat/inspections", b"x", {}, 404, "Did you mean 'part'?"),
+        ("POST", URL, b"", {}, 400, "has no body"),
+        ("POST", URL, b"x", {"Content-Type": "application/json"}, 415, "--data-binary"),
+        ("POST", f"{URL}?map=gif", b"x", {}, 400, "map cannot be used"),
+        ("POST", f"{URL}?deadline_ms=0", b"x", {}, 400, "deadline_ms cannot be used"),
+        ("POST", URL, b"no picture", {}, 422, "cannot be read"),
+        ("POST", URL, b"x", {"Origin": "http://evil.example"}, 403, "may change nothing"),
+        ("POST", URL, b"x", {"Host": "evil.example"}, 403, "answers to localhost alone"),
+        ("GET", "/v1/inspections/none", b"", {}, 404, "no inspection 'none'"),
+        ("GET", "/v1/inspections?since=yesterday", b"", {}, 400, "since cannot be used"),
+        ("GET", "/nothing", b"", {}, 404, "Not Found"),
+        (
+            "PUT",
+            "/v1/recipes/part/model",
+            b"no model",
+            {},
+            422,
+            "The model that was sent is no graph",
+        ),
+        ("POST", "/v1/recipes/part/rollback", b"", {}, 400, "There is no way back"),
+    ],
+)
+def test_what_cannot_be_is_told_in_a_sentence(
+    client: httpx.Client,
+    method: str,
+    url: str,
+    content: bytes,
+    headers: dict[str, str],
+    status: int,
+    words: str,
+) -> None:
+    answer = client.request(method, url, content=content, headers=headers)
+    assert answer.status_code == status
+    assert words in answer.json()["error"]
+
+
+def test_a_model_is_changed_and_comes_back(running: Running, client: httpx.Client) -> None:
+    url = "/v1/recipes/part"
+    before = client.get(url).json()
+    path = running.service.recipes["part"].settings.model
+    answer = client.put(f"{url}/model", content=path.read_bytes())
+    assert answer.status_code == 200
+    assert answer.json()["previous"] == before["current"]
+    assert client.post(URL, content=picture()).status_code == 200
+    assert client.post(f"{url}/rollback").json()["current"] == before["current"]
+    assert client.get("/readyz").text == "ok\n"
+
+
+def test_prometheus_reads_what_was_inspected(client: httpx.Client) -> None:
+    client.post(URL, content=b"no picture")
+    text = client.get("/metrics").text
+    counts = [
+        float(line.rpartition(" ")[2])
+        for line in text.splitlines()
+        if line.startswith('padim_inspections_total{recipe="part",verdict="NOT INSPECTED"}')
+    ]
+    assert len(counts) == 1
+    assert counts[0] >= 1
+    assert "padim_drift_evidence" in text
