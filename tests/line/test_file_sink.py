@@ -8,7 +8,7 @@ from inspections import NOON_S, end, make_arrival, make_inspection
 
 from padim.line import files
 from padim.line.errors import SinkError
-from padim.line.files import COLUMNS, FileSink
+from padim.line.files import FileSink
 from padim.line.settings import FileSettings
 from padim.store.inspection import Inspection, Verdict, refuse
 from padim.store.record import Record
@@ -50,7 +50,7 @@ def test_a_row_has_all_of_a_record(path: Path) -> None:
         return
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == COLUMNS
+    assert list(rows[0]) == Record.names()
     assert [row["verdict"] for row in rows] == ["OK", "NOK", "NOT INSPECTED"]
     assert rows[1]["score"] == "5.0"
     assert json.loads(rows[1]["regions"])[0]["x"] == 1

@@ -88,6 +88,11 @@ COMMANDS = {
         "serve_command:serve",
         "Inspect pictures that other programs send, over HTTP.",
     ),
+    "history": CommandFacts(
+        "On the line",
+        "history_command:history",
+        "List what a service has inspected, the newest first.",
+    ),
     "tokens": CommandFacts(
         "On the line", "tokens_command:app", "Say who may use a service, by tokens with roles."
     ),

@@ -5,7 +5,6 @@ import io
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import fields
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +18,6 @@ from padim.store.record import Record
 
 _TAIL_BYTES = 4 << 20  # that are looked through for what is there already
 _ID_CHARACTERS = 36
-COLUMNS = [one.name for one in fields(Record)]
 
 
 class FileSink:
@@ -34,7 +32,7 @@ class FileSink:
         self.name = settings.name
         self._path = settings.path
         self._is_csv = settings.path.suffix.lower() == ".csv"
-        self._head = _write_csv(COLUMNS) if self._is_csv else b""
+        self._head = _write_csv(Record.names()) if self._is_csv else b""
         self._left: tuple[Path, tuple[int, ...]] | None = None  # the file as it was left
         self._known: set[str] = set()  # ids at its end
 
@@ -120,10 +118,7 @@ def _format_json(record: Record) -> bytes:
 
 def _format_row(record: Record) -> bytes:
     """One line of CSV; what is a list or an object is JSON in its cell, which needs no new line."""
-    cells = [
-        json.dumps(value) if isinstance(value, list | dict | tuple) else value
-        for value in record.to_dict().values()
-    ]
+    cells = record.to_cells()
     return _write_csv([csv_cell(_flatten(cell)) for cell in cells])
 
 

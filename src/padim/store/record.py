@@ -1,6 +1,7 @@
 """An inspection as others read it: one record, in answers, messages, files and listings."""
 
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 
 from padim.images.regions import Region
@@ -87,6 +88,18 @@ class Record:
             score_ms=took.score,
             monitor=findings.monitor if findings else None,
         )
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The columns of a table of records."""
+        return [one.name for one in fields(cls)]
+
+    def to_cells(self) -> list[object]:
+        """As a row of a table: what is a list or an object is JSON in its cell."""
+        return [
+            json.dumps(value) if isinstance(value, list | dict | tuple) else value
+            for value in self.to_dict().values()
+        ]
 
     def to_dict(self) -> dict[str, object]:
         """As plain data, for JSON."""

@@ -158,7 +158,7 @@ class Store:
         )
         query = _narrow(query, wanted or Filter()).group_by(inspections.c.verdict)
         with self._reader.connect() as connection:
-            found: dict[str, int] = dict(connection.execute(query).tuples().all())
+            found = {row[0]: row[1] for row in connection.execute(query)}
         return {verdict: found.get(verdict.value, 0) for verdict in Verdict}
 
     def take_outbox(self, sink: str, n_most: int) -> list[Inspection]:

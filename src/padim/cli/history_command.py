@@ -1,0 +1,124 @@
+"""``padim history``."""
+
+import csv
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from padim.cli.console import Output, result, table
+from padim.cli.options import option
+from padim.errors import PathMissingError, UnknownNameError, UsageError, require_extras
+from padim.files import csv_cell
+
+_ROWS = 1000  # read at a time
+
+
+def history(
+    database: Annotated[
+        str, typer.Argument(help="Folder of a service, its database file, or a URL.")
+    ],
+    recipe: Annotated[str | None, option("Only what this inspected.", "NAME")] = None,
+    verdict: Annotated[str | None, option("Only OK, NOK or NOT INSPECTED.", "WORD")] = None,
+    serial: Annotated[str | None, option("Only this part.", "TEXT")] = None,
+    tag: Annotated[
+        list[str] | None, option("Only with this key of the part; repeatable.", "KEY=VALUE")
+    ] = None,
+    since: Annotated[str | None, option("Only from then on: 2026-11-27T14:00.", "TIME")] = None,
+    until: Annotated[str | None, option("Only before.", "TIME")] = None,
+    limit: Annotated[int, option("Of the newest, at most; 0 for all.", "N")] = 50,
+    as_csv: Annotated[bool, option("A table for a spreadsheet.", None, "--csv")] = False,
+) -> None:
+    """List what a service has inspected, the newest first."""
+    require_extras("serve")
+    from padim.store.inspection import Verdict
+    from padim.store.record import Record
+    from padim.store.store import Filter, Store
+
+    verdicts = {one.value: one for one in Verdict}
+    wanted = None if verdict is None else verdict.upper().replace("_", " ")
+    if wanted is not None and wanted not in verdicts:
+        raise UnknownNameError("verdict", str(verdict), tuple(verdicts))
+    if limit < 0:
+        raise UsageError(f"--limit is {limit}, but needs to be 0 or more. Try 50.")
+    if as_csv and Output.as_json:
+        raise UsageError("A listing is CSV or JSON. Leave --csv or --json out.")
+    chosen = Filter(
+        recipe,
+        None if wanted is None else verdicts[wanted],
+        serial,
+        dict(_read_tag(one) for one in tag or ()),
+        _read_time(since),
+        _read_time(until),
+    )
+    store = Store.open(_find_database(database))
+    try:
+        found = store.find(chosen, limit or _ROWS)
+        while (
+            not limit
+            and len(found) % _ROWS == 0
+            and (more := store.find(chosen, _ROWS, found[-1].arrival.id) if found else [])
+        ):
+            found += more
+        counts = store.count_verdicts(chosen)
+    finally:
+        store.close()
+    records = [Record.of(one) for one in found]
+    if as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(Record.names())
+        writer.writerows([csv_cell(cell) for cell in one.to_cells()] for one in records)
+        return
+    rows = [
+        (
+            one.arrived,
+            one.recipe,
+            one.verdict,
+            "" if one.score is None else f"{one.score:.4g}",
+            "" if one.p_value is None else f"{one.p_value:.2g}",
+            one.serial or one.id,
+            one.reason,
+        )
+        for one in records
+    ]
+    heads = ("arrived", "recipe", "verdict", "score", "p", "part", "reason")
+    total = ", ".join(f"{n} {verdict.value}" for verdict, n in counts.items())
+    shown = "" if len(records) == sum(counts.values()) else f" The newest {len(records)} are shown."
+    result(
+        {
+            "counts": {verdict.value: n for verdict, n in counts.items()},
+            "inspections": [one.to_dict() for one in records],
+        },
+        (table(heads, rows) + "\n" if rows else "") + f"{total}.{shown}",
+    )
+
+
+def _find_database(place: str) -> str:
+    """The database of a folder, or what is named itself."""
+    if "://" in place:
+        return place
+    path = Path(place)
+    path = path / "history.db" if path.is_dir() else path
+    if not path.is_file():
+        raise PathMissingError(path)
+    return str(path)
+
+
+def _read_tag(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"--tag is {text!r}, but needs a key and a value. Try --tag shift=2.")
+    return name, value
+
+
+def _read_time(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(text).timestamp()  # of this machine's zone, without one
+    except ValueError as error:
+        raise UsageError(
+            f"{text!r} is no time. Write it as 2026-11-27, or 2026-11-27T14:00."
+        ) from error

@@ -1,0 +1,284 @@
+"""The same of SQLite and of PostgreSQL."""
+
+import itertools
+import multiprocessing
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from padim.errors import UsageError
+from padim.images.regions import Region
+from padim.store.database import StoreError
+from padim.store.inspection import (
+    Arrival,
+    Findings,
+    Inspection,
+    Milliseconds,
+    Verdict,
+    name_inspection,
+    refuse,
+)
+from padim.store.store import Alarm, Filter, Store
+
+_numbers = itertools.count(1)
+REGION = Region(1, 2, 3, 4, 12, 2, 3, 8.5, 7.25)
+
+
+def arrive(recipe: str = "part", key: str | None = None, **more: object) -> Arrival:
+    time_s = float(next(_numbers))
+    return Arrival(name_inspection(time_s), recipe, time_s, "camera", key, **more)  # type: ignore[arg-type]  # fields by name
+
+
+def judge(arrival: Arrival, verdict: Verdict = Verdict.OK) -> Inspection:
+    findings = Findings(
+        "a" * 64, 12.5, 0.25, 20.0, "tail", "normal", (REGION, REGION), (1.5, 2.5), "quiet"
+    )
+    took = Milliseconds(1.5, 2.5, None)
+    return Inspection(arrival, verdict, 1e9 + 0.125, "", "b" * 64, 99, findings, took)
+
+
+def finish(store: Store, found: Sequence[Inspection]) -> list[Inspection]:
+    return store.finish(found, {"part": ("mqtt", "file")})
+
+
+def test_an_inspection_is_given_as_it_was_written(store: Store) -> None:
+    arrival = arrive(key="k", serial="S 7", tags={"shift": "2", "ä": "“"})
+    assert store.accept([arrival]) == [arrival]
+    assert store.get(arrival.id) == arrival
+    assert store.list_pending() == [arrival]
+    assert store.find() == []
+    found = judge(arrival)
+    assert finish(store, [found]) == [found]
+    assert store.get(arrival.id) == found
+    assert store.find() == [found]
+    assert store.list_pending() == []
+    assert store.get("none") is None
+
+
+def test_the_first_verdict_stays(store: Store) -> None:
+    arrival = arrive()
+    store.accept([arrival])
+    late, found = refuse(arrival, "It was late."), judge(arrival, Verdict.NOK)
+    assert finish(store, [late]) == [late]
+    assert finish(store, [found]) == [late]
+    assert finish(store, [found, late]) == [late, late]
+    assert store.find() == [late]
+    assert store.count_outbox("mqtt") == 1
+
+
+def test_two_verdicts_in_one_transaction_are_one(store: Store) -> None:
+    arrival = arrive()
+    store.accept([arrival])
+    late = refuse(arrival, "It was late.")
+    assert finish(store, [late, judge(arrival)]) == [late, late]
+    assert store.count_outbox("file") == 1
+
+
+def test_a_source_and_a_key_have_one_inspection(store: Store) -> None:
+    first, again, other = arrive(key="k"), arrive(key="k"), arrive(key="l")
+    assert store.accept([first, again, other]) == [first, first, other]
+    found = judge(first)
+    finish(store, [found])
+    assert store.accept([arrive(key="k")]) == [found]
+    free = [arrive(), arrive()]  # without a key each is one of its own
+    assert store.accept(free) == free
+
+
+def test_what_was_never_accepted_gets_no_verdict(store: Store) -> None:
+    with pytest.raises(StoreError, match="was never accepted"):
+        finish(store, [judge(arrive())])
+
+
+def test_an_outbox_gives_in_order_what_was_not_delivered(store: Store) -> None:
+    arrivals = [arrive() for _ in range(5)]
+    store.accept(arrivals)
+    found = [judge(one) for one in (arrivals[3], arrivals[0], arrivals[4])]
+    finish(store, found)
+    assert store.take_outbox("mqtt", 2) == found[:2]
+    store.mark_delivered("mqtt", [found[0].arrival.id])
+    assert store.take_outbox("mqtt", 10) == found[1:]
+    assert store.take_outbox("file", 10) == found
+    assert (store.count_outbox("mqtt"), store.count_outbox("file")) == (2, 3)
+    assert store.take_outbox("nobody", 10) == []
+
+
+RECIPES, VERDICTS = ("part", "lid"), tuple(Verdict)
+_filters = st.builds(
+    Filter,
+    recipe=st.sampled_from((None, *RECIPES)),
+    verdict=st.sampled_from((None, *VERDICTS)),
+    serial=st.sampled_from((None, "0", "1")),
+    tags=st.sampled_from(({}, {"line": "0"}, {"line": "1"}, {"line": "0", "shift": "1"})),
+    since_s=st.sampled_from((None, 3.0, 7.0)),
+    until_s=st.sampled_from((None, 4.0, 8.0)),
+)
+
+
+def test_a_filter_leaves_in_what_fits(store: Store) -> None:
+    rows = []
+    for n in range(24):
+        arrival = Arrival(
+            name_inspection(float(n)),
+            RECIPES[n % 2],
+            float(n),
+            "camera",
+            serial=str(n % 3),
+            tags={"line": str(n % 2), "shift": str(n % 5)},
+        )
+        verdict = VERDICTS[n % 3]
+        lost = verdict is Verdict.NOT_INSPECTED
+        rows.append(refuse(arrival, "Lost.") if lost else judge(arrival, verdict))
+    store.accept([one.arrival for one in rows])
+    finish(store, rows)
+
+    def fits(one: Inspection, wanted: Filter) -> bool:
+        arrival = one.arrival
+        return (
+            wanted.recipe in (None, arrival.recipe)
+            and wanted.verdict in (None, one.verdict)
+            and wanted.serial in (None, arrival.serial)
+            and all(arrival.tags.get(name) == value for name, value in wanted.tags.items())
+            and (wanted.since_s is None or arrival.time_s >= wanted.since_s)
+            and (wanted.until_s is None or arrival.time_s < wanted.until_s)
+        )
+
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
+    @given(_filters)
+    def compare(wanted: Filter) -> None:
+        expected = [one for one in reversed(rows) if fits(one, wanted)]
+        assert store.find(wanted, 100) == expected
+        assert store.find(wanted, 3) == expected[:3]
+        if expected:
+            assert store.find(wanted, 100, expected[0].arrival.id) == expected[1:]
+        counts = store.count_verdicts(wanted)
+        assert counts == {one: sum(row.verdict is one for row in expected) for one in Verdict}
+
+    compare()
+
+
+def test_alarms_are_open_until_they_are_cleared(store: Store) -> None:
+    for n, recipe in enumerate(("part", "lid")):
+        store.add_alarm(Alarm(recipe, float(n), "Drift."))
+    store.clear_alarms("part", 9.0)
+    assert store.list_alarms() == [
+        Alarm("lid", 1.0, "Drift."),
+        Alarm("part", 0.0, "Drift.", 9.0),
+    ]
+
+
+def test_states_are_written_over(store: Store) -> None:
+    assert store.read_state("monitor") is None
+    for text in ("one", "two"):
+        store.write_state("monitor", text)
+        assert store.read_state("monitor") == text
+
+
+def test_a_model_is_noted_when_it_changes(store: Store, place: str) -> None:
+    for sha256 in ("a" * 64, "a" * 64, "b" * 64, "a" * 64):
+        store.record_model("part", sha256, "lite0", 1.0)
+    url = place.replace("postgresql:", "postgresql+psycopg:")
+    engine = sa.create_engine(url if "://" in url else f"sqlite:///{url}")
+    with engine.connect() as connection:
+        rows = connection.execute(sa.text("SELECT model_sha256 FROM recipes ORDER BY number"))
+        assert [row[0][0] for row in rows] == ["a", "b", "a"]
+    engine.dispose()
+
+
+def test_threads_write_one_verdict_each(store: Store) -> None:
+    arrivals = [arrive(key=str(n)) for n in range(40)]
+    store.accept(arrivals)
+    told: list[list[Inspection]] = []
+
+    def work(verdict: Verdict) -> None:
+        told.append([finish(store, [judge(one, verdict)])[0] for one in arrivals])
+
+    threads = [threading.Thread(target=work, args=(one,)) for one in (Verdict.OK, Verdict.NOK)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert told[0] == told[1]
+    assert sorted(store.find(limit=100), key=lambda one: one.arrival.id) == told[0]
+
+
+def _write_until_killed(place: str, number: int) -> None:
+    store = Store.open(place)
+    for n in itertools.count():
+        arrivals = [arrive(key=f"{number} {n} {i}") for i in range(3)]
+        store.accept(arrivals)
+        finish(store, [judge(one) for one in arrivals])
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_leaves_whole_rows(place: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    Store.open(place).close()
+    for number in range(2):
+        process = context.Process(target=_write_until_killed, args=(place, number))
+        process.start()
+        process.join(3)
+        process.kill()
+        process.join()
+        store = Store.open(place)
+        found, pending = store.find(limit=100_000), store.list_pending()
+        assert {one.verdict for one in found} == {Verdict.OK}
+        assert all(one.findings == judge(one.arrival).findings for one in found)
+        assert len(pending) in (0, 3, 6, 9)
+        assert store.count_outbox("file") == len(found)
+        store.close()
+
+
+def test_sqlite_is_as_safe_as_it_can_be(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "history.db"))
+    with store._engine.connect() as connection:
+        found = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        }
+    store.close()
+    assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+
+
+def test_who_reads_waits_for_nobody_who_writes(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "history.db"))
+    arrival = arrive()
+    store.accept([arrival])
+    with store._engine.begin():
+        assert store.list_pending() == [arrival]
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("place", "error", "words"),
+    [
+        ("{tmp}", StoreError, "unable to open database file"),
+        ("{tmp}/text", StoreError, "file is not a database"),
+        ("postgresql://user:secret@127.0.0.1:1/x", StoreError, r"user:\*\*\*@127.0.0.1:1/x"),
+        ("mongodb://x/y", UsageError, "no database that is understood"),
+        ("mysql://x/y", UsageError, "is not installed"),
+    ],
+)
+def test_what_cannot_be_opened_is_told_in_a_sentence(
+    tmp_path: Path, place: str, error: type[Exception], words: str
+) -> None:
+    (tmp_path / "text").write_text("This is a text, and no database." * 100)
+    with pytest.raises(error, match=words) as told:
+        Store.open(place.format(tmp=tmp_path))
+    assert "\n" not in str(told.value)
+    assert "secret" not in str(told.value)
+
+
+def test_a_database_of_a_newer_release_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    Store.open(str(path)).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    with pytest.raises(StoreError, match=r"newer release \(9999\)"):
+        Store.open(str(path))
