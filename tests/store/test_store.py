@@ -5,6 +5,7 @@ import multiprocessing
 import sqlite3
 import threading
 from collections.abc import Sequence
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -207,12 +208,13 @@ def test_threads_write_one_verdict_each(store: Store) -> None:
     assert sorted(store.find(limit=100), key=lambda one: one.arrival.id) == told[0]
 
 
-def _write_until_killed(place: str, number: int) -> None:
+def _write_until_killed(place: str, number: int, begun: Event) -> None:
     store = Store.open(place)
     for n in itertools.count():
         arrivals = [arrive(key=f"{number} {n} {i}") for i in range(3)]
         store.accept(arrivals)
         finish(store, [judge(one) for one in arrivals])
+        begun.set()
 
 
 @pytest.mark.slow
@@ -220,9 +222,11 @@ def test_a_process_that_is_killed_leaves_whole_rows(place: str) -> None:
     context = multiprocessing.get_context("spawn")
     Store.open(place).close()
     for number in range(2):
-        process = context.Process(target=_write_until_killed, args=(place, number))
+        begun = context.Event()
+        process = context.Process(target=_write_until_killed, args=(place, number, begun))
         process.start()
-        process.join(3)
+        assert begun.wait(60)
+        process.join(0.5)
         process.kill()
         process.join()
         store = Store.open(place)

@@ -39,7 +39,10 @@ def open_database(place: str) -> Engine:
     try:
         with engine.begin() as connection:
             _migrate(connection, place)
-    except SQLAlchemyError as error:
+    except BaseException as error:
+        engine.dispose()
+        if not isinstance(error, SQLAlchemyError):
+            raise
         raise StoreError(f"{_name(place)} cannot be opened: {_reason(error)}.") from error
     return engine
 
