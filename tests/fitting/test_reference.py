@@ -177,7 +177,12 @@ def test_a_reference_that_does_not_fit_is_refused(model: Path) -> None:
     assert state.calibration is not None
     with pytest.raises(ValueError, match="one row for each image_score"):
         replace(state.calibration, reference=reference.in_order(np.arange(3)))
-    for changes in ({"mean_image": None}, {"coarse_map": np.zeros((4, 4), np.float32)}):
+    for changes in (
+        {"mean_image": None},
+        {"coarse_map": np.zeros((4, 4), np.float32)},
+        {"level_scores": np.array(1, np.float32)},
+        {"camera": np.full((9, 4), np.nan, np.float32)},
+    ):
         with pytest.raises(ValueError, match="of the reference needs to be finite"):
             replace(reference, **changes)
 

@@ -171,6 +171,8 @@ def _reference(tensors: Mapping[str, Tensor], path: Path) -> Reference | None:
     if any(array.dtype != torch.float32 for array in arrays):
         raise ValueError("the reference needs to be of float32")
     small = found.get("mean_image")
+    if small is not None and small.dtype != torch.uint8:
+        raise ValueError("the mean image needs to be of uint8")
     mean_image = None if small is None else MeanImage(small.numpy())
     level_scores, camera, coarse_map = (array.numpy() for array in arrays)
     return Reference(level_scores, camera, coarse_map, mean_image)

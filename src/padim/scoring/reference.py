@@ -34,9 +34,10 @@ class Reference:
     def __post_init__(self) -> None:
         """Raise a ``ValueError`` if these are no statistics of images."""
         n_camera = len(CAMERA) - (self.mean_image is None)
+        levels = self.level_scores.shape
         shapes = {
-            "level_scores": (len(self.level_scores), *self.level_scores.shape[1:2]),
-            "camera": (len(self.level_scores), n_camera),
+            "level_scores": levels,
+            "camera": (*levels[:1], n_camera),
             "coarse_map": (MAP_CELLS, MAP_CELLS),
         }
         for name, shape in shapes.items():
