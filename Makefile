@@ -14,13 +14,13 @@ CASES ?= 47500
 KILLS ?= 1000
 RACES ?= 200
 
-.PHONY: demo test fuzz oldest gpu gpu-device browser docs format clean
+.PHONY: demo test fuzz oldest gpu gpu-device strangers docs format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
 	$(BIN)/padim demo
 
-test: $(VENV)/installed browser
+test: $(VENV)/installed strangers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -49,11 +49,14 @@ gpu-device:
 	@$(PYTHON) -c 'import ctypes; raise SystemExit(ctypes.CDLL("libcuda.so.1").cuInit(0))' \
 		2>/dev/null || { echo "make gpu: this machine has no CUDA device." >&2; exit 1; }
 
-# The tests of the report drive it; elsewhere than in CI they are skipped without it.
-browser:
-	@if [ "$$CI" = true ] && ! { command -v chromium && command -v chromedriver; } >/dev/null; then \
-		sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
-		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq chromium chromium-driver; \
+# What tests talk to: a browser, a broker, a database, who reads metrics. Elsewhere than in CI they
+# are skipped without it. A server that Debian starts is not needed: each test starts its own.
+strangers:
+	@if [ "$$CI" = true ] && ! { command -v chromedriver && command -v mosquitto && \
+		command -v pg_ctlcluster && command -v promtool; } >/dev/null; then \
+		sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); export DEBIAN_FRONTEND=noninteractive; \
+		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends \
+			chromium chromium-driver mosquitto mosquitto-clients postgresql prometheus; \
 	fi
 
 # Into build/site, without a network; the variable silences what Material says of its successor.

@@ -48,6 +48,7 @@ class Pictures:
         self._retention = retention
         self._n_bytes = sum(size for _, size, _ in self._list())
         self._n_since = 0
+        self._has_room = True  # on the disk, at the last look
         self._lock = threading.Lock()
 
     def keep(self, inspection: Inspection, picture: bytes) -> bool:
@@ -82,8 +83,8 @@ class Pictures:
             self._n_since += 1
             is_full = self._n_bytes + len(picture) > self._retention.most_bytes
             if is_full or self._n_since % _SOUGHT == 1:
-                self._clean(len(picture))
-            if self._n_bytes + len(picture) > self._retention.most_bytes:
+                self._has_room = self._clean(len(picture))
+            if not self._has_room or self._n_bytes + len(picture) > self._retention.most_bytes:
                 return False
         with write_whole(place, is_one_of_many=True) as partial:
             partial.write_bytes(picture)
@@ -98,14 +99,18 @@ class Pictures:
                     status = path.stat()
                     yield path, status.st_size, status.st_mtime
 
-    def _clean(self, n_more: int) -> None:
-        """Remove pictures until there is room for more bytes: the oldest, and OK ones before."""
+    def _clean(self, n_more: int) -> bool:
+        """Remove pictures until there is room for more bytes: the oldest, and OK ones before.
+
+        Returns:
+            Whether the disk has room then.
+        """
         most = self._retention.most_bytes
         self._folder.mkdir(parents=True, exist_ok=True)
         lacking = self._retention.free_bytes - shutil.disk_usage(self._folder).free + n_more
         n_over = max(self._n_bytes + n_more - most, lacking)
         if n_over <= 0:
-            return
+            return True
         n_removed, n_goal = 0, n_over + int((1 - _CLEANED) * min(most, self._n_bytes))
         for path, size, _ in sorted(
             self._list(), key=lambda one: (one[0].parts[-3] != "ok", one[2])
@@ -117,6 +122,7 @@ class Pictures:
                 n_removed += size
         self._n_bytes -= n_removed
         _log.warning("removed %d bytes of old pictures to make room", n_removed)
+        return n_removed >= lacking
 
 
 def _draw(id: str) -> int:
