@@ -2,6 +2,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from pages import ROOT, fences
 
 from padim.errors import PadimError, UnknownNameError, UsageError
 from padim.line.build import Receivers
@@ -146,3 +147,13 @@ def test_a_secret_that_is_not_there_lasts(
 def test_a_file_is_a_table_by_its_suffix() -> None:
     (sink,) = read_sinks([{"kind": "file", "name": "t", "path": "a.csv"}], Path("/s/station.toml"))
     assert sink == FileSettings(name="t", path=Path("/s/a.csv"))
+
+
+@pytest.mark.parametrize("page", ["sources", "wiring"])
+def test_what_a_page_shows_is_understood(page: str) -> None:
+    shown = fences(ROOT / f"docs/howto/{page}.md", "toml")
+    assert shown
+    for _, content, _ in shown:
+        table = tomllib.loads(content)
+        path = Path("/s/station.toml")
+        assert read_sources(table.get("sources", []), path) or read_sinks(table["sinks"], path)
