@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from padim.errors import PadimError, UnknownNameError, UsageError
 from padim.serving.inspector import BusyError, StoppingError
+from padim.serving.recipes import NoPreviousError
 from padim.store.database import StoreError
 from padim.store.record import Record
 
@@ -51,6 +52,7 @@ PROBLEMS = {
     401: "A token is needed.",
     403: "The token does not allow this.",
     404: "There is no such thing.",
+    409: "It cannot be done as things are.",
     408: "The picture did not come in time.",
     413: "The picture is too large.",
     415: "The body is of another kind than a picture.",
@@ -99,6 +101,8 @@ def tell_problems(app: FastAPI) -> None:
             return answer_problem(503, Problem(str(error)), {"Retry-After": seconds})
         if isinstance(error, StoppingError | StoreError):
             return answer_problem(503, Problem(str(error)), {"Retry-After": "5"})
+        if isinstance(error, NoPreviousError):
+            return answer_problem(409, Problem(str(error)))
         if isinstance(error, UnknownNameError):
             return answer_problem(404, Problem(str(error)))
         status = 400 if isinstance(error, UsageError) else 422

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import HTTPException, Request
+from starlette.requests import ClientDisconnect
 
 from padim.memory import format_bytes
 
@@ -28,6 +29,11 @@ class Room:
                 {"Retry-After": "1"},
             )
         self._n_held += n_bytes
+
+    @property
+    def n_held(self) -> int:
+        """Bytes that are held."""
+        return self._n_held
 
     def give_back(self, n_bytes: int) -> None:
         """Give memory back."""
@@ -62,6 +68,8 @@ async def read_body(request: Request, most_bytes: int, room: Room) -> AsyncItera
                     if n_held > most_bytes:
                         raise _too_large(most_bytes)
                     parts.append(part)
+        except ClientDisconnect:
+            raise HTTPException(400, "The picture was cut short. Send it again.") from None
         except TimeoutError:
             raise HTTPException(
                 408, f"The picture did not come whole within {_UPLOAD_S:g} s. Send it again."

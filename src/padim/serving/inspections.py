@@ -67,7 +67,10 @@ def make_inspection_routes(service: Service, access: Access) -> APIRouter:
         openapi_extra={
             "requestBody": {
                 "required": True,
-                "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
+                "content": {
+                    kind: {"schema": {"type": "string", "format": "binary"}}
+                    for kind in ("image/*", "application/octet-stream")
+                },
             }
         },
     )
@@ -172,10 +175,10 @@ def _guess_kind(picture: bytes) -> str:
 
 def _require_picture(request: Request) -> None:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind.startswith(("multipart/", "application/x-www-form-urlencoded", "application/json")):
+    if kind and not kind.startswith("image/") and kind != "application/octet-stream":
         raise HTTPException(
             415,
-            f"The body is {kind}, but needs to be the bytes of an image file. Send it with "
+            f"The body is {kind[:50]}, but needs to be the bytes of an image file. Send it with "
             "curl --data-binary @part.png -H 'Content-Type: image/png'.",
         )
 

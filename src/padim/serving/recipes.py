@@ -27,6 +27,10 @@ _SPREAD = 2.0  # memory of an open model, over the bytes of its file
 _log = logging.getLogger(__name__)
 
 
+class NoPreviousError(UsageError):
+    """A recipe has had no model before."""
+
+
 @dataclass(frozen=True)
 class Opened:
     """A model that scores, and that has reproduced its samples on this machine."""
@@ -167,13 +171,15 @@ class Recipes(Mapping[str, Recipe]):
 
         Raises:
             UnknownNameError: There is no such recipe.
-            UsageError: There was none.
+            NoPreviousError: There was none.
         """
         with self._changing:
             recipe = self[name]
             previous = recipe.previous
             if previous is None or recipe.current is None:
-                raise UsageError(f"The recipe {name} has had no other model. There is no way back.")
+                raise NoPreviousError(
+                    f"The recipe {name} has had no other model. There is no way back."
+                )
             for file in _list_files(recipe.settings.model):
                 with write_whole(file) as partial:
                     shutil.copyfile(self._place(previous) / file.name, partial)
