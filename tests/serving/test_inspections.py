@@ -98,7 +98,7 @@ def test_the_picture_is_given_again_where_it_was_kept(client: httpx.Client) -> N
             422,
             "The model that was sent is no graph",
         ),
-        ("POST", "/v1/recipes/part/rollback", b"", {}, 400, "There is no way back"),
+        ("POST", "/v1/recipes/part/rollback", b"", {}, 409, "There is no way back"),
     ],
 )
 def test_what_cannot_be_is_told_in_a_sentence(

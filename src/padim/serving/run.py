@@ -41,10 +41,11 @@ def serve(station: Station, tell: Callable[[str], None]) -> None:
         )
     listener = _listen(station.address, station.port)
     with listener, run_service(station) as service:
+        server = make_server(service)
         host, port = listener.getsockname()[:2]
         tell(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         try:
-            make_server(service).run(sockets=[listener])
+            server.run(sockets=[listener])
         except KeyboardInterrupt:  # of a signal that has ended the server before
             if interrupted_status() != _ENDED_STATUS:
                 raise
