@@ -48,7 +48,7 @@ class Access:
         """
 
         async def check(request: Request) -> Token | None:
-            self._require_origin(request)
+            self.require_origin(request)
             tokens = self.tokens
             if not tokens:
                 return None
@@ -73,7 +73,8 @@ class Access:
 
         return check
 
-    def _require_origin(self, request: Request) -> None:
+    def require_origin(self, request: Request) -> None:
+        """Refuse a request that a page of another origin makes, with ``HTTPException`` 403."""
         host = request.headers.get("host", "")
         name = _name_host(host)
         if not self.tokens and name not in self._hosts:

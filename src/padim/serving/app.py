@@ -9,6 +9,7 @@ from padim.serving.health import make_health_routes
 from padim.serving.inspections import make_inspection_routes
 from padim.serving.line_routes import make_line_routes
 from padim.serving.open_inference import make_open_inference_routes
+from padim.serving.page import make_event_routes, make_page_routes
 from padim.serving.recipe_routes import make_recipe_routes
 from padim.serving.service import Service
 from padim.serving.tokens import TOKENS
@@ -29,6 +30,8 @@ def create_app(service: Service) -> FastAPI:
         make_recipe_routes,
         make_line_routes,
         make_open_inference_routes,
+        make_event_routes,
+        make_page_routes,
         make_health_routes,
     ):
         app.include_router(make_routes(service, access))

@@ -8,7 +8,7 @@ from padim.serving.job import Answer
 from padim.store.record import Record
 from padim.store.store import Alarm
 
-Event = Record | Alarm
+Event = Record | Alarm | None  # None ends it
 
 _KEPT = 50  # of the last, for who begins to listen
 _WAITING = 200  # for one listener, who misses the oldest when slower
@@ -20,6 +20,7 @@ class Events:
     def __init__(self) -> None:
         self._last: deque[Event] = deque(maxlen=_KEPT)
         self._listeners: dict[asyncio.Queue[Event], asyncio.AbstractEventLoop] = {}
+        self._is_closed = False
         self._lock = threading.Lock()
 
     def send(self, answer: Answer) -> None:
@@ -30,9 +31,16 @@ class Events:
         """Tell all of an alarm, from any thread."""
         self._send(alarm)
 
+    def close(self) -> None:
+        """Let all who listen end, so that a server may."""
+        with self._lock:
+            self._is_closed = True
+        self._send(None)
+
     def _send(self, one: Event) -> None:
         with self._lock:
-            self._last.append(one)
+            if one is not None:
+                self._last.append(one)
             listeners = list(self._listeners.items())
         for queue, loop in listeners:
             loop.call_soon_threadsafe(_put, queue, one)
@@ -43,6 +51,8 @@ class Events:
         with self._lock:
             for one in self._last:
                 queue.put_nowait(one)
+            if self._is_closed:
+                queue.put_nowait(None)
             self._listeners[queue] = asyncio.get_running_loop()
         return queue
 

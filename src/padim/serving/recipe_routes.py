@@ -4,10 +4,13 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
 from padim.errors import ModelFileError, PadimError
 from padim.files import write_whole
+from padim.scoring.predictor import Predictor
+from padim.scoring.reference import Reference
 from padim.serving.access import Access
 from padim.serving.answers import answer_json, describe_problems
 from padim.serving.bodies import Room, read_body
@@ -15,6 +18,7 @@ from padim.serving.recipes import Opened, Recipe
 from padim.serving.service import Service
 from padim.serving.tokens import Role
 
+_USUAL = 0.99
 _MOST_BYTES = 4 << 30  # of a model that is sent
 
 
@@ -31,6 +35,10 @@ class ModelAnswer:
         false_alarm_rate: What it stands for.
         n_samples: Images that it brings and whose scores it has reproduced here; 0 if none.
         memory_bytes: What it takes, as forecast.
+        n_good: Good images that its threshold rests on.
+        level_names: What each level score is of, coarse to fine.
+        levels_usual: The score of each level that a hundredth of them exceed; empty in models that
+            do not keep it.
     """
 
     sha256: str | None
@@ -41,6 +49,9 @@ class ModelAnswer:
     false_alarm_rate: float
     n_samples: int
     memory_bytes: int
+    n_good: int
+    level_names: list[str]
+    levels_usual: list[float]
 
 
 @dataclass(frozen=True)
@@ -181,7 +192,24 @@ def _describe_model(opened: Opened | None) -> ModelAnswer | None:
         threshold.rate,
         opened.n_samples,
         opened.n_bytes,
+        predictor.decision.calibration.count,
+        _name_levels(predictor),
+        _find_usual(predictor.decision.calibration.reference),
     )
+
+
+def _name_levels(predictor: Predictor) -> list[str]:
+    """What each level score is of: cells of a grid, or the whole as a coarse head sees it."""
+    facts = predictor.description.facts
+    grids = [f"{level['grid'][0]} × {level['grid'][1]} cells" for level in facts["levels"]]
+    return [*grids, "coarse head"] if facts["recipe"].get("coarse_scale") else grids
+
+
+def _find_usual(reference: Reference | None) -> list[float]:
+    """The score of each level that a hundredth of good images exceed."""
+    if reference is None or not reference.level_scores.size:
+        return []
+    return [float(one) for one in np.quantile(reference.level_scores, _USUAL, axis=0)]
 
 
 def _change(service: Service, recipe: str, path: Path, content: bytes) -> None:

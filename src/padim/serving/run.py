@@ -12,6 +12,7 @@ from padim.errors import UsageError
 from padim.interrupts import interrupted_status
 from padim.serving.app import create_app
 from padim.serving.connections import MOST_HEAD_BYTES, BoundedProtocol
+from padim.serving.events import Events
 from padim.serving.service import Service, run_service
 from padim.serving.station import Station
 from padim.serving.tokens import TOKENS, read_tokens
@@ -51,6 +52,18 @@ def serve(station: Station, tell: Callable[[str], None]) -> None:
                 raise
 
 
+class _Server(uvicorn.Server):
+    """Ends the streams of events first, which would hold it up."""
+
+    def __init__(self, config: uvicorn.Config, events: Events) -> None:
+        super().__init__(config)
+        self._events = events
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._events.close()
+        await super().shutdown(sockets)
+
+
 def make_server(service: Service) -> uvicorn.Server:
     """What answers over HTTP for a station that runs."""
     config = uvicorn.Config(
@@ -63,7 +76,7 @@ def make_server(service: Service) -> uvicorn.Server:
         server_header=False,
         timeout_graceful_shutdown=_GOODBYE_S,
     )
-    return uvicorn.Server(config)
+    return _Server(config, service.events)
 
 
 def is_loopback(address: str) -> bool:
