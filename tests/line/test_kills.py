@@ -18,6 +18,7 @@ from padim.store.store import Store
 # `PADIM_KILLS=300 pytest tests/line/test_kills.py` is the long form.
 N_KILLS = int(os.environ.get("PADIM_KILLS", "15"))
 SEED = int(os.environ.get("PADIM_KILLS_SEED", "0"))
+_MOST_WAITING = 200  # pictures, so that the end does not take long
 _TESTS = Path(__file__).parents[1]
 
 
@@ -53,6 +54,8 @@ class Camera:
 
     def _run(self) -> None:
         while not self._stop.wait(self._random.uniform(0, 0.02)):
+            if sum(1 for _ in self.folder.iterdir()) > _MOST_WAITING:
+                continue
             name = f"{len(self.names):06}.png"
             content = picture(name)
             if self._random.random() < 0.5:
@@ -94,7 +97,7 @@ def test_after_kills_at_any_moment_each_picture_has_one_verdict_in_one_line(
     assert process.returncode == 0
 
     names = camera.names
-    assert len(names) > 10 * N_KILLS
+    assert len(names) > 5 * N_KILLS
     moved = Counter(path.name for place in ("done", "failed") for path in (inbox / place).iterdir())
     assert moved == Counter(names)
     assert all((path.read_bytes() == picture(path.name)) for path in inbox.glob("*/*.png"))

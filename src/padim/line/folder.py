@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 from padim.files import plain_text, write_whole
 from padim.images.decode import IMAGE_SUFFIXES
@@ -19,7 +20,7 @@ from padim.line.errors import SourceError
 from padim.line.protocols import Part
 from padim.line.settings import FolderSettings
 from padim.store.inspection import Inspection, Verdict
-from padim.temporary import name_temporary
+from padim.temporary import name_temporary, sweep
 
 _EMPTY_S = 10.0  # an empty file stands still so long before nothing is expected to come into it
 _UNREADABLE_S = 10.0  # so long another program may keep a file for itself
@@ -29,13 +30,16 @@ _log = logging.getLogger(__name__)
 _Stamp = tuple[int, int, int]  # inode, bytes, nanoseconds of the last change
 
 
-@dataclass(frozen=True)
-class _File:
-    """A picture in the folder, as it was when it was looked at."""
+class _File(NamedTuple):
+    """A picture in the folder, as it was when it was looked at; a light thing, for thousands."""
 
-    path: Path
+    place: str
     recipe: str
     stamp: _Stamp
+
+    @property
+    def path(self) -> Path:
+        return Path(self.place)
 
     @property
     def n_bytes(self) -> int:
@@ -49,8 +53,7 @@ class FilePart(Part):
     file: _File
 
 
-@dataclass(frozen=True)
-class _Watched:
+class _Watched(NamedTuple):
     """Since when a file looks as it does."""
 
     stamp: _Stamp
@@ -69,10 +72,10 @@ class FolderSource:
         self._settings = settings
         self._done = settings.done_path
         self._failed = settings.failed_path
-        self._watched: dict[Path, _Watched] = {}
-        self._unreadable: dict[Path, float] = {}  # since when
+        self._watched: dict[str, _Watched] = {}
+        self._unreadable: dict[str, float] = {}  # since when
         self._ready: deque[_File] = deque()
-        self._taken: dict[Path, _Stamp] = {}  # and not moved away
+        self._taken: dict[str, _Stamp] = {}  # and not moved away
         self._stuck: dict[_File, tuple[bool, str]] = {}  # whether it failed, and why it stays
         self._next_look_s = 0.0
 
@@ -95,10 +98,12 @@ class FolderSource:
                 f"The folder {folder} is not there. Check the path, and whether its share is "
                 "connected."
             )
+        sweep(folder)
         for place in (self._done, self._failed):
             probe = folder / name_temporary()
             try:
                 place.mkdir(exist_ok=True)
+                sweep(place)
                 probe.touch()
                 _move(probe, moved := place / probe.name)
                 moved.unlink()
@@ -130,7 +135,7 @@ class FolderSource:
                 file = self._ready.popleft()
                 part = self._read(file)
                 if part is not None:
-                    self._taken[file.path] = file.stamp
+                    self._taken[file.place] = file.stamp
                     parts.append(part)
             wait_s = min(end_s, self._next_look_s) - time.monotonic()
             if not parts:
@@ -152,25 +157,25 @@ class FolderSource:
         for file, (is_failed, _) in tuple(self._stuck.items())[:_AT_ONCE]:
             self._put_away(file, is_failed=is_failed)
         settings, now_s = self._settings, time.monotonic()
-        seen: dict[Path, _Watched] = {}
+        seen: dict[str, _Watched] = {}
         ready: list[_File] = []
         for folder, recipe in self._list_folders():
             found, markers = self._scan(folder, recipe)
             for file in found:
-                if self._taken.get(file.path) == file.stamp:
+                if self._taken.get(file.place) == file.stamp:
                     continue
-                before = self._watched.get(file.path)
+                before = self._watched.get(file.place)
                 is_same = before is not None and before.stamp == file.stamp
                 watched = before if before and is_same else _Watched(file.stamp, now_s)
-                seen[file.path] = watched
+                seen[file.place] = watched
                 still_s = settings.still_s if file.n_bytes else max(settings.still_s, _EMPTY_S)
                 is_still = is_same and now_s - watched.since_s >= still_s
                 is_marked = bool(markers) and not markers.isdisjoint(self._name_markers(file.path))
                 if is_marked or (is_still and not settings.marker_only):
                     ready.append(file)
         self._watched = seen
-        self._unreadable = {path: at for path, at in self._unreadable.items() if path in seen}
-        ready.sort(key=lambda one: (one.stamp[2], one.path))
+        self._unreadable = {one: at for one, at in self._unreadable.items() if one in seen}
+        ready.sort(key=lambda one: (one.stamp[2], one.place))
         self._ready.extend(ready)
 
     def _list_folders(self) -> Iterator[tuple[Path, str]]:
@@ -199,11 +204,12 @@ class FolderSource:
                         continue
                     if name.endswith(self._settings.marker):
                         markers.add(name)
-                    elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122  # a Path for each of thousands takes its time
-                        with suppress(FileNotFoundError):  # moved since
+                    elif _is_image(name) and entry.is_file(follow_symlinks=False):
+                        try:
                             status = entry.stat(follow_symlinks=False)
-                            if entry.is_file(follow_symlinks=False):
-                                files.append(_File(folder / name, recipe, _stamp(status)))
+                        except FileNotFoundError:  # moved since
+                            continue
+                        files.append(_File(entry.path, recipe, _stamp(status)))
         except FileNotFoundError:
             if folder == self._settings.path:
                 raise SourceError(
@@ -225,7 +231,7 @@ class FolderSource:
                 kept = {
                     marker
                     for name in names
-                    if Path(name).suffix.lower() in IMAGE_SUFFIXES
+                    if _is_image(name)
                     for marker in self._name_markers(folder / name)
                 }
                 for name in names - kept:
@@ -248,7 +254,7 @@ class FolderSource:
             except FileNotFoundError:
                 return None
             except OSError as error:
-                since_s = self._unreadable.setdefault(file.path, time.monotonic())
+                since_s = self._unreadable.setdefault(file.place, time.monotonic())
                 if time.monotonic() - since_s < _UNREADABLE_S:
                     return None
                 reason = f"The file cannot be read: {error.strerror}."
@@ -289,8 +295,8 @@ class FolderSource:
             self._stuck[file] = is_failed, error.strerror or str(error)
             return
         self._stuck.pop(file, None)
-        if self._taken.get(path) == file.stamp:
-            del self._taken[path]
+        if self._taken.get(file.place) == file.stamp:
+            del self._taken[file.place]
 
     def _choose_place(self, path: Path, *, is_failed: bool) -> Path:
         """Where a file goes to; under another name when its own is taken there."""
@@ -314,6 +320,11 @@ def _move(path: Path, target: Path) -> None:
         with write_whole(target) as partial:
             shutil.copyfile(path, partial)
         path.unlink()
+
+
+def _is_image(name: str) -> bool:
+    stem, dot, suffix = name.rpartition(".")
+    return bool(stem) and f"{dot}{suffix.lower()}" in IMAGE_SUFFIXES
 
 
 def _stamp(status: os.stat_result) -> _Stamp:
