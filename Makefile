@@ -14,11 +14,16 @@ CASES ?= 47500
 KILLS ?= 1000
 RACES ?= 200
 
-.PHONY: demo test fuzz oldest gpu gpu-device strangers docs format clean
+.PHONY: demo serve test fuzz oldest gpu gpu-device strangers docs format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
 	$(BIN)/padim demo
+
+# A station with the demo's model; its photographs come in by themselves, two seconds apart.
+serve: $(VENV)/installed
+	test -f demo/results/models/solar_mono.safetensors || $(BIN)/padim demo
+	$(BIN)/python docs/scripts/serve_demo.py
 
 test: $(VENV)/installed strangers
 	$(BIN)/ruff format --check .

@@ -1,7 +1,6 @@
 """The report of a benchmark: what is in the file, and what a browser makes of it."""
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chrome import list_asked, open_chrome
 from PIL import Image
 from selenium import webdriver
 from trees import make_category, striped
@@ -71,32 +71,12 @@ def browser(page: Path) -> Iterator[webdriver.Chrome]:
 @contextmanager
 def opened(page: Path) -> Iterator[webdriver.Chrome]:
     """A page in a browser; afterwards, that it logged nothing and asked for nothing."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if (chromium is None or driver is None) and not os.environ.get("CI"):
-        pytest.skip("there is no chromium; apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.add_argument("--window-size=1200,900")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    try:
+    with open_chrome("--window-size=1200,900") as chrome:
         chrome.get(page.as_uri())
         yield chrome
         assert chrome.get_log("browser") == []
-        events = [
-            json.loads(entry["message"])["message"] for entry in chrome.get_log("performance")
-        ]
-        urls = [
-            event["params"]["request"]["url"]
-            for event in events
-            if event["method"] == "Network.requestWillBeSent"
-        ]
-        asked = [url for url in urls if not url.startswith(("data:", "blob:"))]
+        asked = [url for url in list_asked(chrome) if not url.startswith(("data:", "blob:"))]
         assert asked == [page.as_uri()]
-    finally:
-        chrome.quit()
 
 
 def details(page: Path) -> list[dict[str, Any]]:
