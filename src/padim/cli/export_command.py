@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
 def export(
     model: Annotated[Path, typer.Argument(help="A model file.")],
-    out: Annotated[Path, option("The .onnx or .xml file to write.", "FILE", "-o", "--out")],
+    out: Annotated[
+        Path, option("The .onnx or .xml file to write, or Triton's folder.", "FILE", "-o", "--out")
+    ],
     to: Annotated[
-        str | None, option("onnx or openvino; when left out, what the file's name says.", "NAME")
+        str | None, option("onnx, openvino or triton; when left out, by the file's name.", "NAME")
     ] = None,
     camera: Annotated[
         str | None, option("It takes images of this size and resizes them itself.", "HxW")
@@ -45,6 +47,7 @@ def export(
     images = expand(verify, recursive=False) if verify else ()
     require_place(out)
     from padim.model import export as exporting
+    from padim.model.triton import TRITON, place_in_repository
 
     parity = exporting.export(
         model,
@@ -57,10 +60,11 @@ def export(
         weights=weights,
         verdict=verdict,
     )
-    parts = graph_parts(out)
+    graph = place_in_repository(out, model) if to == TRITON else out
+    parts = graph_parts(graph)
     n_bytes = sum(part.stat().st_size for part in parts)
     result(
-        {"file": str(out), "file_bytes": n_bytes, **asdict(parity)},
+        {"file": str(graph), "file_bytes": n_bytes, **asdict(parity)},
         f"{' and '.join(map(str, parts))}: {format_bytes(n_bytes)}. {_describe(parity)}",
     )
 

@@ -25,6 +25,7 @@ from padim.model.padim import network_of
 from padim.model.scorer import CameraScorer, scorer_of
 from padim.model.state import FORMAT_VERSION, ModelState
 from padim.model.torch_score import TorchScore
+from padim.model.triton import TRITON, place_in_repository, remove_empty, write_config
 from padim.model.verdict import Judged, JudgingScorer
 from padim.scoring.calibration import Calibration
 from padim.scoring.description import GRAPH_VERSION
@@ -59,9 +60,10 @@ def export(
 
     Args:
         model: A model file.
-        target: The file to be: ``.onnx``, or ``.xml`` with a ``.bin`` beside it.
+        target: The file to be: ``.onnx``, or ``.xml`` with a ``.bin`` beside it. For Triton, the
+            folder of its models, where the graph gets a folder of the name of the model's file.
         images: Real images to compare on; the model's own samples when there are none.
-        to: ``onnx`` or ``openvino``; what the target's suffix says when None.
+        to: ``onnx``, ``openvino`` or ``triton``; what the target's suffix says when None.
         camera_px: (height, width) of the images that the graph takes and resizes itself; it takes
             images of network size when None.
         n_batch: Images that the graph takes at a time; any number when None.
@@ -90,9 +92,19 @@ def export(
         'onnxruntime'
     """
     model, target = require_path(model), require_path(target, "The graph")
+    in_repository = to == TRITON
+    if in_repository:
+        target, to = place_in_repository(target, model), "onnx"
     _check_choices(target, to, camera_px, n_batch, store)
-    with lock_file(target) if target.is_file() else nullcontext():
-        return _export(model, target, images, camera_px, n_batch, store, weights, verdict)
+    try:
+        with lock_file(target) if target.is_file() else nullcontext():
+            parity = _export(model, target, images, camera_px, n_batch, store, weights, verdict)
+            if in_repository:
+                write_config(target)
+            return parity
+    finally:
+        if in_repository:
+            remove_empty(target)
 
 
 def _export(
@@ -198,7 +210,7 @@ def _check_choices(
     if to is None:
         to = next((to for to, suffix in formats.items() if suffix == target.suffix), "onnx")
     if to not in formats:
-        raise UnknownNameError("format", to, tuple(formats))
+        raise UnknownNameError("format", to, (*formats, TRITON))
     if store not in STORES:
         raise UnknownNameError("store", store, tuple(STORES))
     if target.suffix != formats[to]:
