@@ -17,6 +17,7 @@ GROUPS = {
     "Inspect": ["predict", "monitor", "info", "check"],
     "Measure": ["evaluate", "benchmark", "compare", "report"],
     "Ship": ["export", "verify", "doctor"],
+    "On the line": ["serve", "history", "tokens"],
     "Look up": ["backbones", "demo", "weights"],
 }
 

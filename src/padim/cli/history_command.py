@@ -2,9 +2,10 @@
 
 import csv
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +13,11 @@ from padim.cli.console import Output, result, table
 from padim.cli.options import option
 from padim.errors import PathMissingError, UnknownNameError, UsageError, require_extras
 from padim.files import csv_cell
+
+if TYPE_CHECKING:
+    from padim.store.inspection import Verdict
+    from padim.store.record import Record
+    from padim.store.store import Filter, Store
 
 _ROWS = 1000  # read at a time
 
@@ -33,21 +39,16 @@ def history(
 ) -> None:
     """List what a service has inspected, the newest first."""
     require_extras("serve")
-    from padim.store.inspection import Verdict
     from padim.store.record import Record
     from padim.store.store import Filter, Store
 
-    verdicts = {one.value: one for one in Verdict}
-    wanted = None if verdict is None else verdict.upper().replace("_", " ")
-    if wanted is not None and wanted not in verdicts:
-        raise UnknownNameError("verdict", str(verdict), tuple(verdicts))
     if limit < 0:
         raise UsageError(f"--limit is {limit}, but needs to be 0 or more. Try 50.")
     if as_csv and Output.as_json:
         raise UsageError("A listing is CSV or JSON. Leave --csv or --json out.")
-    chosen = Filter(
+    wanted = Filter(
         recipe,
-        None if wanted is None else verdicts[wanted],
+        None if verdict is None else _read_verdict(verdict),
         serial,
         dict(_read_tag(one) for one in tag or ()),
         _read_time(since),
@@ -55,22 +56,41 @@ def history(
     )
     store = Store.open(_find_database(database))
     try:
-        found = store.find(chosen, limit or _ROWS)
-        while (
-            not limit
-            and len(found) % _ROWS == 0
-            and (more := store.find(chosen, _ROWS, found[-1].arrival.id) if found else [])
-        ):
-            found += more
-        counts = store.count_verdicts(chosen)
+        records = _find(store, wanted, limit)
+        counts = {one.value: n for one, n in store.count_verdicts(wanted).items()}
     finally:
         store.close()
-    records = [Record.of(one) for one in found]
     if as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(Record.names())
         writer.writerows([csv_cell(cell) for cell in one.to_cells()] for one in records)
         return
+    total = ", ".join(f"{n} {word}" for word, n in counts.items())
+    shown = "" if len(records) == sum(counts.values()) else f" The newest {len(records)} are shown."
+    result(
+        {"counts": counts, "inspections": [one.to_dict() for one in records]},
+        _list_rows(records) + f"{total}.{shown}",
+    )
+
+
+def _find(store: "Store", wanted: "Filter", limit: int) -> "list[Record]":
+    """The newest inspections, or all of them, read a part at a time."""
+    from padim.store.record import Record
+
+    records: list[Record] = []
+    before: str | None = None
+    while part := store.find(wanted, min(limit - len(records), _ROWS) if limit else _ROWS, before):
+        records += map(Record.of, part)
+        before = part[-1].arrival.id
+        if len(records) == limit:
+            break
+    return records
+
+
+def _list_rows(records: "Sequence[Record]") -> str:
+    """A table for a person, with what says most."""
+    if not records:
+        return ""
     rows = [
         (
             one.arrived,
@@ -84,15 +104,17 @@ def history(
         for one in records
     ]
     heads = ("arrived", "recipe", "verdict", "score", "p", "part", "reason")
-    total = ", ".join(f"{n} {verdict.value}" for verdict, n in counts.items())
-    shown = "" if len(records) == sum(counts.values()) else f" The newest {len(records)} are shown."
-    result(
-        {
-            "counts": {verdict.value: n for verdict, n in counts.items()},
-            "inspections": [one.to_dict() for one in records],
-        },
-        (table(heads, rows) + "\n" if rows else "") + f"{total}.{shown}",
-    )
+    return table(heads, rows) + "\n"
+
+
+def _read_verdict(text: str) -> "Verdict":
+    from padim.store.inspection import Verdict
+
+    found = {one.value: one for one in Verdict}
+    word = text.upper().replace("_", " ")
+    if word not in found:
+        raise UnknownNameError("verdict", text, tuple(found))
+    return found[word]
 
 
 def _find_database(place: str) -> str:
