@@ -42,6 +42,16 @@ class Arrival:
     serial: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Replace letters that a database does not take: one such text would hold up all others."""
+        for name in ("recipe", "source", "key", "serial"):
+            text = getattr(self, name)
+            if text is not None and not is_storable(text):
+                object.__setattr__(self, name, make_storable(text))
+        if not all(is_storable(one) for pair in self.tags.items() for one in pair):
+            tags = {make_storable(key): make_storable(one) for key, one in self.tags.items()}
+            object.__setattr__(self, "tags", tags)
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -110,6 +120,22 @@ class Inspection:
             raise ValueError("a verdict needs findings, and NOT INSPECTED needs a reason alone")
 
 
+def is_storable(text: str) -> bool:
+    """Whether a database takes a text: PostgreSQL no zero, and none half of a surrogate pair."""
+    if "\0" in text:
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def make_storable(text: str) -> str:
+    """The same text with a question mark for each letter that a database does not take."""
+    return text.replace("\0", "?").encode(errors="replace").decode()
+
+
 def refuse(
     arrival: Arrival, reason: str, *, image_sha256: str | None = None, image_bytes: int = 0
 ) -> Inspection:
@@ -118,7 +144,7 @@ def refuse(
         arrival,
         Verdict.NOT_INSPECTED,
         time.time(),
-        reason[:_LONGEST_REASON],
+        make_storable(reason)[:_LONGEST_REASON],
         image_sha256,
         image_bytes,
     )
