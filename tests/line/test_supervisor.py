@@ -105,7 +105,13 @@ class Station:
     def _finish(self, part: Part, source: str, future: Future[Inspection]) -> None:
         self.gate.wait(10)
         arrival = Arrival(
-            name_inspection(time.time()), part.recipe, part.time_s, source, part.key, None, {}
+            name_inspection(time.time()),
+            part.recipe,
+            part.time_s,
+            source,
+            part.key,
+            part.serial,
+            {},
         )
         (was,) = self.store.accept([arrival])
         if isinstance(was, Arrival):
