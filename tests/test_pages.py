@@ -14,8 +14,8 @@ from trees import make_category, striped
 
 from padim.recipes import RECIPES
 
-# Followed elsewhere: by test_readme.py, test_cpp_example.py, and tests/serving and tests/line, where
-# there are a service and a broker.
+# Followed elsewhere: by test_readme.py, test_cpp_example.py, and where there are a service and a
+# broker: tests/serving, tests/line.
 ELSEWHERE = {"README.md", "cpp.md", "deploy.md", "serve.md", "sources.md", "wiring.md"}
 FOLLOWED = sorted(
     page for page in every_page() if fences(page, "sh", "python") and page.name not in ELSEWHERE

@@ -18,7 +18,7 @@ from padim.serving.job import Answer
 from padim.serving.metrics import Metrics
 from padim.serving.recipes import Opened, Recipes
 from padim.serving.station import Station
-from padim.store.inspection import refuse
+from padim.store.inspection import Arrival, refuse
 from padim.store.pictures import Pictures
 from padim.store.store import Store
 from padim.store.writer import Writer
@@ -58,8 +58,9 @@ def run_service(station: Station) -> Iterator[Service]:
         service = _build(station, store)
         service.recipes.open_all()
         stop = threading.Event()
+        left = _list_left_open(service)  # before anything new comes
         housekeeper = threading.Thread(
-            target=_keep_house, args=(service, stop), name="padim-house", daemon=True
+            target=_keep_house, args=(service, left, stop), name="padim-house", daemon=True
         )
         housekeeper.start()
         service.supervisor.start()
@@ -140,11 +141,15 @@ def _limit_pixels(n_px: int) -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def _keep_house(service: Service, stop: threading.Event) -> None:
+def _list_left_open(service: Service) -> list[Arrival]:
+    """What this station had accepted when it last ended, and not finished."""
+    own = service.station.name_source("")
+    return [one for one in service.store.list_pending() if one.source.startswith(own)]
+
+
+def _keep_house(service: Service, left: list[Arrival], stop: threading.Event) -> None:
     """Follow the files of recipes, and end what was left open when the station last ended."""
     station, writer = service.station, service.writer
-    own = station.name_source("")
-    left = [one for one in service.store.list_pending() if one.source.startswith(own)]
     came_by = {station.name_source(one.name) for one in station.sources}
     for one in left:
         # Who sent it by HTTP has had no answer, and may send it again.
