@@ -1,16 +1,18 @@
 """The same of SQLite and of PostgreSQL."""
 
 import itertools
+import math
 import multiprocessing
 import sqlite3
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from padim.errors import UsageError
@@ -89,6 +91,89 @@ def test_a_source_and_a_key_have_one_inspection(store: Store) -> None:
     assert store.accept([arrive(key="k")]) == [found]
     free = [arrive(), arrive()]  # without a key each is one of its own
     assert store.accept(free) == free
+
+
+def test_what_was_written_before_is_known_by_its_id(store: Store) -> None:
+    """A server that goes while it commits has written, and nobody was told."""
+    others, arrival = [arrive(), arrive(key="k")], arrive()
+    store.accept([*others, arrival])
+    assert store.accept([arrival]) == [arrival]
+    found = judge(arrival)
+    finish(store, [found])
+    assert store.accept([arrival, others[1]]) == [found, others[1]]
+    assert finish(store, [found]) == [found]
+    assert store.count_outbox("mqtt") == 1
+
+
+def test_an_id_and_the_key_of_another_are_that_other(store: Store) -> None:
+    first, other = arrive(key="k"), arrive(key="l")
+    store.accept([first, other])
+    assert store.accept([replace(first, key="l")]) == [other]
+
+
+def test_what_comes_twice_in_one_call_is_one(store: Store) -> None:
+    arrival = arrive()
+    assert store.accept([arrival, arrival]) == [arrival, arrival]
+    assert store.list_pending() == [arrival]
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b", "\udcff", "x" * 10_000, "“" * 3000])
+def test_no_words_of_a_part_keep_it_from_its_verdict(store: Store, text: str) -> None:
+    arrival = arrive(key=text, serial=text, tags={text: text})
+    (accepted,) = store.accept([arrival])
+    assert store.accept([arrive(key=text)]) == [accepted]
+    assert isinstance(accepted, Arrival)
+    found = refuse(accepted, text)
+    (ended,) = finish(store, [found])
+    assert store.find(Filter(tags={text: text})) == [store.get(accepted.id)]
+    assert store.find(Filter(serial=accepted.serial)) == store.take_outbox("mqtt", 5)
+    assert store.get(text) is None
+    assert ended.arrival == accepted
+
+
+@settings(max_examples=50, suppress_health_check=list(HealthCheck))
+@given(st.text(max_size=6), st.text(max_size=6))
+@example('a"b', 'c"d')
+@example("a\\b", "\\")
+@example("$.a[0]", "%_")
+@example("", "")
+def test_any_key_of_a_part_is_found(store: Store, name: str, value: str) -> None:
+    (accepted,) = store.accept([arrive(tags={name: value})])
+    assert isinstance(accepted, Arrival)
+    (found,) = finish(store, [judge(accepted)])
+    assert store.find(Filter(tags={name: value}), 1) == [found]
+    assert found not in store.find(Filter(tags={name: value + "x"}))
+
+
+def test_peaks_are_kept(store: Store) -> None:
+    arrival = arrive()
+    store.accept([arrival])
+    finish(store, [judge(arrival)])
+    (found,) = store.find()
+    assert found.findings is not None
+    assert [(one.peak, one.mean) for one in found.findings.regions] == [(8.5, 7.25)] * 2
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_what_is_no_number_is_no_finding(number: float) -> None:
+    findings = judge(arrive()).findings
+    assert findings is not None
+    with pytest.raises(ValueError, match="not finite"):
+        replace(findings, level_scores=(1.0, number))
+
+
+def test_more_are_asked_for_than_one_statement_takes(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("padim.store.rows._MOST", 40)
+    arrivals = [arrive() for _ in range(100)]
+    store.accept(arrivals)
+    found = [refuse(one, "Lost.") for one in arrivals]
+    assert finish(store, found) == found
+    assert finish(store, found) == found
+    assert store.find(limit=300) == found[::-1]
+    store.mark_delivered("mqtt", [one.id for one in arrivals[:-1]])
+    assert store.take_outbox("mqtt", 5) == found[-1:]
 
 
 def test_what_was_never_accepted_gets_no_verdict(store: Store) -> None:
@@ -261,7 +346,7 @@ def test_who_reads_waits_for_nobody_who_writes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "error", "words"),
     [
-        ("{tmp}", StoreError, "unable to open database file"),
+        ("{tmp}", UsageError, "is a folder, but a file is needed"),
         ("{tmp}/text", StoreError, "file is not a database"),
         ("postgresql://user:secret@127.0.0.1:1/x", StoreError, r"user:\*\*\*@127.0.0.1:1/x"),
         ("mongodb://x/y", UsageError, "no database that is understood"),

@@ -3,9 +3,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from sqlalchemy.exc import OperationalError
 
-from padim.store.inspection import Arrival, Inspection, Verdict, name_inspection, refuse
+from padim.images.regions import Region
+from padim.store.database import StoreError, UnavailableError
+from padim.store.inspection import (
+    Arrival,
+    Findings,
+    Inspection,
+    Verdict,
+    name_inspection,
+    refuse,
+)
 from padim.store.store import Store
 from padim.store.writer import Writer
 
@@ -27,7 +35,7 @@ class Broken(Store):
         sinks: Mapping[str, Sequence[str]],
     ) -> tuple[list[Arrival | Inspection], list[Inspection]]:
         if self.is_full:
-            raise OperationalError("INSERT", {}, Exception("database or disk is full"))
+            raise UnavailableError("The disk is full.")
         self.n_writes += 1
         return super().write(arrivals, found, sinks)
 
@@ -87,4 +95,44 @@ def test_a_mistake_leaves_nobody_waiting(store: Broken) -> None:
     with pytest.raises(Exception, match="never accepted"):
         lost.result(30)
     assert writer.accept(arrive(2)).result(30)
+    assert writer.close(30)
+
+
+def find_nothing(arrival: Arrival) -> Inspection:
+    """An inspection whose region no database has room for."""
+    region = Region(1 << 70, 2, 3, 4, 12, 2, 3, 8.5, 7.25)
+    findings = Findings(None, 1.0, 0.5, 2.0, "tail", "anomalous", (region,), (), "quiet")
+    return Inspection(arrival, Verdict.NOK, 2.0, "", "a" * 64, 7, findings)
+
+
+def test_what_cannot_be_written_ends_as_not_inspected_and_takes_nothing_with_it(
+    store: Broken,
+) -> None:
+    writer = Writer(store, {"part": ("file",)})
+    arrivals = [arrive(n) for n in range(9)]
+    for one in arrivals:
+        writer.accept(one).result(30)
+    store.is_full = True
+    finished = [writer.finish(refuse(arrivals[0], "Lost."))]  # holds the others up
+    finished += [writer.finish(find_nothing(arrivals[1]))]
+    finished += [writer.finish(refuse(one, "Lost.")) for one in arrivals[2:]]
+    lost = writer.finish(refuse(arrive(50), "Was never accepted."))
+    store.is_full = False
+    found = [one.result(30) for one in finished]
+    assert [one.reason for one in found if one.reason != "Lost."] == [
+        "What was found cannot be written down (OverflowError)."
+    ]
+    with pytest.raises(StoreError, match="never accepted"):
+        lost.result(30)
+    assert store.list_pending() == []
+    assert sorted(store.find(), key=lambda one: one.arrival.id) == found
+    assert store.count_outbox("file") == 9
+    assert writer.close(30)
+
+
+def test_whoever_no_longer_waits_stops_nothing(store: Broken) -> None:
+    writer = Writer(store, {})
+    assert not writer.accept(arrive(1)).cancel()
+    assert writer.accept(arrive(2)).result(30)
+    assert len(store.list_pending()) == 2
     assert writer.close(30)

@@ -54,7 +54,7 @@ def history(
         _read_time(since),
         _read_time(until),
     )
-    store = Store.open(_find_database(database))
+    store = Store.open_to_read(_find_database(database))
     try:
         records = _find(store, wanted, limit)
         counts = {one.value: n for one, n in store.count_verdicts(wanted).items()}

@@ -6,13 +6,12 @@ from dataclasses import asdict, dataclass
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from padim.errors import PadimError, UnknownNameError, UsageError
 from padim.serving.inspector import BusyError, StoppingError
 from padim.serving.recipes import NoPreviousError
-from padim.store.database import StoreError
+from padim.store.database import StoreError, UnavailableError
 from padim.store.record import Record
 
 _log = logging.getLogger(__name__)
@@ -108,9 +107,9 @@ def tell_problems(app: FastAPI) -> None:
         status = 400 if isinstance(error, UsageError) else 422
         return answer_problem(status, Problem(str(error)))
 
-    @app.exception_handler(SQLAlchemyError)
-    async def tell_database(_request: Request, error: SQLAlchemyError) -> Response:
-        _log.error("the database does not answer: %s", error)
+    @app.exception_handler(UnavailableError)
+    async def tell_database(_request: Request, error: UnavailableError) -> Response:
+        _log.error("%s", error)
         problem = Problem("The database does not answer. Ask again.")
         return answer_problem(503, problem, {"Retry-After": "5"})
 

@@ -1,7 +1,9 @@
 """A database: opened, made if it is missing, and brought to the tables of this release."""
 
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -10,18 +12,55 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    SQLAlchemyError,
+)
 
-from padim.errors import MissingExtraError, PadimError, UsageError
+from padim.errors import MissingExtraError, PadimError, PathMissingError, UsageError
+from padim.store.tables import metadata
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _BUSY_S = 30  # to wait for another process that writes
 _SQLITE = "sqlite"
 _READING = "padim_reading"  # option of a connection that writes nothing
+_MIGRATING = 0x7061_6469_6D  # the lock of whoever changes tables: "padim"
+# A server whose cable is pulled says nothing: without these libpq waits a quarter of an hour.
+_SILENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds
+}
 
 
 class StoreError(PadimError):
-    """A database cannot be opened, read or written."""
+    """A database cannot be opened, or does not take or have what it is asked for."""
+
+
+class UnavailableError(StoreError):
+    """A database cannot be used now: its disk is full, its server gone, others hold it."""
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """Say in a sentence what a database did not do in a ``with`` block.
+
+    Raises:
+        UnavailableError: It may do so later.
+        StoreError: It will never take what it was given.
+    """
+    try:
+        yield
+    except (DataError, IntegrityError) as error:
+        raise StoreError(f"The database does not take this: {_reason(error)}.") from error
+    except (DBAPIError, sa.exc.TimeoutError) as error:
+        raise UnavailableError(f"The database cannot be used: {_reason(error)}.") from error
 
 
 def open_database(place: str) -> Engine:
@@ -33,18 +72,43 @@ def open_database(place: str) -> Engine:
     Raises:
         StoreError: It cannot be opened, is of a newer release, or no database.
         MissingExtraError: What talks to such a database is not installed.
-        UsageError: It is no URL that is understood.
+        UsageError: It is no path or URL of a database.
     """
     engine = _connect(place)
+    with _opening(engine, place), engine.begin() as connection:
+        _migrate(connection, place)
+    return engine
+
+
+def open_to_read(place: str) -> Engine:
+    """Open a database that is there, and write nothing into it.
+
+    Raises:
+        As ``open_database``; also a StoreError when its tables are of an older release.
+    """
+    engine = make_reader(_connect(place, is_reading=True))
+    with _opening(engine, place), engine.connect() as connection:
+        current, head = _find_revision(connection, place)
+        if current is None:
+            raise StoreError(f"{_name(place)} holds no inspections. Name another database.")
+        if current != head:
+            raise StoreError(
+                f"{_name(place)} has the tables of an older release ({current}), but this one "
+                f"reads {head}. Start its service with this release, which changes them."
+            )
+    return engine
+
+
+@contextmanager
+def _opening(engine: Engine, place: str) -> Iterator[None]:
+    """Let go of a database that cannot be opened, and say why."""
     try:
-        with engine.begin() as connection:
-            _migrate(connection, place)
+        yield
     except BaseException as error:
         engine.dispose()
         if not isinstance(error, SQLAlchemyError):
             raise
         raise StoreError(f"{_name(place)} cannot be opened: {_reason(error)}.") from error
-    return engine
 
 
 def make_reader(engine: Engine) -> Engine:
@@ -59,14 +123,20 @@ def insert_new(connection: Connection, table: sa.Table) -> sqlite.Insert | postg
     return postgresql.insert(table).on_conflict_do_nothing()
 
 
-def _connect(place: str) -> Engine:
-    url = place if "://" in place else f"sqlite:///{Path(place).absolute()}"
+def _connect(place: str, *, is_reading: bool = False) -> Engine:
     try:
-        if url.startswith(f"{_SQLITE}:"):
-            return _connect_sqlite(url)
-        if url.startswith("postgresql:"):
-            url = url.replace("postgresql:", "postgresql+psycopg:", 1)
-        return sa.create_engine(url, pool_pre_ping=True)
+        if "://" not in place:
+            return _connect_sqlite(Path(place).absolute(), is_reading=is_reading)
+        url = sa.make_url(place)
+        if url.get_backend_name() == _SQLITE:
+            if not url.database:
+                raise UsageError(f"{place} names no file. Write sqlite:///history.db.")
+            return _connect_sqlite(Path(url.database).absolute(), is_reading=is_reading)
+        if url.drivername != "postgresql":
+            return sa.create_engine(url)
+        url = url.set(drivername="postgresql+psycopg")
+        own = {name: value for name, value in _SILENCE.items() if name not in url.query}
+        return sa.create_engine(url, pool_pre_ping=True, connect_args=own)
     except ModuleNotFoundError as error:
         if error.name == "psycopg":
             raise MissingExtraError("psycopg", "postgresql") from error
@@ -81,14 +151,16 @@ def _connect(place: str) -> Engine:
         ) from error
 
 
-def _connect_sqlite(url: str) -> Engine:
-    path = sa.make_url(url).database
-    if path and path != ":memory:":
-        folder = Path(path).parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"{folder} cannot be made: {error.strerror}.") from error
+def _connect_sqlite(path: Path, *, is_reading: bool) -> Engine:
+    if path.is_dir() or (is_reading and not path.is_file()):
+        raise PathMissingError(path)
+    url = sa.URL.create(_SQLITE, database=str(path))
+    if is_reading:
+        return sa.create_engine(url, creator=partial(_read_sqlite, path), poolclass=sa.QueuePool)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{path.parent} cannot be made: {error.strerror}.") from error
     engine = sa.create_engine(url, connect_args={"timeout": _BUSY_S, "check_same_thread": False})
 
     @sa.event.listens_for(engine, "connect")
@@ -106,24 +178,53 @@ def _connect_sqlite(url: str) -> Engine:
     return engine
 
 
+def _read_sqlite(path: Path) -> sqlite3.Connection:
+    uri = f"{path.as_uri()}?mode=ro"
+    return sqlite3.connect(uri, timeout=_BUSY_S, check_same_thread=False, uri=True)
+
+
 def _migrate(connection: Connection, place: str) -> None:
     """Bring a database to the tables of this release."""
+    if connection.dialect.name != _SQLITE:  # there whoever writes is alone
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATING)))
+    current, head = _find_revision(connection, place)
+    if current == head:
+        return
+    if current is None:
+        names = set(sa.inspect(connection).get_table_names())
+        if connection.dialect.name != _SQLITE:  # where tables of others are beside ours
+            names &= set(metadata.tables)
+        if names:
+            raise StoreError(
+                f"{_name(place)} has tables of another program ({min(names)}). Name a new database."
+            )
+    from alembic import command
+
+    command.upgrade(_configure(connection), "head")
+
+
+def _find_revision(connection: Connection, place: str) -> tuple[str | None, str | None]:
+    """Which tables a database has, None when it has none, and which this release has.
+
+    Raises:
+        StoreError: They are of a newer release.
+    """
+    script = ScriptDirectory.from_config(_configure(connection))
+    head = script.get_current_head()
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current not in {None, *(one.revision for one in script.walk_revisions())}:
+        raise StoreError(
+            f"{_name(place)} has the tables of a newer release ({current}), but this one knows "
+            f"{head}. Install the release that wrote it, or a newer one."
+        )
+    return current, head
+
+
+def _configure(connection: Connection) -> Config:
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
-    script = ScriptDirectory.from_config(config)
-    known = {one.revision for one in script.walk_revisions()}
-    current = MigrationContext.configure(connection).get_current_revision()
-    if current == script.get_current_head():
-        return
-    if current is not None and current not in known:
-        raise StoreError(
-            f"{_name(place)} has the tables of a newer release ({current}), but this one knows "
-            f"{script.get_current_head()}. Install the release that wrote it, or a newer one."
-        )
-    from alembic import command
-
-    command.upgrade(config, "head")
+    return config
 
 
 def _name(place: str) -> str:
@@ -136,5 +237,5 @@ def _name(place: str) -> str:
 
 def _reason(error: SQLAlchemyError) -> str:
     """Why a database did not do what was asked, in one line."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
+    cause = error.orig if isinstance(error, DBAPIError) else error.args[0]
     return " ".join(str(cause).split()).rstrip(".")

@@ -1,5 +1,6 @@
 """An inspection: what came, and what was said of it. It has one of three verdicts, and only one."""
 
+import math
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -78,6 +79,13 @@ class Findings:
     regions: tuple[Region, ...]
     level_scores: tuple[float, ...]
     monitor: str
+
+    def __post_init__(self) -> None:
+        """Raise a ``ValueError`` if a number is none, which a database would not give back."""
+        numbers = [self.score, self.p_value, self.threshold, *self.level_scores]
+        numbers += [number for one in self.regions for number in (one.peak, one.mean)]
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError("what a model found is not finite")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,9 @@
 """Rows of the database, and the inspections that they say."""
 
-from collections.abc import Sequence
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,6 +14,11 @@ from padim.images.regions import Region
 from padim.store.inspection import Arrival, Findings, Inspection, Milliseconds, Verdict
 from padim.store.tables import inspections, regions
 
+_MOST = 10_000  # parameters of one statement; PostgreSQL takes 65,535, SQLite 32,766
+_LONGEST_KEY = 200  # characters; an index of PostgreSQL takes 2,704 bytes of source and key
+_LONGEST_SERIAL = 500  # likewise
+_UNWRITABLE = re.compile(r"[\x00\ud800-\udfff]")  # PostgreSQL has no NUL; UTF-8 has no surrogates
+
 _NAMES = [column.name for column in inspections.c]
 # Gives one row its verdict: ``row`` is the id, all else as ``write_row`` names it.
 END = (
@@ -20,13 +28,52 @@ END = (
 )
 
 
+def split(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Ids in parts that one statement takes."""
+    for start in range(0, len(ids), _MOST):
+        yield ids[start : start + _MOST]
+
+
+def clean_text(text: str) -> str:
+    """A text that every database takes: what cannot be written is U+FFFD."""
+    return _UNWRITABLE.sub("\ufffd", text)
+
+
+def clean_arrival(arrival: Arrival) -> Arrival:
+    """An arrival that every database takes, so that none is without a verdict for its words."""
+    key, serial = arrival.key, arrival.serial
+    if key is not None:
+        key = clean_text(key)
+        if len(key) > _LONGEST_KEY:
+            key = hashlib.sha256(key.encode()).hexdigest()
+    return replace(
+        arrival,
+        recipe=clean_text(arrival.recipe),
+        source=clean_text(arrival.source),
+        key=key,
+        serial=None if serial is None else clean_text(serial)[:_LONGEST_SERIAL],
+        tags={clean_text(name): clean_text(value) for name, value in arrival.tags.items()},
+    )
+
+
+def has_tag(dialect: str, name: str, value: str) -> sa.ColumnElement[bool]:
+    """Whether an inspection has a key of the part with this value."""
+    tags = inspections.c.tags
+    if dialect != "sqlite":
+        is_same: sa.ColumnElement[bool] = tags[name].as_string() == value
+        return is_same
+    # A path of SQLite's JSON can name no key with a quote in it.
+    each = sa.func.json_each(tags).table_valued("key", "value")
+    return sa.exists().where(each.c.key == name, each.c.value == value)
+
+
 def write_row(found: Inspection) -> dict[str, object]:
     """The columns that a verdict fills."""
     findings, took = found.findings, found.took
     return {
         "row": found.arrival.id,
         "verdict": found.verdict.value,
-        "reason": found.reason,
+        "reason": clean_text(found.reason),
         "finished_s": found.finished_s,
         "image_sha256": found.image_sha256,
         "image_bytes": found.image_bytes,
@@ -52,9 +99,10 @@ def read_arrival(row: Row[Any]) -> Arrival:
 def read_rows(connection: Connection, rows: Sequence[Row[Any]]) -> list[Inspection]:
     """What rows that have a verdict say."""
     found: dict[str, list[Region]] = {row.id: [] for row in rows}
-    query = sa.select(regions).where(regions.c.inspection.in_(found)).order_by(regions.c.place)
-    for row in connection.execute(query):
-        found[row.inspection].append(convert(row._mapping, Region, from_attributes=True))
+    for some in split(list(found)):
+        query = sa.select(regions).where(regions.c.inspection.in_(some)).order_by(regions.c.place)
+        for row in connection.execute(query):
+            found[row.inspection].append(convert(row._mapping, Region, from_attributes=True))
     return [_read_row(row, tuple(found[row.id])) for row in rows]
 
 

@@ -1,15 +1,32 @@
 """The database of a station: each arrival has one row, and each row gets one verdict."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from padim.store.database import StoreError, insert_new, make_reader, open_database
+from padim.store.database import (
+    StoreError,
+    insert_new,
+    make_reader,
+    open_database,
+    open_to_read,
+    telling,
+)
 from padim.store.inspection import Arrival, Inspection, Verdict
-from padim.store.rows import END, read_arrival, read_rows, write_row
+from padim.store.rows import (
+    END,
+    clean_arrival,
+    clean_text,
+    has_tag,
+    read_arrival,
+    read_rows,
+    split,
+    write_row,
+)
 from padim.store.tables import alarms, inspections, models, outbox, recipes, regions, states
 
 _MOST = 1000  # rows of one question
@@ -74,20 +91,39 @@ class Store:
         Raises:
             StoreError: It cannot be opened, is of a newer release, or no database.
             MissingExtraError: What talks to such a database is not installed.
-            UsageError: It is no URL that is understood.
+            UsageError: It is no path or URL of a database.
         """
         return cls(open_database(place))
+
+    @classmethod
+    def open_to_read(cls, place: str) -> Self:
+        """Open a database that is there, and write nothing into it: what writes fails.
+
+        Raises:
+            As ``open``; also a `StoreError` when its tables are of an older release.
+        """
+        return cls(open_to_read(place))
 
     def close(self) -> None:
         """Let go of the database."""
         self._engine.dispose()
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with telling(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with telling(), self._reader.connect() as connection:
+            yield connection
 
     def accept(self, arrivals: Sequence[Arrival]) -> list[Arrival | Inspection]:
         """Write down what came, in one transaction.
 
         Returns:
             For each: itself when it is new; what came before under its source and key and has no
-            verdict; the inspection, when that has one.
+            verdict; the inspection, when that has one. Text that no database takes is replaced.
         """
         return self.write(arrivals, (), {})[0]
 
@@ -111,8 +147,14 @@ class Store:
         found: Sequence[Inspection],
         sinks: Mapping[str, Sequence[str]],
     ) -> tuple[list[Arrival | Inspection], list[Inspection]]:
-        """Do ``accept`` and ``finish`` in one transaction."""
-        with self._engine.begin() as connection:
+        """Do ``accept`` and ``finish`` in one transaction.
+
+        Raises:
+            UnavailableError: The database cannot be written now, and nothing was.
+            StoreError: It will never take this, or what ends was never accepted. Nothing was
+                written.
+        """
+        with self._writing() as connection:
             accepted = _accept(connection, arrivals)
             return accepted, _finish(connection, found, sinks)
 
@@ -121,13 +163,13 @@ class Store:
         query = (
             sa.select(inspections).where(inspections.c.verdict.is_(None)).order_by(inspections.c.id)
         )
-        with self._reader.connect() as connection:
+        with self._reading() as connection:
             return [read_arrival(row) for row in connection.execute(query)]
 
     def get(self, id: str) -> Inspection | Arrival | None:
         """The inspection of an id, or what came and has no verdict yet."""
-        query = sa.select(inspections).where(inspections.c.id == id)
-        with self._reader.connect() as connection:
+        query = sa.select(inspections).where(inspections.c.id == clean_text(id))
+        with self._reading() as connection:
             row = connection.execute(query).first()
             if row is None:
                 return None
@@ -144,11 +186,11 @@ class Store:
             before: An id; only what came before it.
         """
         query = sa.select(inspections).where(inspections.c.verdict.is_not(None))
-        query = _narrow(query, wanted or Filter())
+        query = _narrow(query, wanted or Filter(), self._engine.dialect.name)
         if before is not None:
-            query = query.where(inspections.c.id < before)
+            query = query.where(inspections.c.id < clean_text(before))
         query = query.order_by(inspections.c.id.desc()).limit(limit)
-        with self._reader.connect() as connection:
+        with self._reading() as connection:
             return read_rows(connection, connection.execute(query).all())
 
     def count_verdicts(self, wanted: Filter | None = None) -> dict[Verdict, int]:
@@ -156,8 +198,10 @@ class Store:
         query = sa.select(inspections.c.verdict, sa.func.count()).where(
             inspections.c.verdict.is_not(None)
         )
-        query = _narrow(query, wanted or Filter()).group_by(inspections.c.verdict)
-        with self._reader.connect() as connection:
+        query = _narrow(query, wanted or Filter(), self._engine.dialect.name).group_by(
+            inspections.c.verdict
+        )
+        with self._reading() as connection:
             found = {row[0]: row[1] for row in connection.execute(query)}
         return {verdict: found.get(verdict.value, 0) for verdict in Verdict}
 
@@ -170,30 +214,32 @@ class Store:
             .order_by(outbox.c.number)
             .limit(min(n_most, _MOST))
         )
-        with self._reader.connect() as connection:
+        with self._reading() as connection:
             return read_rows(connection, connection.execute(query).all())
 
     def mark_delivered(self, sink: str, ids: Iterable[str]) -> None:
         """Note that a receiver has got inspections for good."""
-        query = sa.delete(outbox).where(outbox.c.sink == sink, outbox.c.inspection.in_(list(ids)))
-        with self._engine.begin() as connection:
-            connection.execute(query)
+        with self._writing() as connection:
+            for some in split(list(ids)):
+                connection.execute(
+                    sa.delete(outbox).where(outbox.c.sink == sink, outbox.c.inspection.in_(some))
+                )
 
     def count_outbox(self, sink: str) -> int:
         """How many inspections a receiver has not got yet."""
         query = sa.select(sa.func.count()).where(outbox.c.sink == sink)
-        with self._reader.connect() as connection:
+        with self._reading() as connection:
             return connection.execute(query).scalar_one()
 
     def add_alarm(self, alarm: Alarm) -> None:
         """Write down an alarm."""
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             connection.execute(sa.insert(alarms).values(asdict(alarm)))
 
     def list_alarms(self, limit: int = 50) -> list[Alarm]:
         """Alarms, the newest first."""
         query = sa.select(alarms).order_by(alarms.c.number.desc()).limit(limit)
-        with self._reader.connect() as connection:
+        with self._reading() as connection:
             return [
                 Alarm(row.recipe, row.time_s, row.sentence, row.cleared_s)
                 for row in connection.execute(query)
@@ -202,7 +248,7 @@ class Store:
     def clear_alarms(self, recipe: str, time_s: float) -> None:
         """Note that somebody has seen to the alarms of a recipe."""
         is_open = sa.and_(alarms.c.recipe == recipe, alarms.c.cleared_s.is_(None))
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             connection.execute(sa.update(alarms).where(is_open).values(cleared_s=time_s))
 
     def record_model(self, recipe: str, sha256: str, words: str, time_s: float) -> None:
@@ -213,7 +259,7 @@ class Store:
             .order_by(recipes.c.number.desc())
             .limit(1)
         )
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             if connection.execute(last).scalar() == sha256:
                 return
             model = {"sha256": sha256, "words": words, "first_s": time_s}
@@ -224,12 +270,12 @@ class Store:
     def read_state(self, key: str) -> str | None:
         """What was written under a key; None when nothing was."""
         query = sa.select(states.c.text).where(states.c.key == key)
-        with self._reader.connect() as connection:
+        with self._reading() as connection:
             return connection.execute(query).scalar()
 
     def write_state(self, key: str, text: str) -> None:
         """Write a text under a key, in place of what was there."""
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             connection.execute(sa.delete(states).where(states.c.key == key))
             connection.execute(sa.insert(states).values(key=key, text=text))
 
@@ -237,17 +283,30 @@ class Store:
 def _accept(connection: Connection, arrivals: Sequence[Arrival]) -> list[Arrival | Inspection]:
     if not arrivals:
         return []
+    arrivals = [clean_arrival(one) for one in arrivals]
     new = insert_new(connection, inspections).returning(inspections.c.id)
     written = set(connection.execute(new, [asdict(one) for one in arrivals]).scalars())
-    return [one if one.id in written else _look_up(connection, one) for one in arrivals]
+    accepted: list[Arrival | Inspection] = []
+    for one in arrivals:
+        is_new = one.id in written
+        written.discard(one.id)  # that comes twice in one call
+        accepted.append(one if is_new else _look_up(connection, one))
+    return accepted
 
 
 def _look_up(connection: Connection, arrival: Arrival) -> Arrival | Inspection:
-    """What is known under the source and key of an arrival, or under its id."""
+    """What is known under the source and key of an arrival, or else under its id.
+
+    It has its id when it was written before, but nobody was told: a server went while it did.
+    """
     columns = inspections.c
-    is_same = sa.and_(columns.source == arrival.source, columns.key == arrival.key)
-    query = sa.select(inspections).where(sa.or_(is_same, columns.id == arrival.id))
-    row = connection.execute(query).one()
+    row = None
+    if arrival.key is not None:
+        is_same = sa.and_(columns.source == arrival.source, columns.key == arrival.key)
+        row = connection.execute(sa.select(inspections).where(is_same)).one_or_none()
+    if row is None:
+        query = sa.select(inspections).where(columns.id == arrival.id)
+        row = connection.execute(query).one()
     return read_rows(connection, [row])[0] if row.verdict else read_arrival(row)
 
 
@@ -257,10 +316,7 @@ def _finish(
     first = {one.arrival.id: one for one in reversed(found)}
     if not first:
         return []
-    pending = sa.select(inspections.c.id).where(
-        inspections.c.id.in_(first), inspections.c.verdict.is_(None)
-    )
-    ids = set(connection.execute(pending.with_for_update()).scalars())
+    ids = _lock_pending(connection, first)
     new = [one for id, one in first.items() if id in ids]
     if new:
         connection.execute(END, [write_row(one) for one in new])
@@ -282,27 +338,49 @@ def _finish(
         connection.execute(sa.insert(outbox), sent)
     if len(new) == len(found):
         return list(found)
-    query = sa.select(inspections).where(inspections.c.id.in_(first))
-    known = {one.arrival.id: one for one in read_rows(connection, connection.execute(query).all())}
+    known = _read_ended(connection, first)
     for id in first:
         if id not in known:
             raise StoreError(f"The inspection {id} was never accepted.")
     return [known[one.arrival.id] for one in found]
 
 
-def _narrow(query: sa.Select[Any], wanted: Filter) -> sa.Select[Any]:
+def _lock_pending(connection: Connection, ids: Iterable[str]) -> set[str]:
+    """Those of some rows that have no verdict, which nobody else gives them now."""
+    pending: set[str] = set()
+    for some in split(sorted(ids)):  # in one order, so that no two wait for each other
+        query = sa.select(inspections.c.id).where(
+            inspections.c.id.in_(some), inspections.c.verdict.is_(None)
+        )
+        query = query.order_by(inspections.c.id).with_for_update()
+        pending.update(connection.execute(query).scalars())
+    return pending
+
+
+def _read_ended(connection: Connection, ids: Iterable[str]) -> dict[str, Inspection]:
+    """Those of some rows that have a verdict, by their ids."""
+    found: list[Inspection] = []
+    for some in split(list(ids)):
+        query = sa.select(inspections).where(
+            inspections.c.id.in_(some), inspections.c.verdict.is_not(None)
+        )
+        found += read_rows(connection, connection.execute(query).all())
+    return {one.arrival.id: one for one in found}
+
+
+def _narrow(query: sa.Select[Any], wanted: Filter, dialect: str) -> sa.Select[Any]:
     """Ask for what a filter leaves in."""
     columns = inspections.c
     if wanted.recipe is not None:
-        query = query.where(columns.recipe == wanted.recipe)
+        query = query.where(columns.recipe == clean_text(wanted.recipe))
     if wanted.verdict is not None:
         query = query.where(columns.verdict == wanted.verdict.value)
     if wanted.serial is not None:
-        query = query.where(columns.serial == wanted.serial)
+        query = query.where(columns.serial == clean_text(wanted.serial))
     if wanted.since_s is not None:
         query = query.where(columns.time_s >= wanted.since_s)
     if wanted.until_s is not None:
         query = query.where(columns.time_s < wanted.until_s)
     for name, value in wanted.tags.items():
-        query = query.where(columns.tags[name].as_string() == value)
+        query = query.where(has_tag(dialect, clean_text(name), clean_text(value)))
     return query

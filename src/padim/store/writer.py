@@ -2,13 +2,15 @@
 
 import logging
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, repeat
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from padim.store.inspection import Arrival, Inspection
+from padim.store.database import UnavailableError
+from padim.store.inspection import Arrival, Inspection, Verdict, refuse
 from padim.store.store import Store
 
 _MOST = 500  # in one transaction
@@ -32,7 +34,8 @@ class Writer:
     """Writes arrivals and verdicts, and says so by futures.
 
     A database that cannot be written, for its disk is full or its server gone, is tried again with
-    growing pauses for as long as the process lives: no verdict is lost before.
+    growing pauses for as long as the process lives: no verdict is lost before. What it will never
+    take keeps nothing else from being written, and ends as not inspected if it was accepted.
 
     Args:
         store: The database.
@@ -75,6 +78,7 @@ class Writer:
         return not self._thread.is_alive()
 
     def _put(self, job: _Accept | _Finish) -> None:
+        job.future.set_running_or_notify_cancel()  # what is written cannot be taken back
         with self._changed:
             if self._is_closed:
                 raise RuntimeError("the writer is closed")
@@ -91,29 +95,44 @@ class Writer:
             self._write(jobs)
 
     def _write(self, jobs: Sequence[_Accept | _Finish]) -> None:
-        """Write some jobs in one transaction, however long it takes."""
+        """Write some jobs in one transaction, however long it takes, or without what is wrong."""
+        try:
+            self._write_together(jobs)
+        except Exception as error:  # a mistake must leave nobody waiting
+            if len(jobs) > 1:
+                half = len(jobs) // 2
+                self._write(jobs[:half])
+                self._write(jobs[half:])
+            else:
+                self._give_up(jobs[0], error)
+
+    def _give_up(self, job: _Accept | _Finish, error: Exception) -> None:
+        """End what cannot be written: a verdict as not inspected, if that can be written."""
+        _log.error("an inspection cannot be written", exc_info=error)
+        if isinstance(job, _Finish) and job.inspection.verdict is not Verdict.NOT_INSPECTED:
+            reason = f"What was found cannot be written down ({type(error).__name__})."
+            refused = _Finish(refuse(job.inspection.arrival, reason), job.future)
+            with suppress(Exception):  # told below, as it was first
+                self._write_together([refused])
+                return
+        job.future.set_exception(error)
+
+    def _write_together(self, jobs: Sequence[_Accept | _Finish]) -> None:
+        """Write some jobs in one transaction, and wait for a database that cannot be written."""
         arriving = [one for one in jobs if isinstance(one, _Accept)]
         ending = [one for one in jobs if isinstance(one, _Finish)]
-        n_tried = 0
-        while True:
+        for pause_s in chain(_PAUSES_S, repeat(_PAUSES_S[-1])):
             try:
                 accepted, finished = self._store.write(
                     [one.arrival for one in arriving],
                     [one.inspection for one in ending],
                     self._sinks,
                 )
-            except SQLAlchemyError as error:
+            except UnavailableError as error:
                 if not self._trouble:
-                    _log.error("the database cannot be written, and is tried again: %s", error)
-                self._trouble = f"The database cannot be written: {str(error).splitlines()[0]}"
-                pause_s = _PAUSES_S[min(n_tried, len(_PAUSES_S) - 1)]
-                n_tried += 1
-                threading.Event().wait(pause_s)
-            except Exception as error:  # a mistake in the code must not leave anyone waiting
-                _log.exception("inspections cannot be written")
-                for job in jobs:
-                    job.future.set_exception(error)
-                return
+                    _log.error("%s What waits is tried again.", error)
+                self._trouble = str(error)
+                time.sleep(pause_s)
             else:
                 break
         self._trouble = ""
