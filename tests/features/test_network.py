@@ -15,6 +15,7 @@ from padim.backbones import BACKBONES, BackboneSpec
 from padim.cli import main
 from padim.errors import WeightsError
 from padim.features import trunk_cache
+from padim.features.network import GraphFeatures
 from padim.features.trunk import build_trunk, load_trunk
 from padim.features.weights import read_weights
 from padim.fitting.fitter import Fitter
@@ -228,3 +229,18 @@ def test_a_part_that_the_network_lacks_is_named() -> None:
     spec = replace(BACKBONES["efficientnet_lite0"], block="locks.{}")
     with pytest.raises(WeightsError, match=r"tf_efficientnet_lite0 has no part locks\.0"):
         build_trunk(spec)
+
+
+def test_models_of_one_network_share_it(tmp_path: Path) -> None:
+    model = padim.fit(list(oracle.random_images(4, (64, 64))), size_px=(64, 64))
+    model.save(tmp_path / "m.safetensors")
+    opened = [padim.load(tmp_path / "m.safetensors", n_threads=1) for _ in range(2)]
+    other = padim.load(tmp_path / "m.safetensors", n_threads=2)
+    graphs = [
+        module.open()
+        for one in (*opened, other)
+        for module in one.score.scorer.modules()
+        if isinstance(module, GraphFeatures)
+    ]
+    assert graphs[0] is graphs[1]
+    assert graphs[2] is not graphs[0]

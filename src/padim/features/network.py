@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from padim.features.features import Features, TiledFeatures
 from padim.features.onnx import write_onnx
 from padim.features.trunk import activation_bytes, build_trunk, load_trunk, optimise
 from padim.features.trunk_cache import TrunkTensors, hash_trunk
-from padim.files import write_together
+from padim.files import identify, write_together
 from padim.scoring.engines import (
     BATCHES,
     DEVICES,
@@ -140,6 +141,11 @@ class Network:
         return trunk_cache.find_tensors(self.encoder, self.file_sha256)
 
 
+# A network takes most of the memory of a model, and models of one network may share it.
+_open_graphs: WeakValueDictionary[tuple[object, ...], Graph] = WeakValueDictionary()
+_sharing = threading.Lock()
+
+
 class GraphFeatures(nn.Module):
     """From uint8 images to the features of each level, computed by another engine than torch.
 
@@ -204,6 +210,16 @@ class GraphFeatures(nn.Module):
         return graph
 
     def _open(self, path: Path) -> Graph:
+        """Open a graph, or take the one that another model of this process has open."""
+        choices = self._engine, self._n_threads, self._device, self._n_calls
+        key = (path, identify(path), *choices, self._network.encoder.mirrored)
+        with _sharing:
+            graph = _open_graphs.get(key)
+            if graph is None:
+                graph = _open_graphs[key] = self._open_own(path)
+            return graph
+
+    def _open_own(self, path: Path) -> Graph:
         graph = Graph(
             path, self._engine, self._n_threads, device=self._device, n_calls=self._n_calls
         )

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 import uvicorn
 
-from padim.errors import UsageError
+from padim.errors import PathMissingError, UsageError
 from padim.interrupts import interrupted_status
 from padim.serving.app import create_app
 from padim.serving.connections import MOST_HEAD_BYTES, BoundedProtocol
@@ -32,6 +32,7 @@ def serve(station: Station, tell: Callable[[str], None]) -> None:
     Raises:
         UsageError: The address is none of this machine's, or is taken, or others can reach it and
             there is no token.
+        PathMissingError: A model, or a file of TLS, is not there.
         PadimError: A model, the database or the folder cannot be opened.
     """
     tokens = station.data / TOKENS
@@ -40,11 +41,16 @@ def serve(station: Station, tell: Callable[[str], None]) -> None:
             f"Other machines can reach {station.address}, and there is no token. Make one with "
             f"padim tokens add NAME --role score --data {station.data}, or leave --address out."
         )
+    models = [one for recipe in station.recipes.values() for one in (recipe.model, recipe.shadow)]
+    for file in (station.tls_certificate, station.tls_key, *models):
+        if file is not None and not file.is_file():
+            raise PathMissingError(file)
     listener = _listen(station.address, station.port)
     with listener, run_service(station) as service:
         server = make_server(service)
         host, port = listener.getsockname()[:2]
-        tell(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        scheme = "http" if station.tls_certificate is None else "https"
+        tell(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
         try:
             server.run(sockets=[listener])
         except KeyboardInterrupt:  # of a signal that has ended the server before
@@ -75,6 +81,8 @@ def make_server(service: Service) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_GOODBYE_S,
+        ssl_certfile=service.station.tls_certificate,
+        ssl_keyfile=service.station.tls_key,
     )
     return _Server(config, service.events)
 
@@ -90,8 +98,9 @@ def _listen(address: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         return socket.create_server((address, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # the latter of a port that is none
+        reason = getattr(error, "strerror", None) or error
         raise UsageError(
-            f"The service cannot listen on {address}, port {port}: {error.strerror or error}. "
+            f"The service cannot listen on {address}, port {port}: {reason}. "
             "Choose another --port or --address."
         ) from error

@@ -115,6 +115,8 @@ class StationTable:
         limits: What a picture may be.
         address: Where it listens.
         port: Likewise; 0 for any that is free.
+        tls_certificate: File of the certificate by which it is reached over TLS; no TLS when None.
+        tls_key: Its key.
         retention: Which pictures are kept.
     """
 
@@ -126,6 +128,8 @@ class StationTable:
     limits: Limits = Limits()
     address: str = "127.0.0.1"
     port: _Port = 8000
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
     retention: Retention = _RETENTION
 
     @property
