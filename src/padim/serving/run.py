@@ -18,6 +18,7 @@ from padim.serving.station import Station
 from padim.serving.tokens import TOKENS, read_tokens
 
 _ENDED_STATUS = 128 + signal.SIGTERM
+_MOST_PORT = 65535
 _BACKLOG = 2048  # connections that wait to be taken
 _GOODBYE_S = 30  # for requests in flight when the service ends
 
@@ -95,11 +96,13 @@ def is_loopback(address: str) -> bool:
 
 
 def _listen(address: str, port: int) -> socket.socket:
+    if not 0 <= port <= _MOST_PORT:
+        raise UsageError(f"The port is {port}, but needs to be 0 to {_MOST_PORT}. Try 8000.")
     try:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         return socket.create_server((address, port), family=family, backlog=_BACKLOG)
-    except (OSError, OverflowError) as error:  # the latter of a port that is none
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = error.strerror or error
         raise UsageError(
             f"The service cannot listen on {address}, port {port}: {reason}. "
             "Choose another --port or --address."
