@@ -13,8 +13,10 @@ SEED ?= 0
 CASES ?= 47500
 KILLS ?= 1000
 RACES ?= 200
+# Of `make kills`.
+STATION_KILLS ?= 300
 
-.PHONY: demo serve test fuzz oldest gpu gpu-device strangers docs format clean
+.PHONY: demo serve test fuzz kills oldest gpu gpu-device strangers docs format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -38,6 +40,10 @@ test: $(VENV)/installed strangers
 fuzz: $(VENV)/installed
 	cd tests && $(abspath $(BIN))/python -m hostile --seconds $(SECONDS) --seed $(SEED) \
 		--cases $(CASES) --kills $(KILLS) --races $(RACES) $(FUZZ)
+
+# A station that is killed at random moments under load: nothing is lost, nothing is done twice.
+kills: $(VENV)/installed
+	cd tests && $(abspath $(BIN))/python -m serving.kills --kills $(STATION_KILLS) --seed $(SEED)
 
 # The oldest release of each range; what they warn of has changed since.
 oldest: $(OLDEST)/installed
