@@ -107,9 +107,11 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import, and a machine that only scores may not have it.
+    from padim.memory import without_collecting
+
     for module, names in _MODULES.items():
         if name in names:
-            with naming_extras():
+            with naming_extras(), without_collecting():
                 return getattr(import_module(f"padim.{module}"), name)
     raise AttributeError(f"module 'padim' has no attribute {name!r}")
 

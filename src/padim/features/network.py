@@ -21,10 +21,10 @@ from padim.errors import (
 from padim.features import trunk_cache
 from padim.features.encoder import Encoder
 from padim.features.features import Features, TiledFeatures
-from padim.features.onnx import write_onnx
-from padim.features.trunk import activation_bytes, build_trunk, load_trunk, optimise
+from padim.features.trunk import activation_bytes, load_trunk, optimise
 from padim.features.trunk_cache import TrunkTensors, hash_trunk
 from padim.files import identify, write_together
+from padim.memory import without_collecting
 from padim.scoring.engines import (
     BATCHES,
     DEVICES,
@@ -58,11 +58,13 @@ class Network:
         n_threads: int | None = None,
         device: str = "cpu",
         n_calls: int = 1,
+        *,
+        loaded: TrunkTensors | None = None,
     ) -> nn.Module:
         """Let an engine give the features of each level of uint8 images, as ``Features`` does.
 
         ``n_threads`` are those of the whole process, and of each of ``n_calls`` that run at a time;
-        one for each core when None.
+        one for each core when None. What ``load`` says is not asked for again if it is given.
 
         Raises:
             WeightsError: The weights are not its.
@@ -71,9 +73,9 @@ class Network:
             torch.set_num_threads(choose_threads(n_threads))
         features: nn.Module
         if engine == "torch":
-            features = self.build()
+            features = self.build(None if loaded is None else loaded.tensors)
         else:
-            features = GraphFeatures(self, engine, n_threads, device, n_calls)
+            features = GraphFeatures(self, engine, n_threads, device, n_calls, loaded)
         tiling = self.encoder.tiling
         return features if tiling.is_trivial else TiledFeatures(features, tiling)
 
@@ -91,12 +93,13 @@ class Network:
             mirrored=encoder.mirrored,
         ).eval()
 
+    @without_collecting()
     def trunk(self) -> TrunkTensors:
         """Its trunk's tensors, read and chosen."""
-        spec, size_px = self.encoder.spec, self.encoder.tiling.window_px
-        tensors = load_trunk(spec, self.read(), self.origin, size_px).network.state_dict()
-        n_bytes = activation_bytes(build_trunk(spec, size_px), size_px)
-        return TrunkTensors(dict(tensors), n_bytes)
+        size_px = self.encoder.tiling.window_px
+        trunk = load_trunk(self.encoder.spec, self.read(), self.origin, size_px)
+        tensors = dict(trunk.network.state_dict())
+        return TrunkTensors(tensors, activation_bytes(trunk.to("meta"), size_px))
 
     def read_cached(self) -> TrunkTensors | None:
         """What ``trunk`` says, from the user's cache; None when it is not there."""
@@ -115,8 +118,11 @@ class Network:
             return hash_trunk(self.read())
         return hash_trunk(self.load().tensors)
 
+    @without_collecting()
     def write_graph(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
         """Write these tensors as a graph, from uint8 images to ``level_0``, ..."""
+        from padim.features.onnx import write_onnx  # takes long to load, for one graph
+
         features = self.build(tensors)
         with write_together(path) as partial:
             names = [f"level_{i}" for i in range(len(features.pyramid.shapes))]
@@ -160,8 +166,10 @@ class GraphFeatures(nn.Module):
         n_threads: int | None,
         device: str = "cpu",
         n_calls: int = 1,
+        loaded: TrunkTensors | None = None,
     ) -> None:
         super().__init__()
+        self._loaded = loaded  # until the graph is
         self._network = network
         self._engine = engine
         self._n_threads = n_threads
@@ -180,6 +188,7 @@ class GraphFeatures(nn.Module):
         with self._opening:
             if self._graph is None:
                 self._graph = self._load()
+                self._loaded = None
             return self._graph
 
     def _load(self) -> Graph:
@@ -190,12 +199,12 @@ class GraphFeatures(nn.Module):
         except (PathMissingError, ModelFileError):
             return self._write(path)
         with suppress(OSError):
-            network.keep_tensors()
+            network.keep_tensors(self._loaded)
         return graph
 
     def _write(self, path: Path) -> Graph:
         network = self._network
-        trunk = network.load()
+        trunk = self._loaded or network.load()
         try:
             network.write_graph(path, trunk.tensors)
         except OSError:  # a full disk, or a cache that may not be written

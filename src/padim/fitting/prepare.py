@@ -79,7 +79,8 @@ def prepare(
     network = Network(encoder, partial(read_weights, path, digest), path, digest)
     n_batch = choose_batch(settings.n_batch, device, mirrored=recipe.mirrored)
     known = None if engine == "torch" else network.read_cached()
-    tensors, image_bytes = known or network.trunk()
+    loaded = known or network.trunk()
+    tensors, image_bytes = loaded
     image_bytes *= 1 + recipe.mirrored
     engine_bytes = 0
     if engine != "torch":
@@ -93,7 +94,7 @@ def prepare(
     if is_inside is None:
         is_inside = n_bytes(tensors) < INCLUDE_BACKBONE_BYTES
     trunk = tensors if is_inside else {}
-    features = network.features(engine, settings.n_threads, device.type).to(device)
+    features = network.features(engine, settings.n_threads, device.type, loaded=loaded).to(device)
     keep_samples = settings.keep_samples and len(tiling.tiles) == 1
     return Fitter(
         settings=replace(settings, keep_samples=keep_samples),
