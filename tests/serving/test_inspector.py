@@ -74,6 +74,7 @@ class Station:
     def close(self) -> None:
         self.inspector.close(30)
         self.writer.close(30)
+        self.inspector.release()
         self.recipes.close()
         self.store.close()
 

@@ -136,3 +136,13 @@ def test_whoever_no_longer_waits_stops_nothing(store: Broken) -> None:
     assert writer.accept(arrive(2)).result(30)
     assert len(store.list_pending()) == 2
     assert writer.close(30)
+
+
+def test_an_end_does_not_wait_for_a_full_disk(store: Broken) -> None:
+    writer = Writer(store, {})
+    store.is_full = True
+    waiting = [writer.accept(arrive(n)) for n in range(3)]
+    assert not writer.close(0.3)
+    for one in waiting:
+        with pytest.raises(UnavailableError):
+            one.result(0)

@@ -197,11 +197,13 @@ class Inspector:
         """Admit nothing more, and wait until all that was admitted is answered; whether it is."""
         with self._idle:
             self._is_stopping = True
-            is_done = self._idle.wait_for(lambda: not self._n_open, timeout_s)
+            return self._idle.wait_for(lambda: not self._n_open, timeout_s)
+
+    def release(self) -> None:
+        """End the threads, once the writer has ended, for which some may wait."""
         self._pool.shutdown()
         self._writers.shutdown()
         self._deadlines.close()
-        return is_done
 
     def choose_deadline_s(self, recipe: str, deadline_s: float | None = None) -> float:
         """Seconds from an arrival to its answer; that of the recipe when None."""

@@ -1,5 +1,6 @@
 """What a running station consists of, put together and taken apart in order."""
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +24,10 @@ from padim.store.pictures import Pictures
 from padim.store.store import Store
 from padim.store.writer import Writer
 
+_log = logging.getLogger(__name__)
 _FOLLOWING_S = 1.0  # between two looks at the files of recipes
+_GOODBYE_S = 30.0  # for what is inside when the service ends
+_WRITING_S = 10.0  # for what is to be written then
 _COMES_AGAIN_S = 300.0  # for sources to bring again what they had handed over
 _LEFT_OPEN = "The service ended before it was inspected, and the picture did not come again."
 
@@ -70,11 +74,15 @@ def run_service(station: Station) -> Iterator[Service]:
         finally:
             service.is_ready.clear()
             stop.set()
+            housekeeper.join()
             service.supervisor.stop_sources()
-            service.inspector.close()
-            service.writer.close()
+            service.inspector.close(_GOODBYE_S)
+            if not service.writer.close(_WRITING_S):
+                _log.error("Some verdicts could not be written: %s", service.writer.trouble)
+            service.inspector.release()
             service.supervisor.stop_sinks()
-            service.drift.close()
+            with _logging("the drift alarm cannot be written down"):
+                service.drift.close()
             service.recipes.close()
 
 
@@ -157,8 +165,18 @@ def _keep_house(service: Service, left: list[Arrival], stop: threading.Event) ->
             writer.finish(refuse(one, _LEFT_OPEN))
     until_s = time.monotonic() + _COMES_AGAIN_S
     while not stop.wait(_FOLLOWING_S):
-        service.recipes.follow_files()
+        with _logging("the files of recipes cannot be followed"):
+            service.recipes.follow_files()
         if left and time.monotonic() > until_s:
             for one in left:
                 writer.finish(refuse(one, _LEFT_OPEN))  # one that has come again keeps its verdict
             left = []
+
+
+@contextmanager
+def _logging(what: str) -> Iterator[None]:
+    """Log what goes wrong in a ``with`` block, and go on after it."""
+    try:
+        yield
+    except Exception:
+        _log.exception(what)

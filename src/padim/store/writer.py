@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -47,6 +46,7 @@ class Writer:
         self._sinks = sinks
         self._waiting: list[_Accept | _Finish] = []
         self._is_closed = False
+        self._is_late = threading.Event()  # what cannot be written now is not tried again
         self._trouble = ""
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="padim-database", daemon=True)
@@ -70,12 +70,19 @@ class Writer:
         return future
 
     def close(self, timeout_s: float | None = None) -> bool:
-        """Write what waits, and end; whether all of it was written."""
+        """Write what waits, and end; whether all of it was written.
+
+        What cannot be written in time fails, and is ended when the station begins again.
+        """
         with self._changed:
             self._is_closed = True
             self._changed.notify()
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        if not self._thread.is_alive():
+            return True
+        self._is_late.set()
+        self._thread.join()
+        return False
 
     def _put(self, job: _Accept | _Finish) -> None:
         job.future.set_running_or_notify_cancel()  # what is written cannot be taken back
@@ -98,6 +105,9 @@ class Writer:
         """Write some jobs in one transaction, however long it takes, or without what is wrong."""
         try:
             self._write_together(jobs)
+        except UnavailableError as error:
+            for job in jobs:
+                job.future.set_exception(error)
         except Exception as error:  # a mistake must leave nobody waiting
             if len(jobs) > 1:
                 half = len(jobs) // 2
@@ -132,7 +142,8 @@ class Writer:
                 if not self._trouble:
                     _log.error("%s What waits is tried again.", error)
                 self._trouble = str(error)
-                time.sleep(pause_s)
+                if self._is_late.wait(pause_s):
+                    raise
             else:
                 break
         self._trouble = ""
