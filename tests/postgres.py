@@ -5,8 +5,10 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 
@@ -19,9 +21,25 @@ def find_binaries() -> Path | None:
     return Path(initdb).parent if initdb else None
 
 
+@dataclass(frozen=True)
+class Server:
+    """A server of our own: the URL of its first database, and what stops and starts it."""
+
+    url: str
+    stop: Callable[[], None]
+    start: Callable[[], None]
+
+
 @contextmanager
 def run_postgres() -> Iterator[str]:
     """Run a server of our own in a ``with`` block; gives the URL of its first database."""
+    with run_server() as server:
+        yield server.url
+
+
+@contextmanager
+def run_server() -> Iterator[Server]:
+    """Run a server of our own in a ``with`` block."""
     binaries = find_binaries()
     assert binaries is not None
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -41,10 +59,14 @@ def run_postgres() -> Iterator[str]:
     try:
         run("initdb", "-D", data, "-A", "trust", "-U", "padim", "--no-sync")
         options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
-        run("pg_ctl", "-D", data, "-o", options, "-l", folder / "log", "-w", "start")
+        start = partial(
+            run, "pg_ctl", "-D", data, "-o", options, "-l", folder / "log", "-w", "start"
+        )
+        stop = partial(run, "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+        start()
         try:
-            yield f"postgresql://padim@127.0.0.1:{port}/postgres"
+            yield Server(f"postgresql://padim@127.0.0.1:{port}/postgres", stop, start)
         finally:
-            run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+            stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -2,12 +2,9 @@
 
 import itertools
 import math
-import multiprocessing
-import sqlite3
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -15,7 +12,6 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from padim.errors import UsageError
 from padim.images.regions import Region
 from padim.store.database import StoreError
 from padim.store.inspection import (
@@ -293,47 +289,6 @@ def test_threads_write_one_verdict_each(store: Store) -> None:
     assert sorted(store.find(limit=100), key=lambda one: one.arrival.id) == told[0]
 
 
-def _write_until_killed(place: str, number: int, begun: Event) -> None:
-    store = Store.open(place)
-    for n in itertools.count():
-        arrivals = [arrive(key=f"{number} {n} {i}") for i in range(3)]
-        store.accept(arrivals)
-        finish(store, [judge(one) for one in arrivals])
-        begun.set()
-
-
-@pytest.mark.slow
-def test_a_process_that_is_killed_leaves_whole_rows(place: str) -> None:
-    context = multiprocessing.get_context("spawn")
-    Store.open(place).close()
-    for number in range(2):
-        begun = context.Event()
-        process = context.Process(target=_write_until_killed, args=(place, number, begun))
-        process.start()
-        assert begun.wait(60)
-        process.join(0.5)
-        process.kill()
-        process.join()
-        store = Store.open(place)
-        found, pending = store.find(limit=100_000), store.list_pending()
-        assert {one.verdict for one in found} == {Verdict.OK}
-        assert all(one.findings == judge(one.arrival).findings for one in found)
-        assert len(pending) in (0, 3, 6, 9)
-        assert store.count_outbox("file") == len(found)
-        store.close()
-
-
-def test_sqlite_is_as_safe_as_it_can_be(tmp_path: Path) -> None:
-    store = Store.open(str(tmp_path / "history.db"))
-    with store._engine.connect() as connection:
-        found = {
-            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
-            for name in ("journal_mode", "synchronous", "foreign_keys")
-        }
-    store.close()
-    assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
-
-
 def test_who_reads_waits_for_nobody_who_writes(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "history.db"))
     arrival = arrive()
@@ -341,33 +296,3 @@ def test_who_reads_waits_for_nobody_who_writes(tmp_path: Path) -> None:
     with store._engine.begin():
         assert store.list_pending() == [arrival]
     store.close()
-
-
-@pytest.mark.parametrize(
-    ("place", "error", "words"),
-    [
-        ("{tmp}", UsageError, "is a folder, but a file is needed"),
-        ("{tmp}/text", StoreError, "file is not a database"),
-        ("postgresql://user:secret@127.0.0.1:1/x", StoreError, r"user:\*\*\*@127.0.0.1:1/x"),
-        ("mongodb://x/y", UsageError, "no database that is understood"),
-        ("mysql://x/y", UsageError, "is not installed"),
-    ],
-)
-def test_what_cannot_be_opened_is_told_in_a_sentence(
-    tmp_path: Path, place: str, error: type[Exception], words: str
-) -> None:
-    (tmp_path / "text").write_text("This is a text, and no database." * 100)
-    with pytest.raises(error, match=words) as told:
-        Store.open(place.format(tmp=tmp_path))
-    assert "\n" not in str(told.value)
-    assert "secret" not in str(told.value)
-
-
-def test_a_database_of_a_newer_release_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "history.db"
-    Store.open(str(path)).close()
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    connection.close()
-    with pytest.raises(StoreError, match=r"newer release \(9999\)"):
-        Store.open(str(path))
