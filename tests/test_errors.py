@@ -29,6 +29,16 @@ def test_every_package_that_is_imported_is_of_the_core_or_of_an_extra() -> None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
+def test_a_command_asks_for_all_that_its_extra_brings(monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for package in project["optional-dependencies"]["serve"]:
+        name = package.partition(">")[0].replace("-", "_")
+        with monkeypatch.context() as patched:
+            patched.setitem(sys.modules, name, None)
+            with pytest.raises(MissingExtraError, match=name):
+                require_extras("serve")
+
+
 def test_all_extras_that_are_missing_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     require_extras("fit", "report")
     for name in ("torch", "jinja2"):

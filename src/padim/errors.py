@@ -64,12 +64,30 @@ class MissingExtraError(PadimError, ImportError):
 
 
 _EXTRAS = {
-    "fit": ("torch", "torchvision", "timm", "huggingface_hub", "onnxscript", "platformdirs"),
+    "fit": (
+        "torch",
+        "torchvision",
+        "timm",
+        "huggingface_hub",
+        "onnx",
+        "onnxscript",
+        "platformdirs",
+    ),
     "report": ("matplotlib", "cycler", "jinja2", "markupsafe"),
     "openvino": ("openvino",),
     "parquet": ("pyarrow",),
     "tiff": ("tifffile", "imagecodecs"),
-    "serve": ("fastapi", "uvicorn", "sqlalchemy", "alembic", "prometheus_client"),
+    "serve": (
+        "fastapi",
+        "fastapi_offline",
+        "uvicorn",
+        "sqlalchemy",
+        "alembic",
+        "prometheus_client",
+        "jinja2",
+        "h11",
+        "starlette",
+    ),
     "mqtt": ("paho",),
     "postgresql": ("psycopg",),
 }
