@@ -3,6 +3,8 @@
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
 
 from padim.serving.job import Answer
 from padim.store.record import Record
@@ -10,15 +12,19 @@ from padim.store.store import Alarm
 
 Event = Record | Alarm | None  # None ends it
 
-_KEPT = 50  # of the last, for who begins to listen
+N_KEPT = 50  # of the last, for who begins to listen
 _WAITING = 200  # for one listener, who misses the oldest when slower
 
 
 class Events:
-    """Sends the record of each inspection to all who listen."""
+    """Sends the record of each inspection to all who listen.
 
-    def __init__(self) -> None:
-        self._last: deque[Event] = deque(maxlen=_KEPT)
+    Args:
+        last: What was inspected before, the oldest first.
+    """
+
+    def __init__(self, last: Iterable[Record] = ()) -> None:
+        self._last: deque[Record | Alarm] = deque(last, maxlen=N_KEPT)
         self._listeners: dict[asyncio.Queue[Event], asyncio.AbstractEventLoop] = {}
         self._is_closed = False
         self._lock = threading.Lock()
@@ -43,23 +49,39 @@ class Events:
                 self._last.append(one)
             listeners = list(self._listeners.items())
         for queue, loop in listeners:
-            loop.call_soon_threadsafe(_put, queue, one)
+            with suppress(RuntimeError):  # a loop that has ended without leaving
+                loop.call_soon_threadsafe(_put, queue, one)
 
-    def listen(self) -> asyncio.Queue[Event]:
-        """Begin to listen in this thread's event loop; the last ones are there at once."""
+    def listen(self, after: str = "") -> asyncio.Queue[Event]:
+        """Begin to listen in this thread's event loop; the last ones are there at once.
+
+        Args:
+            after: The inspection that was heard last, whose successors are wanted; all that are
+                kept when it is none of them.
+        """
         queue: asyncio.Queue[Event] = asyncio.Queue(_WAITING)
         with self._lock:
-            for one in self._last:
+            for one in _list_after(list(self._last), after):
                 queue.put_nowait(one)
             if self._is_closed:
                 queue.put_nowait(None)
             self._listeners[queue] = asyncio.get_running_loop()
         return queue
 
+    @property
+    def n_listeners(self) -> int:
+        """Who listens now."""
+        return len(self._listeners)
+
     def leave(self, queue: asyncio.Queue[Event]) -> None:
         """Listen no more."""
         with self._lock:
             self._listeners.pop(queue, None)
+
+
+def _list_after(kept: list[Record | Alarm], after: str) -> list[Record | Alarm]:
+    ids = [one.id if isinstance(one, Record) else None for one in kept]
+    return kept[ids.index(after) + 1 :] if after in ids else kept
 
 
 def _put(queue: asyncio.Queue[Event], one: Event) -> None:

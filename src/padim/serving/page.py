@@ -2,18 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from importlib.resources import files
+from typing import Annotated
 
 import fastapi_offline
-from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, Header, HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from padim.serving.access import COOKIE, Access
 from padim.serving.answers import answer_json, describe_problems
 from padim.serving.service import Service
-from padim.serving.tokens import Role, find_token
+from padim.serving.tokens import Role, Token, find_token
 from padim.store.record import Record
 
 _SIGNED_IN = "padim_signed_in"  # a cookie that the page may see, and that says nothing else
@@ -23,10 +24,16 @@ _KINDS = {".css": "text/css", ".js": "text/javascript"}
 _OWN = ("page.css", "page.js", "docs.js")
 _BROUGHT = ("swagger-ui.css", "swagger-ui-bundle.js")  # by fastapi-offline
 _POLICY = (
-    "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
+    "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )
-_HEADERS = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+# Swagger's page writes styles into its elements, which ours does not.
+_DOCS_POLICY = f"{_POLICY}; style-src 'self' 'unsafe-inline'"
 
 
 def make_page_routes(service: Service, access: Access) -> APIRouter:
@@ -35,18 +42,20 @@ def make_page_routes(service: Service, access: Access) -> APIRouter:
     environment = Environment(
         loader=PackageLoader("padim.serving", "files"), autoescape=True, undefined=StrictUndefined
     )
-    pages = {
-        "/": environment.get_template("page.html.jinja").render(station=service.station.name),
-        "/docs": environment.get_template("docs.html.jinja").render(),
-    }
+    page = environment.get_template("page.html.jinja").render(station=service.station.name)
+    docs = environment.get_template("docs.html.jinja").render()
     own, brought = files("padim.serving") / "files", files(fastapi_offline) / "static"
     assets = {name: (own / name).read_bytes() for name in _OWN}
     assets |= {name: (brought / name).read_bytes() for name in _BROUGHT}
 
     @routes.get("/")
+    async def show_page() -> Response:
+        return Response(page, 200, _HEADERS, "text/html")
+
     @routes.get("/docs")
-    async def show_page(request: Request) -> Response:
-        return Response(pages[request.url.path], 200, _HEADERS, "text/html")
+    async def show_docs() -> Response:
+        headers = {**_HEADERS, "Content-Security-Policy": _DOCS_POLICY}
+        return Response(docs, 200, headers, "text/html")
 
     @routes.get("/files/{name}")
     async def give_file(name: str) -> Response:
@@ -92,27 +101,44 @@ def make_event_routes(service: Service, access: Access) -> APIRouter:
     @routes.get(
         "/events",
         response_class=StreamingResponse,
-        responses=describe_problems(401, 403),
-        dependencies=[Depends(access.require(Role.OPERATE))],
+        responses=describe_problems(400, 401, 403),
     )
-    async def stream_events() -> Response:
-        """The last 50 inspections, and each one that follows, as server-sent events."""
+    async def stream_events(
+        token: Annotated[Token | None, Depends(access.require(Role.OPERATE))],
+        last_event_id: Annotated[
+            str, Header(description="The inspection that was heard last.", max_length=100)
+        ] = "",
+    ) -> Response:
+        """The last 50 inspections, and each one that follows, as server-sent events.
+
+        One who comes again is told of what has followed the last that was heard.
+        """
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(_stream(service), 200, headers, "text/event-stream")
+        events = _stream(service, lambda: _is_allowed(token, access.tokens), last_event_id)
+        return StreamingResponse(events, 200, headers, "text/event-stream")
 
     return routes
 
 
-async def _stream(service: Service) -> AsyncIterator[str]:
-    queue = service.events.listen()
+def _is_allowed(token: Token | None, tokens: tuple[Token, ...]) -> bool:
+    """Whether one who has begun to listen still may: tokens are removed, and first ones added."""
+    return token in tokens if tokens else token is None
+
+
+async def _stream(
+    service: Service, is_allowed: Callable[[], bool], last_event_id: str
+) -> AsyncIterator[str]:
+    queue = service.events.listen(last_event_id)
     try:
         while True:
             try:
                 one = await asyncio.wait_for(queue.get(), _HEARTBEAT_S)
             except TimeoutError:
+                if not is_allowed():
+                    return
                 yield ": here\n\n"
                 continue
-            if one is None:
+            if one is None or not is_allowed():
                 return
             if isinstance(one, Record):
                 yield f"id: {one.id}\nevent: inspection\ndata: {json.dumps(one.to_dict())}\n\n"

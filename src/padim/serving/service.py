@@ -13,7 +13,7 @@ from padim.line.build import Receivers, build_sink, build_source
 from padim.line.supervisor import Supervisor
 from padim.serving.bodies import Room
 from padim.serving.drift import Drift
-from padim.serving.events import Events
+from padim.serving.events import N_KEPT, Events
 from padim.serving.inspector import Inspector
 from padim.serving.job import Answer
 from padim.serving.metrics import Metrics
@@ -21,6 +21,7 @@ from padim.serving.recipes import Opened, Recipes
 from padim.serving.station import Station
 from padim.store.inspection import Arrival, refuse
 from padim.store.pictures import Pictures
+from padim.store.record import Record
 from padim.store.store import Store
 from padim.store.writer import Writer
 
@@ -90,7 +91,7 @@ def _build(station: Station, store: Store) -> Service:
     """Put the parts of a station together."""
     receivers = Receivers(station.sinks)
     writer = Writer(store, receivers)
-    events = Events()
+    events = Events(_list_last(station, store))
 
     def note(name: str, opened: Opened) -> None:
         predictor = opened.predictor
@@ -134,6 +135,13 @@ def _build(station: Station, store: Store) -> Service:
         drift,
         Room(station.limits.waiting_bytes),
     )
+
+
+def _list_last(station: Station, store: Store) -> list[Record]:
+    """What this station has inspected last, the oldest first."""
+    own = station.name_source("")
+    found = [one for one in store.find(limit=N_KEPT) if one.arrival.source.startswith(own)]
+    return [Record.of(one) for one in reversed(found)]
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 "use strict";
 
 const find = (id) => document.getElementById(id);
-const state = { recipes: new Map(), url: null, counts: new Map(), shown: null };
+const VERDICTS = ["OK", "NOK", "NOT INSPECTED"];
+const PAUSE_MS = 5000; // between two looks at recipes and workers
+const state = { recipes: new Map(), url: null, source: null, turn: 0, shown: null };
 
 async function ask(url, options = {}) {
   const answer = await fetch(url, options);
@@ -26,52 +28,60 @@ function signIn() {
 }
 
 async function begin() {
-  const { status, content } = await ask("/v1/recipes");
-  if (status === 401) return;
-  if (status !== 200) {
-    find("sign-in-trouble").textContent = content.error || "";
-    signIn();
-    return;
-  }
-  find("sign-in").hidden = true;
-  find("main").hidden = false;
   find("sign-out").hidden = !document.cookie.includes("padim_signed_in");
-  showRecipes(content);
-  listen();
-  watchHealth();
+  for (;;) {
+    if (!await look()) return;
+    await new Promise((done) => setTimeout(done, PAUSE_MS));
+  }
+}
+
+// How the service is; false when who asks has to sign in.
+async function look() {
+  try {
+    const { status, content } = await ask("/v1/recipes");
+    if (status === 401 || status === 403) {
+      find("sign-in-trouble").textContent = status === 403 ? content.error : "";
+      signIn();
+      return false;
+    }
+    if (status !== 200) throw new Error(content.error);
+    const line = (await ask("/v1/line")).content;
+    find("sign-in").hidden = true;
+    find("main").hidden = false;
+    find("choose").hidden = false;
+    showRecipes(content);
+    showLine(line);
+    showHealth([line.trouble, ...content.map((one) => one.trouble && `${one.name}: ${one.trouble}`)]);
+    listen();
+  } catch (error) {
+    // What fetch throws is in the words of the browser.
+    const isSaid = !(error instanceof TypeError) && error.message;
+    showHealth([isSaid || "The service does not answer."]);
+  }
+  return true;
+}
+
+function showHealth(said) {
+  const troubles = said.filter(Boolean);
+  find("health").hidden = false;
+  find("health").classList.toggle("trouble", troubles.length > 0);
+  const words = troubles.join(" ") || "Ready";
+  if (find("health").textContent !== words) find("health").textContent = words;
 }
 
 function showRecipes(recipes) {
   const select = find("recipe");
   const chosen = select.value;
+  if (recipes.map((one) => one.name).join("\n") !== [...state.recipes.keys()].join("\n")) {
+    select.replaceChildren(...recipes.map((one) => new Option(one.name)));
+    if (recipes.some((one) => one.name === chosen)) select.value = chosen;
+  }
   state.recipes = new Map(recipes.map((one) => [one.name, one]));
-  select.replaceChildren(...recipes.map((one) => new Option(one.name)));
-  if (state.recipes.has(chosen)) select.value = chosen;
-  const troubles = recipes.filter((one) => one.trouble);
-  find("health").classList.toggle("trouble", troubles.length > 0);
-  find("health").textContent = troubles.length
-    ? troubles.map((one) => `${one.name}: ${one.trouble}`).join(" ")
-    : "Ready";
   const alarmed = recipes.filter((one) => one.alarm);
   find("alarm").hidden = !alarmed.length;
   find("alarm").firstElementChild.textContent = alarmed
     .map((one) => `${one.name}: ${one.alarm}`).join(" ");
   find("alarm").dataset.recipes = alarmed.map((one) => encodeURIComponent(one.name)).join(" ");
-}
-
-async function watchHealth() {
-  for (;;) {
-    await new Promise((done) => setTimeout(done, 5000));
-    try {
-      const { status, content } = await ask("/v1/recipes");
-      if (status !== 200) return;
-      showRecipes(content);
-      showLine((await ask("/v1/line")).content);
-    } catch {
-      find("health").classList.add("trouble");
-      find("health").textContent = "The service does not answer.";
-    }
-  }
 }
 
 function showLine(line) {
@@ -80,20 +90,28 @@ function showLine(line) {
   find("workers").replaceChildren(...workers.map((one) => {
     const item = make("li", "", one.status);
     const waiting = line.waiting[one.name];
+    const facts = [`${one.kind} ${one.status}`, `${one.n_done} done`, waiting && `${waiting} wait`];
     item.append(
       make("strong", one.name),
-      make("span", `${one.kind}, ${one.status}, ${one.n_done} done`),
-      make("span", waiting ? `${waiting} wait` : ""),
-      make("span", one.trouble),
+      make("span", facts.filter(Boolean).join(" · "), "soft"),
+      make("span", one.trouble, "why"),
     );
     return item;
   }));
 }
 
+// A browser opens few connections to one service, so a page that nobody sees keeps none; and it
+// does not come again by itself after an answer that is an error.
 function listen() {
+  if (document.hidden || (state.source && state.source.readyState !== EventSource.CLOSED)) return;
   const source = new EventSource("/v1/events");
   source.addEventListener("inspection", (event) => addToStrip(JSON.parse(event.data)));
-  source.addEventListener("alarm", async () => showRecipes((await ask("/v1/recipes")).content));
+  source.addEventListener("alarm", look);
+  state.source = source;
+}
+
+function stopListening() {
+  if (state.source) state.source.close();
 }
 
 function addToStrip(record) {
@@ -106,33 +124,49 @@ function addToStrip(record) {
   const top = make("span", "", "top");
   top.append(make("span", "", "sign"), make("span", record.verdict));
   const score = record.score === null ? "" : `score ${digits(record.score)}`;
-  const time = new Date(record.arrived).toLocaleTimeString();
   button.append(
     top,
-    make("span", record.serial || record.tags.file || record.recipe, "name"),
-    make("span", [time, score].filter(Boolean).join(" · "), "soft"),
+    make("span", nameOf(record), "name"),
+    make("span", score || "no score", "soft"),
+    make("span", timeOf(record), "soft"),
   );
   button.addEventListener("click", () => showAgain(record));
   const item = document.createElement("li");
   item.append(button);
   strip.prepend(item);
+  markShown();
   while (strip.children.length > 50) strip.lastElementChild.remove();
-  state.counts.set(record.verdict, (state.counts.get(record.verdict) || 0) + 1);
-  find("counts").textContent = ["OK", "NOK", "NOT INSPECTED"]
-    .map((verdict) => `${state.counts.get(verdict) || 0} ${verdict}`).join(", ") + " since this page is open";
+  const count = (verdict) => strip.querySelectorAll(`[data-verdict="${verdict}"]`).length;
+  find("counts").textContent = `Of the last ${strip.children.length}: `
+    + VERDICTS.map((verdict) => `${count(verdict)} ${verdict}`).join(", ");
 }
 
+function markShown() {
+  for (const one of find("strip").querySelectorAll("button")) {
+    if (one.dataset.id === state.shown) one.setAttribute("aria-current", "true");
+    else one.removeAttribute("aria-current");
+  }
+}
+
+const nameOf = (record) => record.serial || record.tags.file || record.tags.path || record.recipe;
+const timeOf = (record) => new Date(record.arrived).toLocaleTimeString();
+
 async function showAgain(record) {
+  const turn = ++state.turn;
   showRecord(record);
-  const answer = await fetch(`/v1/inspections/${record.id}/picture`);
-  if (answer.ok) showPicture(await answer.blob(), null, record);
+  find("drop").classList.remove("busy");
+  const picture = await fetch(`/v1/inspections/${record.id}/picture`)
+    .then((answer) => (answer.ok ? answer.blob() : null)).catch(() => null);
+  if (turn !== state.turn) return;
+  if (picture) showPicture(picture, null, record);
   else showNothing("The picture of this inspection was not kept, or is not for this token.");
 }
 
 function showNothing(words) {
   find("shown").hidden = true;
   find("hint").hidden = false;
-  find("hint").textContent = words;
+  find("said").textContent = words;
+  find("tools").hidden = true;
 }
 
 function showPicture(blob, overlay, record) {
@@ -141,6 +175,9 @@ function showPicture(blob, overlay, record) {
   const picture = find("picture");
   const map = find("overlay");
   map.hidden = !overlay;
+  find("tools").hidden = false;
+  find("opacity").disabled = !overlay;
+  find("no-map").hidden = Boolean(overlay);
   map.src = overlay ? `data:image/jpeg;base64,${overlay}` : "";
   picture.hidden = false;
   picture.onerror = () => { picture.hidden = true; map.style.opacity = 1; };
@@ -153,6 +190,7 @@ function showPicture(blob, overlay, record) {
 
 function drawBoxes(record, picture) {
   const boxes = find("boxes");
+  find("shown").style.setProperty("--ratio", picture.naturalWidth / picture.naturalHeight);
   boxes.setAttribute("viewBox", `0 0 ${picture.naturalWidth} ${picture.naturalHeight}`);
   boxes.replaceChildren(...record.regions.map((region) => {
     const box = document.createElementNS("http://www.w3.org/2000/svg", "rect");
@@ -179,6 +217,11 @@ function showRecord(record) {
   find("verdict").dataset.verdict = record.verdict;
   find("verdict").querySelector(".word").textContent = record.verdict;
   find("words").textContent = describe(record, model);
+  find("what").textContent = record.id
+    ? [nameOf(record), record.recipe, timeOf(record)].filter((one, i, all) => all.indexOf(one) === i).join(" · ")
+    : "";
+  state.shown = record.id;
+  markShown();
   const isScored = record.score !== null;
   find("facts").hidden = !isScored;
   find("facts").dataset.verdict = record.verdict;
@@ -216,24 +259,34 @@ function showLevels(scores, model) {
 }
 
 async function inspect(file) {
+  const turn = ++state.turn;
   const recipe = encodeURIComponent(find("recipe").value);
   const kind = file.type || "application/octet-stream";
   find("drop").classList.add("busy");
   try {
     const url = `/v1/recipes/${recipe}/inspections?overlay=jpeg&file=${encodeURIComponent(file.name)}`;
     const { status, content } = await ask(url, { method: "POST", body: file, headers: { "Content-Type": kind } });
+    if (turn !== state.turn) return;
     if (status === 200) {
       showRecord(content);
       showPicture(file, content.overlay, content);
     } else if (status !== 401) {
-      showRecord({ verdict: "NOT INSPECTED", reason: content.error || `The service answers ${status}.`, score: null });
-      showNothing("Drop another picture here.");
+      refuse(content.error || `The service answers ${status}.`);
     }
   } catch {
-    showRecord({ verdict: "NOT INSPECTED", reason: "The service does not answer.", score: null });
+    if (turn === state.turn) refuse("The service does not answer.");
   } finally {
-    find("drop").classList.remove("busy");
+    if (turn === state.turn) find("drop").classList.remove("busy");
   }
+}
+
+function refuse(reason) {
+  showRecord({ verdict: "NOT INSPECTED", reason, score: null });
+  showNothing("");
+}
+
+function offer(file) {
+  if (!find("main").hidden) inspect(file);
 }
 
 function wire() {
@@ -243,17 +296,18 @@ function wire() {
   drop.addEventListener("keydown", (event) => {
     if (event.key === "Enter" || event.key === " ") { event.preventDefault(); file.click(); }
   });
-  file.addEventListener("change", () => { if (file.files[0]) inspect(file.files[0]); file.value = ""; });
+  file.addEventListener("change", () => { if (file.files[0]) offer(file.files[0]); file.value = ""; });
+  // Anywhere: a browser leaves the page for a picture that is dropped beside.
   for (const name of ["dragover", "dragleave", "drop"]) {
-    drop.addEventListener(name, (event) => {
+    document.addEventListener(name, (event) => {
       event.preventDefault();
       drop.classList.toggle("over", name === "dragover");
-      if (name === "drop" && event.dataTransfer.files[0]) inspect(event.dataTransfer.files[0]);
+      if (name === "drop" && event.dataTransfer.files[0]) offer(event.dataTransfer.files[0]);
     });
   }
   document.addEventListener("paste", (event) => {
     const pasted = event.clipboardData.files[0];
-    if (pasted) inspect(pasted);
+    if (pasted) offer(pasted);
   });
   find("opacity").addEventListener("input", (event) => {
     find("shown").style.setProperty("--opacity", event.target.value / 100);
@@ -265,8 +319,9 @@ function wire() {
     for (const name of find("alarm").dataset.recipes.split(" ")) {
       await ask(`/v1/recipes/${name}/alarm`, { method: "DELETE" });
     }
-    showRecipes((await ask("/v1/recipes")).content);
+    look();
   });
+  document.addEventListener("visibilitychange", () => (document.hidden ? stopListening() : listen()));
   find("sign-in").addEventListener("submit", async (event) => {
     event.preventDefault();
     const { status, content } = await ask("/login", { method: "POST", body: find("token").value });
