@@ -7,6 +7,7 @@ import pytest
 
 from padim.cli import main
 from padim.store.inspection import Arrival, Findings, Inspection, Verdict, name_inspection, refuse
+from padim.store.record import Record
 from padim.store.store import Store
 
 
@@ -49,14 +50,25 @@ def test_the_newest_come_first_and_all_are_counted(
         (["--since", "2023-11-14T22:13:21+00:00", "--recipe", "part"], ["S2", "S1"]),
         (["--recipe", "other"], []),
         (["--limit", "0"], ["S2", "S1", "S0"]),
+        (["--limit", "3"], ["S2", "S1", "S0"]),
     ],
 )
 def test_filters_leave_in_what_fits(
-    folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], serials: list[str]
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    serials: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("padim.cli.history_command._ROWS", 2)
     assert main(["history", str(folder), "--json", *words]) == 0
     document = json.loads(capsys.readouterr().out)
     assert [one["serial"] for one in document["inspections"]] == serials
+    assert sum(document["counts"].values()) == len(serials)
+    assert main(["history", str(folder), "--csv", *words]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["serial"] for row in rows] == serials
+    assert all(list(row) == Record.names() for row in rows)
 
 
 def test_a_table_computes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,6 +85,7 @@ def test_a_table_computes_nothing(folder: Path, capsys: pytest.CaptureFixture[st
         (["--verdict", "good"], "There is no verdict 'good'."),
         (["--tag", "a"], "--tag is 'a', but needs a key and a value."),
         (["--since", "yesterday"], "'yesterday' is no time."),
+        (["--until", "0001-01-01"], "'0001-01-01' is no time."),
         (["--limit", "-1"], "--limit is -1, but needs to be 0 or more."),
         (["--csv", "--json"], "A listing is CSV or JSON."),
     ],
@@ -90,3 +103,41 @@ def test_a_database_that_is_not_there_is_told(
 ) -> None:
     assert main(["history", str(tmp_path)]) == 2
     assert "history.db does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "sentence"),
+    [
+        ("none.db", 2, "does not exist"),
+        (".", 2, "does not exist"),
+        ("text", 1, "file is not a database"),
+        ("empty", 1, "holds no inspections"),
+        ("nothing://x", 2, "is no database that is understood"),
+    ],
+)
+def test_what_is_no_database_is_one_sentence(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    status: int,
+    sentence: str,
+) -> None:
+    (tmp_path / "text").write_text("This is a text, and no database." * 100)
+    (tmp_path / "empty").touch()
+    place = name if "://" in name else str(tmp_path / name)
+    assert main(["history", place]) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert sentence in err
+    assert err.count("\n") == 1
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["empty", "text"]
+
+
+def test_a_service_that_runs_is_not_held_up(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store.open(str(folder / "history.db"))
+    with store._engine.begin():  # it writes
+        assert main(["history", str(folder), "-q"]) == 0
+    store.close()
+    assert "1 OK" in capsys.readouterr().out

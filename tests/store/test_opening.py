@@ -5,6 +5,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from padim.errors import MissingExtraError, PathMissingError, UsageError
 from padim.store.database import StoreError, UnavailableError, open_database
 from padim.store.store import Store
 from padim.store.tables import metadata
+
+PAGE = Path(__file__).parents[2] / "docs/reference/history.md"
 
 
 def test_steps_make_the_tables_that_are_used(place: str) -> None:
@@ -40,13 +43,20 @@ def test_a_database_that_is_opened_again_is_as_it_was(place: str) -> None:
         store.close()
 
 
-def _open(place: str) -> None:
+def _open_together(place: str, start: Barrier) -> None:
+    start.wait(60)
     Store.open(place).close()
 
 
 def test_processes_may_make_one_database_at_once(place: str) -> None:
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        pool.map(_open, [place] * 4, chunksize=1)
+    context = multiprocessing.get_context("spawn")
+    start = context.Barrier(4)
+    processes = [context.Process(target=_open_together, args=(place, start)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [one.exitcode for one in processes] == [0] * 4
 
 
 def test_who_reads_writes_nothing(place: str) -> None:
@@ -142,6 +152,22 @@ def test_what_talks_to_a_server_may_be_missing(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(MissingExtraError, match=re.escape("padim-efficientnet[postgresql]")):
         Store.open("postgresql://padim@127.0.0.1:1/x")
+
+
+def test_the_page_has_each_column_and_its_copy_is_whole(tmp_path: Path) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for table in metadata.tables.values():
+        (row,) = re.findall(rf"^\| `{table.name}` \|.*\| (.*) \|$", page, re.MULTILINE)
+        assert row == ", ".join(f"`{column.name}`" for column in table.columns)
+    (command,) = re.findall(r'^python3 -c "(.*)"$', page, re.MULTILINE)
+    store = Store.open(str(tmp_path / "padim-data/history.db"))
+    arrival = make_arrival()
+    store.accept([arrival])
+    subprocess.run([sys.executable, "-c", command], cwd=tmp_path, check=True)
+    copy = Store.open_to_read(str(tmp_path / "copy.db"))
+    assert copy.list_pending() == [arrival]
+    copy.close()
+    store.close()
 
 
 def test_the_nouns_load_no_database() -> None:

@@ -2,7 +2,8 @@
 
 import csv
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,17 +55,15 @@ def history(
         _read_time(since),
         _read_time(until),
     )
-    store = Store.open_to_read(_find_database(database))
-    try:
-        records = _find(store, wanted, limit)
+    with closing(Store.open_to_read(_find_database(database))) as store:
+        found = _find(store, wanted, limit)
+        if as_csv:
+            writer = csv.writer(sys.stdout, lineterminator="\n")
+            writer.writerow(Record.names())
+            writer.writerows([csv_cell(cell) for cell in one.to_cells()] for one in found)
+            return
+        records = list(found)
         counts = {one.value: n for one, n in store.count_verdicts(wanted).items()}
-    finally:
-        store.close()
-    if as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(Record.names())
-        writer.writerows([csv_cell(cell) for cell in one.to_cells()] for one in records)
-        return
     total = ", ".join(f"{n} {word}" for word, n in counts.items())
     shown = "" if len(records) == sum(counts.values()) else f" The newest {len(records)} are shown."
     result(
@@ -73,18 +72,18 @@ def history(
     )
 
 
-def _find(store: "Store", wanted: "Filter", limit: int) -> "list[Record]":
+def _find(store: "Store", wanted: "Filter", limit: int) -> "Iterator[Record]":
     """The newest inspections, or all of them, read a part at a time."""
     from padim.store.record import Record
 
-    records: list[Record] = []
+    n_found = 0
     before: str | None = None
-    while part := store.find(wanted, min(limit - len(records), _ROWS) if limit else _ROWS, before):
-        records += map(Record.of, part)
+    while part := store.find(wanted, min(limit - n_found, _ROWS) if limit else _ROWS, before):
+        yield from map(Record.of, part)
+        n_found += len(part)
         before = part[-1].arrival.id
-        if len(records) == limit:
-            break
-    return records
+        if n_found == limit:
+            return
 
 
 def _list_rows(records: "Sequence[Record]") -> str:
@@ -140,7 +139,7 @@ def _read_time(text: str | None) -> float | None:
         return None
     try:
         return datetime.fromisoformat(text).timestamp()  # of this machine's zone, without one
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # of words; of a year far away
         raise UsageError(
             f"{text!r} is no time. Write it as 2026-11-27, or 2026-11-27T14:00."
         ) from error
