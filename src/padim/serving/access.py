@@ -1,15 +1,20 @@
 """Who may do what over HTTP: tokens, and where a request comes from."""
 
+import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from fastapi import HTTPException, Request
 
+from padim.errors import PadimError
 from padim.files import identify
 from padim.serving.tokens import Role, Token, find_token, read_tokens
 
 COOKIE = "padim_token"
+_log = logging.getLogger(__name__)
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -24,20 +29,34 @@ class Access:
     Args:
         path: The file of tokens, which may change.
         hosts: More names of this machine that a request may use where there are no tokens.
+        is_open: Whether who has no token is let in while there are none: where no other machine
+            can reach the service.
     """
 
-    def __init__(self, path: Path, hosts: tuple[str, ...] = ()) -> None:
+    def __init__(self, path: Path, hosts: tuple[str, ...] = (), *, is_open: bool) -> None:
         self._path = path
         self._hosts = {*_LOOPBACK, *hosts}
+        self._is_open = is_open
         self._identity: tuple[int, ...] | None = None
         self._tokens: tuple[Token, ...] = ()
 
     @property
     def tokens(self) -> tuple[Token, ...]:
-        """The tokens that there are now."""
+        """The tokens that there are now.
+
+        Raises:
+            HTTPException: 401, nobody can be known, for their file is damaged.
+        """
         identity = identify(self._path)
         if identity != self._identity:
-            self._tokens, self._identity = read_tokens(self._path), identity
+            try:
+                self._tokens, self._identity = read_tokens(self._path), identity
+            except (PadimError, OSError) as error:
+                self._identity = None
+                _log.error("nobody is let in: %s", error)
+                raise HTTPException(
+                    401, "The tokens of this service cannot be read; its log says why."
+                ) from error
         return self._tokens
 
     def require(self, role: Role) -> Callable[[Request], Awaitable[Token | None]]:
@@ -50,7 +69,7 @@ class Access:
         async def check(request: Request) -> Token | None:
             self.require_origin(request)
             tokens = self.tokens
-            if not tokens:
+            if not tokens and self._is_open:
                 return None
             scheme, _, text = request.headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer":
@@ -60,7 +79,7 @@ class Access:
                 raise HTTPException(
                     401,
                     "The request has no token that is known here. Send one in the header "
-                    "Authorization: Bearer TOKEN; padim token add makes one.",
+                    "Authorization: Bearer TOKEN; padim tokens add makes one.",
                     {"WWW-Authenticate": "Bearer"},
                 )
             if not token.allows(role):
@@ -77,7 +96,7 @@ class Access:
         """Refuse a request that a page of another origin makes, with ``HTTPException`` 403."""
         host = request.headers.get("host", "")
         name = _name_host(host)
-        if not self.tokens and name not in self._hosts:
+        if self._is_open and not self.tokens and name not in self._hosts:
             raise HTTPException(
                 403, f"The service is asked as {host!r}, but answers to localhost alone."
             )
@@ -85,6 +104,13 @@ class Access:
         is_own = not origin or origin.partition("://")[2] == host
         if not is_own and request.method not in _SAFE:
             raise HTTPException(403, f"A page of {origin!r} may change nothing here.")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address is of this machine alone."""
+    with suppress(ValueError):
+        return ip_address(address).is_loopback
+    return address == "localhost"
 
 
 def _name_host(host: str) -> str:

@@ -3,7 +3,7 @@
 from fastapi import FastAPI
 
 import padim
-from padim.serving.access import Access
+from padim.serving.access import Access, is_loopback
 from padim.serving.answers import tell_problems
 from padim.serving.health import make_health_routes
 from padim.serving.inspections import make_inspection_routes
@@ -24,7 +24,8 @@ def create_app(service: Service) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    access = Access(service.station.data / TOKENS, (service.station.address,))
+    address = service.station.address
+    access = Access(service.station.data / TOKENS, (address,), is_open=is_loopback(address))
     for make_routes in (
         make_inspection_routes,
         make_recipe_routes,

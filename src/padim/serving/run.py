@@ -3,13 +3,12 @@
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import suppress
-from ipaddress import ip_address
 
 import uvicorn
 
 from padim.errors import PathMissingError, UsageError
 from padim.interrupts import interrupted_status
+from padim.serving.access import is_loopback
 from padim.serving.app import create_app
 from padim.serving.connections import MOST_HEAD_BYTES, BoundedProtocol
 from padim.serving.events import Events
@@ -86,13 +85,6 @@ def make_server(service: Service) -> uvicorn.Server:
         ssl_keyfile=service.station.tls_key,
     )
     return _Server(config, service.events)
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an address is of this machine alone."""
-    with suppress(ValueError):
-        return ip_address(address).is_loopback
-    return address == "localhost"
 
 
 def _listen(address: str, port: int) -> socket.socket:
