@@ -1,3 +1,4 @@
+import hashlib
 import io
 import threading
 import time
@@ -132,6 +133,25 @@ def test_what_is_late_is_answered_by_its_deadline_and_keeps_that_verdict(station
     gate.set()
     station.inspector.inspect(arrive(), picture()).result(30)
     assert station.store.get(arrival.id) == answer.inspection
+
+
+def test_the_picture_of_what_was_late_before_it_was_decoded_is_found(station: Station) -> None:
+    content = picture()
+    answer = station.inspector.inspect(arrive(), content, deadline_s=1e-6).result(30)
+    assert answer.is_late
+    assert answer.inspection.image_sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_a_database_that_stood_still_once_makes_no_later_picture_late(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = station.store.write
+    with monkeypatch.context() as patch:
+        patch.setattr(station.store, "write", lambda *words: time.sleep(3) or write(*words))
+        station.inspector.inspect(arrive(), picture(), 60).result(30)
+    for seed in range(3):
+        answer = station.inspector.inspect(arrive(), picture(seed), 2.0).result(30)
+        assert answer.inspection.verdict is not Verdict.NOT_INSPECTED
 
 
 def test_a_picture_that_would_be_late_is_not_admitted(station: Station) -> None:

@@ -112,8 +112,8 @@ class Inspector:
         if self._is_stopping:
             raise StoppingError
         lane = self.recipes.use(recipe).lane
-        needs_s = _SAFETY * lane.estimate_s(n_pictures) + self._writing_s
         within_s = self.choose_deadline_s(recipe, deadline_s)
+        needs_s = _SAFETY * lane.estimate_s(n_pictures) + self._reserve_s(within_s)
         if needs_s > within_s and lane.n_inside + n_pictures > 1:
             raise BusyError(recipe, needs_s, within_s)
 
@@ -153,7 +153,7 @@ class Inspector:
             late = partial(
                 self._refuse, job, "The picture was not scored by its deadline.", is_late=True
             )
-            self._deadlines.at(job.arrived_s + within_s - self._writing_s, late)
+            self._deadlines.at(job.arrived_s + within_s - self._reserve_s(within_s), late)
         self._pool.submit(self._decode, job)
         return job.answer
 
@@ -208,6 +208,14 @@ class Inspector:
     def choose_deadline_s(self, recipe: str, deadline_s: float | None = None) -> float:
         """Seconds from an arrival to its answer; that of the recipe when None."""
         return self.recipes[recipe].settings.deadline_ms / 1e3 if deadline_s is None else deadline_s
+
+    def _reserve_s(self, within_s: float) -> float:
+        """Seconds before a deadline that are left for writing.
+
+        A database that has stood still once leaves half of each deadline for scoring: else no
+        picture would show that it does no more.
+        """
+        return min(self._writing_s, within_s / 2)
 
     def _decode(self, job: Job) -> None:
         if not job.is_open:
@@ -277,6 +285,9 @@ class Inspector:
             return
         inspection = replace(answer.inspection, arrival=was)
         if picture:
+            if inspection.image_sha256 is None:  # it was late before it was looked at
+                sha256 = hashlib.sha256(picture).hexdigest()
+                inspection = replace(inspection, image_sha256=sha256)
             try:
                 self._pictures.keep(inspection, picture)
             except Exception:  # a picture that cannot be kept takes no verdict with it
