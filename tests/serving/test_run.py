@@ -82,6 +82,10 @@ def test_a_certificate_makes_it_https(tmp_path: Path) -> None:
             assert answer.status == 200
 
 
+FOLDER = "[[sources]]\nkind = 'folder'\nname = 'camera'\npath = '.'\n"
+SINK = "[[sinks]]\nkind = 'file'\nname = 'table'\npath = 'a.csv'\n"
+
+
 def write_station(folder: Path, text: str) -> Path:
     path = folder / "station.toml"
     path.write_text(text.replace("MODEL", f"'{MODEL}'"))
@@ -101,6 +105,11 @@ def write_station(folder: Path, text: str) -> Path:
         ("store = 'postgresql://x/y'\n[recipes.part]\nmodel = MODEL", [], "has no name"),
         ("[[sources]]\nkind = 'camera'\n[recipes.part]\nmodel = MODEL", [], "camera"),
         ("port = = 1", [], "is no TOML"),
+        ("[recipes.'a/b']\nmodel = MODEL", [], "'a/b' could not be asked for by HTTP"),
+        ("[recipes.'..']\nmodel = MODEL", [], "'..' could not be asked for by HTTP"),
+        ("[recipes.'']\nmodel = MODEL", [], "'' could not be asked for by HTTP"),
+        (f"{FOLDER}recipe = 'prat'\n[recipes.part]\nmodel = MODEL", [], "Did you mean 'part'"),
+        (f"{SINK}recipes = ['prat']\n[recipes.part]\nmodel = MODEL", [], "Did you mean 'part'"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_starts(

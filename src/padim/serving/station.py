@@ -9,7 +9,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from padim.documents import Positive, read_table
-from padim.errors import UsageError
+from padim.errors import UnknownNameError, UsageError
 from padim.line.settings import SinkSettings, SourceSettings, read_sinks, read_sources
 from padim.monitor.monitor import MonitorSettings
 from padim.store.pictures import Retention
@@ -19,6 +19,7 @@ _RETENTION = Retention()
 _MONITOR = MonitorSettings()
 _MODELS = (".safetensors", ".onnx", ".xml")
 _MOST_BYTES = 1 << 20
+_LONGEST_NAME = 200
 
 _Rate = Annotated[float, Meta(gt=0, lt=1)]
 _Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -180,6 +181,13 @@ def name_recipes(models: Sequence[Path]) -> dict[str, RecipeSettings]:
     return recipes
 
 
+def _require_known(names: Sequence[str], station: StationTable, origin: Path) -> None:
+    """Refuse a recipe that a source or a sink names and a station does not have."""
+    for name in names:
+        if name not in station.recipes:
+            raise UnknownNameError(f"recipe in {origin}", name, tuple(station.recipes))
+
+
 def read_station(path: Path) -> Station:
     """Read what a station is told from a TOML; files in it are named from where it lies.
 
@@ -194,6 +202,16 @@ def read_station(path: Path) -> Station:
     sources = read_sources(table.pop("sources", []), path)
     sinks = read_sinks(table.pop("sinks", []), path)
     found = read_table({"data": str(_DATA), **table}, StationTable, str(path), path.parent)
+    for name in found.recipes:
+        if not 0 < len(name) <= _LONGEST_NAME or "/" in name or name in (".", ".."):
+            raise UsageError(
+                f"{path}: the recipe {name[:_LONGEST_NAME]!r} could not be asked for by HTTP. Give "
+                f"it a name of 1 to {_LONGEST_NAME} characters without a slash."
+            )
+    for source in sources:
+        _require_known((source.recipe,) if source.recipe else (), found, path)
+    for sink in sinks:
+        _require_known(sink.recipes, found, path)
     store = found.store
     if "://" in store and not found.name:
         raise UsageError(
