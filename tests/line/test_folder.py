@@ -390,3 +390,15 @@ def test_a_deadline_is_for_those_that_ask(inbox: Path) -> None:
     (inbox / "a.png").write_bytes(PICTURE)
     assert take(watch(inbox))[0].deadline_s is None
     assert take(watch(inbox, deadline_ms=250.0))[0].deadline_s == 0.25
+
+
+def test_names_as_long_as_a_disk_has_them_are_moved(inbox: Path) -> None:
+    source, name = watch(inbox), "n" * 251 + ".png"
+    for seed in range(3):
+        (inbox / name).write_bytes(PICTURE + bytes([seed]))
+        (part,) = take(source)
+        forget(source, part)
+        assert not source.trouble
+    assert not (inbox / name).exists()
+    found = sorted(one.name for one in (inbox / "done").iterdir())
+    assert found == sorted((name, "n" * 249 + "-2.png", "n" * 249 + "-3.png"))

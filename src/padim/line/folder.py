@@ -25,6 +25,7 @@ from padim.temporary import name_temporary, sweep
 _EMPTY_S = 10.0  # an empty file stands still so long before nothing is expected to come into it
 _UNREADABLE_S = 10.0  # so long another program may keep a file for itself
 _AT_ONCE = 10  # files that could not be moved away, and are tried again at each look
+_LONGEST_NAME = 255  # bytes
 _log = logging.getLogger(__name__)
 
 _Stamp = tuple[int, int, int]  # inode, bytes, nanoseconds of the last change
@@ -285,7 +286,8 @@ class FolderSource:
                 else:
                     _move(path, self._choose_place(path, is_failed=is_failed))
                 for marker in self._name_markers(path):
-                    path.with_name(marker).unlink(missing_ok=True)
+                    if len(os.fsencode(marker)) <= _LONGEST_NAME:
+                        path.with_name(marker).unlink(missing_ok=True)
         except FileNotFoundError:  # someone else has moved it
             if not self._settings.path.is_dir():
                 raise
@@ -306,7 +308,9 @@ class FolderSource:
         target = folder / path.name
         numbers = count(2)
         while os.path.lexists(target):
-            target = folder / f"{path.stem}-{next(numbers)}{path.suffix}"
+            suffix = f"-{next(numbers)}{path.suffix}"
+            stem = os.fsencode(path.stem)[: _LONGEST_NAME - len(os.fsencode(suffix))]
+            target = folder / f"{os.fsdecode(stem)}{suffix}"
         return target
 
 
