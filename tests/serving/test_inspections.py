@@ -1,14 +1,20 @@
 """Pictures over HTTP, as other programs send them, to a service that runs."""
 
 import base64
+import errno
 import io
+import os
+import shutil
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from serving_station import Running
+from serving_station import MODEL, Running, make_station, run_over_http
 
+from padim.errors import PadimError
+from padim.serving.service import run_service
 from padim.store.inspection import Verdict
 
 URL = "/v1/recipes/part/inspections"
@@ -89,7 +95,9 @@ def test_the_picture_is_given_again_where_it_was_kept(client: httpx.Client) -> N
         ("POST", URL, b"x", {"Host": "evil.example"}, 403, "answers to localhost alone"),
         ("GET", "/v1/inspections/none", b"", {}, 404, "no inspection 'none'"),
         ("GET", "/v1/inspections?since=yesterday", b"", {}, 400, "since cannot be used"),
-        ("GET", "/nothing", b"", {}, 404, "Not Found"),
+        ("GET", "/nothing", b"", {}, 404, "no such path"),
+        ("PATCH", "/v1/recipes", b"", {}, 405, "no such method"),
+        ("GET", "/v1/inspections?since=0001-01-01T00:00", b"", {}, 400, "is no time"),
         (
             "PUT",
             "/v1/recipes/part/model",
@@ -138,3 +146,33 @@ def test_prometheus_reads_what_was_inspected(client: httpx.Client) -> None:
     assert len(counts) == 1
     assert counts[0] >= 1
     assert "padim_drift_evidence" in text
+
+
+def test_files_of_a_model_that_cannot_be_had_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "part.onnx")
+
+    recipe, content = "/v1/recipes/part", MODEL.read_bytes()
+    with (
+        run_over_http(make_station(tmp_path)) as running,
+        httpx.Client(base_url=running.url, timeout=60) as client,
+    ):
+        assert client.put(f"{recipe}/model", content=content).status_code == 200
+        shutil.rmtree(tmp_path / "models")
+        gone = client.post(f"{recipe}/rollback")
+        monkeypatch.setattr(Path, "write_bytes", fill)
+        full = client.put(f"{recipe}/model", content=content)
+        assert client.get(recipe).json()["current"]
+    for answer, words in ((gone, "No such file"), (full, "Free the disk")):
+        assert answer.status_code == 409
+        assert words in answer.json()["error"]
+
+
+def test_two_services_do_not_serve_from_one_folder(tmp_path: Path) -> None:
+    station = make_station(tmp_path)
+    with run_over_http(station), pytest.raises(PadimError, match="Name another folder"):
+        run_service(station).__enter__()
+    with run_over_http(station) as running:
+        assert httpx.get(f"{running.url}/readyz").status_code == 200

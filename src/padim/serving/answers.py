@@ -60,6 +60,13 @@ PROBLEMS = {
 }
 
 
+# What the framework says of a path.
+_ROUTING = {
+    "Not Found": "There is no such path. /docs lists all.",
+    "Method Not Allowed": "The path takes no such method. /docs lists all.",
+}
+
+
 def describe_problems(*statuses: int) -> dict[int | str, dict[str, object]]:
     """What the schema says of statuses."""
     return {one: {"model": Problem, "description": PROBLEMS[one]} for one in statuses}
@@ -91,7 +98,8 @@ def tell_problems(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def tell_refusal(_request: Request, error: HTTPException) -> Response:
         headers = dict(error.headers or {})
-        return answer_problem(error.status_code, Problem(str(error.detail)), headers)
+        said = _ROUTING.get(error.detail, error.detail)
+        return answer_problem(error.status_code, Problem(said), headers)
 
     @app.exception_handler(PadimError)
     async def tell_failure(_request: Request, error: PadimError) -> Response:

@@ -141,8 +141,8 @@ def make_inspection_routes(service: Service, access: Access) -> APIRouter:
             verdict,
             serial,
             _collect_tags(request, _SOUGHT),
-            since.timestamp() if since else None,
-            until.timestamp() if until else None,
+            _read_moment(since),
+            _read_moment(until),
         )
         return answer_json([Record.of(one) for one in service.store.find(wanted, limit, before)])
 
@@ -164,6 +164,16 @@ def make_inspection_routes(service: Service, access: Access) -> APIRouter:
         return Response(picture, 200, headers, _guess_kind(picture))
 
     return routes
+
+
+def _read_moment(moment: datetime | None) -> float | None:
+    """Seconds since 1970."""
+    try:
+        return moment.timestamp() if moment else None
+    except (ValueError, OverflowError, OSError):  # of this machine's zone, at the ends of time
+        raise HTTPException(
+            400, f"{moment} is no time that is understood. Name one of this century."
+        ) from None
 
 
 def _guess_kind(picture: bytes) -> str:

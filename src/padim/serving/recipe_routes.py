@@ -1,13 +1,15 @@
 """``/v1/recipes``: what pictures are inspected by, and how that is changed."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
-from padim.errors import ModelFileError, PadimError
+from padim.errors import ModelFileError, PadimError, failure_of
 from padim.files import write_whole
 from padim.scoring.predictor import Predictor
 from padim.scoring.reference import Reference
@@ -108,7 +110,7 @@ def make_recipe_routes(service: Service, access: Access) -> APIRouter:
     @routes.put(
         "/{recipe}/model",
         response_model=RecipeAnswer,
-        responses=describe_problems(400, 401, 403, 404, 408, 413, 422, 503),
+        responses=describe_problems(400, 401, 403, 404, 408, 409, 413, 422, 503),
         dependencies=[change],
         openapi_extra={
             "requestBody": {
@@ -133,7 +135,8 @@ def make_recipe_routes(service: Service, access: Access) -> APIRouter:
                 "both into the place of the old ones.",
             )
         async with read_body(request, _MOST_BYTES, room) as content:
-            await asyncio.to_thread(_change, service, recipe, path, content)
+            with _telling():
+                await asyncio.to_thread(_change, service, recipe, path, content)
         return answer_json(describe_recipe(service, service.recipes[recipe]))
 
     @routes.post(
@@ -144,7 +147,8 @@ def make_recipe_routes(service: Service, access: Access) -> APIRouter:
     )
     async def go_back(recipe: str) -> Response:
         """Let the model answer that did before."""
-        await asyncio.to_thread(service.recipes.go_back, recipe)
+        with _telling():
+            await asyncio.to_thread(service.recipes.go_back, recipe)
         return answer_json(describe_recipe(service, service.recipes[recipe]))
 
     @routes.delete(
@@ -210,6 +214,18 @@ def _find_usual(reference: Reference | None) -> list[float]:
     if reference is None or not reference.level_scores.size:
         return []
     return [float(one) for one in np.quantile(reference.level_scores, _USUAL, axis=0)]
+
+
+@contextmanager
+def _telling() -> Iterator[None]:
+    """Answer 409 where files of a model cannot be read or written in a ``with`` block."""
+    try:
+        yield
+    except OSError as error:
+        failure = failure_of(error)
+        if failure is None:
+            raise
+        raise HTTPException(409, failure[1]) from error
 
 
 def _change(service: Service, recipe: str, path: Path, content: bytes) -> None:

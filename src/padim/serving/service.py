@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from padim.files import lock
 from padim.line.build import Receivers, build_sink, build_source
 from padim.line.supervisor import Supervisor
 from padim.serving.bodies import Room
@@ -30,6 +31,7 @@ _FOLLOWING_S = 1.0  # between two looks at the files of recipes
 _GOODBYE_S = 30.0  # for what is inside when the service ends
 _WRITING_S = 10.0  # for what is to be written then
 _COMES_AGAIN_S = 300.0  # for sources to bring again what they had handed over
+_LOCK = ".serving.lock"
 _LEFT_OPEN = "The service ended before it was inspected, and the picture did not come again."
 
 
@@ -56,10 +58,16 @@ def run_service(station: Station) -> Iterator[Service]:
     """Open what a station needs; at the end all that was admitted is answered and written.
 
     Raises:
-        PadimError: A model, the database or the folder cannot be opened.
+        PadimError: A model, the database or the folder cannot be opened, or another service uses
+            the folder.
     """
     station.data.mkdir(parents=True, exist_ok=True)
-    with _limit_pixels(station.limits.picture_px), closing(Store.open(station.database)) as store:
+    # Another service would end, as left open, what this one has in flight.
+    with (
+        lock(station.data / _LOCK, f"serves from {station.data}. Name another folder with --data"),
+        _limit_pixels(station.limits.picture_px),
+        closing(Store.open(station.database)) as store,
+    ):
         service = _build(station, store)
         service.recipes.open_all()
         stop = threading.Event()
