@@ -86,6 +86,9 @@ def test_the_page_leads_to_verdicts_over_mqtt(workplace: Path) -> None:
     with run_beside(f"{serve[1].strip()} --port {port}", workplace, environment):
         wait_for(f"{shown}/readyz")
         assert '"verdict":' in run(send[1])
+        [program] = [one[1] for one in fences(PAGE, "python") if one[0] == "python"]
+        (workplace / "send.py").write_text(adapt(program))
+        assert run("python send.py").strip() in ("OK", "NOK")
         assert run(change[1]).count('"name":"part"') == 2
     shutil.rmtree(workplace / "padim-data")
     (workplace / settings[2]).write_text(adapt(settings[1]))
