@@ -4,10 +4,13 @@
 """
 
 import random
-import shutil
 import sys
 import threading
+import time
 from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from padim.cli import main
 from padim.datasets import list_images
@@ -18,11 +21,16 @@ _STATION = """\
 [recipes.cell]
 model = "{model}"
 
+[retention]
+ok_every = 1
+most_bytes = 500_000_000
+
 [[sources]]
 kind = "folder"
 name = "camera"
 path = "inbox"
 recipe = "cell"
+delete_done = true
 
 [[sinks]]
 kind = "file"
@@ -33,14 +41,15 @@ path = "records.csv"
 
 def feed(images: list[Path], inbox: Path, stop: threading.Event) -> None:
     """Put one photograph after the other into a folder, each whole at once."""
-    for number in range(sys.maxsize):
+    while not stop.wait(_PAUSE_S):
         image = random.choice(images)
-        place = inbox / f"{number:06d}_{image.name}"
+        place = inbox / image.name
         partial = inbox.parent / place.name
-        shutil.copyfile(image, partial)
-        partial.rename(place)
-        if stop.wait(_PAUSE_S):
-            return
+        taken = PngInfo()  # the same bytes would be the same part, which is inspected once
+        taken.add_text("taken", str(time.time_ns()))
+        with Image.open(image) as photograph:
+            photograph.save(partial, "PNG", pnginfo=taken)
+        partial.replace(place)
 
 
 def serve_demo() -> int:

@@ -243,6 +243,7 @@ function showLevels(scores, model) {
   const usual = model ? model.levels_usual : [];
   const ratios = scores.map((score, i) => usual[i] ? score / usual[i] : score);
   const most = Math.max(...ratios);
+  find("usual").textContent = usual.length ? "1 good image in 100 is above 1 ×" : "";
   find("levels").replaceChildren(...scores.map((score, i) => {
     const name = model ? model.level_names[i] : `level ${i + 1}`;
     const item = make("li", "", ratios[i] === most ? "most" : "");
