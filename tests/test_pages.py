@@ -13,6 +13,7 @@ from PIL import Image
 from trees import make_category, striped
 
 from padim.recipes import RECIPES
+from padim.store.store import Store
 
 # Followed elsewhere: by test_readme.py, test_cpp_example.py, and where there are a service and a
 # broker: tests/serving, tests/line.
@@ -62,6 +63,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     mask[8:60, 8:64] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     make_category(tmp_path / "mvtec/bottle", n_train=3, n_test=1)
+    Store.open(str(tmp_path / "padim-data/history.db")).close()
     for name, recipe in RECIPES.items():  # what pages do not say themselves is small here
         monkeypatch.setitem(RECIPES, name, replace(recipe, size_px=SIZE_PX, coarse_scale=0.0))
     monkeypatch.chdir(tmp_path)
