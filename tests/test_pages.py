@@ -16,16 +16,8 @@ from padim.recipes import RECIPES
 from padim.store.store import Store
 
 # Followed elsewhere: by test_readme.py, test_cpp_example.py, and where there are a service and a
-# broker, or a database: tests/serving, tests/line, tests/store.
-ELSEWHERE = {
-    "README.md",
-    "cpp.md",
-    "deploy.md",
-    "history.md",
-    "serve.md",
-    "sources.md",
-    "wiring.md",
-}
+# broker: tests/serving, tests/line.
+ELSEWHERE = {"README.md", "cpp.md", "deploy.md", "serve.md", "sources.md", "wiring.md"}
 FOLLOWED = sorted(
     page for page in every_page() if fences(page, "sh", "python") and page.name not in ELSEWHERE
 )

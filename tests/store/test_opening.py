@@ -159,7 +159,7 @@ def test_the_page_has_each_column_and_its_copy_is_whole(tmp_path: Path) -> None:
     for table in metadata.tables.values():
         (row,) = re.findall(rf"^\| `{table.name}` \|.*\| (.*) \|$", page, re.MULTILINE)
         assert row == ", ".join(f"`{column.name}`" for column in table.columns)
-    (command,) = re.findall(r'^python3 -c "(.*)"$', page, re.MULTILINE)
+    (command,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     store = Store.open(str(tmp_path / "padim-data/history.db"))
     arrival = make_arrival()
     store.accept([arrival])
