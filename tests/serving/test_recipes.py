@@ -1,4 +1,5 @@
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from padim.errors import (
 from padim.scoring.calibration import Calibration
 from padim.serving.recipes import Opened, Recipes, forecast_bytes
 from padim.serving.station import Computing, RecipeSettings
+from padim.store.database import UnavailableError
 
 KEPT = Path(__file__).parents[1] / "kept/v1"
 
@@ -126,6 +128,74 @@ def test_a_way_back_returns_the_file_too(tmp_path: Path) -> None:
     assert recipes.go_back("part").lane is second.lane
     assert path.read_bytes() == changed
     assert recipes.follow_files() == []
+
+
+def test_a_model_that_is_being_changed_is_not_taken_twice(tmp_path: Path) -> None:
+    recipes = open_recipes(tmp_path, "part")
+    first, entered, go_on = recipes.use("part"), threading.Event(), threading.Event()
+
+    def wait(_name: str, _opened: Opened) -> None:
+        entered.set()
+        assert go_on.wait(30)
+
+    recipes._note = wait
+    write_model(tmp_path / "part.safetensors", add=5)
+    changing = threading.Thread(target=recipes.change, args=("part",))
+    changing.start()
+    assert entered.wait(30)
+    found: list[list[str]] = []
+    following = threading.Thread(target=lambda: found.append(recipes.follow_files()))
+    following.start()
+    following.join(0.2)
+    go_on.set()
+    changing.join(30), following.join(30)
+    assert found == [[]]
+    assert recipes["part"].previous is first
+
+
+def test_a_damaged_file_is_looked_at_once_and_its_trouble_ends_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = open_recipes(tmp_path, "part")
+    recipes.use("part")
+    path, tried = tmp_path / "part.safetensors", []
+    path.rename(tmp_path / "old")
+    path.write_bytes(b"no model")
+    opening = recipes._open
+    monkeypatch.setattr(recipes, "_open", lambda *words: tried.append(words) or opening(*words))
+    assert recipes.follow_files() == []
+    assert recipes.follow_files() == []
+    assert len(tried) == 1
+    assert recipes["part"].trouble
+    (tmp_path / "old").replace(path)
+    assert recipes.follow_files() == []
+    assert not recipes["part"].trouble
+
+
+def test_a_model_that_cannot_be_noted_is_not_taken(tmp_path: Path) -> None:
+    recipes = open_recipes(tmp_path, "part")
+    first = recipes.use("part")
+
+    def fail(_name: str, _opened: Opened) -> None:
+        raise UnavailableError("The database cannot be used.")
+
+    recipes._note = fail
+    write_model(tmp_path / "part.safetensors", add=5)
+    assert recipes.follow_files() == []
+    assert recipes.use("part") is first
+    recipes._note = note_nothing
+    assert recipes.follow_files() == ["part"]
+
+
+def test_an_old_file_that_comes_back_is_taken(tmp_path: Path) -> None:
+    recipes = open_recipes(tmp_path, "part")
+    recipes.use("part")
+    path = tmp_path / "part.safetensors"
+    path.rename(tmp_path / "old")
+    write_model(path, add=5)
+    assert recipes.follow_files() == ["part"]
+    (tmp_path / "old").replace(path)
+    assert recipes.follow_files() == ["part"]
 
 
 def test_a_model_is_tried_without_being_taken(tmp_path: Path) -> None:

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from padim.errors import MemoryLimitError, UnknownNameError, UsageError, failure_of
+from padim.errors import (
+    MemoryLimitError,
+    ModelFileError,
+    ParityError,
+    UnknownNameError,
+    UsageError,
+    failure_of,
+)
 from padim.files import identify, write_whole
 from padim.images.ahead import Loaded
 from padim.images.decode import Depth
@@ -55,6 +62,7 @@ class Recipe:
         previous: What answered before that, for a rollback.
         shadow: What scores as well and answers nothing.
         trouble: Why the model that lies in its file was not taken; empty when it was.
+        refused: The identity of that model, which is not looked at again; empty when there is none.
     """
 
     def __init__(self, name: str, settings: RecipeSettings) -> None:
@@ -64,6 +72,7 @@ class Recipe:
         self.previous: Opened | None = None
         self.shadow: Opened | None = None
         self.trouble = ""
+        self.refused: tuple[int, ...] = ()
         self.used_s = time.monotonic()
 
     @property
@@ -159,11 +168,16 @@ class Recipes(Mapping[str, Recipe]):
         with self._changing:
             recipe = self[name]
             opened = self._open(recipe, recipe.settings.model)
-            self._keep(opened)
+            try:
+                self._keep(opened)
+                self._note(name, opened)
+            except BaseException:
+                opened.lane.close()
+                raise
             if recipe.previous is not None:
                 recipe.previous.lane.close()
-            recipe.previous, recipe.current, recipe.trouble = recipe.current, opened, ""
-            self._note(name, opened)
+            recipe.previous, recipe.current = recipe.current, opened
+            recipe.trouble, recipe.refused = "", ()
             return opened
 
     def go_back(self, name: str) -> Opened:
@@ -187,6 +201,7 @@ class Recipes(Mapping[str, Recipe]):
                 replace(previous, identity=identify(recipe.settings.model)),
                 recipe.current,
             )
+            recipe.trouble, recipe.refused = "", ()
             self._note(name, recipe.current)
             return recipe.current
 
@@ -203,24 +218,32 @@ class Recipes(Mapping[str, Recipe]):
 
     def follow_files(self) -> list[str]:
         """Take the models that have come into the files of recipes; the names of those recipes."""
-        changed = []
-        for name, recipe in self.items():
-            path, current = recipe.settings.model, recipe.current
-            if current is None or (identity := identify(path)) in ((), current.identity):
-                continue
-            if recipe.previous is not None and identity == recipe.previous.identity:
-                continue
+        return [name for name, recipe in self.items() if self._follow(recipe)]
+
+    def _follow(self, recipe: Recipe) -> bool:
+        """Take the model that has come into a recipe's file; whether one has."""
+        with self._changing:  # so that a model which is just being changed is not opened twice
+            current, identity = recipe.current, identify(recipe.settings.model)
+            if current is None or identity in ((), recipe.refused):
+                return False
+            if identity == current.identity:
+                recipe.trouble, recipe.refused = "", ()
+                return False
             try:
-                self.change(name)
-                changed.append(name)
+                self.change(recipe.name)
             except Exception as error:
                 failure = failure_of(error)
-                if failure is None:
-                    raise
-                if recipe.trouble != failure[1]:
-                    _log.error("recipe %s keeps its model: %s", name, failure[1])
-                recipe.trouble = failure[1]
-        return changed
+                words = failure[1] if failure else f"{type(error).__name__}: {error}"
+                if recipe.trouble != words:
+                    mistake = None if failure else error
+                    _log.error(
+                        "recipe %s keeps its model: %s", recipe.name, words, exc_info=mistake
+                    )
+                recipe.trouble = words
+                if failure is None or isinstance(error, ModelFileError | ParityError | UsageError):
+                    recipe.refused = identity
+                return False
+            return True
 
     def close(self) -> None:
         """End all lanes once what is in them has been answered."""
