@@ -11,6 +11,7 @@ from padim.errors import UsageError
 from padim.monitor.monitor import Monitor, MonitorSettings
 from padim.monitor.observation import Observation
 from padim.scoring.prediction import Prediction
+from padim.store.database import StoreError
 from padim.store.store import Alarm, Store
 
 Word = Literal["quiet", "alarm"]
@@ -117,11 +118,18 @@ class Drift:
         return self._watched[recipe]
 
     def _save(self, watched: _Watched) -> None:
-        self._store.write_state(watched.key, watched.monitor.save())
+        """Write down where a monitor stands; if that fails, it is tried again with later parts."""
         watched.n_unsaved = 0
+        try:
+            self._store.write_state(watched.key, watched.monitor.save())
+        except StoreError as error:
+            _log.warning("%s cannot be kept: %s", watched.key, error)
 
     def _ring(self, alarm: Alarm) -> None:
         _log.warning("recipe %s: %s", alarm.recipe, alarm.sentence)
-        self._store.add_alarm(alarm)
         self._open[alarm.recipe] = alarm
         self._tell(alarm)
+        try:
+            self._store.add_alarm(alarm)
+        except StoreError as error:  # it has rung, and takes no verdict with it
+            _log.error("recipe %s: the alarm cannot be written: %s", alarm.recipe, error)
