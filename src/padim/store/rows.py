@@ -1,7 +1,6 @@
 """Rows of the database, and the inspections that they say."""
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,13 +10,19 @@ from msgspec import convert
 from sqlalchemy.engine import Connection, Row
 
 from padim.images.regions import Region
-from padim.store.inspection import Arrival, Findings, Inspection, Milliseconds, Verdict
+from padim.store.inspection import (
+    Arrival,
+    Findings,
+    Inspection,
+    Milliseconds,
+    Verdict,
+    make_storable,
+)
 from padim.store.tables import inspections, regions
 
 _MOST = 10_000  # parameters of one statement; PostgreSQL takes 65,535, SQLite 32,766
 _LONGEST_KEY = 200  # characters; an index of PostgreSQL takes 2,704 bytes of source and key
 _LONGEST_SERIAL = 500  # likewise
-_UNWRITABLE = re.compile(r"[\x00\ud800-\udfff]")  # PostgreSQL has no NUL; UTF-8 has no surrogates
 
 _NAMES = [column.name for column in inspections.c]
 # Gives one row its verdict: ``row`` is the id, all else as ``write_row`` names it.
@@ -34,26 +39,12 @@ def split(ids: Sequence[str]) -> Iterator[Sequence[str]]:
         yield ids[start : start + _MOST]
 
 
-def clean_text(text: str) -> str:
-    """A text that every database takes: what cannot be written is U+FFFD."""
-    return _UNWRITABLE.sub("\ufffd", text)
-
-
-def clean_arrival(arrival: Arrival) -> Arrival:
-    """An arrival that every database takes, so that none is without a verdict for its words."""
+def shorten_arrival(arrival: Arrival) -> Arrival:
+    """An arrival whose key and serial every index takes, so that none is left without a verdict."""
     key, serial = arrival.key, arrival.serial
-    if key is not None:
-        key = clean_text(key)
-        if len(key) > _LONGEST_KEY:
-            key = hashlib.sha256(key.encode()).hexdigest()
-    return replace(
-        arrival,
-        recipe=clean_text(arrival.recipe),
-        source=clean_text(arrival.source),
-        key=key,
-        serial=None if serial is None else clean_text(serial)[:_LONGEST_SERIAL],
-        tags={clean_text(name): clean_text(value) for name, value in arrival.tags.items()},
-    )
+    if key is not None and len(key) > _LONGEST_KEY:
+        key = hashlib.sha256(key.encode()).hexdigest()
+    return replace(arrival, key=key, serial=serial and serial[:_LONGEST_SERIAL])
 
 
 def has_tag(dialect: str, name: str, value: str) -> sa.ColumnElement[bool]:
@@ -73,7 +64,7 @@ def write_row(found: Inspection) -> dict[str, object]:
     return {
         "row": found.arrival.id,
         "verdict": found.verdict.value,
-        "reason": clean_text(found.reason),
+        "reason": make_storable(found.reason),
         "finished_s": found.finished_s,
         "image_sha256": found.image_sha256,
         "image_bytes": found.image_bytes,

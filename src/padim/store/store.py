@@ -16,14 +16,13 @@ from padim.store.database import (
     open_to_read,
     telling,
 )
-from padim.store.inspection import Arrival, Inspection, Verdict
+from padim.store.inspection import Arrival, Inspection, Verdict, make_storable
 from padim.store.rows import (
     END,
-    clean_arrival,
-    clean_text,
     has_tag,
     read_arrival,
     read_rows,
+    shorten_arrival,
     split,
     write_row,
 )
@@ -168,7 +167,7 @@ class Store:
 
     def get(self, id: str) -> Inspection | Arrival | None:
         """The inspection of an id, or what came and has no verdict yet."""
-        query = sa.select(inspections).where(inspections.c.id == clean_text(id))
+        query = sa.select(inspections).where(inspections.c.id == make_storable(id))
         with self._reading() as connection:
             row = connection.execute(query).first()
             if row is None:
@@ -188,7 +187,7 @@ class Store:
         query = sa.select(inspections).where(inspections.c.verdict.is_not(None))
         query = _narrow(query, wanted or Filter(), self._engine.dialect.name)
         if before is not None:
-            query = query.where(inspections.c.id < clean_text(before))
+            query = query.where(inspections.c.id < make_storable(before))
         query = query.order_by(inspections.c.id.desc()).limit(limit)
         with self._reading() as connection:
             return read_rows(connection, connection.execute(query).all())
@@ -283,7 +282,7 @@ class Store:
 def _accept(connection: Connection, arrivals: Sequence[Arrival]) -> list[Arrival | Inspection]:
     if not arrivals:
         return []
-    arrivals = [clean_arrival(one) for one in arrivals]
+    arrivals = [shorten_arrival(one) for one in arrivals]
     new = insert_new(connection, inspections).returning(inspections.c.id)
     written = set(connection.execute(new, [asdict(one) for one in arrivals]).scalars())
     accepted: list[Arrival | Inspection] = []
@@ -372,15 +371,15 @@ def _narrow(query: sa.Select[Any], wanted: Filter, dialect: str) -> sa.Select[An
     """Ask for what a filter leaves in."""
     columns = inspections.c
     if wanted.recipe is not None:
-        query = query.where(columns.recipe == clean_text(wanted.recipe))
+        query = query.where(columns.recipe == make_storable(wanted.recipe))
     if wanted.verdict is not None:
         query = query.where(columns.verdict == wanted.verdict.value)
     if wanted.serial is not None:
-        query = query.where(columns.serial == clean_text(wanted.serial))
+        query = query.where(columns.serial == make_storable(wanted.serial))
     if wanted.since_s is not None:
         query = query.where(columns.time_s >= wanted.since_s)
     if wanted.until_s is not None:
         query = query.where(columns.time_s < wanted.until_s)
     for name, value in wanted.tags.items():
-        query = query.where(has_tag(dialect, clean_text(name), clean_text(value)))
+        query = query.where(has_tag(dialect, make_storable(name), make_storable(value)))
     return query
