@@ -78,7 +78,9 @@ def test_the_quota_holds_over_a_restart(tmp_path: Path) -> None:
 
 def test_a_picture_larger_than_the_quota_is_not_kept(tmp_path: Path) -> None:
     pictures = Pictures(tmp_path, Retention(ok_every=1, most_bytes=100, free_bytes=0))
+    put(pictures, b"b" * 50, Verdict.NOK)
     assert not pictures.keep(judge(b"a" * 101, Verdict.NOK), b"a" * 101)
+    assert pictures.read(sha(b"b" * 50))  # which would have gone for nothing
 
 
 def test_a_disk_that_is_nearly_full_counts_as_over_the_quota(tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ class Pictures:
         place = self._place(kind, sha256)
         if place.exists():
             return True
+        if len(picture) > self._retention.most_bytes:  # others would go, and it had no room
+            return False
         with self._lock:
             self._n_since += 1
             is_full = self._n_bytes + len(picture) > self._retention.most_bytes
