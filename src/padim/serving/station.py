@@ -133,6 +133,11 @@ class StationTable:
     tls_key: Path | None = None
     retention: Retention = _RETENTION
 
+    def __post_init__(self) -> None:
+        """Raise a ``ValueError`` if fields do not fit together."""
+        if self.tls_key is not None and self.tls_certificate is None:
+            raise ValueError("it has a tls_key, but needs a tls_certificate as well")
+
     @property
     def database(self) -> str:
         """Where inspections are written."""
