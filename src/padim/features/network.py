@@ -221,7 +221,10 @@ class GraphFeatures(nn.Module):
     def _open(self, path: Path) -> Graph:
         """Open a graph, or take the one that another model of this process has open."""
         choices = self._engine, self._n_threads, self._device, self._n_calls
-        key = (path, identify(path), *choices, self._network.encoder.mirrored)
+        identity: tuple[int, ...] = ()
+        with suppress(OSError):  # where nothing can be, whoever opens it says so
+            identity = identify(path)
+        key = (path, identity, *choices, self._network.encoder.mirrored)
         with _sharing:
             graph = _open_graphs.get(key)
             if graph is None:
