@@ -7,6 +7,7 @@ go into a file. At the end each picture that was accepted has one record, whatev
 """
 
 import argparse
+import http.client
 import io
 import json
 import random
@@ -123,7 +124,10 @@ def post(url: str, numbers: "list[int]", sent: Sent, stop: threading.Event) -> N
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 record = json.load(answer)
-        except (OSError, ValueError, urllib.error.HTTPError):
+        except urllib.error.HTTPError as error:
+            error.close()
+            continue
+        except (OSError, ValueError, http.client.HTTPException):
             continue  # it was not accepted, or nobody knows: then the row, if any, has a verdict
         sent.answers[record["id"]] = record["verdict"]
 
@@ -158,6 +162,8 @@ def run_round(folder: Path, broker: Broker | None, sent: Sent, rng: random.Rando
     time.sleep(rng.uniform(0.0, 0.6))
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
     stop.set()
     if url is not None:
         poster.join()
@@ -182,6 +188,8 @@ def finish(folder: Path, sent: Sent) -> None:
     finally:
         process.terminate()
         assert process.wait(60) == 0
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def _count_left(folder: Path, sent: Sent) -> int:
