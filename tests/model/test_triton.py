@@ -21,8 +21,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def parse(text: str) -> Any:
     """A configuration, by Triton's own definition of it."""
-    grpc = pytest.importorskip("tritonclient.grpc")
-    text_format = pytest.importorskip("google.protobuf.text_format")
+    grpc = pytest.importorskip("tritonclient.grpc", reason="Triton's protobuf is not installed")
+    text_format = pytest.importorskip(
+        "google.protobuf.text_format", reason="protobuf is not installed"
+    )
     return text_format.Parse(text, grpc.model_config_pb2.ModelConfig())
 
 

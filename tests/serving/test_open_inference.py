@@ -16,7 +16,7 @@ from serving_station import Running, make_station, run_over_http
 from padim.store.pictures import Retention
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what tritonclient needs
-triton = pytest.importorskip("tritonclient.http")
+triton = pytest.importorskip("tritonclient.http", reason="Triton's client is not installed")
 
 
 def pixels(seed: int, size_px: tuple[int, int] = (80, 100)) -> np.ndarray:
