@@ -13,7 +13,7 @@ from trees import make_category, striped
 from padim.cli import main
 
 # Modules and names that only POSIX has. What others import of them they have by then, so that it is
-# this package alone that does without.
+# this package alone that does without. What is in `migrations` runs by Alembic alone.
 WITHOUT_POSIX = """
 import json, multiprocessing.popen_spawn_posix, os, signal, sys
 import filelock, jinja2, matplotlib.pyplot, onnx, onnxruntime, onnxscript, openvino, platformdirs
@@ -32,7 +32,7 @@ for name in "SIGALRM SIGHUP SIGKILL SIGPIPE SIGUSR1 alarm setitimer".split():
 
 import importlib, pkgutil, padim
 for module in pkgutil.walk_packages(padim.__path__, "padim."):
-    if not module.name.endswith("__main__"):
+    if not module.name.endswith("__main__") and ".migrations." not in module.name:
         importlib.import_module(module.name)
 
 from padim.cli import main
