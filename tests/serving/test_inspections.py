@@ -5,6 +5,8 @@ import errno
 import io
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -14,6 +16,8 @@ from PIL import Image
 from serving_station import MODEL, Running, make_station, run_over_http
 
 from padim.errors import PadimError
+from padim.line.protocols import Part
+from padim.scoring.prediction import Prediction
 from padim.serving.service import run_service
 from padim.store.inspection import Verdict
 
@@ -53,6 +57,23 @@ def test_a_map_and_an_overlay_come_when_asked_for(running: Running, client: http
     steps = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["map"]))))
     np.testing.assert_allclose(steps / 256, expected, atol=0.5 / 256 + 1e-6)
     assert answer["overlay"] is None
+
+
+def test_a_verdict_does_not_wait_for_its_picture(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(_one: Prediction) -> Image.Image:
+        gate.wait(30)
+        return Image.new("RGB", (8, 8))
+
+    gate = threading.Event()
+    monkeypatch.setattr(Prediction, "draw", draw)
+    words = {"overlay": "jpeg", "deadline_ms": "1500"}
+    answer = client.post(URL, content=picture(1), params=words)
+    gate.set()
+    assert answer.status_code == 200
+    assert answer.json()["verdict"] in ("OK", "NOK")
+    assert answer.json().get("overlay") is None
 
 
 def test_keys_of_a_part_are_searched_for(client: httpx.Client) -> None:
@@ -146,6 +167,24 @@ def test_prometheus_reads_what_was_inspected(client: httpx.Client) -> None:
     assert len(counts) == 1
     assert counts[0] >= 1
     assert "padim_drift_evidence" in text
+
+
+def test_a_recipe_that_is_not_there_is_no_series_of_its_own(running: Running) -> None:
+    service = running.service
+    for name in ("no-such-1", "no-such-2"):
+        part = Part(b"", name, time.time(), name)
+        service.inspector.inspect_part(part, "test").result(30)
+    text = service.metrics.write().decode()
+    assert 'recipe="unknown",verdict="NOT INSPECTED"' in text
+    assert "no-such" not in text
+
+
+def test_a_database_that_cannot_be_written_is_not_ready(
+    running: Running, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running.service.writer, "_trouble", "The database cannot be used.")
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["error"]) == (503, "The database cannot be used.")
 
 
 def test_files_of_a_model_that_cannot_be_had_are_told(

@@ -250,3 +250,16 @@ def test_pictures_inside_are_counted_and_let_go(station: Station) -> None:
     while station.inspector.n_open and time.monotonic() < deadline_s:
         time.sleep(0.01)
     assert station.recipes.use("part").lane.n_inside == station.inspector.n_open == 0
+
+
+def test_a_drift_alarm_that_fails_takes_no_verdict_with_it(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_words: object) -> str:
+        raise ValueError("a mistake")
+
+    monkeypatch.setattr(station.inspector, "_look", fail)
+    found = station.inspector.inspect(arrive(), picture()).result(30).inspection
+    assert found.verdict is not Verdict.NOT_INSPECTED
+    assert found.findings is not None
+    assert found.findings.monitor == "failed"

@@ -9,6 +9,7 @@ import padim
 from padim.errors import (
     MemoryLimitError,
     ModelFileError,
+    PadimError,
     ParityError,
     UnknownNameError,
     UsageError,
@@ -220,3 +221,43 @@ def test_the_longest_unused_goes_when_memory_is_short(tmp_path: Path) -> None:
 def test_a_model_that_has_no_room_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MemoryLimitError, match="Allow more with --memory"):
         open_recipes(tmp_path, "part", most_bytes=1000).use("part")
+
+
+def test_an_update_that_has_no_room_closes_no_other_model(tmp_path: Path) -> None:
+    n_bytes = forecast_bytes(KEPT / "model.safetensors")
+    recipes = open_recipes(tmp_path, "a", "b", most_bytes=2 * n_bytes)
+    recipes.use("a"), recipes.use("b")
+    write_model(tmp_path / "a.safetensors", add=1)
+    assert recipes.follow_files() == ["a"]  # whose turn "b" has made room for
+    assert [name for name, one in recipes.items() if one.current] == ["a"]
+    recipes.close()
+    recipes = open_recipes(tmp_path, "a", "b", most_bytes=n_bytes * 3 // 2)
+    recipes.use("a")
+    write_model(tmp_path / "a.safetensors", add=1)
+    assert recipes.follow_files() == []
+    assert recipes["a"].trouble.startswith("The new model of a takes")
+    assert recipes["a"].current is not None
+    recipes.close()
+
+
+def test_a_shadow_that_cannot_be_opened_again_keeps_no_picture_waiting(tmp_path: Path) -> None:
+    n_bytes = forecast_bytes(KEPT / "model.safetensors")
+    model, shadow = tmp_path / "part.safetensors", tmp_path / "shadow.safetensors"
+    for path in (model, shadow):
+        shutil.copy(KEPT / "model.safetensors", path)
+    settings = {
+        "part": RecipeSettings(model, shadow=shadow),
+        "lid": RecipeSettings(model),
+    }
+    computing = Computing(n_threads=1, most_bytes=2 * n_bytes)
+    recipes = Recipes(settings, computing, tmp_path / "kept", note_nothing)
+    recipes.use("part"), recipes.use("lid")
+    shadow.write_bytes(b"no model")
+    assert recipes.use("part").n_samples == 4
+    assert recipes["part"].shadow is None
+    assert recipes["part"].trouble.startswith("The shadow scores nothing: ")
+    recipes.follow_files()
+    assert recipes["part"].trouble.startswith("The shadow scores nothing: ")
+    with pytest.raises(PadimError, match=r"The recipe part cannot begin\. The shadow"):
+        recipes.open_all()
+    recipes.close()

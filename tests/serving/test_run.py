@@ -102,6 +102,7 @@ def write_station(folder: Path, text: str) -> Path:
         ("[recipes.part]\nmodle = MODEL", [], "Did you mean 'model'"),
         ("[recipes.part]\nmodel = MODEL\ndeadline_ms = 0", [], "deadline_ms"),
         ("tls_certificate = 'none'\n[recipes.part]\nmodel = MODEL", [], "none does not exist"),
+        ("tls_certificate = 'station.toml'\n[recipes.part]\nmodel = MODEL", [], "cannot be used"),
         ("tls_key = 'none'\n[recipes.part]\nmodel = MODEL", [], "needs a tls_certificate"),
         ("store = 'postgresql://x/y'\n[recipes.part]\nmodel = MODEL", [], "has no name"),
         ("[[sources]]\nkind = 'camera'\n[recipes.part]\nmodel = MODEL", [], "camera"),

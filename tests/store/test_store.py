@@ -12,8 +12,11 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from padim.errors import PadimError
 from padim.images.regions import Region
+from padim.store import database
 from padim.store.database import StoreError
+from padim.store.filter import Filter
 from padim.store.inspection import (
     Arrival,
     Findings,
@@ -23,7 +26,7 @@ from padim.store.inspection import (
     name_inspection,
     refuse,
 )
-from padim.store.store import Alarm, Filter, Store
+from padim.store.store import Alarm, Store
 
 _numbers = itertools.count(1)
 REGION = Region(1, 2, 3, 4, 12, 2, 3, 8.5, 7.25)
@@ -247,11 +250,39 @@ def test_a_filter_leaves_in_what_fits(store: Store) -> None:
 def test_alarms_are_open_until_they_are_cleared(store: Store) -> None:
     for n, recipe in enumerate(("part", "lid")):
         store.add_alarm(Alarm(recipe, float(n), "Drift."))
-    store.clear_alarms("part", 9.0)
-    assert store.list_alarms() == [
-        Alarm("lid", 1.0, "Drift."),
-        Alarm("part", 0.0, "Drift.", 9.0),
-    ]
+    for n in range(60):
+        store.add_alarm(Alarm("rim", float(n), "Drift."))
+    for recipe in ("part", "rim"):
+        store.clear_alarms(recipe, 9.0)
+    assert store.list_open_alarms() == [Alarm("lid", 1.0, "Drift.")]
+
+
+def test_stations_of_one_database_have_their_own_alarms(place: str) -> None:
+    first, second = (Store.open(place, name) for name in ("line 1", "line 2"))
+    first.add_alarm(Alarm("part", 1.0, "Drift."))
+    first.write_state("monitor", "one")
+    second.clear_alarms("part", 2.0)
+    assert [len(one.list_open_alarms()) for one in (first, second)] == [1, 0]
+    assert second.read_state("monitor") is None
+    second.write_state("monitor", "two")
+    assert [one.read_state("monitor") for one in (first, second)] == ["one", "two"]
+    first.close()
+    second.close()
+
+
+def test_one_service_writes_as_one_station(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(database._HOLDING, "lock_timeout", "50ms")
+    first, same, other = (Store.open(place, name) for name in ("line 1", "line 1", "line 2"))
+    with first.hold():
+        with pytest.raises(PadimError, match="Another"), same.hold():
+            pass
+        if "://" in place:
+            with other.hold():
+                pass
+    with same.hold():
+        pass
+    for store in (first, same, other):
+        store.close()
 
 
 def test_states_are_written_over(store: Store) -> None:
@@ -262,13 +293,17 @@ def test_states_are_written_over(store: Store) -> None:
 
 
 def test_a_model_is_noted_when_it_changes(store: Store, place: str) -> None:
+    other = Store.open(place, "line 2")
     for sha256 in ("a" * 64, "a" * 64, "b" * 64, "a" * 64):
         store.record_model("part", sha256, "lite0", 1.0)
+        other.record_model("part", "c" * 64, "lite0", 1.0)
+    other.close()
     url = place.replace("postgresql:", "postgresql+psycopg:")
     engine = sa.create_engine(url if "://" in url else f"sqlite:///{url}")
     with engine.connect() as connection:
-        rows = connection.execute(sa.text("SELECT model_sha256 FROM recipes ORDER BY number"))
-        assert [row[0][0] for row in rows] == ["a", "b", "a"]
+        query = "SELECT model_sha256 FROM recipes ORDER BY station, number"
+        rows = connection.execute(sa.text(query))
+        assert [row[0][0] for row in rows] == ["a", "b", "a", "c"]
     engine.dispose()
 
 

@@ -16,9 +16,10 @@ from padim.errors import PathMissingError, UnknownNameError, UsageError, require
 from padim.files import csv_cell
 
 if TYPE_CHECKING:
+    from padim.store.filter import Filter
     from padim.store.inspection import Verdict
     from padim.store.record import Record
-    from padim.store.store import Filter, Store
+    from padim.store.store import Store
 
 _ROWS = 1000  # read at a time
 
@@ -40,8 +41,9 @@ def history(
 ) -> None:
     """List what a service has inspected, the newest first."""
     require_extras("serve")
+    from padim.store.filter import Filter
     from padim.store.record import Record
-    from padim.store.store import Filter, Store
+    from padim.store.store import Store
 
     if limit < 0:
         raise UsageError(f"--limit is {limit}, but needs to be 0 or more. Try 50.")

@@ -34,7 +34,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Answered(Record):
-    """A record, and what was asked for beside it.
+    """A record, and what was asked for beside it, left out when the deadline comes first.
 
     Attributes:
         map: The anomaly map at source size, in base64: ``npy`` in float32, or ``png`` of 16 bits

@@ -47,8 +47,8 @@ class Drift:
         self._settings = settings
         self._tell = tell
         self._watched: dict[str, _Watched] = {}
-        self._open = {one.recipe: one for one in store.list_alarms() if one.cleared_s is None}
-        self._lock = threading.Lock()
+        self._open = {one.recipe: one for one in store.list_open_alarms()}
+        self._locks: dict[str, threading.Lock] = {}
 
     def look(self, recipe: str, prediction: Prediction, name: str) -> Word:
         """Look at a part, and say how its recipe stands.
@@ -58,7 +58,7 @@ class Drift:
             prediction: What the model says of it.
             name: What a person knows it by.
         """
-        with self._lock:
+        with self._lock(recipe):
             watched = self._find(recipe, prediction)
             alarm = watched.monitor.update(Observation.of(prediction, name)).alarm
             watched.n_unsaved += 1
@@ -79,15 +79,19 @@ class Drift:
 
     def clear(self, recipe: str) -> None:
         """Note that somebody has seen to the alarm of a recipe."""
-        with self._lock:
+        with self._lock(recipe):
             self._store.clear_alarms(recipe, time.time())
             self._open.pop(recipe, None)
 
     def close(self) -> None:
         """Write down where all monitors stand."""
-        with self._lock:
-            for watched in self._watched.values():
+        for recipe, watched in list(self._watched.items()):
+            with self._lock(recipe):
                 self._save(watched)
+
+    def _lock(self, recipe: str) -> threading.Lock:
+        """What keeps two threads from one recipe; others do not wait meanwhile."""
+        return self._locks.setdefault(recipe, threading.Lock())
 
     def _find(self, recipe: str, prediction: Prediction) -> _Watched:
         """The monitor of a recipe's model: this process's, the one written down, or a new one."""

@@ -20,7 +20,7 @@ def make_health_routes(service: Service, access: Access) -> APIRouter:
 
     @routes.get("/readyz", response_class=Response, responses=describe_problems(503))
     async def is_ready() -> Response:
-        """Answers 200 when every model that is open has reproduced its samples on this machine."""
+        """Answers 200 when every open model has reproduced its samples and the database writes."""
         if trouble := find_trouble(service):
             return answer_problem(503, Problem(trouble))
         return Response("ok\n", media_type="text/plain")
@@ -41,6 +41,8 @@ def make_health_routes(service: Service, access: Access) -> APIRouter:
 def find_trouble(service: Service) -> str:
     """Why a service is not ready; empty when it is."""
     troubles = [f"{name}: {one.trouble}" for name, one in service.recipes.items() if one.trouble]
+    if service.writer.trouble:
+        troubles.append(service.writer.trouble)
     if not troubles and not service.is_ready.is_set():
         return "The service starts or stops. Ask again."
     return " ".join(troubles)

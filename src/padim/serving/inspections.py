@@ -5,6 +5,7 @@ import base64
 import io
 import time
 from collections.abc import Set
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 from padim.scoring.prediction import Prediction
 from padim.serving.access import Access
-from padim.serving.admission import require_admission, wait_for_answers
+from padim.serving.admission import open_model, require_admission, wait_for_answers
 from padim.serving.answers import (
     Answered,
     Problem,
@@ -27,9 +28,9 @@ from padim.serving.bodies import read_body
 from padim.serving.job import Answer
 from padim.serving.service import Service
 from padim.serving.tokens import Role
+from padim.store.filter import Filter
 from padim.store.inspection import Arrival, Inspection, Verdict, name_inspection
 from padim.store.record import Record
-from padim.store.store import Filter
 
 SOURCE = "http"
 _TAG = "x-tag-"  # header of another key of the part
@@ -42,9 +43,11 @@ Serial = Annotated[
     str | None, Query(max_length=_LONGEST, description="Of the part; kept and searchable.")
 ]
 Moment = Annotated[datetime | None, Query(description="In ISO 8601, such as 2026-11-27T14:00Z.")]
-MapFormat = Annotated[Literal["png", "npy"] | None, Query(description="Whether to give the map.")]
+MapFormat = Annotated[
+    Literal["png", "npy"] | None, Query(description="To give the map as well, if there is time.")
+]
 OverlayFormat = Annotated[
-    Literal["jpeg"] | None, Query(description="Whether to draw the map over the picture.")
+    Literal["jpeg"] | None, Query(description="To draw the map over the picture, if there is time.")
 ]
 DeadlineMs = Annotated[
     float | None,
@@ -94,6 +97,7 @@ def make_inspection_routes(service: Service, access: Access) -> APIRouter:
             arrival = Arrival(
                 name_inspection(now_s), recipe, now_s, source, None, serial, _collect_tags(request)
             )
+            await open_model(service, recipe)  # which may have had to go meanwhile
             pending = service.inspector.inspect(arrival, picture, deadline_s)
             answers = await wait_for_answers(service, recipe, deadline_s, [pending])
             if answers is None:
@@ -102,7 +106,8 @@ def make_inspection_routes(service: Service, access: Access) -> APIRouter:
                     Problem("The verdict cannot be written. Treat the part as NOK.", arrival.id),
                     {"Retry-After": "5"},
                 )
-            return await _answer(answers[0], map, overlay)
+            ends_s = arrival.time_s + service.inspector.choose_deadline_s(recipe, deadline_s)
+            return await _answer(answers[0], map, overlay, ends_s)
 
     @routes.get(
         "/inspections/{id}",
@@ -207,7 +212,10 @@ def _collect_tags(request: Request, own: Set[str] = _OWN) -> dict[str, str]:
     return tags
 
 
-async def _answer(answer: Answer, map_format: str | None, overlay_format: str | None) -> Response:
+async def _answer(
+    answer: Answer, map_format: str | None, overlay_format: str | None, ends_s: float
+) -> Response:
+    """Answer with a verdict, and with what there was time to draw of it."""
     inspection, prediction = answer.inspection, answer.prediction
     if inspection.verdict is Verdict.NOT_INSPECTED:
         problem = Problem(inspection.reason, inspection.arrival.id, inspection.verdict.value)
@@ -215,8 +223,10 @@ async def _answer(answer: Answer, map_format: str | None, overlay_format: str | 
     record = Record.of(inspection)
     if prediction is None or not (map_format or overlay_format):
         return answer_json(record)
-    answered = await asyncio.to_thread(_draw, record, prediction, map_format, overlay_format)
-    return answer_json(answered)
+    drawing = asyncio.to_thread(_draw, record, prediction, map_format, overlay_format)
+    with suppress(TimeoutError):
+        record = await asyncio.wait_for(drawing, ends_s - time.time())
+    return answer_json(record)
 
 
 def _draw(

@@ -243,8 +243,7 @@ class Inspector:
         settings = self.recipes[job.arrival.recipe].settings
         took = Milliseconds(job.waited_ms + scored.queue_ms, job.decode_ms, scored.score_ms)
         try:
-            name = job.arrival.serial or job.arrival.id
-            word = self._look(job.arrival.recipe, prediction, name)
+            word = self._ask_alarm(job.arrival, prediction)
             findings = find(prediction, settings.min_region_px, word)
             inspection = Inspection(
                 job.arrival,
@@ -261,6 +260,14 @@ class Inspector:
         picture = job.picture
         self._write(job.answer, job.accepted, answer, picture)
         self._shadow.score(self.recipes[job.arrival.recipe], inspection, picture)
+
+    def _ask_alarm(self, arrival: Arrival, prediction: Prediction) -> str:
+        """What the drift alarm does; its mistakes take no verdict with them."""
+        try:
+            return self._look(arrival.recipe, prediction, arrival.serial or arrival.id)
+        except Exception:
+            _log.exception("the drift alarm of %s cannot look at %s", arrival.recipe, arrival.id)
+            return "failed"
 
     def _refuse(self, job: Job, reason: str, *, is_late: bool = False) -> None:
         if job.claim():

@@ -11,6 +11,7 @@ from padim.store.inspection import Verdict
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _P_VALUES = (0.001, 0.01, *(n / 10 for n in range(1, 11)))  # flat above, when all is well
 _TOGETHER = (1, 2, 4, 8, 16)
+_UNKNOWN = "unknown"  # recipe that a source has named: each name would be a series for ever
 
 
 class Metrics:
@@ -92,6 +93,8 @@ class Metrics:
         """Count an answer."""
         inspection = answer.inspection
         recipe, took = inspection.arrival.recipe, inspection.took
+        if recipe not in self._recipes:
+            recipe = _UNKNOWN
         self._inspections.labels(recipe, inspection.verdict.value).inc()
         if inspection.findings is not None:
             self._p_values.labels(recipe).observe(inspection.findings.p_value)

@@ -13,6 +13,7 @@ import numpy as np
 from padim.errors import (
     MemoryLimitError,
     ModelFileError,
+    PadimError,
     ParityError,
     UnknownNameError,
     UsageError,
@@ -61,7 +62,8 @@ class Recipe:
         current: What answers; None before the first picture, and when others took its memory.
         previous: What answered before that, for a rollback.
         shadow: What scores as well and answers nothing.
-        trouble: Why the model that lies in its file was not taken; empty when it was.
+        file_trouble: Why the model that lies in its file was not taken; empty when it was.
+        shadow_trouble: Why the shadow is not open; empty when it is, or none is wanted.
         refused: The identity of that model, which is not looked at again; empty when there is none.
     """
 
@@ -71,9 +73,15 @@ class Recipe:
         self.current: Opened | None = None
         self.previous: Opened | None = None
         self.shadow: Opened | None = None
-        self.trouble = ""
+        self.file_trouble = ""
+        self.shadow_trouble = ""
         self.refused: tuple[int, ...] = ()
         self.used_s = time.monotonic()
+
+    @property
+    def trouble(self) -> str:
+        """Why a model that is wanted is not open; empty when all are."""
+        return " ".join(filter(None, (self.file_trouble, self.shadow_trouble)))
 
     @property
     def opened(self) -> list[Opened]:
@@ -110,6 +118,9 @@ class Recipes(Mapping[str, Recipe]):
             raise UnknownNameError("recipe", name, tuple(self._recipes))
         return self._recipes[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._recipes
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._recipes)
 
@@ -122,8 +133,10 @@ class Recipes(Mapping[str, Recipe]):
         Raises:
             PadimError: One cannot be opened, or says of its samples what its fit did not.
         """
-        for name in self:
+        for name, recipe in self.items():
             self.use(name)
+            if recipe.trouble:
+                raise PadimError(f"The recipe {name} cannot begin. {recipe.trouble}")
 
     def use(self, name: str) -> Opened:
         """The model that answers for a recipe, opened if it is not.
@@ -143,9 +156,19 @@ class Recipes(Mapping[str, Recipe]):
                     self._keep(found)
                     recipe.current = found
                     self._note(name, found)
-                    if recipe.settings.shadow is not None:
-                        recipe.shadow = self._open(recipe, recipe.settings.shadow)
+                    self._open_shadow(recipe)
         return found
+
+    def _open_shadow(self, recipe: Recipe) -> None:
+        """Open the model on trial, whose failure keeps no picture from its verdict."""
+        if recipe.settings.shadow is None:
+            return
+        try:
+            recipe.shadow = self._open(recipe, recipe.settings.shadow)
+            recipe.shadow_trouble = ""
+        except PadimError as error:
+            recipe.shadow_trouble = f"The shadow scores nothing: {error}"
+            _log.error("recipe %s: %s", recipe.name, recipe.trouble)
 
     def try_model(self, name: str, path: Path) -> None:
         """Make sure that a model could answer for a recipe: it opens and reproduces its samples.
@@ -177,7 +200,7 @@ class Recipes(Mapping[str, Recipe]):
             if recipe.previous is not None:
                 recipe.previous.lane.close()
             recipe.previous, recipe.current = recipe.current, opened
-            recipe.trouble, recipe.refused = "", ()
+            recipe.file_trouble, recipe.refused = "", ()
             return opened
 
     def go_back(self, name: str) -> Opened:
@@ -201,7 +224,7 @@ class Recipes(Mapping[str, Recipe]):
                 replace(previous, identity=identify(recipe.settings.model)),
                 recipe.current,
             )
-            recipe.trouble, recipe.refused = "", ()
+            recipe.file_trouble, recipe.refused = "", ()
             self._note(name, recipe.current)
             return recipe.current
 
@@ -227,19 +250,19 @@ class Recipes(Mapping[str, Recipe]):
             if current is None or identity in ((), recipe.refused):
                 return False
             if identity == current.identity:
-                recipe.trouble, recipe.refused = "", ()
+                recipe.file_trouble, recipe.refused = "", ()
                 return False
             try:
                 self.change(recipe.name)
             except Exception as error:
                 failure = failure_of(error)
                 words = failure[1] if failure else f"{type(error).__name__}: {error}"
-                if recipe.trouble != words:
+                if recipe.file_trouble != words:
                     mistake = None if failure else error
                     _log.error(
                         "recipe %s keeps its model: %s", recipe.name, words, exc_info=mistake
                     )
-                recipe.trouble = words
+                recipe.file_trouble = words
                 if failure is None or isinstance(error, ModelFileError | ParityError | UsageError):
                     recipe.refused = identity
                 return False
@@ -281,6 +304,14 @@ class Recipes(Mapping[str, Recipe]):
         if n_bytes > most:
             raise MemoryLimitError(
                 f"The model of {recipe.name} takes {format_bytes(n_bytes)}, but models may take "
+                f"{format_bytes(most)} together. Allow more with --memory."
+            )
+        answering = [one for one in (recipe.current, recipe.shadow) if one is not None]
+        n_stays = sum(one.n_bytes for one in answering)
+        if n_stays + n_bytes > most:
+            raise MemoryLimitError(
+                f"The new model of {recipe.name} takes {format_bytes(n_bytes)} beside "
+                f"{format_bytes(n_stays)} of what answers until it is ready, but models may take "
                 f"{format_bytes(most)} together. Allow more with --memory."
             )
         others = sorted(self._recipes.values(), key=lambda one: one.used_s)

@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 
 import uvicorn
@@ -31,7 +32,7 @@ def serve(station: Station, tell: Callable[[str], None]) -> None:
 
     Raises:
         UsageError: The address is none of this machine's, or is taken, or others can reach it and
-            there is no token.
+            there is no token; or what TLS needs cannot be used.
         PathMissingError: A model, or a file of TLS, is not there.
         PadimError: A model, the database or the folder cannot be opened.
     """
@@ -45,6 +46,7 @@ def serve(station: Station, tell: Callable[[str], None]) -> None:
     for file in (station.tls_certificate, station.tls_key, *models):
         if file is not None and not file.is_file():
             raise PathMissingError(file)
+    _require_tls(station)
     listener = _listen(station.address, station.port)
     with listener, run_service(station) as service:
         server = make_server(service)
@@ -85,6 +87,20 @@ def make_server(service: Service) -> uvicorn.Server:
         ssl_keyfile=service.station.tls_key,
     )
     return _Server(config, service.events)
+
+
+def _require_tls(station: Station) -> None:
+    """Refuse what is no certificate, or not that of a key, before anything is begun."""
+    if station.tls_certificate is None:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(station.tls_certificate, station.tls_key)
+    except (OSError, ValueError) as error:  # of OpenSSL as well
+        raise UsageError(
+            f"{station.tls_certificate} and its key cannot be used: {error}. Both are in PEM, and "
+            "the key may be in the file of the certificate."
+        ) from error
 
 
 def _listen(address: str, port: int) -> socket.socket:

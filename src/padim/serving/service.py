@@ -66,7 +66,8 @@ def run_service(station: Station) -> Iterator[Service]:
     with (
         lock(station.data / _LOCK, f"serves from {station.data}. Name another folder with --data"),
         _limit_pixels(station.limits.picture_px),
-        closing(Store.open(station.database)) as store,
+        closing(Store.open(station.database, station.name)) as store,
+        store.hold(),
     ):
         service = _build(station, store)
         service.recipes.open_all()

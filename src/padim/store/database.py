@@ -22,6 +22,7 @@ from sqlalchemy.exc import (
 )
 
 from padim.errors import MissingExtraError, PadimError, PathMissingError, UsageError
+from padim.files import lock
 from padim.store.tables import metadata
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
@@ -29,6 +30,16 @@ _BUSY_S = 30  # to wait for another process that writes
 _SQLITE = "sqlite"
 _READING = "padim_reading"  # option of a connection that writes nothing
 _MIGRATING = 0x7061_6469_6D  # the lock of whoever changes tables: "padim"
+_SERVING = 0x7061_6469  # the first half of the lock of a station: "padi"
+_IS_HELD = "55P03"  # lock_not_available
+# Of what holds it: how long to wait for a service that has just been killed, and when the server
+# is to see that a machine is gone.
+_HOLDING = {
+    "lock_timeout": "5s",
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
 # A server whose cable is pulled says nothing: without these libpq waits a quarter of an hour.
 _SILENCE = {
     "connect_timeout": 10,
@@ -121,6 +132,39 @@ def insert_new(connection: Connection, table: sa.Table) -> sqlite.Insert | postg
     if connection.dialect.name == _SQLITE:
         return sqlite.insert(table).on_conflict_do_nothing()
     return postgresql.insert(table).on_conflict_do_nothing()
+
+
+@contextmanager
+def hold_station(engine: Engine, station: str) -> Iterator[None]:
+    """Be the only service in a ``with`` block that writes into a database as this station.
+
+    A file takes one service. A server lets go when it loses sight of the service, or restarts.
+
+    Raises:
+        PadimError: Another service does.
+    """
+    if engine.dialect.name == _SQLITE:
+        path = Path(str(engine.url.database))
+        doing = f"serves with {path}. Give this one another database, or both one of PostgreSQL"
+        with lock(path.with_name(f"{path.name}.lock"), doing):
+            yield
+        return
+    with engine.connect() as connection:
+        connection.detach()  # so that the lock goes with it
+        try:
+            for setting, value in _HOLDING.items():
+                connection.execute(sa.select(sa.func.set_config(setting, value, False)))
+            key = sa.func.hashtext(station)
+            connection.execute(sa.select(sa.func.pg_advisory_lock(_SERVING, key)))
+            connection.commit()
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != _IS_HELD:
+                raise StoreError(f"{engine.url} cannot be held: {_reason(error)}.") from error
+            raise StoreError(
+                f"Another service writes as the station {station!r} into this database. Give this "
+                "one another name in its station.toml."
+            ) from error
+        yield
 
 
 def _connect(place: str, *, is_reading: bool = False) -> Engine:

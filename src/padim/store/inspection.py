@@ -67,7 +67,8 @@ class Findings:
         label: ``normal`` or ``anomalous``.
         regions: Above the threshold of maps, in source pixels, the highest peak first.
         level_scores: What each level of the network adds, coarse to fine.
-        monitor: What the drift alarm says, in a word: ``quiet`` or ``alarm``.
+        monitor: What the drift alarm says, in a word: ``quiet``, ``alarm``, or
+            ``failed``.
     """
 
     model_sha256: str | None

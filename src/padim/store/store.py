@@ -1,25 +1,26 @@
 """The database of a station: each arrival has one row, and each row gets one verdict."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Self
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from padim.store.database import (
     StoreError,
+    hold_station,
     insert_new,
     make_reader,
     open_database,
     open_to_read,
     telling,
 )
+from padim.store.filter import Filter, narrow
 from padim.store.inspection import Arrival, Inspection, Verdict, make_storable
 from padim.store.rows import (
     END,
-    has_tag,
     read_arrival,
     read_rows,
     shorten_arrival,
@@ -29,27 +30,6 @@ from padim.store.rows import (
 from padim.store.tables import alarms, inspections, models, outbox, recipes, regions, states
 
 _MOST = 1000  # rows of one question
-
-
-@dataclass(frozen=True)
-class Filter:
-    """Which inspections are looked for; None and nothing leave all in.
-
-    Attributes:
-        recipe: Inspected by it.
-        verdict: That ended so.
-        serial: Of this part.
-        tags: That have all of these keys.
-        since_s: That came then or later, in seconds since 1970.
-        until_s: That came before.
-    """
-
-    recipe: str | None = None
-    verdict: Verdict | None = None
-    serial: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    since_s: float | None = None
-    until_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,25 +54,28 @@ class Store:
 
     Args:
         engine: Of an open database that has all tables.
+        station: Whose alarms, models and states these are, where several share a database.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, station: str = "") -> None:
         self._engine = engine
+        self._station = make_storable(station)
         self._reader = make_reader(engine)
 
     @classmethod
-    def open(cls, place: str) -> Self:
+    def open(cls, place: str, station: str = "") -> Self:
         """Open a database, make it if it is missing, and bring it to the tables of this release.
 
         Args:
             place: The path of an SQLite file, or the URL of a database.
+            station: Whose alarms, models and states these are, where several share a database.
 
         Raises:
             StoreError: It cannot be opened, is of a newer release, or no database.
             MissingExtraError: What talks to such a database is not installed.
             UsageError: It is no path or URL of a database.
         """
-        return cls(open_database(place))
+        return cls(open_database(place), station)
 
     @classmethod
     def open_to_read(cls, place: str) -> Self:
@@ -106,6 +89,14 @@ class Store:
     def close(self) -> None:
         """Let go of the database."""
         self._engine.dispose()
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Be the only service in a ``with`` block that writes here as this station.
+
+        Raises:
+            PadimError: Another service does.
+        """
+        return hold_station(self._engine, self._station)
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -185,7 +176,7 @@ class Store:
             before: An id; only what came before it.
         """
         query = sa.select(inspections).where(inspections.c.verdict.is_not(None))
-        query = _narrow(query, wanted or Filter(), self._engine.dialect.name)
+        query = narrow(query, wanted or Filter(), self._engine.dialect.name)
         if before is not None:
             query = query.where(inspections.c.id < make_storable(before))
         query = query.order_by(inspections.c.id.desc()).limit(limit)
@@ -197,7 +188,7 @@ class Store:
         query = sa.select(inspections.c.verdict, sa.func.count()).where(
             inspections.c.verdict.is_not(None)
         )
-        query = _narrow(query, wanted or Filter(), self._engine.dialect.name).group_by(
+        query = narrow(query, wanted or Filter(), self._engine.dialect.name).group_by(
             inspections.c.verdict
         )
         with self._reading() as connection:
@@ -233,11 +224,12 @@ class Store:
     def add_alarm(self, alarm: Alarm) -> None:
         """Write down an alarm."""
         with self._writing() as connection:
-            connection.execute(sa.insert(alarms).values(asdict(alarm)))
+            values = {"station": self._station, **asdict(alarm)}
+            connection.execute(sa.insert(alarms).values(values))
 
-    def list_alarms(self, limit: int = 50) -> list[Alarm]:
-        """Alarms, the newest first."""
-        query = sa.select(alarms).order_by(alarms.c.number.desc()).limit(limit)
+    def list_open_alarms(self) -> list[Alarm]:
+        """Alarms that nobody has cleared, the oldest first."""
+        query = sa.select(alarms).where(self._is_open()).order_by(alarms.c.number)
         with self._reading() as connection:
             return [
                 Alarm(row.recipe, row.time_s, row.sentence, row.cleared_s)
@@ -246,15 +238,18 @@ class Store:
 
     def clear_alarms(self, recipe: str, time_s: float) -> None:
         """Note that somebody has seen to the alarms of a recipe."""
-        is_open = sa.and_(alarms.c.recipe == recipe, alarms.c.cleared_s.is_(None))
+        is_open = sa.and_(self._is_open(), alarms.c.recipe == recipe)
         with self._writing() as connection:
             connection.execute(sa.update(alarms).where(is_open).values(cleared_s=time_s))
+
+    def _is_open(self) -> sa.ColumnElement[bool]:
+        return sa.and_(alarms.c.station == self._station, alarms.c.cleared_s.is_(None))
 
     def record_model(self, recipe: str, sha256: str, words: str, time_s: float) -> None:
         """Note that a recipe has a model from now on; nothing when it has it already."""
         last = (
             sa.select(recipes.c.model_sha256)
-            .where(recipes.c.name == recipe)
+            .where(recipes.c.station == self._station, recipes.c.name == recipe)
             .order_by(recipes.c.number.desc())
             .limit(1)
         )
@@ -263,20 +258,26 @@ class Store:
                 return
             model = {"sha256": sha256, "words": words, "first_s": time_s}
             connection.execute(insert_new(connection, models), [model])
-            values = {"name": recipe, "model_sha256": sha256, "since_s": time_s}
-            connection.execute(sa.insert(recipes).values(values))
+            new = sa.insert(recipes).values(
+                station=self._station, name=recipe, model_sha256=sha256, since_s=time_s
+            )
+            connection.execute(new)
 
     def read_state(self, key: str) -> str | None:
         """What was written under a key; None when nothing was."""
-        query = sa.select(states.c.text).where(states.c.key == key)
+        query = sa.select(states.c.text).where(self._has_key(key))
         with self._reading() as connection:
             return connection.execute(query).scalar()
 
     def write_state(self, key: str, text: str) -> None:
         """Write a text under a key, in place of what was there."""
         with self._writing() as connection:
-            connection.execute(sa.delete(states).where(states.c.key == key))
-            connection.execute(sa.insert(states).values(key=key, text=text))
+            connection.execute(sa.delete(states).where(self._has_key(key)))
+            new = sa.insert(states).values(station=self._station, key=key, text=text)
+            connection.execute(new)
+
+    def _has_key(self, key: str) -> sa.ColumnElement[bool]:
+        return sa.and_(states.c.station == self._station, states.c.key == key)
 
 
 def _accept(connection: Connection, arrivals: Sequence[Arrival]) -> list[Arrival | Inspection]:
@@ -365,21 +366,3 @@ def _read_ended(connection: Connection, ids: Iterable[str]) -> dict[str, Inspect
         )
         found += read_rows(connection, connection.execute(query).all())
     return {one.arrival.id: one for one in found}
-
-
-def _narrow(query: sa.Select[Any], wanted: Filter, dialect: str) -> sa.Select[Any]:
-    """Ask for what a filter leaves in."""
-    columns = inspections.c
-    if wanted.recipe is not None:
-        query = query.where(columns.recipe == make_storable(wanted.recipe))
-    if wanted.verdict is not None:
-        query = query.where(columns.verdict == wanted.verdict.value)
-    if wanted.serial is not None:
-        query = query.where(columns.serial == make_storable(wanted.serial))
-    if wanted.since_s is not None:
-        query = query.where(columns.time_s >= wanted.since_s)
-    if wanted.until_s is not None:
-        query = query.where(columns.time_s < wanted.until_s)
-    for name, value in wanted.tags.items():
-        query = query.where(has_tag(dialect, make_storable(name), make_storable(value)))
-    return query

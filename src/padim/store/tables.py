@@ -95,6 +95,7 @@ recipes = Table(
     "recipes",
     metadata,
     Column("number", _Number, primary_key=True, autoincrement=True),
+    Column("station", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("model_sha256", String(64), ForeignKey("models.sha256"), nullable=False),
     Column("since_s", Float(53), nullable=False),
@@ -104,6 +105,7 @@ alarms = Table(
     "alarms",
     metadata,
     Column("number", _Number, primary_key=True, autoincrement=True),
+    Column("station", Text, nullable=False),
     Column("recipe", Text, nullable=False),
     Column("time_s", Float(53), nullable=False),
     Column("sentence", Text, nullable=False),
@@ -114,6 +116,7 @@ alarms = Table(
 states = Table(
     "states",
     metadata,
+    Column("station", Text, primary_key=True),
     Column("key", Text, primary_key=True),
     Column("text", Text, nullable=False),
 )

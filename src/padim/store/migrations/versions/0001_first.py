@@ -85,6 +85,7 @@ def upgrade() -> None:
     op.create_table(
         "recipes",
         Column("number", number, primary_key=True, autoincrement=True),
+        Column("station", Text, nullable=False),
         Column("name", Text, nullable=False),
         Column("model_sha256", String(64), ForeignKey("models.sha256"), nullable=False),
         Column("since_s", Float(53), nullable=False),
@@ -92,6 +93,7 @@ def upgrade() -> None:
     op.create_table(
         "alarms",
         Column("number", number, primary_key=True, autoincrement=True),
+        Column("station", Text, nullable=False),
         Column("recipe", Text, nullable=False),
         Column("time_s", Float(53), nullable=False),
         Column("sentence", Text, nullable=False),
@@ -99,6 +101,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "states",
+        Column("station", Text, primary_key=True),
         Column("key", Text, primary_key=True),
         Column("text", Text, nullable=False),
     )
