@@ -239,6 +239,11 @@ class FileSettings:
     path: Path
     recipes: tuple[Name, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raise a ``ValueError`` if the path is no place for a file."""
+        if self.path.is_dir():
+            raise ValueError(f"its path {self.path} is a folder, but needs to be a file")
+
 
 SourceSettings = FolderSettings | MqttSourceSettings
 SinkSettings = MqttSinkSettings | WebhookSettings | FileSettings

@@ -16,7 +16,12 @@ from PIL import Image
 
 from padim.scoring.prediction import Prediction
 from padim.serving.access import Access
-from padim.serving.admission import open_model, require_admission, wait_for_answers
+from padim.serving.admission import (
+    NOT_WRITTEN,
+    open_model,
+    require_admission,
+    wait_for_answers,
+)
 from padim.serving.answers import (
     Answered,
     Problem,
@@ -89,24 +94,25 @@ def make_inspection_routes(service: Service, access: Access) -> APIRouter:
 
         Other keys of the part come in the query, or in headers that begin with ``X-Tag-``.
         """
+        began_s = time.monotonic()
         _require_picture(request)
         deadline_s = None if deadline_ms is None else deadline_ms / 1e3
         await require_admission(service, recipe, deadline_s)
+        ends_s = began_s + service.inspector.choose_deadline_s(recipe, deadline_s)
         async with read_body(request, limits.picture_bytes, service.room) as picture:
             now_s = time.time()
             arrival = Arrival(
                 name_inspection(now_s), recipe, now_s, source, None, serial, _collect_tags(request)
             )
             await open_model(service, recipe)  # which may have had to go meanwhile
-            pending = service.inspector.inspect(arrival, picture, deadline_s)
-            answers = await wait_for_answers(service, recipe, deadline_s, [pending])
+            pending = service.inspector.inspect(arrival, picture, ends_s - time.monotonic())
+            answers = await wait_for_answers([pending], ends_s)
             if answers is None:
                 return answer_problem(
                     503,
-                    Problem("The verdict cannot be written. Treat the part as NOK.", arrival.id),
+                    Problem(NOT_WRITTEN, arrival.id),
                     {"Retry-After": "5"},
                 )
-            ends_s = arrival.time_s + service.inspector.choose_deadline_s(recipe, deadline_s)
             return await _answer(answers[0], map, overlay, ends_s)
 
     @routes.get(
@@ -225,7 +231,7 @@ async def _answer(
         return answer_json(record)
     drawing = asyncio.to_thread(_draw, record, prediction, map_format, overlay_format)
     with suppress(TimeoutError):
-        record = await asyncio.wait_for(drawing, ends_s - time.time())
+        record = await asyncio.wait_for(drawing, ends_s - time.monotonic())
     return answer_json(record)
 
 

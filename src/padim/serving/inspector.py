@@ -45,7 +45,7 @@ class BusyError(PadimError):
         self.retry_after_s = max(needs_s - deadline_s, 0.0)
         super().__init__(
             f"The recipe {recipe} would answer in {1e3 * needs_s:.0f} ms, but the deadline is "
-            f"{1e3 * deadline_s:.0f} ms. Send the picture later, or to another station."
+            f"{1e3 * max(deadline_s, 0.0):.0f} ms. Send the picture later, or to another station."
         )
 
 

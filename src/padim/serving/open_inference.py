@@ -13,7 +13,7 @@ from padim.errors import UsageError
 from padim.memory import format_bytes
 from padim.scoring.prediction import Prediction
 from padim.serving.access import Access
-from padim.serving.admission import require_admission, wait_for_answers
+from padim.serving.admission import NOT_WRITTEN, require_admission, wait_for_answers
 from padim.serving.answers import Problem, answer_json, answer_problem, describe_problems
 from padim.serving.bodies import read_body
 from padim.serving.health import find_trouble
@@ -135,6 +135,7 @@ def _describe_model(service: Service, name: str) -> dict[str, object]:
 
 
 async def _infer(service: Service, request: Request, model: str) -> Response:
+    began_s = time.monotonic()
     limits = service.station.limits
     await require_admission(service, model, None)
     source = service.station.name_source(SOURCE)
@@ -145,19 +146,16 @@ async def _infer(service: Service, request: Request, model: str) -> Response:
         _check_pictures(pictures, limits.picture_bytes)
         serial, tags, deadline_s = _read_parameters(wanted)
         await require_admission(service, model, deadline_s, len(pictures))
+        ends_s = began_s + service.inspector.choose_deadline_s(model, deadline_s)
         pending = []
         for place, picture in enumerate(pictures):
             now_s = time.time()
             numbered = {**tags, "image": str(place)} if len(pictures) > 1 else tags
             arrival = Arrival(name_inspection(now_s), model, now_s, source, None, serial, numbered)
-            pending.append(service.inspector.inspect(arrival, picture, deadline_s))
-        answers = await wait_for_answers(service, model, deadline_s, pending)
+            pending.append(service.inspector.inspect(arrival, picture, ends_s - time.monotonic()))
+        answers = await wait_for_answers(pending, ends_s)
         if answers is None:
-            return answer_problem(
-                503,
-                Problem("The verdict cannot be written. Treat the parts as NOK."),
-                {"Retry-After": "5"},
-            )
+            return answer_problem(503, Problem(NOT_WRITTEN), {"Retry-After": "5"})
     return await asyncio.to_thread(_answer, model, wanted.id, answers, binary)
 
 
