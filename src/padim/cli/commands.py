@@ -39,7 +39,7 @@ COMMANDS = {
     "merge": CommandFacts(
         "Fit and improve",
         "learning_commands:merge",
-        "Join two models into one, fitted on the images of both.",
+        "Join two models, or all shards of a fit, into one.",
     ),
     "predict": CommandFacts(
         "Inspect",

@@ -23,6 +23,7 @@ from padim.cli.images import (
     say_left_out,
 )
 from padim.cli.options import option
+from padim.cli.shards import fit_shard
 from padim.datasets import NormalImages, describe, find_normal, read_dataset
 from padim.datasets.folder import folder_name
 from padim.datasets.left_out import find_left_out, find_left_out_of
@@ -76,11 +77,22 @@ def fit(
             rich_help_panel="Output",
         ),
     ] = None,
+    shard: Annotated[
+        str | None,
+        option("Look at this part of the images alone, such as 3/16; merge all.", "K/N", "--shard"),
+    ] = None,
+    second_look: Annotated[
+        Path | None,
+        option("Of a shard: score its images under this model.", "MODEL", "--second-look"),
+    ] = None,
 ) -> None:
     """Fit a model on good images."""
     settings = settings_with(**choices)
     found = _find_images(images, category, layout, recursive)
     chosen = found.paths
+    if shard is not None or second_look is not None:
+        fit_shard(out, settings, chosen, shard, second_look, Unreadable(skip_unreadable))
+        return
     _require_place(out, settings)
     if outlier_overlays is not None:
         require_apart(outlier_overlays, [images], recursive=recursive)
@@ -116,11 +128,23 @@ def fit(
         drawn = _draw_outliers(fitted, {p: outlier_overlays / n for p, n in names.items()})
     unreadable.report()
     _warn_of(fitted)
-    document = {
+    document = _document(out, fitted, drawn) | {
+        "unreadable": unreadable.paths,
+        "forecast_peak_bytes": forecast.peak_bytes,
+        "peak_bytes": peak,
+        "forecast_model_bytes": forecast.file_bytes,
+    }
+    pictures = f"\nOutliers drawn: {len(drawn)}, in {outlier_overlays}." if drawn else ""
+    text = _summarise(fitted, out, peak, settings) + list_suspects(fitted)
+    result(document, f"{text}{pictures}")
+
+
+def _document(out: Path, fitted: "Fitted", drawn: dict[int, str]) -> dict[str, object]:
+    """What a fit gave, for ``--json``; ``drawn`` are the pictures of outliers."""
+    return {
         "model": str(out),
         "n_train": fitted.state.count,
-        "engine": str(encoder.engine),
-        "unreadable": unreadable.paths,
+        "engine": str(fitted.state.encoder.engine),
         "suspects": [
             asdict(suspect)
             | {"path": str(fitted.paths[suspect.index]), "overlay": drawn.get(suspect.index)}
@@ -128,14 +152,8 @@ def fit(
         ],
         "order": fitted.order and asdict(fitted.order),
         "dropped": [str(fitted.paths[i]) for i in fitted.dropped],
-        "forecast_peak_bytes": forecast.peak_bytes,
-        "peak_bytes": peak,
-        "forecast_model_bytes": forecast.file_bytes,
         "model_bytes": out.stat().st_size,
     }
-    pictures = f"\nOutliers drawn: {len(drawn)}, in {outlier_overlays}." if drawn else ""
-    text = _summarise(fitted, out, peak, settings) + _list_suspects(fitted)
-    result(document, f"{text}{pictures}")
 
 
 def _warn_of(fitted: "Fitted") -> None:
@@ -242,7 +260,8 @@ def _draw_outliers(fitted: "Fitted", places: dict[Path, Path]) -> dict[int, str]
     return drawn
 
 
-def _list_suspects(fitted: "Fitted") -> str:
+def list_suspects(fitted: "Fitted") -> str:
+    """What in the good images does not look as the rest does, in lines."""
     text = ""
     for reason, headings in _HEADINGS.items():
         found = [suspect for suspect in fitted.suspects if suspect.reason == reason]

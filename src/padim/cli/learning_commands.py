@@ -5,16 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from padim.choices import require_path
 from padim.cli import options
 from padim.cli.bars import phases
 from padim.cli.console import result, warn
 from padim.cli.images import describe_threshold, require_place, say_left_out
 from padim.cli.options import option
+from padim.cli.shards import merge_shards
 from padim.datasets import expand
 from padim.datasets.folder import drop_repeats
 from padim.datasets.left_out import LeftOut
 from padim.datasets.normal import find_good_images
-from padim.errors import format_count
+from padim.errors import UsageError, format_count
+from padim.scoring.engines import is_graph
 from padim.scoring.prediction import decide
 
 if TYPE_CHECKING:
@@ -84,16 +87,26 @@ def forget(
 
 
 def merge(
-    first: Model,
-    second: Annotated[Path, typer.Argument(help="Another, fitted alike.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Two models, fitted with --keep-moments; or files of all shards."),
+    ],
     out: Annotated[Path, option("The model file to write.", "FILE", "-o", "--out")],
     weights: options.Weights = None,
 ) -> None:
-    """Join two models into one, fitted on the images of both."""
+    """Join two models, or all shards of a fit, into one."""
     from padim.fitting import update as learning
+    from padim.model.file import find_content
     from padim.model.pair import moments_path, next_moments_path
 
     require_place(out, moments_path(out), next_moments_path(out))
+    files = [require_path(path) for path in files]
+    if {find_content(path) for path in files if not is_graph(path)} & {"shard", "scores"}:
+        merge_shards(files, out, weights)
+        return
+    if len(files) != 2:
+        raise UsageError(f"{len(files)} files were named, but two models are joined at a time.")
+    first, second = files
     with phases() as begin:
         changed = learning.merge(first, second, out, weights=weights, begin=begin)
     result(_document(out, changed.state), _describe(out, changed.state))

@@ -97,7 +97,7 @@ def add_images(
                 f"{path} knows {names} already. Name images that it has not seen, or leave out "
                 "those that it has with --skip-known."
             )
-        embedder = _build_embedder(state, weights)
+        embedder = build_embedder(state, weights)
         more = looks.look(embedder, added, begin("update", len(added)), start=state.count)
         facts = state.images
         unlike = describe_differences(map(facts.compare, more.seen.facts_of_each) if facts else ())
@@ -147,7 +147,7 @@ def forget(
             raise DatasetError(f"{path} was not fitted on {strange}. Name images that it has seen.")
         if not left.total():
             raise DatasetError(f"{path} would have no image left. Delete it instead.")
-        embedder = _build_embedder(state, weights)
+        embedder = build_embedder(state, weights)
         kept = [] if state.samples is None else list(state.samples.image)
 
         def batches() -> Iterator[list[Tensor]]:
@@ -215,7 +215,7 @@ def _merge(
     if other.image_sha256 < state.image_sha256:  # the same bytes, whichever is named first
         first, state, moments, second, other, more = second, other, more, first, state, moments
     recipes = () if state.recipe == other.recipe else ("recipe",)
-    _require_alike(str(first), state.encoder, str(second), other.encoder, recipes)
+    require_alike(str(first), state.encoder, str(second), other.encoder, recipes)
     if state.trunk and other.trunk and hash_trunk(state.trunk) != hash_trunk(other.trunk):
         raise UsageError(
             f"{first} and {second} say that their weights are the same, but the networks inside "
@@ -226,14 +226,14 @@ def _merge(
             f"{first} and {second} have {format_count(len(both), 'image')} in common, which would "
             "count twice. Forget what is in common in one of them with padim forget."
         )
-    embedder = _build_embedder(state, weights)
+    embedder = build_embedder(state, weights)
     hashes = state.image_sha256 + other.image_sha256
     images = state.images.merge(other.images) if state.images and other.images else None
     state = replace(state, images=images)
     return _change(out, embedder, state, moments.merge(more), hashes, {}, begin, check)
 
 
-def _build_embedder(state: ModelState, weights: str | Path | None = None) -> Embedder:
+def build_embedder(state: ModelState, weights: str | Path | None = None) -> Embedder:
     """What computes the features of more images as those of a model were computed.
 
     Raises:
@@ -241,7 +241,7 @@ def _build_embedder(state: ModelState, weights: str | Path | None = None) -> Emb
     """
     device, encoder = choose_device("cpu"), state.encoder
     engine = choose_engine(encoder.engine.name, device, encoder.precision)
-    _require_alike("The model", encoder, "this installation", encoder.here(engine))
+    require_alike("The model", encoder, "this installation", encoder.here(engine))
     features = network_of(state, weights).features(engine, None)
     open_graphs(features)
     n_batch = choose_batch(None, device, mirrored=encoder.mirrored)
@@ -334,7 +334,7 @@ def _list_named(images: Mapping[Path, str], wanted: set[str]) -> str:
     return join_names([path for path, digest in images.items() if digest in wanted])
 
 
-def _require_alike(
+def require_alike(
     one: str, ours: Encoder, other: str, theirs: Encoder, unlike: tuple[str, ...] = ()
 ) -> None:
     """Make sure that features are the same on both sides, and nothing else is ``unlike``."""

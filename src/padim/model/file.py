@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ from padim.scoring.reference import Reference
 from padim.tensors.file_tensor import FileTensor, hash_tensor, write_tensors
 from padim.tensors.reading import Content, TensorFileError, TensorReader, open_tensors
 
+T = TypeVar("T")
+F = TypeVar("F", bound=FileFacts)
 Json = dict[str, Any]  # what a file says of itself, as it is written
 
 
@@ -64,7 +66,7 @@ def save_state(state: ModelState, path: Path) -> None:
             tensors[f"calibration/{name}"] = torch.from_numpy(array)
         for name, array in _list_reference(state.calibration.reference).items():
             tensors[f"reference/{name}"] = torch.from_numpy(array)
-    _write(tensors, state.metadata(), path)
+    write_file(tensors, state.metadata(), path)
 
 
 def _list_reference(reference: Reference | None) -> dict[str, NDArray[Any]]:
@@ -91,25 +93,16 @@ def load_hashed(path: Path) -> tuple[ModelState, Callable[[], str]]:
         ModelFileTensorError: A tensor is missing, superfluous or of another shape.
         ModelFileHashError: A tensor, or what the file says of itself, is not what was written.
     """
-    content, facts = _read(path, "model")
+    content, facts = read_file(path, FileFacts, "model")
     tensors: Mapping[str, Any] = content.tensors
-    tiling = _tiling_of(facts, path)
+    tiling = find_tiling(facts, path)
     mean, whitening = [], []
     for i, shape in enumerate(tiling.pyramid.shapes):
         mean.append(_find(tensors, f"levels/{i}/mean", shape[:2], path))
         whitening.append(_find(tensors, f"levels/{i}/whitening", shape, path))
     try:
         state = ModelState(
-            encoder=Encoder(
-                spec=facts.backbone,
-                tiling=tiling,
-                preprocess=facts.preprocess,
-                engine=Engine.parse(facts.engine),
-                precision=facts.precision,
-                weights_sha256=facts.weights_sha256,
-                versions=facts.versions,
-                mirrored=facts.recipe.mirrored,
-            ),
+            encoder=find_encoder(facts, tiling),
             recipe=facts.recipe,
             eps=facts.eps,
             count=facts.count,
@@ -127,12 +120,26 @@ def load_hashed(path: Path) -> tuple[ModelState, Callable[[], str]]:
     return state, content.sha256
 
 
+def find_encoder(facts: FileFacts, tiling: Tiling) -> Encoder:
+    """What decides the features, as a file says it."""
+    return Encoder(
+        spec=facts.backbone,
+        tiling=tiling,
+        preprocess=facts.preprocess,
+        engine=Engine.parse(facts.engine),
+        precision=facts.precision,
+        weights_sha256=facts.weights_sha256,
+        versions=facts.versions,
+        mirrored=facts.recipe.mirrored,
+    )
+
+
 def _fusion_of(facts: FileFacts) -> Fusion | None:
     said = facts.fusion
     return None if said is None else Fusion(said.usual, said.power)
 
 
-def _tiling_of(facts: FileFacts, path: Path) -> Tiling:
+def find_tiling(facts: FileFacts, path: Path) -> Tiling:
     """Cut the picture as the fit did; a `ModelFileError` if that gives other cells."""
     levels = (Level(level.grid, level.taps, level.channels) for level in facts.levels)
     pyramid, roi = Pyramid(tuple(levels), facts.coarse_cells), facts.preprocess.roi
@@ -203,12 +210,17 @@ def _samples(tensors: Mapping[str, Tensor], facts: FileFacts, path: Path) -> Sam
 
 def save_moments(moments: Moments, state: ModelState, path: Path) -> None:
     """Write the float64 moments of a model beside it, for updates and merges."""
+    write_file(list_moments(moments), state.metadata() | {"holds": "moments"}, path)
+
+
+def list_moments(moments: Moments) -> dict[str, Tensor | FileTensor]:
+    """Moments as a file has them."""
     tensors: dict[str, Tensor | FileTensor] = {}
     for level, (mean, rows) in enumerate(zip(moments.mean, moments.scatter, strict=True)):
         tensors[f"levels/{level}/mean"] = mean
         for above, block in enumerate(rows):
             tensors[f"levels/{level}/scatter/{above}"] = block
-    _write(tensors, state.metadata() | {"holds": "moments"}, path)
+    return tensors
 
 
 def is_whole(path: Path) -> bool:
@@ -220,14 +232,24 @@ def is_whole(path: Path) -> bool:
         return False
 
 
-def holds_moments(path: Path) -> bool:
-    """Whether a file holds the moments of some model.
+def find_content(path: Path) -> str:
+    """What a file holds, in a word: ``model``, ``moments``, ``shard`` or ``scores``.
 
     Raises:
         PadimError: As ``load_state``.
     """
     with _open(path) as (_, said):
-        return said.get("holds") == "moments"
+        return str(said.get("holds", "model"))
+
+
+def read_said(path: Path, kind: type[T]) -> T:
+    """What a file says of itself, as a table has it; its tensors are not read.
+
+    Raises:
+        PadimError: As ``load_state``.
+    """
+    with _open(path) as (_, said):
+        return _describe(path, ModelFileError).restore(said, kind)
 
 
 def moments_belong(path: Path, state: ModelState) -> bool:
@@ -247,8 +269,17 @@ def load_moments(path: Path) -> Moments:
     Raises:
         PadimError: As ``load_state``.
     """
-    content, facts = _read(path, "moments")
-    pyramid = _tiling_of(facts, path).pyramid
+    content, facts = read_file(path, FileFacts, "moments")
+    return find_moments(content, facts, path)
+
+
+def find_moments(content: Content, facts: FileFacts, path: Path) -> Moments:
+    """The moments that a file holds.
+
+    Raises:
+        ModelFileTensorError: One is missing, or of another shape.
+    """
+    pyramid = find_tiling(facts, path).pyramid
     means, scatters = [], []
     dims = pyramid.by_head([n_dims for _, n_dims, _ in pyramid.shapes])
     above = [own[: i + 1] for own in dims for i in range(len(own))]
@@ -263,7 +294,8 @@ def load_moments(path: Path) -> Moments:
     return Moments(facts.count, tuple(means), tuple(scatters))
 
 
-def _write(tensors: dict[str, Tensor | FileTensor], metadata: Json, path: Path) -> None:
+def write_file(tensors: Mapping[str, Tensor | FileTensor], metadata: Json, path: Path) -> None:
+    """Write tensors and what is said of them, whole or not at all; same content, same bytes."""
     hashes = {name: hash_tensor(tensor) for name, tensor in sorted(tensors.items())}
     metadata = metadata | {"tensor_sha256": hashes}
     text = _json(metadata | {"metadata_sha256": _json_sha256(metadata)})
@@ -271,14 +303,18 @@ def _write(tensors: dict[str, Tensor | FileTensor], metadata: Json, path: Path) 
         write_tensors(tensors, partial, {"padim": text})
 
 
-def _read(path: Path, holds: str) -> tuple[Content, FileFacts]:
+def read_file(path: Path, kind: type[F], holds: str) -> tuple[Content, F]:
+    """Read what a file holds, and what it says of it as a table has it.
+
+    Raises:
+        PadimError: As ``load_state``, also where it holds something else.
+    """
     with _open(path) as (file, data):
-        facts = _describe(path, ModelFileError).restore(data, FileFacts)
-        if facts.holds != holds:
+        if data.get("holds", "model") != holds:
             raise ModelFileTensorError(
-                f"{path} holds {facts.holds}, but {holds} is needed. Name the other file of the "
-                "pair."
+                f"{path} holds {data['holds']!r}, but {holds!r} is needed. Name another file."
             )
+        facts = _describe(path, ModelFileError).restore(data, kind)
         content = file.read(left=("/whitening",) if facts.recipe.tile_px else ())
     hashes = facts.tensor_sha256
     if missing := sorted(hashes.keys() - content.hashes.keys()):

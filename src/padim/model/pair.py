@@ -12,7 +12,7 @@ from padim.errors import ModelFileError, PathMissingError, UsageError
 from padim.files import move
 from padim.method.moments import Moments
 from padim.model.file import (
-    holds_moments,
+    find_content,
     load_moments,
     load_state,
     moments_belong,
@@ -44,7 +44,7 @@ def save_alone(state: ModelState, path: Path) -> None:
     save_state(state, path)
     for moments in (moments_path(path), next_moments_path(path)):
         with suppress(ModelFileError, PathMissingError):  # no file of ours
-            if holds_moments(moments) and not moments_belong(moments, state):
+            if find_content(moments) == "moments" and not moments_belong(moments, state):
                 moments.unlink()
 
 

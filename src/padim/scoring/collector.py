@@ -1,8 +1,9 @@
 """Scores of good images, gathered one batch after the other; without torch."""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ class Collector:
     It keeps the maps of the ``n_maps`` highest scores by each head. ``start`` is the place of its
     first image among all, when these are a part.
     """
+
+    SUMS = ("coarse_maps", "counts")
+    ARRAYS = ("image_score", "level_scores", *SUMS)  # what a file keeps of it, by their names
 
     def __init__(self, n_maps: int = 0, start: int = 0) -> None:
         self.n_maps = n_maps
@@ -67,6 +71,22 @@ class Collector:
         both._coarse_maps = self._coarse_maps + other._coarse_maps
         both._counts = self._counts + other._counts
         return both
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """What there is to keep in a file, maps left out; the sums are over all images."""
+        levels = np.array(self._level_scores, np.float32).reshape(self.count, -1)
+        return dict(
+            zip(self.ARRAYS, (self.scores(), levels, self._coarse_maps, self._counts), strict=True)
+        )
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, NDArray[Any]], start: int = 0) -> "Collector":
+        """What ``to_arrays`` gave, of images of which the first has the place ``start``."""
+        found = cls(0, start)
+        found._scores = arrays["image_score"].tolist()
+        found._level_scores = arrays["level_scores"].tolist() if arrays["level_scores"].size else []
+        found._coarse_maps, found._counts = (arrays[name] for name in cls.SUMS)
+        return found
 
     def _keep_hottest(self, new: list[list[tuple[float, int, NDArray[np.float32]]]]) -> None:
         self._hottest = [

@@ -210,4 +210,4 @@ class FileFacts(ModelFacts):
 
     tensor_sha256: dict[str, Sha256]
     calibration: ChosenFacts | None = None
-    holds: Literal["model", "moments"] = "model"
+    holds: Literal["model", "moments", "shard", "scores"] = "model"

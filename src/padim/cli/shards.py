@@ -1,0 +1,135 @@
+"""``padim fit --shard`` and ``padim merge`` of what came of it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from padim.cli.bars import phases
+from padim.cli.console import result, say
+from padim.cli.images import (
+    Unreadable,
+    describe_threshold,
+    measure_sizes,
+    require_names,
+    require_place,
+)
+from padim.errors import UsageError, format_count
+from padim.fitting.settings import FitSettings
+from padim.memory import format_bytes
+from padim.scoring.prediction import decide
+
+if TYPE_CHECKING:
+    from padim.fitting.looks import Fitted
+
+
+def fit_shard(
+    out: Path,
+    settings: FitSettings,
+    images: Sequence[Path],
+    shard: str | None,
+    second_look: Path | None,
+    unreadable: Unreadable,
+) -> None:
+    """Take a look at a shard of good images and write what it gave: the first, or the second."""
+    from padim.fitting import shards
+    from padim.model.shard_file import Shard, save_look, save_scores
+
+    if shard is None:
+        raise UsageError("A second look alone is for shards. Name one with --shard, such as 1/1.")
+    if settings.white == "auto":
+        raise UsageError("A shard does not know the white of others. Give --white as a number.")
+    part = Shard.parse(shard)
+    require_names(out)
+    require_place(out)
+    chosen = shards.choose_images(images, part)
+    words = f"{format_count(len(chosen), 'image')} of {len(images)}"
+    say(f"Shard {part}: {words}.")
+    if second_look is not None:
+        with phases() as begin:
+            found, state = shards.look_again(
+                second_look,
+                chosen,
+                part,
+                drop_outliers=settings.drop_outliers,
+                weights=settings.weights,
+                begin=begin,
+            )
+        save_scores(found, state, out)
+        if n_unknown := len(chosen) - len(found.paths):
+            verb = "is" if n_unknown == 1 else "are"
+            say(
+                f"{format_count(n_unknown, 'image')} {verb} not in {second_look}, and left out, "
+                "such as outliers that were dropped."
+            )
+    else:
+        from padim.cli.fit_command import prepare_within
+        from padim.fitting.prepare import find_source_px
+
+        largest_px, _ = measure_sizes(list(chosen), settings.reading)
+        source_px = find_source_px(settings, images)
+        fitter, _ = prepare_within(
+            settings, largest_px, len(chosen), source_px=source_px, scratch=out.parent
+        )
+        with phases() as begin:
+            look = shards.look_at_shard(fitter, chosen, part, begin, unreadable.callback)
+        save_look(look, out)
+    unreadable.report()
+    size = format_bytes(out.stat().st_size)
+    result(
+        {"file": str(out), "shard": str(part), "n_images": len(chosen)},
+        f"{out}: shard {part}, {words}, {size}. Merge all with padim merge.",
+    )
+
+
+def merge_shards(files: Sequence[Path], out: Path, weights: Path | None) -> None:
+    """Make a model of looks at all shards, or set its threshold by the second looks."""
+    from padim.fitting import shards
+    from padim.model.file import find_content
+
+    kinds = {path: find_content(path) for path in files}
+    models = [path for path, kind in kinds.items() if kind == "model"]
+    looks = [path for path, kind in kinds.items() if kind == "shard"]
+    scores = [path for path, kind in kinds.items() if kind == "scores"]
+    if looks and not models and not scores:
+        with phases() as begin:
+            state = shards.merge_looks(looks, out, weights=weights, begin=begin)
+        result(
+            {"model": str(out), "n_train": state.count, "n_shards": len(looks)},
+            f"{out}: fitted on {format_count(state.count, 'image')} of "
+            f"{format_count(len(looks), 'shard')}. No threshold: take the second look at each "
+            f"shard with --second-look {out}.",
+        )
+        return
+    if len(models) != 1 or looks or not scores:
+        raise UsageError(
+            "Name the first looks at all shards, or one model and the second looks at all shards."
+        )
+    with phases() as begin:
+        fitted = shards.merge_scores(models[0], scores, out, weights=weights, begin=begin)
+    document = {
+        "model": str(out),
+        "n_train": fitted.state.count,
+        "n_shards": len(scores),
+        "suspects": [
+            asdict(one) | {"path": str(fitted.paths[one.index])} for one in fitted.suspects
+        ],
+        "dropped": [str(fitted.paths[i]) for i in fitted.dropped],
+    }
+    result(document, _summarise(fitted, out))
+
+
+def _summarise(fitted: "Fitted", out: Path) -> str:
+    from padim.cli.fit_command import list_suspects
+
+    calibration = fitted.state.calibration
+    text = f"{out}: fitted on {format_count(fitted.state.count, 'image')}."
+    if calibration is not None:
+        text += f"\n{describe_threshold(decide(calibration))}"
+    text += list_suspects(fitted)
+    if calibration is None:
+        text += (
+            f"\nNo threshold: take the second look at each shard again, under {out}, without "
+            "--drop-outliers."
+        )
+    return text

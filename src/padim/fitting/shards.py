@@ -1,0 +1,354 @@
+"""A fit that is spread over machines: each looks at a shard of the images, and the looks merge.
+
+Which shard an image is in depends on its bytes alone, the images of a shard come in the order of
+their sha256, and shards are added up in the order of their numbers. So the model has the same bytes
+however many machines have worked on it, and in whatever order they finished.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from padim.choices import require_model_place, require_path
+from padim.errors import DatasetError, UsageError, format_count
+from padim.features.network import open_graphs
+from padim.files import lock_file, sha256
+from padim.fitting import looks, update
+from padim.fitting.fitter import Fitter, sample, solve
+from padim.fitting.looks import Begin, Fitted, Unreadable
+from padim.fitting.review import OUTLIER_RATE, review_look
+from padim.fitting.seen import Seen
+from padim.images.ahead import DECODE_THREADS, content_sha256
+from padim.images.facts import ImageFacts
+from padim.method.gaussian import STORES
+from padim.method.leave_one_out import LeaveOneOut
+from padim.model.padim import network_of
+from padim.model.pair import load_pair, save_pair
+from padim.model.shard_file import (
+    Shard,
+    ShardChoices,
+    ShardLook,
+    ShardScores,
+    find_shard,
+    load_look,
+    load_scores,
+)
+from padim.model.state import ModelState
+from padim.scoring.calibration import LEAVE_ONE_OUT
+from padim.scoring.collector import Collector
+from padim.scoring.parity import N_SAMPLES
+
+
+def choose_images(images: Sequence[Path], shard: Shard) -> dict[Path, str]:
+    """The images of a shard and their sha256, in whose order they are; all are read for it.
+
+    Raises:
+        ImageReadError: An image cannot be read.
+        DatasetError: The shard has none.
+    """
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+        hashed = zip(pool.map(content_sha256, images), images, strict=True)
+        chosen = sorted((digest, path) for digest, path in hashed if shard.has(digest))
+    if not chosen:
+        count = format_count(len(images), "image")
+        raise DatasetError(f"Shard {shard} has none of the {count}. Split them into fewer shards.")
+    return {path: digest for digest, path in chosen}
+
+
+def look_at_shard(
+    fitter: Fitter,
+    images: Mapping[Path, str],
+    shard: Shard,
+    begin: Begin = looks.no_progress,
+    unreadable: Unreadable | None = None,
+) -> ShardLook:
+    """Take the first look at a shard, whose images ``choose_images`` gave.
+
+    Raises:
+        UsageError: Images are looked at tile by tile.
+        ImageReadError: An image cannot be read and nobody is told.
+    """
+    settings, embedder, recipe = fitter.settings, fitter.embedder, fitter.recipe
+    if len(fitter.encoder.tiling.tiles) > 1:
+        raise UsageError(
+            "A model that looks at images tile by tile keeps no moments, so its fit cannot be "
+            "spread. Leave --shard or --tile-px out."
+        )
+    open_graphs(embedder.features)
+    advance = begin("fit", len(images))
+    seen, moments, _ = looks.look(
+        embedder, images, advance, unreadable, with_samples=settings.keep_samples
+    )
+    state = ModelState(
+        encoder=embedder.encoder,
+        recipe=recipe,
+        eps=(recipe.eps,) * len(moments.mean),
+        count=moments.count,
+        mean=(),
+        whitening=(),
+        image_sha256=seen.hashes,
+        trunk={},
+        images=seen.facts,
+    )
+    names = {store: name for name, store in STORES.items()}
+    choices = ShardChoices(names[STORES[settings.store]], bool(fitter.trunk))  # type: ignore[arg-type]  # one of its two
+    pixels = [one.pixels for one in seen.samples]
+    shape = (0, *embedder.encoder.preprocess.size_px, 3)
+    return ShardLook(
+        shard,
+        state,
+        choices,
+        moments,
+        np.stack(pixels) if pixels else np.empty(shape, np.uint8),
+        tuple(one.sha256 for one in seen.samples),
+    )
+
+
+def merge_looks(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    weights: str | Path | None = None,
+    begin: Begin = looks.no_progress,
+) -> ModelState:
+    """Make a model of the first looks at all shards, without a threshold; its moments stay beside.
+
+    Args:
+        paths: Files of ``look_at_shard``, in any order.
+        out: The model file to write.
+        weights: Local weights file of the backbone.
+        begin: Told of each phase and its number of steps; gives what is told of each step.
+
+    Raises:
+        DatasetError: A shard is missing, or is there twice, or two have an image in common.
+        UsageError: Two do not fit together.
+        ModelFileError: A file is damaged.
+    """
+    out = require_model_place(out)
+    ordered = _order(paths)
+    first = load_look(ordered[0])
+    advance = begin("merge", len(ordered))
+    moments, facts = first.moments, first.state.images
+    hashes, samples = [*first.state.image_sha256], _list_samples(first)
+    _require_own(ordered[0], first.shard, hashes)
+    advance(1)
+    for path in ordered[1:]:
+        other = load_look(path)
+        _require_alike(ordered[0], first, path, other)
+        _require_own(path, other.shard, other.state.image_sha256)
+        moments = moments.merge(other.moments)
+        facts = _merge_facts(facts, other.state.images)
+        hashes += other.state.image_sha256
+        samples = heapq.nsmallest(N_SAMPLES, samples + _list_samples(other), lambda one: one[0])
+        advance(1)
+    bare = first.state
+    trunk: Mapping[str, Tensor] = {}
+    if first.choices.include_backbone:
+        trunk = network_of(bare, weights).load().tensors
+    advance = begin("solve", bare.pyramid.n_steps)
+    store = STORES[first.choices.store]
+    state = solve(bare.encoder, bare.recipe, store, trunk, moments, hashes, advance)
+    if samples:
+        embedder = update.build_embedder(state, None if trunk else weights)
+        mirrored = np.stack([pixels[:, ::-1] for _, pixels in samples])
+        state = replace(state, samples=sample(state, embedder, mirrored))
+    state = replace(state, images=facts)
+    with lock_file(out):
+        save_pair(state, moments, out)
+    return state
+
+
+def look_again(
+    model: Path,
+    images: Mapping[Path, str],
+    shard: Shard,
+    *,
+    drop_outliers: float = 0.0,
+    weights: str | Path | None = None,
+    begin: Begin = looks.no_progress,
+) -> tuple[ShardScores, ModelState]:
+    """Take the second look at a shard: its images under the model of all without each.
+
+    Images that the model was not made of are left out, such as outliers that were dropped.
+
+    Args:
+        model: What ``merge_looks`` wrote, with its moments beside it.
+        images: What ``choose_images`` gave.
+        shard: Which.
+        drop_outliers: Rate of outliers that are to be left out of the model; 0 for none.
+        weights: Local weights file of the backbone, when the model does not bring it.
+        begin: Told of each phase and its number of steps; gives what is told of each step.
+
+    Returns:
+        What it gave, and the model.
+
+    Raises:
+        DatasetError: An image that the model was made of is missing, or there is one alone.
+        UsageError: There are no moments of the model beside it, or other releases are installed.
+    """
+    model = require_path(model)
+    state, moments = load_pair(model)
+    left = Counter(digest for digest in state.image_sha256 if shard.has(digest))
+    known: list[Path] = []
+    for path, digest in images.items():
+        if left[digest]:
+            left[digest] -= 1
+            known.append(path)
+    if gone := sorted(left.elements()):
+        raise DatasetError(
+            f"{model} was made of an image with the sha256 {gone[0]}, which is not there any more. "
+            "Look at the same images again."
+        )
+    if state.count < 2:
+        raise DatasetError(f"{model} has one image, but needs two for each to be left out.")
+    embedder = update.build_embedder(state, weights)
+    advance = begin("solve", state.pyramid.n_steps)
+    leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid, advance, in_place=True)
+    seen = Seen(0)
+
+    def batches() -> Iterator[list[Tensor]]:
+        nonlocal seen
+        for batch, embeddings in embedder.embed(known):
+            seen = seen.add(batch, with_thumbnails=True)
+            yield embeddings
+
+    advance = begin("second look", len(known))
+    left_out = looks.leave_out(leave_one_out, batches())
+    collector = looks.second_look(state, left_out, embedder.device, advance)
+    found = ShardScores(
+        shard,
+        sha256(model),
+        seen.hashes,
+        tuple(map(str, known)),
+        collector,
+        seen.thumbnails,
+        seen.snapshots,
+        drop_outliers,
+    )
+    return found, state
+
+
+def merge_scores(
+    model: Path,
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    weights: str | Path | None = None,
+    begin: Begin = looks.no_progress,
+) -> Fitted:
+    """Set the threshold of a model by the second looks at all shards.
+
+    Outliers that are to be dropped are taken out of the model, which then has no threshold: take
+    the second look again.
+
+    Args:
+        model: Whose images they are, with its moments beside it.
+        paths: Files of ``look_again``, in any order.
+        out: The model file to write.
+        weights: Local weights file of the backbone, when the model does not bring it.
+        begin: Told of each phase and its number of steps; gives what is told of each step.
+
+    Raises:
+        DatasetError: A shard is missing, or is there twice, or is of another model.
+        ModelFileError: A file is damaged.
+    """
+    model, out = require_path(model), require_model_place(out)
+    state, moments = load_pair(model)
+    digest, ordered = sha256(model), _order(paths)
+    parts = [load_scores(path) for path in ordered]
+    for path, part in zip(ordered, parts, strict=True):
+        if part.model_sha256 != digest:
+            raise DatasetError(
+                f"{path} is of another model than {model}. Take the second look under that one."
+            )
+        if part.drop_outliers != parts[0].drop_outliers:
+            raise UsageError(
+                f"{ordered[0]} would drop outliers at {parts[0].drop_outliers:g}, but {path} at "
+                f"{part.drop_outliers:g}. Look at all shards alike."
+            )
+    hashes = tuple(one for part in parts for one in part.image_sha256)
+    if Counter(hashes) != Counter(state.image_sha256):
+        raise DatasetError(f"The shards have not all images of {model}. Take the looks anew.")
+    collector = reduce(Collector.merge, (part.scores for part in parts))
+    state, collector = looks.join_scores(state, collector)
+    looked = [look for part in parts for look in part.looks]
+    images = tuple(Path(path) for part in parts for path in part.paths)
+    rate = parts[0].drop_outliers
+    suspects, _ = review_look(collector, looked, rate or OUTLIER_RATE)
+    dropped = tuple(sorted({one.index for one in suspects if one.reason == "outlier"}))
+    fitted = Fitted(state, images, suspects=suspects, dropped=dropped if rate else ())
+    if fitted.dropped:
+        if len(dropped) > state.count - 2:
+            raise DatasetError(f"{len(dropped)} of {state.count} images would be dropped.")
+        with lock_file(out):
+            save_pair(replace(state, fusion=None), moments, out)
+        gone = [images[i] for i in dropped]
+        return replace(fitted, state=update.forget(out, gone, weights=weights, begin=begin).state)
+    seen = Seen(0, hashes, snapshots=tuple(one for part in parts for one in part.snapshots))
+    camera, mean_image = seen.compare_cameras(may_travel=state.samples is not None)
+    calibration = collector.calibration(LEAVE_ONE_OUT, collector.reference(camera, mean_image))
+    state = replace(state, calibration=calibration)
+    with lock_file(out):
+        save_pair(state, moments, out)
+    return replace(fitted, state=state)
+
+
+def _order(paths: Sequence[Path]) -> list[Path]:
+    """Files of shards by their numbers, of which there is each once."""
+    found: dict[int, Path] = {}
+    shards = {path: find_shard(require_path(path)) for path in paths}
+    n_shards = next(iter(shards.values())).n_shards
+    for path, shard in shards.items():
+        if shard.n_shards != n_shards:
+            raise DatasetError(
+                f"{path} is shard {shard}, but {paths[0]} is one of {n_shards}. Split all alike."
+            )
+        if shard.number in found:
+            raise DatasetError(f"{found[shard.number]} and {path} are both shard {shard}.")
+        found[shard.number] = path
+    missing = [n for n in range(1, n_shards + 1) if n not in found]
+    if missing:
+        names = ", ".join(f"{n}/{n_shards}" for n in missing[:5])
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise DatasetError(f"The shards {names}{more} are missing. Name all {n_shards}.")
+    return [found[number] for number in sorted(found)]
+
+
+def _require_alike(first: Path, one: ShardLook, path: Path, other: ShardLook) -> None:
+    unlike = [
+        name
+        for name, is_same in (
+            ("recipe", one.state.recipe == other.state.recipe),
+            ("choices", one.choices == other.choices),
+        )
+        if not is_same
+    ]
+    update.require_alike(
+        str(first), one.state.encoder, str(path), other.state.encoder, tuple(unlike)
+    )
+
+
+def _require_own(path: Path, shard: Shard, hashes: Iterable[str]) -> None:
+    """Refuse a file with an image of another shard, which might be in that one as well."""
+    for digest in hashes:
+        if not shard.has(digest):
+            raise DatasetError(
+                f"{path} has an image with the sha256 {digest}, which is none of shard {shard}. "
+                "Look at the shard again."
+            )
+
+
+def _list_samples(look: ShardLook) -> list[tuple[str, NDArray[np.uint8]]]:
+    return list(zip(look.sample_sha256, look.sample_pixels, strict=True))
+
+
+def _merge_facts(one: ImageFacts | None, other: ImageFacts | None) -> ImageFacts | None:
+    return one.merge(other) if one and other else None
