@@ -1,5 +1,6 @@
 import threading
 import time
+import weakref
 
 import numpy as np
 
@@ -106,6 +107,25 @@ def test_the_pace_follows_what_is_measured(predictor: Predictor) -> None:
         lane.put(image(predictor, 10), lambda: True, told)
         told.wait(count)
     assert lane.estimate_s() < 2.0
+
+
+def test_a_deadline_that_is_let_go_holds_nothing() -> None:
+    class Held:
+        def __call__(self) -> None:
+            raise AssertionError("it was let go")
+
+    deadlines, later_s = Deadlines(), time.monotonic() + 60
+    held = [Held() for _ in range(1000)]
+    gone = [weakref.ref(one) for one in held]
+    for let_go in [deadlines.at(later_s + n, one) for n, one in enumerate(held)]:
+        let_go()
+    let_go = deadlines.at(time.monotonic() + 0.01, Held())
+    let_go()
+    del held
+    assert not any(one() for one in gone)
+    assert len(deadlines._heap) <= 101
+    time.sleep(0.05)
+    deadlines.close()
 
 
 def test_deadlines_come_in_their_order() -> None:

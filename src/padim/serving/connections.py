@@ -1,6 +1,7 @@
 """Connections over HTTP that end when the other side keeps them without asking anything."""
 
 import asyncio
+import socket
 
 import h11
 import msgspec
@@ -24,6 +25,9 @@ class BoundedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin to wait for the first head."""
+        # Head and body of an answer are two packets, and the second would wait for the client to
+        # confirm the first: asyncio sees to it only where a listener names its protocol.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().connection_made(transport)
         self._watch()
 

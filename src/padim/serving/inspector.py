@@ -153,7 +153,9 @@ class Inspector:
             late = partial(
                 self._refuse, job, "The picture was not scored by its deadline.", is_late=True
             )
-            self._deadlines.at(job.arrived_s + within_s - self._reserve_s(within_s), late)
+            ends_s = job.arrived_s + within_s - self._reserve_s(within_s)
+            let_go = self._deadlines.at(ends_s, late)
+            job.answer.add_done_callback(lambda _answer: let_go())
         self._pool.submit(self._decode, job)
         return job.answer
 

@@ -30,6 +30,14 @@ from padim.store.rows import (
 from padim.store.tables import alarms, inspections, models, outbox, recipes, regions, states
 
 _MOST = 1000  # rows of one question
+_PENDING = (
+    sa.select(inspections.c.id)
+    .where(
+        inspections.c.id.in_(sa.bindparam("ids", expanding=True)), inspections.c.verdict.is_(None)
+    )
+    .order_by(inspections.c.id)
+    .with_for_update()
+)
 
 
 @dataclass(frozen=True)
@@ -285,7 +293,7 @@ def _accept(connection: Connection, arrivals: Sequence[Arrival]) -> list[Arrival
         return []
     arrivals = [shorten_arrival(one) for one in arrivals]
     new = insert_new(connection, inspections).returning(inspections.c.id)
-    written = set(connection.execute(new, [asdict(one) for one in arrivals]).scalars())
+    written = set(connection.execute(new, [vars(one) for one in arrivals]).scalars())
     accepted: list[Arrival | Inspection] = []
     for one in arrivals:
         is_new = one.id in written
@@ -321,7 +329,7 @@ def _finish(
     if new:
         connection.execute(END, [write_row(one) for one in new])
     shown = [
-        {"inspection": one.arrival.id, "place": place, **asdict(region)}
+        {"inspection": one.arrival.id, "place": place, **vars(region)}
         for one in new
         if one.findings is not None
         for place, region in enumerate(one.findings.regions)
@@ -349,11 +357,7 @@ def _lock_pending(connection: Connection, ids: Iterable[str]) -> set[str]:
     """Those of some rows that have no verdict, which nobody else gives them now."""
     pending: set[str] = set()
     for some in split(sorted(ids)):  # in one order, so that no two wait for each other
-        query = sa.select(inspections.c.id).where(
-            inspections.c.id.in_(some), inspections.c.verdict.is_(None)
-        )
-        query = query.order_by(inspections.c.id).with_for_update()
-        pending.update(connection.execute(query).scalars())
+        pending.update(connection.execute(_PENDING, {"ids": some}).scalars())
     return pending
 
 
