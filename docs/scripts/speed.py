@@ -21,6 +21,8 @@ _NAMES = (
     "large_images",
     "pictures",
     "file_bytes",
+    "serving",
+    "cluster",
 )
 _WAYS = ("overlays", "no overlays")
 
@@ -63,9 +65,11 @@ def speed_page() -> str:
         ("One picture from a cold start", _cold_table(found["cold_start"])),
         ("What is waited for", _start_table(found["start"])),
         ("A folder of images", _folder_table(found["folder"])),
+        ("A service", _serving_table(found["serving"])),
         ("Two processes on one machine", _processes_table(found["processes"])),
         ("A fit, as a whole command", _fit_table(found["fit_peer"])),
         ("A fit, beyond its network", _beyond_table(found["fit"])),
+        ("A fit in shards", _shards_table(found["cluster"])),
         ("Memory of a fit", _memory_table(found["fit_memory"])),
         ("The distances alone", _head_table(found["head"])),
         ("Sizes of model files", _bytes_table(found["file_bytes"])),
@@ -224,6 +228,67 @@ def _folder_table(result: dict[str, Any]) -> list[str]:
         "[it is not used](decisions/0005-whole-decoding.md).",
         *source(result),
     ]
+
+
+def _serving_table(result: dict[str, Any]) -> list[str]:
+    latency, throughput = result["latency"], result["throughput"]
+    overload, memory = result["overload"], result["memory"]
+    speeds = [
+        throughput[f"images_per_s, {name}"]["median"]
+        for name in ("service", "as the service", "all cores")
+    ]
+    statuses = overload["statuses"]
+    (n_few, few), (n_many, many) = memory["resident_bytes"].items()
+    rows = [
+        ("one client that waits", "`padim serve`", _ms(latency["service_s"])),
+        ("", "`Predictor.predict` of the same bytes", _ms(latency["predict_s"])),
+        ("", "what is added", _ms(latency["added_s"])),
+        ("16 clients", "`padim serve`", f"{speeds[0]:.0f} pictures/s"),
+        ("", "`Predictor.stream`, decoded, as many threads", f"{speeds[1]:.0f} pictures/s"),
+        ("", "`Predictor.stream`, decoded, all cores", f"{speeds[2]:.0f} pictures/s"),
+        (
+            f"twice what it can do, {overload['deadline_ms']} ms",
+            "answered in time, not admitted",
+            f"{statuses['200'] - overload['n_late']}, {statuses.get('503', 0)}",
+        ),
+        (
+            "",
+            "without an answer, late",
+            f"{overload['n_unanswered']}, {overload['n_late']}",
+        ),
+        (
+            "memory, a small model",
+            f"after {int(n_few):,}, after {int(n_many):,} pictures",
+            f"{few / 1e6:.0f} MB, {many / 1e6:.0f} MB",
+        ),
+    ]
+    return [*table(("load", "what", "measured"), rows), *source(result)]
+
+
+def _shards_table(result: dict[str, Any]) -> list[str]:
+    seconds, merge = result["seconds"], result["merge"]
+    rows = [
+        (
+            f"one process, two threads, {result['n_images']} images",
+            _seconds(seconds["single"]),
+        ),
+        ("two shards at once, one thread each, merged", _seconds(seconds["shards"])),
+        ("ratio", f"{result['shards of single']['median']:.2f}"),
+        (
+            "file of a shard, of the moments'",
+            f"{result['shard_bytes'] / result['moments_bytes']:.2f}",
+        ),
+        (
+            f"{result['n_merged']} first looks merged",
+            f"{merge['seconds']:.1f} s, {merge['peak_bytes'] / 1e9:.2f} GB",
+        ),
+    ]
+    return [*table(("fit with thresholds", "measured"), rows), *source(result)]
+
+
+def _seconds(measured: dict[str, Any]) -> str:
+    low, high = measured["iqr"]
+    return f"{measured['median']:.1f} s ({low:.1f} to {high:.1f})"
 
 
 def _processes_table(result: dict[str, Any]) -> list[str]:
