@@ -61,7 +61,8 @@ def child(step: str, folder: Path, shard: str, images: Sequence[Path]) -> dict[s
 
         def look_again() -> None:
             chosen = shards.choose_images(images, part)
-            save_scores(*shards.look_again(out, chosen, part), folder / f"{part.number}.scores")
+            found, state = shards.look_again(out, chosen, part, n_threads=1)
+            save_scores(found, state, folder / f"{part.number}.scores")
 
         taken = measure.seconds(look_again)
     elif step == "merge":

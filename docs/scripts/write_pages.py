@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from alarms import alarms_page
 from speed import speed_page, table
 from thresholds import thresholds_page
 
@@ -269,6 +270,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/commands.md": commands_page,
     "reference/backbones.md": backbones_page,
     "reference/settings.md": settings_page,
+    "alarms.md": alarms_page,
     "speed.md": speed_page,
     "thresholds.md": thresholds_page,
 }

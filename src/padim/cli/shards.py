@@ -53,6 +53,7 @@ def fit_shard(
                 part,
                 drop_outliers=settings.drop_outliers,
                 weights=settings.weights,
+                n_threads=settings.n_threads,
                 begin=begin,
             )
         save_scores(found, state, out)

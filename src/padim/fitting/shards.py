@@ -173,6 +173,7 @@ def look_again(
     *,
     drop_outliers: float = 0.0,
     weights: str | Path | None = None,
+    n_threads: int | None = None,
     begin: Begin = looks.no_progress,
 ) -> tuple[ShardScores, ModelState]:
     """Take the second look at a shard: its images under the model of all without each.
@@ -185,6 +186,7 @@ def look_again(
         shard: Which.
         drop_outliers: Rate of outliers that are to be left out of the model; 0 for none.
         weights: Local weights file of the backbone, when the model does not bring it.
+        n_threads: One for each core when None.
         begin: Told of each phase and its number of steps; gives what is told of each step.
 
     Returns:
@@ -209,7 +211,7 @@ def look_again(
         )
     if state.count < 2:
         raise DatasetError(f"{model} has one image, but needs two for each to be left out.")
-    embedder = update.build_embedder(state, weights)
+    embedder = update.build_embedder(state, weights, n_threads)
     advance = begin("solve", state.pyramid.n_steps)
     leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid, advance, in_place=True)
     seen = Seen(0)

@@ -233,7 +233,9 @@ def _merge(
     return _change(out, embedder, state, moments.merge(more), hashes, {}, begin, check)
 
 
-def build_embedder(state: ModelState, weights: str | Path | None = None) -> Embedder:
+def build_embedder(
+    state: ModelState, weights: str | Path | None = None, n_threads: int | None = None
+) -> Embedder:
     """What computes the features of more images as those of a model were computed.
 
     Raises:
@@ -242,7 +244,7 @@ def build_embedder(state: ModelState, weights: str | Path | None = None) -> Embe
     device, encoder = choose_device("cpu"), state.encoder
     engine = choose_engine(encoder.engine.name, device, encoder.precision)
     require_alike("The model", encoder, "this installation", encoder.here(engine))
-    features = network_of(state, weights).features(engine, None)
+    features = network_of(state, weights).features(engine, n_threads)
     open_graphs(features)
     n_batch = choose_batch(None, device, mirrored=encoder.mirrored)
     return Embedder(encoder, features, device, n_batch)
