@@ -24,7 +24,7 @@ import measure
 import numpy as np
 from cells import photographs
 
-from padim.fitting import shards
+from padim.fitting import shard_images, shards
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
@@ -52,7 +52,7 @@ def child(step: str, folder: Path, shard: str, images: Sequence[Path]) -> dict[s
         fitter, part = prepare_fitter(1), Shard.parse(shard)
 
         def look() -> None:
-            found = shards.look_at_shard(fitter, shards.choose_images(images, part), part)
+            found = shards.look_at_shard(fitter, shard_images.choose_images(images, part), part)
             save_look(found, folder / f"{part.number}.moments")
 
         taken = measure.seconds(look)
@@ -60,7 +60,7 @@ def child(step: str, folder: Path, shard: str, images: Sequence[Path]) -> dict[s
         part = Shard.parse(shard)
 
         def look_again() -> None:
-            chosen = shards.choose_images(images, part)
+            chosen = shard_images.choose_images(images, part)
             found, state = shards.look_again(out, chosen, part, n_threads=1)
             save_scores(found, state, folder / f"{part.number}.scores")
 

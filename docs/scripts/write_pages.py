@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alarms import alarms_page
+from scale import scale_page
 from speed import speed_page, table
 from thresholds import thresholds_page
 
@@ -271,6 +272,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/backbones.md": backbones_page,
     "reference/settings.md": settings_page,
     "alarms.md": alarms_page,
+    "scale.md": scale_page,
     "speed.md": speed_page,
     "thresholds.md": thresholds_page,
 }

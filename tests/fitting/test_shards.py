@@ -16,7 +16,7 @@ import padim
 from padim.cli import main
 from padim.errors import DatasetError, UsageError
 from padim.files import sha256
-from padim.fitting import shards
+from padim.fitting import shard_images, shards
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
 from padim.model.shard_file import Shard, save_look
@@ -74,7 +74,7 @@ def merged(first: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_image_is_in_one_shard(folder: Path) -> None:
     images = sorted(folder.iterdir())
-    chosen = [shards.choose_images(images, Shard(n, N_SHARDS)) for n in (1, 2, 3)]
+    chosen = [shard_images.choose_images(images, Shard(n, N_SHARDS)) for n in (1, 2, 3)]
     assert sorted(path for one in chosen for path in one) == images
     for one in chosen:
         assert list(one.values()) == sorted(one.values())
@@ -176,7 +176,29 @@ def test_a_shard_without_an_image_is_told(tmp_path: Path) -> None:
     whose = [n for n in (1, 2) if _has(tmp_path / "a.png", Shard(n, 2))]
     (other,) = {1, 2} - set(whose)
     with pytest.raises(DatasetError, match=f"Shard {other}/2 has none of the 1 image"):
-        shards.choose_images([tmp_path / "a.png"], Shard(other, 2))
+        shard_images.choose_images([tmp_path / "a.png"], Shard(other, 2))
+
+
+def test_a_list_of_sha256_spares_reading_all(folder: Path, tmp_path: Path) -> None:
+    images = sorted(folder.iterdir())
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"{sha256(path)}  {path}\n" for path in images))
+    known = shard_images.read_hashes(listed)
+    for number in (1, 2):
+        shard = Shard(number, 2)
+        assert shard_images.choose_images(images, shard, known) == shard_images.choose_images(
+            images, shard
+        )
+    with pytest.raises(DatasetError, match=r"new\.png is not in the list"):
+        shard_images.choose_images([*images, tmp_path / "new.png"], Shard(1, 2), known)
+    wrong = dict.fromkeys(images, "0" * 64)
+    fitter = prepare(FitSettings(size_px=(64, 64)))
+    chosen = shard_images.choose_images(images, Shard(1, 2), wrong)
+    with pytest.raises(DatasetError, match="has another sha256 than before or in the list"):
+        shards.look_at_shard(fitter, chosen, Shard(1, 2))
+    listed.write_text("no list\n")
+    with pytest.raises(DatasetError, match=r"line 1, is none of sha256sum"):
+        shard_images.read_hashes(listed)
 
 
 def _has(path: Path, shard: Shard) -> bool:
@@ -251,14 +273,14 @@ def test_tiles_are_not_spread(tmp_path: Path) -> None:
     category = make_category(tmp_path / "stripes")
     images = sorted((category / "train/good").iterdir())
     fitter = prepare(FitSettings(size_px=(128, 128), tile_px=64, tile_overlap_px=0))
-    chosen = shards.choose_images(images, Shard(1, 1))
+    chosen = shard_images.choose_images(images, Shard(1, 1))
     with pytest.raises(UsageError, match="tile by tile keeps no moments"):
         shards.look_at_shard(fitter, chosen, Shard(1, 1))
 
 
 def test_files_of_shards_are_the_same_bytes_again(folder: Path, tmp_path: Path) -> None:
     fitter = prepare(FitSettings(size_px=(64, 64)))
-    chosen = shards.choose_images(sorted(folder.iterdir()), Shard(1, 2))
+    chosen = shard_images.choose_images(sorted(folder.iterdir()), Shard(1, 2))
     for name in ("a", "b"):
         save_look(shards.look_at_shard(fitter, chosen, Shard(1, 2)), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

@@ -85,13 +85,18 @@ def fit(
         Path | None,
         option("Of a shard: score its images under this model.", "MODEL", "--second-look"),
     ] = None,
+    hashes: Annotated[
+        Path | None,
+        option("Of shards: the list of sha256sum, so that not all are read.", "FILE", "--hashes"),
+    ] = None,
 ) -> None:
     """Fit a model on good images."""
     settings = settings_with(**choices)
     found = _find_images(images, category, layout, recursive)
     chosen = found.paths
     if shard is not None or second_look is not None:
-        fit_shard(out, settings, chosen, shard, second_look, Unreadable(skip_unreadable))
+        unreadable = Unreadable(skip_unreadable)
+        fit_shard(out, settings, chosen, shard, second_look, hashes, unreadable)
         return
     _require_place(out, settings)
     if outlier_overlays is not None:

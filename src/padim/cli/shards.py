@@ -29,10 +29,11 @@ def fit_shard(
     images: Sequence[Path],
     shard: str | None,
     second_look: Path | None,
+    hashes: Path | None,
     unreadable: Unreadable,
 ) -> None:
     """Take a look at a shard of good images and write what it gave: the first, or the second."""
-    from padim.fitting import shards
+    from padim.fitting import shard_images, shards
     from padim.model.shard_file import Shard, save_look, save_scores
 
     if shard is None:
@@ -42,7 +43,8 @@ def fit_shard(
     part = Shard.parse(shard)
     require_names(out)
     require_place(out)
-    chosen = shards.choose_images(images, part)
+    known = None if hashes is None else shard_images.read_hashes(hashes)
+    chosen = shard_images.choose_images(images, part, known)
     words = f"{format_count(len(chosen), 'image')} of {len(images)}"
     say(f"Shard {part}: {words}.")
     if second_look is not None:

@@ -8,7 +8,6 @@ however many machines have worked on it, and in whatever order they finished.
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from padim.choices import require_model_place, require_path
-from padim.errors import DatasetError, UsageError, format_count
+from padim.errors import DatasetError, UsageError
 from padim.features.network import open_graphs
 from padim.files import lock_file, sha256
 from padim.fitting import looks, update
@@ -26,7 +25,6 @@ from padim.fitting.fitter import Fitter, sample, solve
 from padim.fitting.looks import Begin, Fitted, Unreadable
 from padim.fitting.review import OUTLIER_RATE, review_look
 from padim.fitting.seen import Seen
-from padim.images.ahead import DECODE_THREADS, content_sha256
 from padim.images.facts import ImageFacts
 from padim.method.gaussian import STORES
 from padim.method.leave_one_out import LeaveOneOut
@@ -45,22 +43,6 @@ from padim.model.state import ModelState
 from padim.scoring.calibration import LEAVE_ONE_OUT
 from padim.scoring.collector import Collector
 from padim.scoring.parity import N_SAMPLES
-
-
-def choose_images(images: Sequence[Path], shard: Shard) -> dict[Path, str]:
-    """The images of a shard and their sha256, in whose order they are; all are read for it.
-
-    Raises:
-        ImageReadError: An image cannot be read.
-        DatasetError: The shard has none.
-    """
-    with ThreadPoolExecutor(DECODE_THREADS) as pool:
-        hashed = zip(pool.map(content_sha256, images), images, strict=True)
-        chosen = sorted((digest, path) for digest, path in hashed if shard.has(digest))
-    if not chosen:
-        count = format_count(len(images), "image")
-        raise DatasetError(f"Shard {shard} has none of the {count}. Split them into fewer shards.")
-    return {path: digest for digest, path in chosen}
 
 
 def look_at_shard(
@@ -87,6 +69,7 @@ def look_at_shard(
     seen, moments, _ = looks.look(
         embedder, images, advance, unreadable, with_samples=settings.keep_samples
     )
+    _require_same(seen, images.values())
     state = ModelState(
         encoder=embedder.encoder,
         recipe=recipe,
@@ -225,6 +208,7 @@ def look_again(
     advance = begin("second look", len(known))
     left_out = looks.leave_out(leave_one_out, batches())
     collector = looks.second_look(state, left_out, embedder.device, advance)
+    _require_same(seen, images.values())
     found = ShardScores(
         shard,
         sha256(model),
@@ -336,6 +320,15 @@ def _require_alike(first: Path, one: ShardLook, path: Path, other: ShardLook) ->
     update.require_alike(
         str(first), one.state.encoder, str(path), other.state.encoder, tuple(unlike)
     )
+
+
+def _require_same(seen: Seen, expected: Iterable[str]) -> None:
+    """Refuse images whose bytes are others than they were chosen by."""
+    if strange := Counter(seen.hashes) - Counter(expected):
+        path = seen.paths[seen.hashes.index(next(iter(strange)))]
+        raise DatasetError(
+            f"{path} has another sha256 than before or in the list. Look at the shard again."
+        )
 
 
 def _require_own(path: Path, shard: Shard, hashes: Iterable[str]) -> None:
