@@ -70,6 +70,19 @@ def test_the_core_install_scores_what_was_exported(python: Path, folder: Path) -
     assert "onnxruntime  float32" in run(python, "doctor", model)
 
 
+def test_what_is_no_module_travels_as_well(python: Path) -> None:
+    words = "import padim, pathlib; print(pathlib.Path(padim.__file__).parent)"
+    done = subprocess.run([python, "-c", words], check=True, capture_output=True, text=True)
+    there, here = Path(done.stdout.strip()), ROOT / "src/padim"
+    others = [
+        path.relative_to(here)
+        for path in here.rglob("*")
+        if path.is_file() and path.suffix not in (".pyc", ".pyo")
+    ]
+    assert Path("store/migrations/versions/0001_first.py") in others
+    assert [path for path in others if not (there / path).is_file()] == []
+
+
 def test_what_the_core_install_lacks_is_named(python: Path, folder: Path) -> None:
     image, out = folder / "stripes/test/good/0.png", folder / "out"
     for command, extra in (
