@@ -19,7 +19,7 @@ from padim.files import sha256
 from padim.fitting import shard_images, shards
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
-from padim.model.shard_file import Shard, save_look
+from padim.model.shard_file import Shard, save_look, save_scores
 
 SMALL = ("--size-px", "64", "-q")
 N_SHARDS = 3
@@ -157,8 +157,12 @@ def test_outliers_are_listed_and_dropped_as_in_a_single_fit(
         (("--shard", "4/3"), "needs to be one of 1/N to N/N"),
         (("--shard", "0/3"), "needs to be one of 1/N to N/N"),
         (("--shard", "1/3", "--white", "auto"), "Give --white as a number"),
-        (("--second-look", "none.safetensors"), "Name one with --shard"),
-        (("--shard", "1/3", "--second-look", "none.safetensors"), "none.safetensors"),
+        (("--second-look", "none.safetensors"), "Leave it out"),
+        (("--hashes", "none.txt"), "Name one with --shard"),
+        (("--shard", "1/3", "--hashes", "none.txt"), "none.txt"),
+        (("--shard", "1/3", "--drop-outliers", "0.01"), "--drop-outliers cannot be used here"),
+        (("--shard", "1/3", "--no-calibrate"), "--calibrate cannot be used here"),
+        (("--shard", "1/3", "--second-look", "none.safetensors"), "takes it from the model"),
     ],
 )
 def test_what_is_no_shard_is_told(
@@ -225,6 +229,7 @@ def test_shards_that_do_not_fit_together_are_refused_by_name(
     for words, said in (
         (("--size-px", "64", "--sigma-px", "3"), "differ in their recipe"),
         (("--size-px", "64", "--store", "float32"), "differ in their choices"),
+        (("--size-px", "64", "--no-keep-samples"), "differ in their choices"),
         (("--size-px", "64", "--backbone", "efficientnet_lite1"), "differ in their backbone"),
     ):
         run("fit", folder, *words, *shard)
@@ -267,6 +272,59 @@ def test_a_folder_that_has_changed_is_noticed(
     (changed / "03.png").unlink()
     run("fit", changed, "--shard", f"{gone}/3", *words, "-q", status=1)
     assert "which is not there any more" in capsys.readouterr().err
+
+
+def test_nothing_that_is_read_is_written_over(
+    folder: Path, first: list[Path], merged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = merged.read_bytes()
+    look = ("--shard", "1/3", "--second-look", merged, "-o")
+    for out in (merged, merged.with_name("part.moments.safetensors")):
+        run("fit", folder, *look, out, "-q", status=2)
+        assert "would be written over" in capsys.readouterr().err
+    whole = first[0].with_name("part.3.safetensors")
+    run("merge", *first, "-o", whole, "-q", status=2)
+    assert "would be written over" in capsys.readouterr().err
+    moments = merged.with_name("part.moments.safetensors")
+    run("merge", *first, moments, "-o", whole.with_name("a.safetensors"), "-q", status=2)
+    assert "not of a shard. Leave it out" in capsys.readouterr().err
+    assert merged.read_bytes() == before
+
+
+def test_a_shard_whose_images_are_all_gone_is_left_out(folder: Path, tmp_path: Path) -> None:
+    """Each of many shards has an image or two, and that of one was an outlier."""
+    images = sorted(folder.iterdir())
+    n_shards = next(
+        n
+        for n in range(2, 200)
+        if [path for path in images if _number(path, n) == _number(folder / "odd.png", n)]
+        == [folder / "odd.png"]
+    )
+    alone = _number(folder / "odd.png", n_shards)
+    model = tmp_path / "part.safetensors"
+    padim.fit(images, size_px=(64, 64), keep_moments=True).save(model, moments=True)
+    padim.forget(model, [folder / "odd.png"])
+    files = []
+    for number in {_number(path, n_shards) for path in images}:
+        shard = Shard(number, n_shards)
+        chosen = shard_images.choose_images(images, shard)
+        if number == alone:
+            with pytest.raises(DatasetError, match="Merge the others without it"):
+                shards.look_again(model, chosen, shard)
+            continue
+        found, state = shards.look_again(model, chosen, shard)
+        files.append(tmp_path / f"{number}.scores")
+        save_scores(found, state, files[-1])
+    fitted = shards.merge_scores(model, files, tmp_path / "whole.safetensors")
+    assert fitted.state.calibration is not None
+    assert fitted.state.calibration.count == 19
+    with pytest.raises(DatasetError, match="missing"):
+        shards.merge_scores(model, files[1:], tmp_path / "whole.safetensors")
+
+
+def _number(path: Path, n_shards: int) -> int:
+    (number,) = (n for n in range(1, n_shards + 1) if Shard(n, n_shards).has(sha256(path)))
+    return number
 
 
 def test_tiles_are_not_spread(tmp_path: Path) -> None:

@@ -231,12 +231,17 @@ def test_an_update_that_has_no_room_closes_no_other_model(tmp_path: Path) -> Non
     assert recipes.follow_files() == ["a"]  # whose turn "b" has made room for
     assert [name for name, one in recipes.items() if one.current] == ["a"]
     recipes.close()
-    recipes = open_recipes(tmp_path, "a", "b", most_bytes=n_bytes * 3 // 2)
-    recipes.use("a")
-    write_model(tmp_path / "a.safetensors", add=1)
+    recipes = open_recipes(tmp_path, "a", "b", most_bytes=2 * n_bytes)
+    recipes.use("a"), recipes.use("b")
+    model = padim.load(KEPT / "model.safetensors")
+    found = model.description.calibration
+    assert found is not None
+    scores = np.repeat(found.image_score, 1000)
+    larger = Calibration("held-out", scores, found.pixel_score, found.pixel_count)
+    model.calibrated(larger).save(tmp_path / "a.safetensors")
     assert recipes.follow_files() == []
     assert recipes["a"].trouble.startswith("The new model of a takes")
-    assert recipes["a"].current is not None
+    assert [name for name, one in recipes.items() if one.current] == ["a", "b"]
     recipes.close()
 
 

@@ -266,6 +266,12 @@ def test_stations_of_one_database_have_their_own_alarms(place: str) -> None:
     assert second.read_state("monitor") is None
     second.write_state("monitor", "two")
     assert [one.read_state("monitor") for one in (first, second)] == ["one", "two"]
+    one, other = arrive(), arrive()
+    first.write([one], [judge(one)], {"part": ("plc",)})
+    second.write([other], [judge(other)], {"part": ("plc",)})
+    assert [found.arrival for found in second.take_outbox("plc", 5)] == [other]
+    second.mark_delivered("plc", [one.id, other.id])
+    assert [store.count_outbox("plc") for store in (first, second)] == [1, 0]
     first.close()
     second.close()
 

@@ -94,7 +94,8 @@ def fit(
     settings = settings_with(**choices)
     found = _find_images(images, category, layout, recursive)
     chosen = found.paths
-    if shard is not None or second_look is not None:
+    if (shard, second_look, hashes) != (None, None, None):
+        _refuse_of_shards(choices, outlier_overlays, is_second=second_look is not None)
         unreadable = Unreadable(skip_unreadable)
         fit_shard(out, settings, chosen, shard, second_look, hashes, unreadable)
         return
@@ -159,6 +160,21 @@ def _document(out: Path, fitted: "Fitted", drawn: dict[int, str]) -> dict[str, o
         "dropped": [str(fitted.paths[i]) for i in fitted.dropped],
         "model_bytes": out.stat().st_size,
     }
+
+
+def _refuse_of_shards(choices: FitChoices, drawn: Path | None, *, is_second: bool) -> None:
+    """Refuse options that a look at a shard would leave out."""
+    alien = {"calibrate", "drop_outliers"} & choices.keys()
+    where = "the second look at a shard takes it from the model" if is_second else ""
+    if is_second:
+        alien = choices.keys() - {"n_threads", "weights", "drop_outliers"}
+    elif alien:
+        where = "a first look at a shard scores nothing; see docs/howto/many-machines.md"
+    if drawn is not None:
+        alien, where = {"outlier_overlays"}, "shards draw no outliers"
+    if alien:
+        name = min(alien).replace("_", "-")
+        raise UsageError(f"--{name} cannot be used here: {where}. Leave it out.")
 
 
 def _warn_of(fitted: "Fitted") -> None:

@@ -34,19 +34,23 @@ def fit_shard(
 ) -> None:
     """Take a look at a shard of good images and write what it gave: the first, or the second."""
     from padim.fitting import shard_images, shards
+    from padim.model.pair import moments_path
     from padim.model.shard_file import Shard, save_look, save_scores
 
     if shard is None:
-        raise UsageError("A second look alone is for shards. Name one with --shard, such as 1/1.")
+        raise UsageError(
+            "--second-look and --hashes are for shards. Name one with --shard, such as 1/1."
+        )
     if settings.white == "auto":
         raise UsageError("A shard does not know the white of others. Give --white as a number.")
     part = Shard.parse(shard)
     require_names(out)
     require_place(out)
+    if second_look is not None:
+        _require_other(out, second_look, moments_path(second_look))
     known = None if hashes is None else shard_images.read_hashes(hashes)
     chosen = shard_images.choose_images(images, part, known)
-    words = f"{format_count(len(chosen), 'image')} of {len(images)}"
-    say(f"Shard {part}: {words}.")
+    say(f"Shard {part}: {format_count(len(chosen), 'image')} of {len(images)}.")
     if second_look is not None:
         with phases() as begin:
             found, state = shards.look_again(
@@ -59,6 +63,7 @@ def fit_shard(
                 begin=begin,
             )
         save_scores(found, state, out)
+        count = len(found.paths)
         if n_unknown := len(chosen) - len(found.paths):
             verb = "is" if n_unknown == 1 else "are"
             say(
@@ -77,23 +82,33 @@ def fit_shard(
         with phases() as begin:
             look = shards.look_at_shard(fitter, chosen, part, begin, unreadable.callback)
         save_look(look, out)
+        count = look.state.count
     unreadable.report()
+    document = {
+        "file": str(out),
+        "shard": str(part),
+        "n_images": count,
+        "unreadable": unreadable.paths,
+    }
     size = format_bytes(out.stat().st_size)
-    result(
-        {"file": str(out), "shard": str(part), "n_images": len(chosen)},
-        f"{out}: shard {part}, {words}, {size}. Merge all with padim merge.",
-    )
+    words = f"{format_count(count, 'image')}, {size}"
+    result(document, f"{out}: shard {part}, {words}. Merge all with padim merge.")
 
 
 def merge_shards(files: Sequence[Path], out: Path, weights: Path | None) -> None:
     """Make a model of looks at all shards, or set its threshold by the second looks."""
     from padim.fitting import shards
     from padim.model.file import find_content
+    from padim.model.pair import moments_path
 
     kinds = {path: find_content(path) for path in files}
     models = [path for path, kind in kinds.items() if kind == "model"]
     looks = [path for path, kind in kinds.items() if kind == "shard"]
     scores = [path for path, kind in kinds.items() if kind == "scores"]
+    if others := [path for path, kind in kinds.items() if kind == "moments"]:
+        raise UsageError(f"{others[0]} holds the moments of a model, not of a shard. Leave it out.")
+    _require_other(out, *looks, *scores)
+    _require_other(moments_path(out), *looks, *scores)
     if looks and not models and not scores:
         with phases() as begin:
             state = shards.merge_looks(looks, out, weights=weights, begin=begin)
@@ -120,6 +135,13 @@ def merge_shards(files: Sequence[Path], out: Path, weights: Path | None) -> None
         "dropped": [str(fitted.paths[i]) for i in fitted.dropped],
     }
     result(document, _summarise(fitted, out))
+
+
+def _require_other(out: Path, *files: Path) -> None:
+    """Refuse to write over what is read."""
+    for file in files:
+        if out.resolve() == file.resolve():
+            raise UsageError(f"{file} would be written over. Choose another -o.")
 
 
 def _summarise(fitted: "Fitted", out: Path) -> str:

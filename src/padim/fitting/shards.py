@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +26,11 @@ from padim.fitting.fitter import Fitter, sample, solve
 from padim.fitting.looks import Begin, Fitted, Unreadable
 from padim.fitting.review import OUTLIER_RATE, review_look
 from padim.fitting.seen import Seen
+from padim.images.ahead import content_sha256
 from padim.images.facts import ImageFacts
 from padim.method.gaussian import STORES
 from padim.method.leave_one_out import LeaveOneOut
+from padim.method.moments import Moments
 from padim.model.padim import network_of
 from padim.model.pair import load_pair, save_pair
 from padim.model.shard_file import (
@@ -82,7 +85,8 @@ def look_at_shard(
         images=seen.facts,
     )
     names = {store: name for name, store in STORES.items()}
-    choices = ShardChoices(names[STORES[settings.store]], bool(fitter.trunk))  # type: ignore[arg-type]  # one of its two
+    store: Any = names[STORES[settings.store]]
+    choices = ShardChoices(store, bool(fitter.trunk), settings.keep_samples)
     pixels = [one.pixels for one in seen.samples]
     shape = (0, *embedder.encoder.preprocess.size_px, 3)
     return ShardLook(
@@ -176,11 +180,11 @@ def look_again(
         What it gave, and the model.
 
     Raises:
-        DatasetError: An image that the model was made of is missing, or there is one alone.
+        DatasetError: An image that the model was made of is missing, or it was made of one alone,
+            or of none of this shard.
         UsageError: There are no moments of the model beside it, or other releases are installed.
     """
-    model = require_path(model)
-    state, moments = load_pair(model)
+    model_sha256, state, moments = _load(model)
     left = Counter(digest for digest in state.image_sha256 if shard.has(digest))
     known: list[Path] = []
     for path, digest in images.items():
@@ -192,6 +196,8 @@ def look_again(
             f"{model} was made of an image with the sha256 {gone[0]}, which is not there any more. "
             "Look at the same images again."
         )
+    if not known:
+        raise DatasetError(f"{model} has no image of shard {shard}. Merge the others without it.")
     if state.count < 2:
         raise DatasetError(f"{model} has one image, but needs two for each to be left out.")
     embedder = update.build_embedder(state, weights, n_threads)
@@ -208,10 +214,10 @@ def look_again(
     advance = begin("second look", len(known))
     left_out = looks.leave_out(leave_one_out, batches())
     collector = looks.second_look(state, left_out, embedder.device, advance)
-    _require_same(seen, images.values())
+    _require_same(seen, (images[path] for path in known))
     found = ShardScores(
         shard,
-        sha256(model),
+        model_sha256,
         seen.hashes,
         tuple(map(str, known)),
         collector,
@@ -233,22 +239,23 @@ def merge_scores(
     """Set the threshold of a model by the second looks at all shards.
 
     Outliers that are to be dropped are taken out of the model, which then has no threshold: take
-    the second look again.
+    the second look again. For that they are read once more, under the names that they had there.
 
     Args:
         model: Whose images they are, with its moments beside it.
-        paths: Files of ``look_again``, in any order.
+        paths: Files of ``look_again``, in any order; of all shards that the model has images of.
         out: The model file to write.
         weights: Local weights file of the backbone, when the model does not bring it.
         begin: Told of each phase and its number of steps; gives what is told of each step.
 
     Raises:
         DatasetError: A shard is missing, or is there twice, or is of another model.
+        ImageReadError: An outlier that is to be dropped cannot be read.
         ModelFileError: A file is damaged.
     """
-    model, out = require_path(model), require_model_place(out)
-    state, moments = load_pair(model)
-    digest, ordered = sha256(model), _order(paths)
+    out = require_model_place(out)
+    digest, state, moments = _load(model)
+    ordered = _order(paths, state.image_sha256)
     parts = [load_scores(path) for path in ordered]
     for path, part in zip(ordered, parts, strict=True):
         if part.model_sha256 != digest:
@@ -273,10 +280,16 @@ def merge_scores(
     fitted = Fitted(state, images, suspects=suspects, dropped=dropped if rate else ())
     if fitted.dropped:
         if len(dropped) > state.count - 2:
-            raise DatasetError(f"{len(dropped)} of {state.count} images would be dropped.")
+            raise DatasetError(
+                f"{len(dropped)} of {state.count} images would be dropped as outliers. Take a "
+                "smaller --drop-outliers."
+            )
+        gone = [images[i] for i in dropped]
+        for i in dropped:  # before anything is written
+            if content_sha256(images[i]) != hashes[i]:
+                raise DatasetError(f"{images[i]} is another image than was looked at.")
         with lock_file(out):
             save_pair(replace(state, fusion=None), moments, out)
-        gone = [images[i] for i in dropped]
         return replace(fitted, state=update.forget(out, gone, weights=weights, begin=begin).state)
     seen = Seen(0, hashes, snapshots=tuple(one for part in parts for one in part.snapshots))
     camera, mean_image = seen.compare_cameras(may_travel=state.samples is not None)
@@ -287,8 +300,18 @@ def merge_scores(
     return replace(fitted, state=state)
 
 
-def _order(paths: Sequence[Path]) -> list[Path]:
-    """Files of shards by their numbers, of which there is each once."""
+def _load(model: Path) -> tuple[str, ModelState, Moments]:
+    """A model and its moments, and the sha256 of its file."""
+    model = require_path(model)
+    digest = sha256(model)
+    state, moments = load_pair(model)
+    if sha256(model) != digest:
+        raise DatasetError(f"{model} has changed while it was read. Do it again.")
+    return digest, state, moments
+
+
+def _order(paths: Sequence[Path], hashes: Sequence[str] | None = None) -> list[Path]:
+    """Files of shards by their numbers, each once: of all, or of those that have some images."""
     found: dict[int, Path] = {}
     shards = {path: find_shard(require_path(path)) for path in paths}
     n_shards = next(iter(shards.values())).n_shards
@@ -300,7 +323,11 @@ def _order(paths: Sequence[Path]) -> list[Path]:
         if shard.number in found:
             raise DatasetError(f"{found[shard.number]} and {path} are both shard {shard}.")
         found[shard.number] = path
-    missing = [n for n in range(1, n_shards + 1) if n not in found]
+    missing = [
+        n
+        for n in range(1, n_shards + 1)
+        if n not in found and (hashes is None or any(map(Shard(n, n_shards).has, hashes)))
+    ]
     if missing:
         names = ", ".join(f"{n}/{n_shards}" for n in missing[:5])
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""

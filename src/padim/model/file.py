@@ -310,11 +310,13 @@ def read_file(path: Path, kind: type[F], holds: str) -> tuple[Content, F]:
         PadimError: As ``load_state``, also where it holds something else.
     """
     with _open(path) as (file, data):
-        if data.get("holds", "model") != holds:
+        document = _describe(path, ModelFileError)
+        said = document.restore(data, FileFacts).holds
+        if said != holds:
             raise ModelFileTensorError(
-                f"{path} holds {data['holds']!r}, but {holds!r} is needed. Name another file."
+                f"{path} holds {said}, but {holds} is needed. Name another file."
             )
-        facts = _describe(path, ModelFileError).restore(data, kind)
+        facts = document.restore(data, kind)
         content = file.read(left=("/whitening",) if facts.recipe.tile_px else ())
     hashes = facts.tensor_sha256
     if missing := sorted(hashes.keys() - content.hashes.keys()):

@@ -74,10 +74,12 @@ class ShardChoices:
     Attributes:
         store: What whitening rows are stored in.
         include_backbone: Whether the network is to travel with the model.
+        keep_samples: Whether a few of the images are.
     """
 
     store: Literal["float16", "float32"]
     include_backbone: bool
+    keep_samples: bool
 
 
 @dataclass(frozen=True)

@@ -15,27 +15,18 @@ NOT_WRITTEN = "The verdict was not written by the deadline. Treat the part as NO
 async def require_admission(
     service: Service, recipe: str, deadline_s: float | None, n_pictures: int = 1
 ) -> None:
-    """Make sure that pictures would be admitted now.
+    """Make sure that pictures would be admitted now; a model that is not open is opened.
 
     Raises:
         PadimError: As ``Inspector.require_admission``, or the model cannot be opened.
     """
-    await open_model(service, recipe)
+    if service.recipes[recipe].current is None:
+        await asyncio.to_thread(service.recipes.use, recipe)
     try:
         service.inspector.require_admission(recipe, deadline_s, n_pictures)
     except BusyError:
         service.metrics.count_refusal(recipe)
         raise
-
-
-async def open_model(service: Service, recipe: str) -> None:
-    """Open the model of a recipe if others have taken its memory; meanwhile all else goes on.
-
-    Raises:
-        PadimError: It cannot be opened, or there is no such recipe.
-    """
-    if service.recipes[recipe].current is None:
-        await asyncio.to_thread(service.recipes.use, recipe)
 
 
 async def wait_for_answers(pending: Sequence[Future[Answer]], ends_s: float) -> list[Answer] | None:

@@ -40,7 +40,9 @@ def make_health_routes(service: Service, access: Access) -> APIRouter:
 
 def find_trouble(service: Service) -> str:
     """Why a service is not ready; empty when it is."""
-    troubles = [f"{name}: {one.trouble}" for name, one in service.recipes.items() if one.trouble]
+    # A shadow answers nothing, so it keeps no picture from here.
+    recipes = service.recipes.items()
+    troubles = [f"{name}: {one.file_trouble}" for name, one in recipes if one.file_trouble]
     if service.writer.trouble:
         troubles.append(service.writer.trouble)
     if not troubles and not service.is_ready.is_set():

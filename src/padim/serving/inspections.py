@@ -18,7 +18,6 @@ from padim.scoring.prediction import Prediction
 from padim.serving.access import Access
 from padim.serving.admission import (
     NOT_WRITTEN,
-    open_model,
     require_admission,
     wait_for_answers,
 )
@@ -104,7 +103,7 @@ def make_inspection_routes(service: Service, access: Access) -> APIRouter:
             arrival = Arrival(
                 name_inspection(now_s), recipe, now_s, source, None, serial, _collect_tags(request)
             )
-            await open_model(service, recipe)  # which may have had to go meanwhile
+            await require_admission(service, recipe, ends_s - time.monotonic())
             pending = service.inspector.inspect(arrival, picture, ends_s - time.monotonic())
             answers = await wait_for_answers([pending], ends_s)
             if answers is None:

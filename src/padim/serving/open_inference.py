@@ -145,8 +145,8 @@ async def _infer(service: Service, request: Request, model: str) -> Response:
         binary = wanted.choose_outputs(_OUTPUTS)
         _check_pictures(pictures, limits.picture_bytes)
         serial, tags, deadline_s = _read_parameters(wanted)
-        await require_admission(service, model, deadline_s, len(pictures))
         ends_s = began_s + service.inspector.choose_deadline_s(model, deadline_s)
+        await require_admission(service, model, ends_s - time.monotonic(), len(pictures))
         pending = []
         for place, picture in enumerate(pictures):
             now_s = time.time()

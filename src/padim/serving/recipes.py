@@ -177,7 +177,8 @@ class Recipes(Mapping[str, Recipe]):
             UnknownNameError: There is no such recipe.
             PadimError: It could not.
         """
-        self._open(self[name], path).lane.close()
+        with self._changing:
+            self._open(self[name], path).lane.close()
 
     def change(self, name: str) -> Opened:
         """Let the model answer that lies in a recipe's file now, once it reproduces its samples.

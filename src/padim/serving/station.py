@@ -122,7 +122,7 @@ class StationTable:
     """
 
     recipes: dict[str, RecipeSettings]
-    name: Annotated[str, Meta(max_length=200)] = ""
+    name: Annotated[str, Meta(max_length=200, pattern="^[^/]*$")] = ""
     data: Path = _DATA
     store: str = ""
     computing: Computing = Computing()

@@ -154,7 +154,15 @@ class Store:
         """
         with self._writing() as connection:
             accepted = _accept(connection, arrivals)
-            return accepted, _finish(connection, found, sinks)
+            own = {
+                recipe: [self._own(sink) for sink in sinks.get(recipe, ())]
+                for recipe in {one.arrival.recipe for one in found}
+            }
+            return accepted, _finish(connection, found, own)
+
+    def _own(self, sink: str) -> str:
+        """A sink of this station, as the outbox knows it: others may have one of the same name."""
+        return f"{self._station}/{sink}" if self._station else sink
 
     def list_pending(self) -> list[Arrival]:
         """What came and has no verdict, in the order in which it came."""
@@ -208,7 +216,7 @@ class Store:
         query = (
             sa.select(inspections)
             .join(outbox, outbox.c.inspection == inspections.c.id)
-            .where(outbox.c.sink == sink)
+            .where(outbox.c.sink == self._own(sink))
             .order_by(outbox.c.number)
             .limit(min(n_most, _MOST))
         )
@@ -219,13 +227,12 @@ class Store:
         """Note that a receiver has got inspections for good."""
         with self._writing() as connection:
             for some in split(list(ids)):
-                connection.execute(
-                    sa.delete(outbox).where(outbox.c.sink == sink, outbox.c.inspection.in_(some))
-                )
+                is_sent = sa.and_(outbox.c.sink == self._own(sink), outbox.c.inspection.in_(some))
+                connection.execute(sa.delete(outbox).where(is_sent))
 
     def count_outbox(self, sink: str) -> int:
         """How many inspections a receiver has not got yet."""
-        query = sa.select(sa.func.count()).where(outbox.c.sink == sink)
+        query = sa.select(sa.func.count()).where(outbox.c.sink == self._own(sink))
         with self._reading() as connection:
             return connection.execute(query).scalar_one()
 

@@ -144,6 +144,9 @@ class Writer:
                 self._trouble = str(error)
                 if self._is_late.wait(pause_s):
                     raise
+            except BaseException:
+                self._trouble = ""  # it answers, and will never take this
+                raise
             else:
                 break
         self._trouble = ""
