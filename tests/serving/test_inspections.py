@@ -187,6 +187,14 @@ def test_a_database_that_cannot_be_written_is_not_ready(
     assert (answer.status_code, answer.json()["error"]) == (503, "The database cannot be used.")
 
 
+def test_a_station_that_another_may_be_is_not_ready(running: Running, client: httpx.Client) -> None:
+    running.service.is_lost.set()
+    answer = client.get("/readyz")
+    running.service.is_lost.clear()
+    assert answer.status_code == 503
+    assert "another service may take its name" in answer.json()["error"]
+
+
 def test_files_of_a_model_that_cannot_be_had_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -279,7 +279,8 @@ def test_stations_of_one_database_have_their_own_alarms(place: str) -> None:
 def test_one_service_writes_as_one_station(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(database._HOLDING, "lock_timeout", "50ms")
     first, same, other = (Store.open(place, name) for name in ("line 1", "line 1", "line 2"))
-    with first.hold():
+    with first.hold() as is_held:
+        assert is_held()
         with pytest.raises(PadimError, match="Another"), same.hold():
             pass
         if "://" in place:
@@ -289,6 +290,22 @@ def test_one_service_writes_as_one_station(place: str, monkeypatch: pytest.Monke
         pass
     for store in (first, same, other):
         store.close()
+
+
+def test_a_server_that_lets_go_is_noticed(place: str) -> None:
+    if "://" not in place:
+        pytest.skip("a file lets nobody go")
+    store = Store.open(place, "line 1")
+    query = sa.text(
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+    )
+    with store.hold() as is_held:
+        engine = sa.create_engine(place.replace("postgresql:", "postgresql+psycopg:"))
+        with engine.connect() as connection:
+            connection.execute(query)
+        assert not is_held()
+        engine.dispose()
+    store.close()
 
 
 def test_states_are_written_over(store: Store) -> None:

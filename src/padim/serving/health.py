@@ -5,7 +5,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from padim.serving.access import Access
 from padim.serving.answers import Problem, answer_problem, describe_problems
-from padim.serving.service import Service
+from padim.serving.service import LOST, Service
 from padim.serving.tokens import Role
 
 
@@ -43,6 +43,8 @@ def find_trouble(service: Service) -> str:
     # A shadow answers nothing, so it keeps no picture from here.
     recipes = service.recipes.items()
     troubles = [f"{name}: {one.file_trouble}" for name, one in recipes if one.file_trouble]
+    if service.is_lost.is_set():
+        troubles.append(LOST)
     if service.writer.trouble:
         troubles.append(service.writer.trouble)
     if not troubles and not service.is_ready.is_set():

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
@@ -32,6 +32,10 @@ _GOODBYE_S = 30.0  # for what is inside when the service ends
 _WRITING_S = 10.0  # for what is to be written then
 _COMES_AGAIN_S = 300.0  # for sources to bring again what they had handed over
 _LOCK = ".serving.lock"
+LOST = (
+    "The database has let go of this station, as when its server restarts: another service may "
+    "take its name. Start this one again."
+)
 _LEFT_OPEN = "The service ended before it was inspected, and the picture did not come again."
 
 
@@ -51,6 +55,8 @@ class Service:
     drift: Drift
     room: Room
     is_ready: threading.Event = field(default_factory=threading.Event)
+    # The database has let go: another service may be this station by now.
+    is_lost: threading.Event = field(default_factory=threading.Event)
 
 
 @contextmanager
@@ -67,14 +73,14 @@ def run_service(station: Station) -> Iterator[Service]:
         lock(station.data / _LOCK, f"serves from {station.data}. Name another folder with --data"),
         _limit_pixels(station.limits.picture_px),
         closing(Store.open(station.database, station.name)) as store,
-        store.hold(),
+        store.hold() as is_held,
     ):
         service = _build(station, store)
         service.recipes.open_all()
         stop = threading.Event()
         left = _list_left_open(service)  # before anything new comes
         housekeeper = threading.Thread(
-            target=_keep_house, args=(service, left, stop), name="padim-house", daemon=True
+            target=_keep_house, args=(service, left, is_held, stop), name="padim-house", daemon=True
         )
         housekeeper.start()
         service.supervisor.start()
@@ -172,7 +178,9 @@ def _list_left_open(service: Service) -> list[Arrival]:
     return [one for one in service.store.list_pending() if one.source.startswith(own)]
 
 
-def _keep_house(service: Service, left: list[Arrival], stop: threading.Event) -> None:
+def _keep_house(
+    service: Service, left: list[Arrival], is_held: Callable[[], bool], stop: threading.Event
+) -> None:
     """Follow the files of recipes, and end what was left open when the station last ended."""
     station, writer = service.station, service.writer
     came_by = {station.name_source(one.name) for one in station.sources}
@@ -184,6 +192,9 @@ def _keep_house(service: Service, left: list[Arrival], stop: threading.Event) ->
     while not stop.wait(_FOLLOWING_S):
         with _logging("the files of recipes cannot be followed"):
             service.recipes.follow_files()
+        if not service.is_lost.is_set() and not is_held():
+            service.is_lost.set()
+            _log.error("%s", LOST)
         if left and time.monotonic() > until_s:
             for one in left:
                 writer.finish(refuse(one, _LEFT_OPEN))  # one that has come again keeps its verdict

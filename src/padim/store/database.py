@@ -1,7 +1,7 @@
 """A database: opened, made if it is missing, and brought to the tables of this release."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -135,10 +135,13 @@ def insert_new(connection: Connection, table: sa.Table) -> sqlite.Insert | postg
 
 
 @contextmanager
-def hold_station(engine: Engine, station: str) -> Iterator[None]:
+def hold_station(engine: Engine, station: str) -> Iterator[Callable[[], bool]]:
     """Be the only service in a ``with`` block that writes into a database as this station.
 
     A file takes one service. A server lets go when it loses sight of the service, or restarts.
+
+    Yields:
+        What says whether it is still held.
 
     Raises:
         PadimError: Another service does.
@@ -147,7 +150,7 @@ def hold_station(engine: Engine, station: str) -> Iterator[None]:
         path = Path(str(engine.url.database))
         doing = f"serves with {path}. Give this one another database, or both one of PostgreSQL"
         with lock(path.with_name(f"{path.name}.lock"), doing):
-            yield
+            yield lambda: True
         return
     with engine.connect() as connection:
         connection.detach()  # so that the lock goes with it
@@ -164,7 +167,17 @@ def hold_station(engine: Engine, station: str) -> Iterator[None]:
                 f"Another service writes as the station {station!r} into this database. Give this "
                 "one another name in its station.toml."
             ) from error
-        yield
+        yield partial(_is_alive, connection)
+
+
+def _is_alive(connection: Connection) -> bool:
+    """Whether the server knows a connection still, and so what it holds."""
+    try:
+        connection.execute(sa.select(1))
+        connection.rollback()
+    except SQLAlchemyError:
+        return False
+    return True
 
 
 def _connect(place: str, *, is_reading: bool = False) -> Engine:

@@ -1,6 +1,6 @@
 """The database of a station: each arrival has one row, and each row gets one verdict."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Self
@@ -98,8 +98,10 @@ class Store:
         """Let go of the database."""
         self._engine.dispose()
 
-    def hold(self) -> AbstractContextManager[None]:
+    def hold(self) -> AbstractContextManager[Callable[[], bool]]:
         """Be the only service in a ``with`` block that writes here as this station.
+
+        What it gives says whether it still is.
 
         Raises:
             PadimError: Another service does.
