@@ -187,6 +187,15 @@ def test_a_database_that_cannot_be_written_is_not_ready(
     assert (answer.status_code, answer.json()["error"]) == (503, "The database cannot be used.")
 
 
+def test_a_shadow_that_fails_takes_no_station_from_its_pictures(
+    running: Running, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = running.service.recipes["part"]
+    monkeypatch.setattr(recipe, "shadow_trouble", "The shadow scores nothing: it is damaged.")
+    assert client.get("/readyz").status_code == 200
+    assert "shadow scores nothing" in client.get("/v1/recipes/part").json()["trouble"]
+
+
 def test_a_station_that_another_may_be_is_not_ready(running: Running, client: httpx.Client) -> None:
     running.service.is_lost.set()
     answer = client.get("/readyz")

@@ -111,6 +111,11 @@ def write_station(folder: Path, text: str) -> Path:
         ("[recipes.'..']\nmodel = MODEL", [], "'..' could not be asked for by HTTP"),
         ("[recipes.'']\nmodel = MODEL", [], "'' could not be asked for by HTTP"),
         (f"{FOLDER}recipe = 'prat'\n[recipes.part]\nmodel = MODEL", [], "Did you mean 'part'"),
+        (
+            f"{SINK.replace('a.csv', '.')}[recipes.part]\nmodel = MODEL",
+            [],
+            "is a folder, but needs to be a file",
+        ),
         (f"{SINK}recipes = ['prat']\n[recipes.part]\nmodel = MODEL", [], "Did you mean 'part'"),
     ],
 )

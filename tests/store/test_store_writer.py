@@ -1,4 +1,5 @@
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -127,6 +128,19 @@ def test_what_cannot_be_written_ends_as_not_inspected_and_takes_nothing_with_it(
     assert store.list_pending() == []
     assert sorted(store.find(), key=lambda one: one.arrival.id) == found
     assert store.count_outbox("file") == 9
+    assert writer.close(30)
+
+
+def test_a_database_that_refuses_what_it_is_given_answers_again(store: Broken) -> None:
+    writer = Writer(store, {})
+    store.is_full = True
+    lost = writer.finish(refuse(arrive(1), "Was never accepted."))
+    while not writer.trouble:
+        time.sleep(0.01)
+    store.is_full = False
+    with pytest.raises(StoreError, match="never accepted"):
+        lost.result(30)
+    assert writer.trouble == ""
     assert writer.close(30)
 
 
