@@ -19,10 +19,10 @@ mqtt = pytest.importorskip("paho.mqtt.client", reason="the extra mqtt is not ins
 
 from mosquitto import PASSWORDS, PROGRAM, Broker, find_free_port  # noqa: E402  # once paho is there
 
-from padim.line.errors import LineError, SinkError, SourceError  # noqa: E402  # likewise
-from padim.line.mqtt import MqttPart, MqttSink, MqttSource  # noqa: E402  # likewise
-from padim.line.settings import MqttSinkSettings, MqttSourceSettings  # noqa: E402  # likewise
-from padim.store.record import Record  # noqa: E402  # likewise
+from padim.line.errors import LineError, SinkError, SourceError  # noqa: E402  # after importorskip
+from padim.line.mqtt import MqttPart, MqttSink, MqttSource  # noqa: E402  # after importorskip
+from padim.line.settings import MqttSinkSettings, MqttSourceSettings  # noqa: E402  # after importorskip
+from padim.store.record import Record  # noqa: E402  # after importorskip
 
 pytestmark = [
     pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not installed"),

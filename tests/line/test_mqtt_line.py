@@ -10,11 +10,11 @@ import pytest
 mqtt = pytest.importorskip("paho.mqtt.client", reason="the extra mqtt is not installed")
 
 from mosquitto import PROGRAM, Broker  # noqa: E402  # once paho is there
-from test_supervisor import SOON, Station, end_all, state_of, wait_for  # noqa: E402  # likewise
+from test_supervisor import SOON, Station, end_all, state_of, wait_for  # noqa: E402  # after importorskip
 
-from padim.line.mqtt import MqttSink, MqttSource  # noqa: E402  # likewise
-from padim.line.settings import MqttSinkSettings, MqttSourceSettings  # noqa: E402  # likewise
-from padim.line.supervisor import Supervisor  # noqa: E402  # likewise
+from padim.line.mqtt import MqttSink, MqttSource  # noqa: E402  # after importorskip
+from padim.line.settings import MqttSinkSettings, MqttSourceSettings  # noqa: E402  # after importorskip
+from padim.line.supervisor import Supervisor  # noqa: E402  # after importorskip
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not installed")
 N_PARTS = 40

@@ -262,6 +262,30 @@ def judge(
     return join_scores(state, second_look(state, left_out, device, advance, n_maps=n_maps))
 
 
+def look_again(
+    state: ModelState,
+    leave_one_out: LeaveOneOut,
+    embedder: Embedder,
+    images: Iterable[ImageInput],
+    advance: Advance,
+) -> tuple[Seen, Collector]:
+    """Take a second look at images of a model whose features have to be computed again.
+
+    Gives what they look like, thumbnails as well, and what ``second_look`` gives.
+    """
+    seen = Seen(0)
+
+    def batches() -> Iterator[list[Tensor]]:
+        nonlocal seen
+        for batch, embeddings in embedder.embed(images):
+            yield embeddings
+            seen = seen.add(batch, with_thumbnails=True)
+
+    left_out = leave_out(leave_one_out, batches())
+    collector = second_look(state, left_out, embedder.device, advance)
+    return seen, collector
+
+
 def join_scores(state: ModelState, collector: Collector) -> tuple[ModelState, Collector]:
     """Let a model weigh the scores of its heads by those of a second look, one image at least.
 

@@ -7,7 +7,7 @@ however many machines have worked on it, and in whatever order they finished.
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -203,17 +203,8 @@ def look_again(
     embedder = update.build_embedder(state, weights, n_threads)
     advance = begin("solve", state.pyramid.n_steps)
     leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid, advance, in_place=True)
-    seen = Seen(0)
-
-    def batches() -> Iterator[list[Tensor]]:
-        nonlocal seen
-        for batch, embeddings in embedder.embed(known):
-            seen = seen.add(batch, with_thumbnails=True)
-            yield embeddings
-
     advance = begin("second look", len(known))
-    left_out = looks.leave_out(leave_one_out, batches())
-    collector = looks.second_look(state, left_out, embedder.device, advance)
+    seen, collector = looks.look_again(state, leave_one_out, embedder, known, advance)
     _require_same(seen, (images[path] for path in known))
     found = ShardScores(
         shard,

@@ -277,16 +277,9 @@ def _change(
                 "Use padim calibrate with other images."
             )
         leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid, advance)
-        seen = Seen(0)
-
-        def batches() -> Iterator[list[Tensor]]:
-            nonlocal seen
-            for batch, embeddings in embedder.embed(recalibrate):
-                seen = seen.add(batch, with_thumbnails=True)
-                yield embeddings
-
-        advance, device = begin("second look", len(recalibrate)), embedder.device
-        state, collector = looks.judge(state, leave_one_out, batches(), device, advance)
+        advance = begin("second look", len(recalibrate))
+        seen, collector = looks.look_again(state, leave_one_out, embedder, recalibrate, advance)
+        state, collector = looks.join_scores(state, collector)
         may_travel = before.samples is not None
         reference = collector.reference(*seen.compare_cameras(may_travel=may_travel))
         calibration = collector.calibration(LEAVE_ONE_OUT, reference)
