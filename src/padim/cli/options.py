@@ -95,6 +95,13 @@ class Opening(Running, total=False):
     weights: Path
 
 
+class Rates(TypedDict, total=False):
+    """Where normal ends: the keywords of ``Predictor.at``."""
+
+    false_alarm_rate: Annotated[float, _RATE]
+    pixel_false_alarm_rate: Annotated[float, _PIXEL_RATE]
+
+
 def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
     """Make options of a command's groups, and add those that say how it speaks."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())

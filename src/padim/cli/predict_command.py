@@ -48,13 +48,12 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Images and folders; - for a pipe.")],
     out: Annotated[Path, option("Folder of the results.", "DIR", "-o", "--out")],
     opening: options.Opening,
+    rates: options.Rates,
     recursive: options.Recursive = False,
     maps: Annotated[
         str | None, option("Write float32 maps at source size too.", "npy|tiff")
     ] = None,
     overlays: Annotated[bool, option("Draw each image with its map.")] = True,
-    false_alarm_rate: options.FalseAlarmRate = None,
-    pixel_false_alarm_rate: options.PixelFalseAlarmRate = None,
     min_region_px: Annotated[int, option("Smallest region, in source pixels.", "N")] = 1,
     fail_on_anomaly: Annotated[
         bool, option("Exit with 1 when an image is labelled anomalous.", None, "--fail-on-anomaly")
@@ -78,7 +77,7 @@ def predict(
     n_calls = _choose_calls(opening, len(chosen))
     if n_calls > 1:
         opening["n_threads"] = choose_threads(opening.get("n_threads")) // n_calls
-    loaded = load(model, **opening, n_calls=n_calls).at(false_alarm_rate, pixel_false_alarm_rate)
+    loaded = load(model, **opening, n_calls=n_calls).at(**rates)
     if fail_on_anomaly and loaded.decision is None:
         raise UsageError(f"{NOT_CALIBRATED} Until then, leave --fail-on-anomaly out.")
     count = format_count(len(chosen), "image")
