@@ -90,6 +90,7 @@ _EXTRAS = {
     ),
     "mqtt": ("paho",),
     "postgresql": ("psycopg",),
+    "cluster": ("ray",),
 }
 
 
@@ -129,6 +130,10 @@ class ImageReadError(PadimError):
 
 class DeviceError(PadimError):
     """A GPU that an engine cannot compute on here."""
+
+
+class ClusterError(PadimError):
+    """A cluster that cannot be reached, or that cannot do the work."""
 
 
 class DatasetError(PadimError):

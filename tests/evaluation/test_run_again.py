@@ -25,9 +25,10 @@ from padim.datasets import Category
 from padim.errors import DatasetError, PadimError
 from padim.evaluation.category import evaluate
 from padim.evaluation.job import Job, complete, find_ready
-from padim.evaluation.processes import Ended
 from padim.evaluation.record import Record, read_record, record_name, write_record
 from padim.files import lock_folder
+from padim.workers.processes import Processes
+from padim.workers.protocol import Ended
 
 
 @pytest.fixture
@@ -353,14 +354,9 @@ def test_what_a_dead_process_left_is_removed(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    scratches: list[Path] = []
-
-    def measured(predictor: Any, category: Category, **rest: Any) -> Any:
-        scratches.append(rest["scratch"])
-        return evaluate(predictor, category, **rest)
 
     def first_dies(
-        work: Any, jobs: Sequence[Job], n: int, hear: Any, clean_up: Callable[[Job], None]
+        self: Processes, work: Any, jobs: Sequence[Job], hear: Any, clean_up: Callable[[Job], None]
     ) -> Iterator[Ended[Any, Any]]:
         dead, alive = jobs
         left = subprocess.run(
@@ -371,18 +367,14 @@ def test_what_a_dead_process_left_is_removed(
         ).stdout.strip()
         (out / left).mkdir()
         (out / left / dead.name).touch()
-        (work.keywords["scratch"] / "maps").touch()
         clean_up(dead)
         yield Ended(dead, None, ("ProcessDied", "Its process was ended by signal 9."))
         yield Ended(alive, work(alive, lambda content: None), None)
 
-    monkeypatch.setattr("padim.evaluation.job.evaluate", measured)
-    monkeypatch.setattr("padim.evaluation.run.in_processes", first_dies)
+    monkeypatch.setattr(Processes, "map", first_dies)
     assert benchmark(root, out, "--workers", "2", "-q") == 1
     assert [row["category"] for row in document(out)["rows"]] == ["carpet"]
     assert not of("bottle", out)
-    (scratch,) = scratches
-    assert not scratch.exists()
 
 
 def test_another_benchmark_takes_no_place_unless_told_to(

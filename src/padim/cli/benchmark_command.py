@@ -13,6 +13,7 @@ from rich.progress import Progress
 from padim.choices import Choice
 from padim.cli import options
 from padim.cli.bars import bars
+from padim.cli.cluster import hire, require_cluster
 from padim.cli.console import result, say
 from padim.cli.fit_command import prepare_within
 from padim.cli.images import (
@@ -37,6 +38,7 @@ from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.heatmap import DEFAULT_COLORMAP, colours_of
 from padim.memory import resident_bytes
 from padim.scoring.engines import n_cores
+from padim.workers.processes import Processes
 
 if TYPE_CHECKING:
     from padim.evaluation.job import Plan
@@ -59,6 +61,15 @@ class Keeping(TypedDict, total=False):
     ]
 
 
+class Working(TypedDict, total=False):
+    """Who does the categories."""
+
+    workers: Annotated[
+        int, Choice("Categories at a time, as memory allows. [default: 1]", metavar="N")
+    ]
+    cluster: Annotated[str, options.CLUSTER]
+
+
 def benchmark(
     root: Annotated[
         Path, typer.Argument(help="Folder of categories in any known layout, or a manifest.")
@@ -67,10 +78,10 @@ def benchmark(
     choices: FitChoices,
     sinks: Sinks,
     keeping: Keeping,
+    working: Working,
     category: options.Categories = None,
     layout: options.Layout = None,
     skip_unreadable: options.SkipUnreadable = False,
-    workers: Annotated[int, option("Categories at a time, as memory allows.", "N")] = 1,
     seeds: Annotated[int, option("Draw what is random (--dims) K times.", "K")] = 1,
     colormap: Annotated[str, option("Of the pictures: inferno or jet.", "NAME")] = DEFAULT_COLORMAP,
     against: Annotated[
@@ -79,6 +90,10 @@ def benchmark(
 ) -> None:
     """Fit and evaluate every category: tables, curves and pictures."""
     require_extras("fit", "report")
+    workers, cluster = working.get("workers", 1), working.get("cluster")
+    if working.keys() >= {"workers", "cluster"}:
+        raise UsageError("A cluster has workers of its own. Leave --workers or --cluster out.")
+    require_cluster(cluster)
     settings = settings_with(**choices)
     for package in sinks:
         if find_spec(package) is None:
@@ -99,9 +114,8 @@ def benchmark(
     from padim.evaluation.tracking import send_to_mlflow, write_tensorboard
 
     plan = Plan(settings, seeds, skip_unreadable, keeping.get("keep_maps", False), colormap)
-    outcome = run_benchmark(
-        categories, out, plan, workers, overwrite=keeping.get("overwrite", False)
-    )
+    is_new = keeping.get("overwrite", False)
+    outcome = run_benchmark(categories, out, plan, workers, cluster, overwrite=is_new)
     steps = [partial(finish, outcome, out, against)]
     if "mlflow" in sinks:
         steps.append(partial(send_to_mlflow, outcome, sinks["mlflow"]))
@@ -115,10 +129,11 @@ def run_benchmark(
     out: Path,
     plan: "Plan",
     n_workers: int = 1,
+    cluster: str | None = None,
     *,
     overwrite: bool = False,
 ) -> "Results":
-    """Prepare a fit and run it over categories, with as many workers as memory allows."""
+    """Prepare a fit and run it over categories, by as many workers as there can be."""
     from padim.evaluation.job import Watcher
     from padim.evaluation.run import run
     from padim.fitting.prepare import find_white
@@ -143,10 +158,13 @@ def run_benchmark(
         n_workers = min(n_workers, allowed)
     if n_workers > 1 and settings.n_threads is None:
         settings = replace(settings, n_threads=max(1, n_cores() // n_workers))
-    plan = replace(plan, settings=settings, source_px=source_px)
-    with bars() as bar:
+    with hire(cluster, settings.n_threads, fitter.embedder.device.type) as found, bars() as bar:
+        if found is not None:
+            settings = replace(settings, n_threads=found.n_threads)
+        plan = replace(plan, settings=settings, source_px=source_px)
+        workers = found or (Processes(n_workers) if n_workers > 1 else None)
         watcher = Watcher(say, partial(_begin, bar))
-        return run(categories, plan, out, watcher, fitter, n_workers, overwrite=overwrite)
+        return run(categories, plan, out, watcher, fitter, workers, overwrite=overwrite)
 
 
 def _find_source_px(

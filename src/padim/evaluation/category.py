@@ -181,7 +181,6 @@ def evaluate(
     *,
     advance: Callable[[int], None] = lambda n_images: None,
     unreadable: Callable[[ImageReadError], None] | None = None,
-    scratch: Path | None = None,
 ) -> Evaluation:
     """Score the test images of one category and measure what comes out.
 
@@ -192,7 +191,6 @@ def evaluate(
         layout: A name of ``padim.datasets.LAYOUTS``; recognised when None.
         advance: Told how many more images have been scored.
         unreadable: Told of an image that cannot be read, which is then left out; raised when None.
-        scratch: Folder of the temporary file of maps; the system's when None.
 
     Returns:
         Scores and maps, with ``metrics`` and their 95% ``intervals``, both by name.
@@ -212,7 +210,7 @@ def evaluate(
     """
     predictor = load(model) if isinstance(model, str | Path) else model
     images = data if isinstance(data, Category) else read_test_category(data, category, layout)
-    folder = TemporaryFolder(scratch)
+    folder = TemporaryFolder()
     path = folder.path / "maps"
     start = time.perf_counter()
     found = predictor.stream([sample.path for sample in images.test], unreadable)

@@ -128,18 +128,17 @@ def run_job(
     fitter: Fitter,
     out: Path,
     watcher: Watcher,
-    scratch: Path | None = None,
 ) -> Record:
     """Fit and evaluate a category, and write its model, its pictures and its record.
 
     They take the place of what is there of the job once all are whole, and nothing half done is
-    left. Temporary files are in the folder ``scratch``, the system's when None.
+    left.
 
     Raises:
         PadimError: It cannot be done.
     """
     with TemporaryFolder(out) as made:
-        record = _make(job, plan, fitter, made, watcher, scratch)
+        record = _make(job, plan, fitter, made, watcher)
         write_record(record, made)
         places = _all_places(job.category.name, job.seed, made)
         written = [what for what, path in places.items() if path.exists()]
@@ -151,9 +150,7 @@ def run_job(
     return record
 
 
-def _make(
-    job: Job, plan: Plan, fitter: Fitter, made: Path, watcher: Watcher, scratch: Path | None
-) -> Record:
+def _make(job: Job, plan: Plan, fitter: Fitter, made: Path, watcher: Watcher) -> Record:
     """Fit and evaluate a category, and write its model and its pictures."""
     category = job.category
     left_out: list[str] = []
@@ -175,7 +172,7 @@ def _make(
         watcher.say(f"{category.name}: {words}")
     model = build_model(fitter, fitted)
     advance = begin("score", len(category.test))
-    evaluation = evaluate(model, category, advance=advance, unreadable=unreadable, scratch=scratch)
+    evaluation = evaluate(model, category, advance=advance, unreadable=unreadable)
     if words := describe_differences(one.differences for one in evaluation.predictions):
         watcher.say(f"{category.name}: {words}")
     for words in evaluation.describe_flaws():

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import cast
 
 from padim.datasets import Category
-from padim.errors import DatasetError, UsageError, failure_of, join_names
+from padim.errors import DatasetError, PadimError, UsageError, failure_of, join_names
 from padim.evaluation.job import Job, Plan, Watcher, complete, find_missing, run_job
 from padim.evaluation.pictures import Curve, draw_roc, encode_png
-from padim.evaluation.processes import Ended, Tell, in_processes
 from padim.evaluation.record import (
     MOST_SEEDS,
     FileStamp,
@@ -28,7 +27,8 @@ from padim.evaluation.run_folder import Failure, Results, read_results, write_re
 from padim.files import lock_folder, plain_text, same_name, write_whole
 from padim.fitting.fitter import Fitter
 from padim.metrics.resamples import N_RESAMPLES
-from padim.temporary import TemporaryFolder, sweep
+from padim.temporary import sweep
+from padim.workers.protocol import Ended, Shared, Tell, Workers
 
 
 def run(
@@ -37,11 +37,11 @@ def run(
     out: Path,
     watcher: Watcher,
     fitter: Fitter,
-    n_workers: int = 1,
+    workers: Workers | None = None,
     *,
     overwrite: bool = False,
 ) -> Results:
-    """Fit and evaluate categories, with one worker in this process, else each in its own.
+    """Fit and evaluate categories, each by one of some workers, or all in this process without.
 
     Each finished category leaves a record and is not done again while nothing it rests on has
     changed; an unfinished one leaves what was there of it before, and one that fails does not stop
@@ -65,7 +65,7 @@ def run(
         _check_names(categories, out)
         if not overwrite:
             _require_same_benchmark(categories, plan, fitter, out)
-        return _run(categories, plan, out, watcher, fitter, n_workers)
+        return _run(categories, plan, out, watcher, fitter, workers)
 
 
 def _check_names(categories: Sequence[Category], out: Path) -> None:
@@ -123,7 +123,7 @@ def _run(
     out: Path,
     watcher: Watcher,
     fitter: Fitter,
-    n_workers: int,
+    workers: Workers | None,
 ) -> Results:
     rests_on = _settings_of(plan, fitter)
     settings: Settings = {**rests_on, "n_seeds": plan.n_seeds}
@@ -147,7 +147,7 @@ def _run(
     if jobs:
         write()  # whatever ends this run, the tables are of its settings
     try:
-        work = partial(_do_in_processes, n_workers) if n_workers > 1 else partial(_do_here, fitter)
+        work = partial(_do_by, workers) if workers else partial(_do_here, fitter)
         with closing(work(jobs, plan, out, watcher)) as done:
             for job, record, failure in done:
                 name = job.category.name
@@ -264,23 +264,30 @@ def _do_here(
         yield Ended(job, record, failure)
 
 
-def _do_in_processes(
-    n_workers: int, jobs: Sequence[Job], plan: Plan, out: Path, watcher: Watcher
+def _do_by(
+    workers: Workers, jobs: Sequence[Job], plan: Plan, out: Path, watcher: Watcher
 ) -> Generator[Ended[Job, Record], None, None]:
     advance = watcher.begin("categories", len(jobs))
-    with TemporaryFolder() as scratch:
-        work = partial(_work, plan=plan, out=out, scratch=scratch)
-        with closing(
-            in_processes(work, jobs, n_workers, watcher.say, lambda job: sweep(out))
-        ) as ended:
-            for one in ended:
-                advance(1)
-                yield one
+    work = partial(_work, plan=workers.put(plan), out=out.absolute())
+    with closing(workers.map(work, jobs, watcher.say, lambda job: sweep(out))) as ended:
+        for one in ended:
+            advance(1)
+            yield one
 
 
-def _work(job: Job, tell: Tell, *, plan: Plan, out: Path, scratch: Path) -> Record:
-    """Do a job in a process of its own: lines go to the one that waits, progress nowhere."""
-    return run_job(job, plan, plan.fitter(job.seed), out, Watcher(tell), scratch)
+def _work(job: Job, tell: Tell, *, plan: Shared[Plan], out: Path) -> Record:
+    """Do a job as a worker: lines go to the one that waits, progress nowhere.
+
+    Raises:
+        PadimError: It cannot be done, or the folder is another one here.
+    """
+    if not (out / ".lock").exists():  # whoever waits holds it
+        raise PadimError(
+            f"{out} is not there on the machine of a worker, which would write into it. Choose a "
+            "folder that all machines see."
+        )
+    known = plan.get()
+    return run_job(job, known, known.fitter(job.seed), out, Watcher(tell))
 
 
 class _Log:

@@ -5,13 +5,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from padim.errors import DatasetError
-from padim.evaluation.processes import Tell, in_processes
 from padim.files import write_whole
+from padim.temporary import TemporaryFolder
+from padim.workers.processes import Processes
+from padim.workers.protocol import Shared, Tell
 
 
 def _square(number: int, tell: Tell) -> int:
@@ -31,6 +34,10 @@ def _square(number: int, tell: Tell) -> int:
     return number**2
 
 
+def _ignore(content: object) -> None:
+    pass
+
+
 class _StaysAtHomeError(Exception):
     def __init__(self, one: str, other: str) -> None:
         super().__init__(f"neither {one} nor {other}")
@@ -45,13 +52,13 @@ def _sleep(path: Path, tell: Tell) -> None:
 
 def test_work_is_done_a_few_at_a_time() -> None:
     told: list[str] = []
-    ended = list(in_processes(_square, [1, 2, 3], 2, told.append))
+    ended = list(Processes(2).map(_square, [1, 2, 3], told.append))
     assert sorted((one.item, one.result) for one in ended) == [(1, 1), (2, 4), (3, 9)]
     assert sorted(told) == [f"squaring {i}" for i in (1, 2, 3)]
 
 
 def test_a_failure_or_a_death_stops_nothing_else() -> None:
-    ended = {one.item: one for one in in_processes(_square, [13, 666, 2], 3, lambda content: None)}
+    ended = {one.item: one for one in Processes(3).map(_square, [13, 666, 2], _ignore)}
     assert ended[2].result == 4
     assert ended[13].failure == ("DatasetError", "13 is not liked.")
     assert ended[666].failure is not None
@@ -61,7 +68,7 @@ def test_a_failure_or_a_death_stops_nothing_else() -> None:
 
 
 def test_a_full_disk_or_memory_stops_nothing_else() -> None:
-    ended = {one.item: one for one in in_processes(_square, [28, 40, 2], 1, lambda content: None)}
+    ended = {one.item: one for one in Processes(1).map(_square, [28, 40, 2], _ignore)}
     assert ended[2].result == 4
     assert ended[28].failure == (
         "OSError",
@@ -74,36 +81,60 @@ def test_a_full_disk_or_memory_stops_nothing_else() -> None:
 
 def test_a_mistake_in_the_work_is_raised_with_its_place() -> None:
     with pytest.raises(ZeroDivisionError) as caught:
-        list(in_processes(_square, [99], 1, lambda content: None))
+        list(Processes(1).map(_square, [99], _ignore))
     assert "in _square" in caught.value.__notes__[0]
 
 
 def test_a_mistake_that_cannot_travel_is_raised_in_words() -> None:
     with pytest.raises(RuntimeError, match="_StaysAtHomeError: neither here nor there") as caught:
-        list(in_processes(_square, [77], 1, lambda content: None))
+        list(Processes(1).map(_square, [77], _ignore))
     assert "in _square" in caught.value.__notes__[0]
 
 
 def test_what_a_process_leaves_can_be_removed_when_it_is_gone(tmp_path: Path) -> None:
     gone: list[object] = []
-    list(in_processes(_square, [13, 666, 2], 1, lambda content: None, gone.append))
+    list(Processes(1).map(_square, [13, 666, 2], _ignore, gone.append))
     assert gone == [666]
 
     def interrupted(content: str) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(in_processes(_sleep, [tmp_path / "a"], 1, interrupted, gone.append))
+        list(Processes(1).map(_sleep, [tmp_path / "a"], interrupted, gone.append))
     assert gone == [666, tmp_path / "a"]
+
+
+def _leave(number: int, tell: Tell) -> None:
+    folder = TemporaryFolder()
+    tell(folder.path)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_temporary_files_of_a_process_that_died_go() -> None:
+    told: list[Path] = []
+    ((_, _, failure),) = Processes(1).map(_leave, [1], told.append)
+    assert failure is not None
+    (left,) = told
+    assert not left.parent.exists()
+
+
+def _give(number: int, tell: Tell, *, numbers: Shared[list[int]]) -> int:
+    return numbers.get()[number]
+
+
+def test_what_is_shared_reaches_each_process() -> None:
+    workers = Processes(2)
+    work = partial(_give, numbers=workers.put([5, 7]))
+    assert sorted(one.result or 0 for one in workers.map(work, [0, 1], _ignore)) == [5, 7]
 
 
 def test_no_process_outlives_its_parent(tmp_path: Path) -> None:
     path = tmp_path / "number"
     program = (
         "from pathlib import Path\n"
-        "from padim.evaluation.processes import in_processes\n"
+        "from padim.workers.processes import Processes\n"
         "from test_processes import _sleep\n"
-        f"list(in_processes(_sleep, [Path({str(path)!r})], 1, lambda content: None))\n"
+        f"list(Processes(1).map(_sleep, [Path({str(path)!r})], print))\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "-c", program], env=environment) as parent:
@@ -137,7 +168,7 @@ def test_no_process_is_left_behind(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(in_processes(_sleep, paths, 2, interrupted))
+        list(Processes(2).map(_sleep, paths, interrupted))
     for path in paths:
         if path.exists():
             with pytest.raises(ProcessLookupError):
