@@ -31,7 +31,9 @@ def model(category: Path) -> padim.PaDiM:
 
 def test_public_names_are_these() -> None:
     classes = "FitSettings MapCounts Monitor PaDiM PixelMetrics Prediction Predictor Region"
-    functions = "calibrate evaluate export fit forget load merge read_dataset update"
+    functions = (
+        "calibrate evaluate export fit forget load merge read_dataset read_map update write_parquet"
+    )
     names = {*ERRORS, *classes.split(), *functions.split(), "__version__"}
     assert padim.__all__ == sorted(names)
     assert dir(padim) == padim.__all__

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from padim.model.opening import load
     from padim.model.padim import PaDiM
     from padim.monitor.monitor import Monitor
+    from padim.scoring.bulk import write_parquet
+    from padim.scoring.map_array import read_map
     from padim.scoring.prediction import Prediction
     from padim.scoring.predictor import Predictor
 
@@ -73,7 +75,9 @@ __all__ = [
     "load",
     "merge",
     "read_dataset",
+    "read_map",
     "update",
+    "write_parquet",
 ]
 __version__ = "0.1.0"
 
@@ -100,6 +104,8 @@ _MODULES = {
     "model.opening": ("load",),
     "model.padim": ("PaDiM",),
     "monitor.monitor": ("Monitor",),
+    "scoring.bulk": ("write_parquet",),
+    "scoring.map_array": ("read_map",),
     "scoring.prediction": ("Prediction",),
     "scoring.predictor": ("Predictor",),
 }

@@ -91,6 +91,7 @@ _EXTRAS = {
     "mqtt": ("paho",),
     "postgresql": ("psycopg",),
     "cluster": ("ray",),
+    "zarr": ("zarr",),
 }
 
 

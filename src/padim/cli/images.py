@@ -16,7 +16,8 @@ from padim.images.decode import read_size_px
 from padim.images.reading import AS_IT_IS, Reading
 from padim.scoring.prediction import Decision
 
-_RESULTS = ("results.json", "predictions.csv")  # files by which a folder of results is known
+# By which a folder of results is known
+_RESULTS = ("results.json", "predictions.csv", "predictions.parquet")
 
 
 class Unreadable:

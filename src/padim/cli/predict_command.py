@@ -1,8 +1,7 @@
 """``padim predict``."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from padim.cli import options
 from padim.cli.bars import progress
-from padim.cli.console import Output, result, say, table, warn
+from padim.cli.console import Output, result, say, warn
 from padim.cli.images import (
     Unreadable,
     measure_sizes,
@@ -22,6 +21,8 @@ from padim.cli.images import (
     say_threshold,
 )
 from padim.cli.options import option
+from padim.cli.predict_bulk import require_bulk, score_bulk, tell_places
+from padim.cli.tally import Tally, saying_how_far
 from padim.datasets import expand
 from padim.datasets.left_out import find_left_out
 from padim.errors import ImageReadError, PadimError, PathMissingError, UsageError, format_count
@@ -31,15 +32,13 @@ from padim.images.facts import describe_differences
 from padim.images.stream import STDIN, is_stdin, read_stdin
 from padim.scoring.engines import N_BATCH, choose_threads
 from padim.scoring.journal import Journal, Run
-from padim.scoring.prediction import NOT_CALIBRATED, Decision, Prediction, PredictionRecord
+from padim.scoring.prediction import NOT_CALIBRATED, Prediction, PredictionRecord
 from padim.scoring.writer import PredictionWriter
 
 if TYPE_CHECKING:
     from padim.scoring.predictor import Predictor
 
-_SHOWN = 10
 _FOLDER = 16  # images that are scored as a folder: few come sooner one after the other
-_MANY = 20  # images that are all alien are hardly all defective
 KEPT_PX = 1_000_000  # of a source image that is drawn from memory; larger ones are read again
 
 
@@ -51,12 +50,16 @@ def predict(
     rates: options.Rates,
     recursive: options.Recursive = False,
     maps: Annotated[
-        str | None, option("Write float32 maps at source size too.", "npy|tiff")
+        str | None,
+        option("Write float32 maps at source size too; zarr with --parquet.", "npy|tiff|zarr"),
     ] = None,
     overlays: Annotated[bool, option("Draw each image with its map.")] = True,
     min_region_px: Annotated[int, option("Smallest region, in source pixels.", "N")] = 1,
     fail_on_anomaly: Annotated[
         bool, option("Exit with 1 when an image is labelled anomalous.", None, "--fail-on-anomaly")
+    ] = False,
+    parquet: Annotated[
+        bool, option("For many images: Parquet, in parts, without pictures.", None, "--parquet")
     ] = False,
     skip_unreadable: options.SkipUnreadable = False,
 ) -> None:
@@ -66,10 +69,11 @@ def predict(
     images = [STDIN if is_stdin(path) else path for path in images]
     require_apart(out, images, recursive=recursive)
     chosen = expand(images, recursive=recursive)
-    names = name_outputs(chosen, images)
-    writer = PredictionWriter(
-        out, lambda prediction: names[prediction.path or STDIN], overlays, maps, min_region_px
-    )
+    writer = None
+    if parquet:
+        require_bulk(chosen, maps)
+    else:
+        writer = _make_writer(out, name_outputs(chosen, images), overlays, maps, min_region_px)
     require_writable(out)
     require_no_images(out)
     from padim.model.opening import load
@@ -81,20 +85,28 @@ def predict(
     if fail_on_anomaly and loaded.decision is None:
         raise UsageError(f"{NOT_CALIBRATED} Until then, leave --fail-on-anomaly out.")
     count = format_count(len(chosen), "image")
-    sizes = measure_sizes(chosen, loaded.preprocess.reading)[1]
-    say(f"{count} to score, {sizes}. Engine: {loaded.engine}.")
+    # To open each of a million files takes long.
+    sizes = "" if parquet else f", {measure_sizes(chosen, loaded.preprocess.reading)[1]}"
+    say(f"{count} to score{sizes}. Engine: {loaded.engine}.")
     say_left_out(find_left_out(images, recursive=recursive))
     if loaded.decision is not None:
         say_threshold(loaded.decision)
     unreadable = Unreadable(skip_unreadable)
-    tally = _Tally(loaded.decision, frozenset(loaded.description.facts["image_sha256"]))
-    _score(chosen, loaded, writer, unreadable, tally)
+    fitted = frozenset(loaded.description.facts["image_sha256"])
+    tally = Tally(loaded.decision, fitted, keeps_all=Output.as_json and not parquet)
+    if writer is None:
+        score_bulk(chosen, loaded, out, maps, min_region_px, unreadable, tally)
+        places = tell_places(out, maps)
+    else:
+        _score(chosen, loaded, writer, unreadable, tally)
+        places = _tell_places(writer)
     unreadable.report()
     facts = {"model": str(model), "engine": loaded.engine, "out": str(out)}
-    _tell(tally, facts, unreadable.paths, out, overlays=overlays)
+    _tell(tally, {**facts, "unreadable": unreadable.paths}, places)
     if not tally.n_images:
         raise PadimError(f"Nothing was judged: of {count} none could be read. Check the files.")
-    _require_pictures(writer)
+    if writer is not None:
+        _require_pictures(writer)
     if fail_on_anomaly and tally.n_anomalous:
         raise typer.Exit(1)
 
@@ -109,28 +121,38 @@ def _choose_calls(opening: options.Opening, n_images: int) -> int:
     return min(choose_threads(opening.get("n_threads")), n_images // N_BATCH)
 
 
-def _tell(
-    tally: "_Tally",
-    facts: Mapping[str, str],
-    unreadable: Sequence[str],
-    out: Path,
-    *,
-    overlays: bool,
-) -> None:
-    """Say what was found, and what is doubtful about it."""
-    document = {
-        **facts,
-        **tally.document(),
-        "unreadable": unreadable,
-        "predictions": [record.to_dict() for record in tally.records],
-    }
-    pictures = f" Pictures: {out / 'overlays'}." if overlays else ""
-    result(
-        document,
-        f"{tally.words()}\nScores and regions: {out / 'predictions.csv'}, "
-        f"{out / 'predictions.jsonl'}.{pictures}",
+def _make_writer(
+    out: Path, names: Mapping[Path, Path], overlays: bool, maps: str | None, min_region_px: int
+) -> PredictionWriter:
+    """What writes tables and pictures into a folder."""
+    if maps == "zarr":
+        raise UsageError("--maps zarr is for --parquet. Add that, or take --maps npy.")
+    if (out / "predictions.parquet").exists():
+        raise UsageError(
+            f"{out} has results in Parquet, but others need a folder of their own. Choose another, "
+            "or add --parquet."
+        )
+    return PredictionWriter(
+        out, lambda prediction: names[prediction.path or STDIN], overlays, maps, min_region_px
     )
-    if words := describe_differences(tally.differences):
+
+
+def _tell_places(writer: PredictionWriter) -> str:
+    """Where results are, in words."""
+    out = writer.folder
+    pictures = f" Pictures: {out / 'overlays'}." if writer.overlays else ""
+    tables = f"{out / 'predictions.csv'}, {out / 'predictions.jsonl'}"
+    return f"Scores and regions: {tables}.{pictures}"
+
+
+def _tell(tally: Tally, facts: Mapping[str, object], places: str) -> None:
+    """Say what was found, and what is doubtful about it."""
+    shown, records = (
+        ("predictions", tally.records) if tally.keeps_all else ("hottest", tally.hottest())
+    )
+    document = {**facts, **tally.document(), shown: [record.to_dict() for record in records]}
+    result(document, f"{tally.words()}\n{places}")
+    if words := describe_differences(tally.differences.elements()):
         warn(words)
     if tally.n_fitted:
         warn(
@@ -144,12 +166,10 @@ def _tell(
         )
 
 
-def _note(
-    predictions: Iterable[Prediction], differences: list[tuple[str, ...]]
-) -> Iterator[Prediction]:
+def _note(predictions: Iterable[Prediction], tally: Tally) -> Iterator[Prediction]:
     """Pass predictions on, and note how their images differ from those of the fit."""
     for prediction in predictions:
-        differences.append(prediction.differences)
+        tally.note(prediction)
         yield prediction
 
 
@@ -158,7 +178,7 @@ def _score(
     loaded: "Predictor",
     writer: PredictionWriter,
     unreadable: Unreadable,
-    tally: "_Tally",
+    tally: Tally,
 ) -> None:
     """Score images into a folder, and count them."""
     with (
@@ -177,8 +197,8 @@ def _score(
             kept_px=KEPT_PX if writer.overlays else 0,
             traced=True,
         )
-        with _saying_how_far(tally, len(chosen)):
-            for record in writer.write(_note(predictions, tally.differences), journal):
+        with saying_how_far(tally, len(chosen)):
+            for record in writer.write(_note(predictions, tally), journal):
                 tally.add(record)
                 advance(1)
             journal.finish(None if path == STDIN else str(path) for path in chosen)
@@ -230,69 +250,3 @@ def _find_done(
         count = format_count(n_kept, "image")
         say(f"{count} of a run that was stopped need not be scored again.")
     return dict(list(done.items())[:n_kept])
-
-
-@contextmanager
-def _saying_how_far(tally: "_Tally", n_images: int) -> Iterator[None]:
-    """Say, when the work is stopped, how far it has come."""
-    try:
-        yield
-    except BaseException:
-        if tally.n_images:
-            Output.advice = (
-                f"{tally.n_images} of {n_images} images are done: the same command goes on."
-            )
-        raise
-
-
-class _Tally:
-    """Counts predictions and keeps those that are shown: all for JSON, else the hottest."""
-
-    def __init__(self, decision: Decision | None, fitted: frozenset[str]) -> None:
-        self.decision = decision
-        self.fitted = fitted  # sha256 of the images of the fit
-        self.records: list[PredictionRecord] = []
-        self.differences: list[tuple[str, ...]] = []  # of each image from those of the fit
-        self.n_images = self.n_anomalous = self.n_alien = self.n_fitted = 0
-
-    def add(self, record: PredictionRecord) -> None:
-        self.records.append(record)
-        if len(self.records) > 2 * _SHOWN and not Output.as_json:
-            self.records = self._hottest()
-        self.n_images += 1
-        self.n_fitted += record.origin is not None and record.origin.image_sha256 in self.fitted
-        self.n_anomalous += record.label == "anomalous"
-        if self.decision is not None and record.p_value is not None:
-            self.n_alien += record.p_value <= self.decision.calibration.least_p_value
-
-    @property
-    def all_alien(self) -> bool:
-        return self.n_alien == self.n_images >= _MANY
-
-    def document(self) -> dict[str, object]:
-        return {
-            "n_images": self.n_images,
-            "n_anomalous": self.n_anomalous if self.decision else None,
-            "threshold": asdict(self.decision.threshold) if self.decision else None,
-            "pixel_threshold": self.decision and self.decision.pixel_threshold,
-        }
-
-    def words(self) -> str:
-        cells = [
-            (
-                record.path or "",
-                f"{record.score:.3f}",
-                f"{record.hottest.peak_x},{record.hottest.peak_y}",
-                "" if record.label is None else f"{record.label}, p {record.p_value:.2g}",
-            )
-            for record in self._hottest()
-        ]
-        count = format_count(self.n_images, "image")
-        if self.decision is not None:
-            verb = "is" if 1 in (self.n_images, self.n_anomalous) else "are"
-            count = f"{self.n_anomalous} of {count} {verb} anomalous"
-        most = ". The most anomalous" if self.n_images > _SHOWN else ""
-        return f"{count}{most}:\n{table(('path', 'score', 'peak x,y', 'label'), cells)}"
-
-    def _hottest(self) -> list[PredictionRecord]:
-        return sorted(self.records, key=lambda record: -record.score)[:_SHOWN]

@@ -45,10 +45,7 @@ class PredictionWriter:
     def __post_init__(self) -> None:
         if self.maps is not None and self.maps not in MAPS:
             raise UnknownNameError("kind of map", self.maps, MAPS)
-        if self.min_region_px < 1:
-            raise UsageError(
-                f"--min-region-px is {self.min_region_px}, but needs to be 1 or more. Try 1."
-            )
+        require_region_px(self.min_region_px)
 
     @property
     def n_files(self) -> int:
@@ -118,3 +115,9 @@ class PredictionWriter:
                 partial.write_bytes(encoded.getbuffer())
             else:
                 Image.fromarray(source_map).save(partial)
+
+
+def require_region_px(min_region_px: int) -> None:
+    """Make sure that regions are of a pixel at least."""
+    if min_region_px < 1:
+        raise UsageError(f"--min-region-px is {min_region_px}, but needs to be 1 or more. Try 1.")

@@ -1,0 +1,339 @@
+"""Results of a million images: scored part by part, and what is written whole is not done again."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from padim.errors import ImageReadError, UsageError
+from padim.files import lock_folder, plain_text, write_text
+from padim.images.ahead import (
+    DECODE_AHEAD,
+    DECODE_THREADS,
+    WRITE_BEHIND,
+    WRITE_THREADS,
+    content_sha256,
+    map_ahead,
+)
+from padim.scoring import map_array, parts
+from padim.scoring.journal import Run
+from padim.scoring.map_array import MapArray, count_scores, drop_maps, name_file
+from padim.scoring.parts import LeftOut, Part, PartFolder
+from padim.scoring.prediction import Prediction, PredictionRecord
+from padim.scoring.predictor import Predictor
+from padim.scoring.writer import require_region_px
+
+DONE = "predictions.json"  # written last, removed first
+_MOST_IMAGES = 1024  # of a part
+_MOST_MAP_BYTES = 128 << 20  # of a part
+_OF_OTHERS = ("predictions.csv", ".predictions.jsonl")
+Unreadable = Callable[[ImageReadError], None] | None
+
+
+class _Judged(NamedTuple):
+    """What is kept of a prediction."""
+
+    record: PredictionRecord
+    counts: NDArray[np.uint8] | None
+
+
+class _Scored(NamedTuple):
+    """A part, and its maps where they are wanted, shape ``(images, H, W)``."""
+
+    part: Part
+    counts: NDArray[np.uint8] | None
+
+
+class BulkResults:
+    """Rows of any number of images in a folder, and maps if wanted; in a ``with`` block.
+
+    No other process writes into the folder meanwhile. ``find_done`` comes first, then ``score``;
+    ``finish`` once that has given all.
+
+    Args:
+        predictor: What scores.
+        images: Paths of images, none of them a pipe; their order is that of the rows.
+        folder: Where the results go.
+        maps: Whether maps are written, at the size that the network sees.
+        min_region_px: Source pixels of a region, at least.
+
+    Attributes:
+        replaced: Whether parts of another run were there, which are gone.
+
+    Raises:
+        MissingExtraError: pyarrow, or with maps zarr, is not installed.
+        UsageError: The folder has results of another kind.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        images: Sequence[Path],
+        folder: Path,
+        *,
+        maps: bool = False,
+        min_region_px: int = 1,
+    ) -> None:
+        require_region_px(min_region_px)
+        self.predictor = predictor
+        self.images = images
+        self.folder = folder
+        self.min_region_px = min_region_px
+        self.replaced = False
+        self._parts = PartFolder(
+            folder / parts.FOLDER, self._describe_run(maps), predictor.decision
+        )
+        size_px = predictor.preprocess.size_px
+        self.n_part = _MOST_IMAGES
+        self._maps: MapArray | None = None
+        if maps:
+            self.n_part = max(1, min(_MOST_IMAGES, _MOST_MAP_BYTES // (size_px[0] * size_px[1])))
+            self._maps = MapArray(folder / map_array.FOLDER, len(images), self.n_part, size_px)
+        self._waiting = set(range(-(-len(images) // self.n_part)))
+        self._n_rows = 0
+        self._left_out: list[LeftOut] = []
+        self._held = ExitStack()
+
+    def __enter__(self) -> Self:
+        if found := [name for name in _OF_OTHERS if (self.folder / name).exists()]:
+            raise UsageError(
+                f"{self.folder} has {found[0]}, results as CSV, but Parquet needs a folder of its "
+                "own. Choose another."
+            )
+        with ExitStack() as held:
+            held.enter_context(lock_folder(self.folder))
+            (self.folder / DONE).unlink(missing_ok=True)
+            for file, number in self._parts.list_files().items():
+                self.replaced |= (is_of_another := self._parts.is_of_another(file))
+                if is_of_another or number not in self._waiting:
+                    file.unlink()
+            self._drop_maps()
+            self._held = held.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._held.__exit__(kind, error, trace)
+
+    def find_done(self, unreadable: Unreadable = None) -> Iterator[PredictionRecord]:
+        """Give the rows of parts that are whole and whose images are as they were.
+
+        What else is there of this run goes.
+
+        Args:
+            unreadable: Told of images that were left out; when None, their parts are not done.
+        """
+        for number in sorted(self._waiting):
+            part = self._find_whole(number, has_left_out=unreadable is not None)
+            if part is None:
+                self._parts.name(number).unlink(missing_ok=True)
+                continue
+            self._waiting.remove(number)
+            self._note(part)
+            for one in part.left_out:
+                assert unreadable is not None
+                unreadable(ImageReadError(one.path, one.reason))
+            for _, record in part.rows:
+                yield record
+        self._drop_maps()
+
+    def score(
+        self,
+        unreadable: Unreadable = None,
+        note: Callable[[Prediction], object] = lambda _: None,
+    ) -> Iterator[PredictionRecord]:
+        """Score the images of the other parts, and give the rows of each once it is written.
+
+        Args:
+            unreadable: Told of an image that cannot be read, which is then left out; raised when
+                None.
+            note: Told of each prediction, in order, before it is written.
+
+        Raises:
+            ImageReadError: An image cannot be read and nobody is told.
+            OSError: The disk is full, say; the parts that are written stay.
+        """
+        if self._maps is not None:
+            self._maps.begin()
+        scored = (self._score_part(number, unreadable, note) for number in sorted(self._waiting))
+        # One is written while the next is scored.
+        for part in map_ahead(self._write, scored, 1, 2):
+            self._waiting.remove(part.number)
+            self._note(part)
+            for _, record in part.rows:
+                yield record
+
+    def finish(self) -> None:
+        """Write what says that all parts are there, and which images have no row."""
+        assert not self._waiting
+        left_out = sorted(self._left_out, key=lambda one: one.index)
+        document = {
+            "n_images": len(self.images),
+            "n_rows": self._n_rows,
+            "n_images_of_a_part": self.n_part,
+            "run": asdict(self._parts.run),
+            "unreadable": [asdict(one) for one in left_out],
+        }
+        write_text(self.folder / DONE, json.dumps(document, indent=2) + "\n")
+
+    def _describe_run(self, maps: bool) -> Run:
+        """What the rows rest on."""
+        decision = self.predictor.decision
+        return Run(
+            *self.predictor.origin,
+            threshold=decision.threshold.score if decision else None,
+            false_alarm_rate=decision.threshold.rate if decision else None,
+            pixel_threshold=decision.pixel_threshold if decision else None,
+            overlays=False,
+            maps="zarr" if maps else None,
+            min_region_px=self.min_region_px,
+        )
+
+    def _drop_maps(self) -> None:
+        """Remove the maps of parts that are not there."""
+        numbers = () if self._maps is None else self._parts.list_files().values()
+        drop_maps(self.folder / map_array.FOLDER, {name_file(number) for number in numbers})
+
+    def _indices(self, number: int) -> range:
+        """Which images a part is of."""
+        start = number * self.n_part
+        return range(start, min(start + self.n_part, len(self.images)))
+
+    def _find_whole(self, number: int, *, has_left_out: bool) -> Part | None:
+        """A part that is as it would be written now."""
+        part = self._parts.read(number)
+        if part is None or (part.left_out and not has_left_out):
+            return None
+        if (
+            part.rows
+            and self._maps is not None
+            and not (self._maps.folder / name_file(number)).is_file()
+        ):
+            return None
+        were = part.describe_images()
+        indices = self._indices(number)
+        paths = {index: plain_text(str(self.images[index])) for index in indices}
+        if {index: path for index, (path, _) in were.items()} != paths:
+            return None
+        images = (self.images[index] for index in indices)
+        found = map_ahead(_hash, images, DECODE_THREADS, DECODE_AHEAD)
+        is_same = all(
+            were[index][1] == sha256 for index, sha256 in zip(indices, found, strict=True)
+        )
+        return part if is_same else None
+
+    def _score_part(
+        self, number: int, unreadable: Unreadable, note: Callable[[Prediction], object]
+    ) -> _Scored:
+        """Score the images of a part, in batches of its own: so it is the same bytes alone."""
+        indices = self._indices(number)
+        failed: dict[str, str] = {}
+
+        def leave_out(error: ImageReadError) -> None:
+            failed[str(error.path)] = plain_text(error.reason)
+            assert unreadable is not None
+            unreadable(error)
+
+        def noted() -> Iterator[Prediction]:
+            images = [self.images[index] for index in indices]
+            told = None if unreadable is None else leave_out
+            for prediction in self.predictor.stream(images, told, traced=True):
+                note(prediction)
+                yield prediction
+
+        counts = None
+        if self._maps is not None:
+            counts = np.zeros((len(indices), *self._maps.shape[1:]), np.uint8)
+        rows: list[tuple[int, PredictionRecord]] = []
+        rest = iter(indices)
+        for judged in map_ahead(self._judge, noted(), WRITE_THREADS, WRITE_BEHIND):
+            index = next(one for one in rest if str(self.images[one]) == judged.record.path)
+            rows.append((index, judged.record))
+            if counts is not None and judged.counts is not None:
+                counts[index - indices.start] = judged.counts
+        have_rows = {index for index, _ in rows}
+        left_out = tuple(
+            self._describe_left_out(index, failed) for index in indices if index not in have_rows
+        )
+        return _Scored(Part(number, tuple(rows), left_out), counts)
+
+    def _judge(self, prediction: Prediction) -> _Judged:
+        regions = prediction.outlined(self.min_region_px)[0]
+        counts = None if self._maps is None else count_scores(prediction.anomaly_map)
+        return _Judged(prediction.record(regions), counts)
+
+    def _describe_left_out(self, index: int, failed: dict[str, str]) -> LeftOut:
+        path = self.images[index]
+        return LeftOut(index, plain_text(str(path)), _hash(path), failed[str(path)])
+
+    def _write(self, scored: _Scored) -> Part:
+        """Write a part; its rows come last, since they say that it is whole."""
+        if self._maps is not None and scored.counts is not None and scored.part.rows:
+            self._maps.write(scored.part.number, scored.counts)
+        self._parts.write(scored.part)
+        return scored.part
+
+    def _note(self, part: Part) -> None:
+        self._n_rows += len(part.rows)
+        self._left_out += part.left_out
+
+
+def write_parquet(
+    model: Predictor,
+    images: Iterable[str | Path],
+    folder: str | Path,
+    *,
+    maps: bool = False,
+    min_region_px: int = 1,
+    unreadable: Unreadable = None,
+) -> int:
+    """Score any number of image files into a folder of Parquet files, which one call reads.
+
+    What is there of the same model, options and images is not scored again, so the same call goes
+    on where one was stopped. The page *Results* says what is in the folder.
+
+    Args:
+        model: What scores.
+        images: Paths of image files.
+        folder: Where the results go: ``predictions.parquet``, and ``maps.zarr`` with maps.
+        maps: Whether maps are written, at the size that the network sees.
+        min_region_px: Source pixels of a region; smaller ones are left out.
+        unreadable: Told of an image that cannot be read, which then has no row; raised when None.
+
+    Returns:
+        How many rows there are.
+
+    Raises:
+        ImageReadError: An image cannot be read and nobody is told.
+        MissingExtraError: pyarrow, or with maps zarr, is not installed.
+        UsageError: The folder has results as CSV.
+
+    Examples:
+        >>> model = padim.load("part.safetensors")
+        >>> padim.write_parquet(model, ["good.png", "spot.png"], "results", maps=True)
+        2
+    """
+    paths = [Path(path) for path in images]
+    n_rows = 0
+    with BulkResults(model, paths, Path(folder), maps=maps, min_region_px=min_region_px) as results:
+        for step in (results.find_done, results.score):
+            n_rows += sum(1 for _ in step(unreadable))
+        results.finish()
+    return n_rows
+
+
+def _hash(path: Path) -> str | None:
+    """The sha256 of an image as it is; None where its bytes cannot be read."""
+    with suppress(ImageReadError):
+        return content_sha256(path)
+    return None

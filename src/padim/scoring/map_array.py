@@ -1,0 +1,152 @@
+"""Maps of many images in one Zarr array, as counts of 8 bits on a fixed scale of score.
+
+A count c of 1 to 255 stands for the score 2^((c - 1) / 20): from 1 to 6,654, each within 1.75%. A
+lower score counts as 1, a higher one as 255. 0 is where a map does not look, or an image has none.
+"""
+
+from collections.abc import Container
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from padim.errors import MissingExtraError, PathMissingError, UsageError
+from padim.files import write_whole
+
+FOLDER = "maps.zarr"
+_PER_DOUBLING = 20
+_SCORES = np.exp2((np.arange(256) - 1) / _PER_DOUBLING).astype(np.float32)
+_SCORES[0] = np.nan
+_LEVEL = 3  # of zstd: 9 makes maps an eighth smaller, and takes three times as long
+
+
+def count_scores(anomaly_map: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The counts of a map, of any shape."""
+    doublings = np.log2(np.fmax(anomaly_map, np.float32(1)))
+    counts = np.minimum(np.rint(_PER_DOUBLING * doublings), 254) + 1
+    return np.where(np.isnan(anomaly_map), 0, counts).astype(np.uint8)
+
+
+def score_counts(counts: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The scores that counts stand for; NaN for 0."""
+    return _SCORES[counts]
+
+
+def read_map(folder: str | Path, index: int) -> NDArray[np.float32]:
+    """Read the map of one image from the results of many.
+
+    Args:
+        folder: What ``write_parquet`` or ``padim predict --parquet --maps zarr`` wrote into.
+        index: Of the image: the column ``index`` of its row.
+
+    Returns:
+        Standard deviations of normal patches, shape ``(H, W)`` of the network, from 1 to 6,654 and
+        within 1.75%; NaN where the map does not look, and for an image that could not be read.
+
+    Raises:
+        PathMissingError: The results have no maps.
+        UsageError: The results have no such image.
+        MissingExtraError: zarr is not installed.
+
+    Examples:
+        >>> model = padim.load("part.safetensors")
+        >>> n_rows = padim.write_parquet(model, ["good.png", "spot.png"], "maps", maps=True)
+        >>> padim.read_map("maps", 1).shape
+        (64, 64)
+    """
+    place = Path(folder) / FOLDER
+    if not place.is_dir():
+        raise PathMissingError(place)
+    counts = _import_zarr().open_array(place, mode="r")
+    if not 0 <= index < counts.shape[0]:
+        raise UsageError(
+            f"The index is {index}, but {place} has maps of {counts.shape[0]} images, from 0 on. "
+            "Take the column index of a row."
+        )
+    return score_counts(counts[index])
+
+
+def name_file(number: int) -> str:
+    """The file of a part's maps, below the folder of the array."""
+    return f"c/{number}/0/0"
+
+
+def drop_maps(folder: Path, kept: Container[str]) -> None:
+    """Remove the maps of parts from an array but those in the files that are kept."""
+    for file in sorted(folder.glob("c/*/0/0")):
+        if file.relative_to(folder).as_posix() not in kept:
+            file.unlink()
+            _drop_empty(file.parent, file.parent.parent)
+    if not list(folder.glob("c/*")):
+        (folder / "zarr.json").unlink(missing_ok=True)
+        _drop_empty(folder / "c", folder)
+
+
+def _drop_empty(*folders: Path) -> None:
+    """Remove folders that are empty."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+class MapArray:
+    """The maps of a run in a folder, a file for each part.
+
+    Args:
+        folder: Of the array.
+        n_images: How many maps it has room for.
+        n_part: Images of a part.
+        size_px: (H, W) of a map.
+
+    Raises:
+        MissingExtraError: zarr is not installed.
+    """
+
+    def __init__(self, folder: Path, n_images: int, n_part: int, size_px: tuple[int, int]) -> None:
+        self.folder = folder
+        self.shape = (n_images, *size_px)
+        self.n_part = n_part
+        self._zarr = _import_zarr()
+
+    def begin(self) -> None:
+        """Write what says how the array is laid out."""
+        _, files = self._make()
+        self._write("zarr.json", files)
+
+    def write(self, number: int, counts: NDArray[np.uint8]) -> None:
+        """Write the maps of a part, shape ``(n, H, W)``, n at most ``n_part``."""
+        array, files = self._make()
+        start = number * self.n_part
+        array[start : start + len(counts)] = counts
+        self._write(name_file(number), files)
+
+    def _make(self) -> tuple[Any, dict[str, Any]]:
+        """An array in memory, and its files: zarr itself leaves half a file where it is killed."""
+        files: dict[str, Any] = {}
+        array = self._zarr.create_array(
+            self._zarr.storage.MemoryStore(files),
+            shape=self.shape,
+            dtype="uint8",
+            chunks=(1, *self.shape[1:]),
+            shards=(self.n_part, *self.shape[1:]),
+            compressors=self._zarr.codecs.ZstdCodec(level=_LEVEL),
+            filters=None,
+            fill_value=0,
+            dimension_names=("image", "y", "x"),
+            attributes={"score": f"2 ** ((count - 1) / {_PER_DOUBLING}); 0: no score"},
+        )
+        return array, files
+
+    def _write(self, name: str, files: dict[str, Any]) -> None:
+        with write_whole(self.folder / name, is_one_of_many=True) as partial:
+            partial.write_bytes(files[name].to_bytes())
+
+
+def _import_zarr() -> Any:
+    try:
+        import zarr
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("zarr", "zarr") from error
+    return zarr
