@@ -61,8 +61,8 @@ def child(step: str, folder: Path, shard: str, images: Sequence[Path]) -> dict[s
 
         def look_again() -> None:
             chosen = shard_images.choose_images(images, part)
-            found, state = shards.look_again(out, chosen, part, n_threads=1)
-            save_scores(found, state, folder / f"{part.number}.scores")
+            second = shards.SecondLook.open(out, n_threads=1)
+            save_scores(second.look(chosen, part), second.state, folder / f"{part.number}.scores")
 
         taken = measure.seconds(look_again)
     elif step == "merge":

@@ -305,16 +305,16 @@ def test_a_shard_whose_images_are_all_gone_is_left_out(folder: Path, tmp_path: P
     padim.fit(images, size_px=(64, 64), keep_moments=True).save(model, moments=True)
     padim.forget(model, [folder / "odd.png"])
     files = []
+    second = shards.SecondLook.open(model)
     for number in {_number(path, n_shards) for path in images}:
         shard = Shard(number, n_shards)
         chosen = shard_images.choose_images(images, shard)
         if number == alone:
             with pytest.raises(DatasetError, match="Merge the others without it"):
-                shards.look_again(model, chosen, shard)
+                second.look(chosen, shard)
             continue
-        found, state = shards.look_again(model, chosen, shard)
         files.append(tmp_path / f"{number}.scores")
-        save_scores(found, state, files[-1])
+        save_scores(second.look(chosen, shard), second.state, files[-1])
     fitted = shards.merge_scores(model, files, tmp_path / "whole.safetensors")
     assert fitted.state.calibration is not None
     assert fitted.state.calibration.count == 19

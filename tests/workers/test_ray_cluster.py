@@ -1,16 +1,23 @@
-"""A real Ray of two workers, of which one is killed."""
+"""A real Ray of two workers, of which one is killed: nothing else comes out."""
 
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
+from trees import striped
 
+from padim.cli import main
 from padim.errors import DatasetError
+from padim.files import sha256
+from padim.fitting.spread import N_SHARDS, count_shards
 from padim.workers.protocol import Shared, Tell
 from padim.workers.ray_cluster import MOST_DEATHS, RayCluster, connect
 
@@ -71,3 +78,69 @@ def test_a_mistake_in_the_work_is_raised_with_its_place(
     with pytest.raises(ZeroDivisionError) as caught:
         list(cluster.map(work, [99], print))
     assert "in _work" in caught.value.__notes__[0]
+
+
+@contextmanager
+def one_killed() -> Iterator[None]:
+    """Kill the first worker that is seen at work."""
+    killed, is_over = threading.Event(), threading.Event()
+
+    def kill() -> None:
+        while not is_over.wait(0.02):
+            for process in psutil.process_iter(["name", "cmdline"]):
+                if (process.info["cmdline"] or [""])[0].startswith("ray::_do"):
+                    with suppress(psutil.Error):
+                        process.kill()
+                        killed.set()
+                        return
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+    assert killed.is_set()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("good")
+    for i in range(12):
+        striped(i).save(folder / f"{i:02}.png")
+    return folder
+
+
+def run(*words: object) -> None:
+    assert main([str(word) for word in words]) == 0
+
+
+@pytest.fixture(scope="module")
+def model(cluster: RayCluster, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that was fitted on the cluster, while a worker died."""
+    out = tmp_path_factory.mktemp("spread") / "part.safetensors"
+    with one_killed():
+        run("fit", folder, "-o", out, "--cluster", "ray", "--size-px", 64, "--keep-moments", "-q")
+    return out
+
+
+def test_a_fit_on_a_cluster_is_that_of_shards(folder: Path, model: Path, tmp_path: Path) -> None:
+    n_shards = count_shards([sha256(path) for path in folder.iterdir()])
+    assert 1 < n_shards < N_SHARDS
+    looks, scores, out = [], [], tmp_path / "part.safetensors"
+    for number in range(1, n_shards + 1):
+        looks.append(tmp_path / f"{number}.moments.safetensors")
+        shard = ("--shard", f"{number}/{n_shards}")
+        run("fit", folder, *shard, "-o", looks[-1], "--size-px", 64, "--n-threads", 1, "-q")
+    run("merge", *looks, "-o", out, "-q")
+    for number in range(1, n_shards + 1):
+        scores.append(tmp_path / f"{number}.scores.safetensors")
+        second = ("--shard", f"{number}/{n_shards}", "--second-look", out)
+        run("fit", folder, *second, "-o", scores[-1], "--n-threads", 1, "-q")
+    run("merge", out, *scores, "-o", out, "-q")
+    assert out.read_bytes() == model.read_bytes()
+    moments = "part.moments.safetensors"
+    assert (tmp_path / moments).read_bytes() == model.with_name(moments).read_bytes()
+    there = {path.name for path in model.parent.iterdir() if path.suffix != ".lock"}
+    assert there == {model.name, moments}

@@ -93,7 +93,8 @@ def benchmark(
     workers, cluster = working.get("workers", 1), working.get("cluster")
     if working.keys() >= {"workers", "cluster"}:
         raise UsageError("A cluster has workers of its own. Leave --workers or --cluster out.")
-    require_cluster(cluster)
+    if cluster is not None:
+        require_cluster(cluster)
     settings = settings_with(**choices)
     for package in sinks:
         if find_spec(package) is None:

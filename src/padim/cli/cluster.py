@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _REACHED_S = 5.0
 
 
-def require_cluster(name: str | None) -> None:
+def require_cluster(name: str) -> None:
     """Make sure, before any work, that a cluster is there, or that one can be started here.
 
     Raises:
@@ -23,8 +23,6 @@ def require_cluster(name: str | None) -> None:
         MissingExtraError: Ray is not installed.
         ClusterError: Nobody answers at the address.
     """
-    if name is None:
-        return
     if name != "ray":
         raise UnknownNameError("cluster", name, ("ray",))
     require_extras("cluster")

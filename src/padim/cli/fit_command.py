@@ -1,6 +1,7 @@
 """``padim fit``."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,7 @@ import typer
 from padim.choices import require_model_place
 from padim.cli import options
 from padim.cli.bars import phases
+from padim.cli.cluster import hire, require_cluster
 from padim.cli.console import detail, result, say, warn
 from padim.cli.images import (
     Unreadable,
@@ -23,7 +25,7 @@ from padim.cli.images import (
     say_left_out,
 )
 from padim.cli.options import option
-from padim.cli.shards import fit_shard
+from padim.cli.shards import Spreading, fit_shard
 from padim.datasets import NormalImages, describe, find_normal, read_dataset
 from padim.datasets.folder import folder_name
 from padim.datasets.left_out import find_left_out, find_left_out_of
@@ -38,11 +40,13 @@ from padim.images.regions import regions_above
 from padim.memory import format_bytes, watch_peak, without_collecting
 from padim.scoring.engines import is_graph
 from padim.scoring.prediction import decide
+from padim.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from padim.fitting.fitter import Fitter
     from padim.fitting.forecast import Forecast
     from padim.fitting.looks import Fitted
+    from padim.workers.ray_cluster import RayCluster
 
 _SHOWN = 10
 _MOST_DRAWN = 100  # outliers, whatever the number of images
@@ -64,6 +68,7 @@ def fit(
     images: Annotated[Path, typer.Argument(help="Folder of good images, or a category.")],
     out: Annotated[Path, option("The model file.", "FILE", "-o", "--out")],
     choices: FitChoices,
+    spreading: Spreading,
     category: options.OneCategory = None,
     layout: options.Layout = None,
     recursive: options.Recursive = False,
@@ -77,27 +82,17 @@ def fit(
             rich_help_panel="Output",
         ),
     ] = None,
-    shard: Annotated[
-        str | None,
-        option("Look at this part of the images alone, such as 3/16; merge all.", "K/N", "--shard"),
-    ] = None,
-    second_look: Annotated[
-        Path | None,
-        option("Of a shard: score its images under this model.", "MODEL", "--second-look"),
-    ] = None,
-    hashes: Annotated[
-        Path | None,
-        option("Of shards: the list of sha256sum, so that not all are read.", "FILE", "--hashes"),
-    ] = None,
 ) -> None:
     """Fit a model on good images."""
-    settings = settings_with(**choices)
+    settings, cluster = settings_with(**choices), spreading.get("cluster")
+    if cluster is not None:
+        _refuse_on_cluster(settings, outlier_overlays)
+        require_cluster(cluster)
     found = _find_images(images, category, layout, recursive)
     chosen = found.paths
-    if (shard, second_look, hashes) != (None, None, None):
-        _refuse_of_shards(choices, outlier_overlays, is_second=second_look is not None)
-        unreadable = Unreadable(skip_unreadable)
-        fit_shard(out, settings, chosen, shard, second_look, hashes, unreadable)
+    if spreading.keys() - {"cluster"}:
+        _refuse_of_shards(choices, spreading, outlier_overlays)
+        fit_shard(out, settings, chosen, spreading, Unreadable(skip_unreadable))
         return
     _require_place(out, settings)
     if outlier_overlays is not None:
@@ -127,7 +122,8 @@ def fit(
         f"device {fitter.embedder.device.type}."
     )
     unreadable = Unreadable(skip_unreadable)
-    fitted, peak = _fit_to(out, fitter, chosen, unreadable)
+    with hire(cluster, settings.n_threads, fitter.embedder.device.type) as workers:
+        fitted, peak = _fit_to(out, fitter, chosen, source_px, unreadable, workers)
     drawn: dict[int, str] = {}
     if outlier_overlays is not None:
         names = name_outputs(chosen, [images])
@@ -162,8 +158,9 @@ def _document(out: Path, fitted: "Fitted", drawn: dict[int, str]) -> dict[str, o
     }
 
 
-def _refuse_of_shards(choices: FitChoices, drawn: Path | None, *, is_second: bool) -> None:
+def _refuse_of_shards(choices: FitChoices, spreading: Spreading, drawn: Path | None) -> None:
     """Refuse options that a look at a shard would leave out."""
+    is_second = "second_look" in spreading
     alien = {"calibrate", "drop_outliers"} & choices.keys()
     where = "the second look at a shard takes it from the model" if is_second else ""
     if is_second:
@@ -172,9 +169,21 @@ def _refuse_of_shards(choices: FitChoices, drawn: Path | None, *, is_second: boo
         where = "a first look at a shard scores nothing; see docs/howto/many-machines.md"
     if drawn is not None:
         alien, where = {"outlier_overlays"}, "shards draw no outliers"
+    if "cluster" in spreading:
+        alien, where = {"cluster"}, "a cluster takes the looks at all shards itself"
     if alien:
         name = min(alien).replace("_", "-")
         raise UsageError(f"--{name} cannot be used here: {where}. Leave it out.")
+
+
+def _refuse_on_cluster(settings: FitSettings, drawn: Path | None) -> None:
+    """Refuse options of a fit that workers cannot do."""
+    for name, is_given in (
+        ("--tile-px", settings.tile_px is not None),
+        ("--outlier-overlays", drawn is not None),
+    ):
+        if is_given:
+            raise UsageError(f"{name} is not for a fit on a cluster. Leave it or --cluster out.")
 
 
 def _warn_of(fitted: "Fitted") -> None:
@@ -236,15 +245,27 @@ def _require_place(out: Path, settings: FitSettings) -> None:
 
 
 def _fit_to(
-    out: Path, fitter: "Fitter", chosen: Sequence[Path], unreadable: Unreadable
+    out: Path,
+    fitter: "Fitter",
+    chosen: Sequence[Path],
+    source_px: tuple[int, int] | None,
+    unreadable: Unreadable,
+    workers: "RayCluster | None",
 ) -> "tuple[Fitted, int | None]":
     """Fit with a bar, write the model, and tell the peak memory in bytes as well, if known."""
     from padim.model.pair import save_alone, save_pair
 
-    peak = watch_peak()
-    with lock_new(out, is_one_of_several=fitter.settings.keep_moments):
+    peak, settings, hear = watch_peak(), fitter.settings, unreadable.callback
+    with lock_new(out, is_one_of_several=settings.keep_moments), ExitStack() as stack:
         with phases() as begin:
-            fitted = fitter.fit(chosen, begin, unreadable.callback)
+            if workers is None:
+                fitted = fitter.fit(chosen, begin, hear)
+            else:
+                from padim.fitting.spread import fit_by
+
+                scratch = stack.enter_context(TemporaryFolder(out.parent))
+                settings = replace(settings, n_threads=workers.n_threads)
+                fitted = fit_by(workers, chosen, settings, source_px, scratch, begin, hear)
         if fitted.moments is not None:
             save_pair(fitted.state, fitted.moments, out)
         else:

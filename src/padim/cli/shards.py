@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
+from padim.choices import Choice
+from padim.cli import options
 from padim.cli.bars import phases
 from padim.cli.console import result, say
 from padim.cli.images import (
@@ -23,13 +25,27 @@ if TYPE_CHECKING:
     from padim.fitting.looks import Fitted
 
 
+class Spreading(TypedDict, total=False):
+    """How a fit is spread: over a cluster, or shard by shard."""
+
+    cluster: Annotated[str, options.CLUSTER]
+    shard: Annotated[
+        str,
+        Choice("Look at this part of the images alone, such as 3/16; merge all.", metavar="K/N"),
+    ]
+    second_look: Annotated[
+        Path, Choice("Of a shard: score its images under this model.", metavar="MODEL")
+    ]
+    hashes: Annotated[
+        Path, Choice("Of shards: the list of sha256sum, so that not all are read.", metavar="FILE")
+    ]
+
+
 def fit_shard(
     out: Path,
     settings: FitSettings,
     images: Sequence[Path],
-    shard: str | None,
-    second_look: Path | None,
-    hashes: Path | None,
+    spreading: Spreading,
     unreadable: Unreadable,
 ) -> None:
     """Take a look at a shard of good images and write what it gave: the first, or the second."""
@@ -37,13 +53,14 @@ def fit_shard(
     from padim.model.pair import moments_path
     from padim.model.shard_file import Shard, save_look, save_scores
 
-    if shard is None:
+    second_look, hashes = spreading.get("second_look"), spreading.get("hashes")
+    if "shard" not in spreading:
         raise UsageError(
             "--second-look and --hashes are for shards. Name one with --shard, such as 1/1."
         )
     if settings.white == "auto":
         raise UsageError("A shard does not know the white of others. Give --white as a number.")
-    part = Shard.parse(shard)
+    part = Shard.parse(spreading["shard"])
     require_names(out)
     require_place(out)
     if second_look is not None:
@@ -53,16 +70,11 @@ def fit_shard(
     say(f"Shard {part}: {format_count(len(chosen), 'image')} of {len(images)}.")
     if second_look is not None:
         with phases() as begin:
-            found, state = shards.look_again(
-                second_look,
-                chosen,
-                part,
-                drop_outliers=settings.drop_outliers,
-                weights=settings.weights,
-                n_threads=settings.n_threads,
-                begin=begin,
+            second = shards.SecondLook.open(
+                second_look, settings.weights, settings.n_threads, begin
             )
-        save_scores(found, state, out)
+            found = second.look(chosen, part, settings.drop_outliers, begin)
+        save_scores(found, second.state, out)
         count = len(found.paths)
         if n_unknown := len(chosen) - len(found.paths):
             verb = "is" if n_unknown == 1 else "are"

@@ -8,7 +8,7 @@ however many machines have worked on it, and in whatever order they finished.
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from padim.features.network import open_graphs
 from padim.files import lock_file, sha256
 from padim.fitting import looks, update
 from padim.fitting.fitter import Fitter, sample, solve
-from padim.fitting.looks import Begin, Fitted, Unreadable
+from padim.fitting.looks import Begin, Embedder, Fitted, Unreadable
 from padim.fitting.review import OUTLIER_RATE, review_look
 from padim.fitting.seen import Seen
 from padim.images.ahead import content_sha256
@@ -153,70 +153,97 @@ def merge_looks(
     return state
 
 
-def look_again(
-    model: Path,
-    images: Mapping[Path, str],
-    shard: Shard,
-    *,
-    drop_outliers: float = 0.0,
-    weights: str | Path | None = None,
-    n_threads: int | None = None,
-    begin: Begin = looks.no_progress,
-) -> tuple[ShardScores, ModelState]:
-    """Take the second look at a shard: its images under the model of all without each.
+@dataclass(frozen=True)
+class SecondLook:
+    """A model whose images can be scored under it without each, shard by shard.
 
-    Images that the model was not made of are left out, such as outliers that were dropped.
-
-    Args:
-        model: What ``merge_looks`` wrote, with its moments beside it.
-        images: What ``choose_images`` gave.
-        shard: Which.
-        drop_outliers: Rate of outliers that are to be left out of the model; 0 for none.
-        weights: Local weights file of the backbone, when the model does not bring it.
-        n_threads: One for each core when None.
-        begin: Told of each phase and its number of steps; gives what is told of each step.
-
-    Returns:
-        What it gave, and the model.
-
-    Raises:
-        DatasetError: An image that the model was made of is missing, or it was made of one alone,
-            or of none of this shard.
-        UsageError: There are no moments of the model beside it, or other releases are installed.
+    Attributes:
+        path: The model file, which ``merge_looks`` wrote.
+        sha256: Of that file.
+        state: The model.
+        embedder: What computes features as its were.
+        leave_one_out: What scores them.
     """
-    model_sha256, state, moments = _load(model)
-    left = Counter(digest for digest in state.image_sha256 if shard.has(digest))
-    known: list[Path] = []
-    for path, digest in images.items():
-        if left[digest]:
-            left[digest] -= 1
-            known.append(path)
-    if gone := sorted(left.elements()):
-        raise DatasetError(
-            f"{model} was made of an image with the sha256 {gone[0]}, which is not there any more. "
-            "Look at the same images again."
+
+    path: Path
+    sha256: str
+    state: ModelState
+    embedder: Embedder
+    leave_one_out: LeaveOneOut
+
+    @classmethod
+    def open(
+        cls,
+        model: Path,
+        weights: str | Path | None = None,
+        n_threads: int | None = None,
+        begin: Begin = looks.no_progress,
+    ) -> "SecondLook":
+        """Read a model with its moments beside it, and solve for it without each image.
+
+        Raises:
+            DatasetError: It was made of one image alone.
+            UsageError: There are no moments of it, or other releases are installed.
+        """
+        digest, state, moments = _load(model)
+        if state.count < 2:
+            raise DatasetError(f"{model} has one image, but needs two for each to be left out.")
+        embedder = update.build_embedder(state, weights, n_threads)
+        advance = begin("solve", state.pyramid.n_steps)
+        leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid, advance, in_place=True)
+        return cls(model, digest, state, embedder, leave_one_out)
+
+    def look(
+        self,
+        images: Mapping[Path, str],
+        shard: Shard,
+        drop_outliers: float = 0.0,
+        begin: Begin = looks.no_progress,
+    ) -> ShardScores:
+        """Take the second look at a shard.
+
+        Images that the model was not made of are left out, such as outliers that were dropped.
+
+        Args:
+            images: What ``choose_images`` gave.
+            shard: Which.
+            drop_outliers: Rate of outliers that are to be left out of the model; 0 for none.
+            begin: Told of the phase and its number of steps; gives what is told of each step.
+
+        Raises:
+            DatasetError: An image that the model was made of is missing, or it was made of none of
+                this shard.
+        """
+        left = Counter(digest for digest in self.state.image_sha256 if shard.has(digest))
+        known: list[Path] = []
+        for path, digest in images.items():
+            if left[digest]:
+                left[digest] -= 1
+                known.append(path)
+        if gone := sorted(left.elements()):
+            raise DatasetError(
+                f"{self.path} was made of an image with the sha256 {gone[0]}, which is not there "
+                "any more. Look at the same images again."
+            )
+        if not known:
+            raise DatasetError(
+                f"{self.path} has no image of shard {shard}. Merge the others without it."
+            )
+        advance = begin("second look", len(known))
+        seen, collector = looks.look_again(
+            self.state, self.leave_one_out, self.embedder, known, advance
         )
-    if not known:
-        raise DatasetError(f"{model} has no image of shard {shard}. Merge the others without it.")
-    if state.count < 2:
-        raise DatasetError(f"{model} has one image, but needs two for each to be left out.")
-    embedder = update.build_embedder(state, weights, n_threads)
-    advance = begin("solve", state.pyramid.n_steps)
-    leave_one_out = LeaveOneOut(moments, state.eps, state.pyramid, advance, in_place=True)
-    advance = begin("second look", len(known))
-    seen, collector = looks.look_again(state, leave_one_out, embedder, known, advance)
-    _require_same(seen, (images[path] for path in known))
-    found = ShardScores(
-        shard,
-        model_sha256,
-        seen.hashes,
-        tuple(map(str, known)),
-        collector,
-        seen.thumbnails,
-        seen.snapshots,
-        drop_outliers,
-    )
-    return found, state
+        _require_same(seen, (images[path] for path in known))
+        return ShardScores(
+            shard,
+            self.sha256,
+            seen.hashes,
+            tuple(map(str, known)),
+            collector,
+            seen.thumbnails,
+            seen.snapshots,
+            drop_outliers,
+        )
 
 
 def merge_scores(
@@ -234,7 +261,7 @@ def merge_scores(
 
     Args:
         model: Whose images they are, with its moments beside it.
-        paths: Files of ``look_again``, in any order; of all shards that the model has images of.
+        paths: Files of second looks, in any order; of all shards that the model has images of.
         out: The model file to write.
         weights: Local weights file of the backbone, when the model does not bring it.
         begin: Told of each phase and its number of steps; gives what is told of each step.

@@ -64,7 +64,12 @@ class Shard:
 
     def has(self, sha256: str) -> bool:
         """Whether an image is in this part."""
-        return int(sha256[:15], 16) % self.n_shards == self.number - 1
+        return find_number(sha256, self.n_shards) == self.number
+
+
+def find_number(sha256: str, n_shards: int) -> int:
+    """The number of the part that an image is in, of so many."""
+    return int(sha256[:15], 16) % n_shards + 1
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ R = TypeVar("R")
 _SPAWN = multiprocessing.get_context("spawn")  # a fork would share threads and locks of torch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # whatever the blob is, it is a key
 class _Sent(Generic[T]):
     """What goes with each piece of work, whose process has no other."""
 

@@ -23,10 +23,12 @@ class Ended(NamedTuple, Generic[T, R]):
 
 
 class Shared(Protocol[T_co]):
-    """Something that all pieces of work need."""
+    """Something that all pieces of work need; a worker may keep by it what it has made of it."""
 
     def get(self) -> T_co:
         """What was put."""
+
+    def __hash__(self) -> int: ...
 
 
 class Workers(Protocol):

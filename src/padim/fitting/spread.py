@@ -1,0 +1,252 @@
+"""A fit by workers: shards of the images are looked at wherever there is room, and merged in order.
+
+How many shards there are depends on the images alone, so that the model has the same bytes whoever
+the workers are, and however many.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from padim.errors import ImageReadError, PadimError
+from padim.fitting import looks, shards
+from padim.fitting.fitter import Fitter
+from padim.fitting.looks import Begin, Fitted, Unreadable
+from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
+from padim.fitting.shard_images import choose_images
+from padim.images.ahead import content_sha256
+from padim.model.pair import load_pair, moments_path
+from padim.model.shard_file import Shard, find_number, save_look, save_scores
+from padim.temporary import TemporaryFolder
+from padim.workers.protocol import Shared, Tell, Workers
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+N_SHARDS = 16
+_SHARD_IMAGES = 500  # of a shard, where there are more of them
+_HASHED = 64  # images in a piece of work
+
+
+class _Part(NamedTuple):
+    """A shard to look at, of these images and their sha256."""
+
+    shard: Shard
+    images: dict[Path, str]
+
+
+class _Look(NamedTuple):
+    """A file of a shard, and the images that could not be read and why."""
+
+    content: bytes
+    unreadable: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class _First:
+    """What a first look needs beside the images."""
+
+    settings: FitSettings
+    source_px: tuple[int, int] | None
+    skip_unreadable: bool
+
+
+@dataclass(frozen=True)
+class _Second:
+    """What a second look needs beside the images: files of a model and of its moments."""
+
+    model: bytes
+    moments: bytes
+    weights: str | Path | None
+    n_threads: int | None
+    drop_outliers: float
+
+
+def count_shards(hashes: Sequence[str]) -> int:
+    """How many shards there are of images of these sha256, each of which has one at least."""
+    n_shards = max(N_SHARDS, len(hashes) // _SHARD_IMAGES)
+    while n_shards > 1 and len({find_number(one, n_shards) for one in hashes}) < n_shards:
+        n_shards //= 2
+    return n_shards
+
+
+def fit_by(
+    workers: Workers,
+    images: Sequence[Path],
+    settings: FitSettings,
+    source_px: tuple[int, int] | None,
+    scratch: Path,
+    begin: Begin = looks.no_progress,
+    unreadable: Unreadable | None = None,
+) -> Fitted:
+    """Fit on good images, as ``padim fit --shard`` of each shard and ``padim merge`` do.
+
+    Args:
+        workers: Who looks; they read the images by their paths.
+        images: What to fit on.
+        settings: Every choice of the fit.
+        source_px: As for ``prepare``.
+        scratch: Folder of the files of shards, and of what the result is read from.
+        begin: Told of each phase and its number of steps; gives what is told of each step.
+        unreadable: Told of an image that cannot be read, which is then left out; raised when None.
+
+    Raises:
+        PadimError: It cannot be done, or a worker has died each time that it did some of it.
+    """
+    hashes: dict[Path, str] = {}
+    chunks = [tuple(images[i : i + _HASHED]) for i in range(0, len(images), _HASHED)]
+    advance = begin("hash", len(images))
+    for chunk, found in _do_all(workers, _hash, chunks, lambda told: None):
+        hashes.update(zip(chunk, found, strict=True))
+        advance(len(chunk))
+    n_shards = count_shards(list(hashes.values()))
+    parts = [
+        _Part(shard, choose_images(images, shard, hashes))
+        for shard in (Shard(number, n_shards) for number in range(1, n_shards + 1))
+    ]
+    model = scratch / "model.safetensors"
+    given = workers.put(_First(settings, source_px, unreadable is not None))
+    hear = _Steps(begin("fit", len(images)))
+    files = []
+    for part, look in _do_all(workers, partial(_look, given=given), parts, hear):
+        for path, reason in look.unreadable if unreadable else ():
+            assert unreadable is not None
+            unreadable(ImageReadError(path, reason))
+        files.append(_keep(look, part, scratch, "moments"))
+    state = shards.merge_looks(files, model, weights=settings.weights, begin=begin)
+    fitted = Fitted(state, ())
+    if settings.calibrate and state.count > 1:
+        fitted = _judge(workers, parts, settings, model, settings.drop_outliers, begin)
+        if fitted.dropped:
+            again = _judge(workers, parts, settings, model, 0.0, begin)
+            fitted = replace(fitted, state=again.state)
+    if settings.keep_moments:
+        fitted = replace(fitted, moments=load_pair(model)[1])
+    return fitted
+
+
+def _judge(
+    workers: Workers,
+    parts: Sequence[_Part],
+    settings: FitSettings,
+    model: Path,
+    drop_outliers: float,
+    begin: Begin,
+) -> Fitted:
+    """Take the second looks at the shards of a model, and merge them."""
+    state, _ = load_pair(model)
+    there = {find_number(digest, parts[0].shard.n_shards) for digest in state.image_sha256}
+    left = [part for part in parts if part.shard.number in there]
+    given = workers.put(
+        _Second(
+            model.read_bytes(),
+            moments_path(model).read_bytes(),
+            settings.weights,
+            settings.n_threads,
+            drop_outliers,
+        )
+    )
+    hear = _Steps(begin("second look", state.count))
+    found = _do_all(workers, partial(_look_again, given=given), left, hear)
+    files = [_keep(look, part, model.parent, "scores") for part, look in found]
+    return shards.merge_scores(model, files, model, weights=settings.weights, begin=begin)
+
+
+def _do_all(
+    workers: Workers,
+    work: Callable[[T, Tell], R],
+    items: Sequence[T],
+    hear: Callable[[Any], None],
+) -> Iterator[tuple[T, R]]:
+    """Do work with each of some items, none of which may fail; what each gave, as they end."""
+    with closing(workers.map(work, items, hear)) as ended:
+        for one in ended:
+            if one.failure is not None or one.result is None:
+                raise PadimError(one.failure[1] if one.failure else "A worker gave nothing.")
+            yield one.item, one.result
+
+
+class _Steps:
+    """Hears how many steps of each shard are done, also of one that is begun anew."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self._advance = advance
+        self._done: dict[int, int] = {}
+
+    def __call__(self, told: tuple[int, int]) -> None:
+        number, n_done = told
+        self._advance(n_done - self._done.get(number, 0))
+        self._done[number] = n_done
+
+
+def _keep(look: _Look, part: _Part, folder: Path, kind: str) -> Path:
+    path = folder / f"{part.shard.number}.{kind}.safetensors"
+    path.write_bytes(look.content)
+    return path
+
+
+def _hash(paths: Sequence[Path], _tell: Tell) -> list[str]:
+    return [content_sha256(path) for path in paths]
+
+
+def _telling(tell: Tell, part: _Part, phase: str) -> Begin:
+    """Tell how many images of a shard a phase has seen, and nothing of other phases."""
+
+    def begin(name: str, _n_steps: int) -> Callable[[int], None]:
+        n_done = 0
+
+        def advance(n: int) -> None:
+            nonlocal n_done
+            n_done += n
+            tell((part.shard.number, n_done))
+
+        return advance if name == phase else lambda n: None
+
+    return begin
+
+
+def _look(part: _Part, tell: Tell, *, given: Shared[_First]) -> _Look:
+    """Take the first look at a shard, as a worker."""
+    left_out: list[tuple[str, str]] = []
+    unreadable: Unreadable | None = None
+    if given.get().skip_unreadable:
+
+        def unreadable(error: ImageReadError) -> None:
+            left_out.append((str(error.path), error.reason))
+
+    begin = _telling(tell, part, "fit")
+    found = shards.look_at_shard(_prepare(given), part.images, part.shard, begin, unreadable)
+    with TemporaryFolder() as folder:
+        path = folder / "look.safetensors"
+        save_look(found, path)
+        return _Look(path.read_bytes(), left_out)
+
+
+def _look_again(part: _Part, tell: Tell, *, given: Shared[_Second]) -> _Look:
+    """Take the second look at a shard, as a worker."""
+    begin, (second, _) = _telling(tell, part, "second look"), _open(given)
+    found = second.look(part.images, part.shard, given.get().drop_outliers, begin)
+    with TemporaryFolder() as folder:
+        path = folder / "scores.safetensors"
+        save_scores(found, second.state, path)
+        return _Look(path.read_bytes(), [])
+
+
+@lru_cache(1)  # for the next shard that this worker looks at
+def _prepare(given: Shared[_First]) -> Fitter:
+    first = given.get()
+    return prepare(first.settings, source_px=first.source_px)
+
+
+@lru_cache(1)
+def _open(given: Shared[_Second]) -> tuple[shards.SecondLook, TemporaryFolder]:
+    """What takes the second looks, and the folder that it may read on."""
+    second, folder = given.get(), TemporaryFolder()
+    path = folder.path / "model.safetensors"
+    path.write_bytes(second.model)
+    moments_path(path).write_bytes(second.moments)
+    return shards.SecondLook.open(path, second.weights, second.n_threads), folder
