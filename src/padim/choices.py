@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import numpy as np
 
 from padim.errors import UnknownNameError, UsageError
+from padim.places import Place, find_place, require_here
 
 _KINDS = {
     bool: "true or false",
@@ -132,7 +133,9 @@ def require_path(given: object, what: str = "The model") -> Path:
     """
     if not isinstance(given, str | PathLike) or not str(given):
         raise UsageError(f"{what} is {given!r}, but needs to be the path of a file. Name one.")
-    path = Path(given)
+    path = find_place(given)
+    if isinstance(path, Place):
+        return path
     try:
         path.stat()
     except (OSError, ValueError) as error:  # a ValueError is of a NUL
@@ -152,6 +155,7 @@ def require_model_place(given: object) -> Path:
             model file.
     """
     path = require_path(given, "The model file")
+    require_here(path)
     if path.stem.endswith(".moments"):
         raise UsageError(
             f"{path} has the name of moments, but is to be a model file. Name another."

@@ -54,12 +54,12 @@ def install_command(extra: str) -> str:
 
 
 class MissingExtraError(PadimError, ImportError):
-    """A command needs a package that only an extra installs."""
+    """A command needs a package that only an extra installs, or nothing of ours."""
 
-    def __init__(self, package: str, extra: str) -> None:
+    def __init__(self, package: str, extra: str | None = None) -> None:
+        command = f"pip install {package}" if extra is None else install_command(extra)
         super().__init__(
-            f"This needs {package}, which is not installed. "
-            f"Install it with: {install_command(extra)}"
+            f"This needs {package}, which is not installed. Install it with: {command}"
         )
 
 
@@ -77,6 +77,7 @@ _EXTRAS = {
     "openvino": ("openvino",),
     "parquet": ("pyarrow",),
     "tiff": ("tifffile", "imagecodecs"),
+    "remote": ("fsspec", "aiohttp"),
     "serve": (
         "fastapi",
         "fastapi_offline",
@@ -127,6 +128,10 @@ class ImageReadError(PadimError):
         super().__init__(f"{path} cannot be read as an image: {reason}.")
         self.path = path
         self.reason = reason
+
+
+class UnreachableError(PadimError):
+    """A store behind a network that is not there, or that lets nobody in."""
 
 
 class DeviceError(PadimError):

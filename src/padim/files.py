@@ -15,6 +15,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from padim.errors import PadimError, UsageError
+from padim.places import require_here
 from padim.temporary import (
     TemporaryFolder,
     drop_folder,
@@ -131,6 +132,7 @@ def _require_replaceable(path: Path) -> None:
 
 def _follow(path: Path) -> Path:
     """The file that a link leads to, or the path itself."""
+    require_here(path)
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
@@ -317,8 +319,7 @@ def identify(file: Path | int) -> tuple[int, ...]:
 
 def _hide(name: str, suffix: str) -> str:
     """A hidden name beside a file's, which may be as long as names can be."""
-    content = os.fsencode(name)
-    if len(content) > _LONGEST_BYTES:
+    if len(content := os.fsencode(name)) > _LONGEST_BYTES:
         name = hashlib.sha256(content).hexdigest()
     return f".{name}{suffix}"
 

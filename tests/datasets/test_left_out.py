@@ -164,5 +164,5 @@ def test_a_folder_that_cannot_be_looked_into_is_listed_and_no_obstacle(
             raise PermissionError(13, "Permission denied")
         return look(folder)
 
-    monkeypatch.setattr("padim.datasets.left_out.os.scandir", refuse)
+    monkeypatch.setattr("padim.datasets.folder.os.scandir", refuse)
     assert find_left_out([tmp_path]).folders == (tmp_path / "lost",)

@@ -14,8 +14,10 @@ from padim.errors import ImageReadError, PadimError, UsageError, format_count, j
 from padim.files import Names, same_name
 from padim.images.decode import read_size_px
 from padim.images.reading import AS_IT_IS, Reading
+from padim.places import Place, require_here
 from padim.scoring.prediction import Decision
 
+_MOST_FETCHED = 16  # images, to know their sizes
 # By which a folder of results is known
 _RESULTS = ("results.json", "predictions.csv", "predictions.parquet")
 
@@ -43,10 +45,16 @@ def measure_sizes(
 ) -> tuple[tuple[int, int], str]:
     """The (height, width) that holds every image, and the sizes in words.
 
-    Images that cannot be read are left to whoever reads them.
+    Images that cannot be read are left to whoever reads them. Of those that are no plain files, a
+    few are looked at alone: each would be fetched for it.
     """
     found = set()
+    paths = list(paths)
+    elsewhere = [path for path in paths if isinstance(path, Place)]
+    left = set(elsewhere) - set(elsewhere[:: -(-len(elsewhere) // _MOST_FETCHED) or 1])
     for path in paths:
+        if path in left:
+            continue
         with suppress(ImageReadError):
             found.add(read_size_px(path, reading))
     if not found:
@@ -56,6 +64,8 @@ def measure_sizes(
     words = (
         f"{high[0]}x{high[1]} px" if low == high else f"{low[0]}x{low[1]} to {high[0]}x{high[1]} px"
     )
+    if left:
+        words += f" as far as {len(paths) - len(left)} of them say"
     return high, words
 
 
@@ -92,6 +102,7 @@ def require_apart(out: Path, given: Iterable[Path], *, recursive: bool = True) -
 
     Nor may it be written into a folder inside theirs, where these are read as well.
     """
+    require_here(out)
     place = out.resolve()
     for folder in given:
         there = folder.resolve()
@@ -116,6 +127,7 @@ def require_no_images(out: Path) -> None:
 
 def require_writable(folder: Path) -> None:
     """Make sure, before any work, that a folder can be written to, or made."""
+    require_here(folder)
     there = folder
     while not os.path.lexists(there):
         there = there.parent
@@ -134,7 +146,8 @@ def require_place(*files: Path) -> None:
 
 
 def require_names(path: Path) -> None:
-    """Make sure that no part of a path is longer than a name can be where it is to be made."""
+    """Make sure that a path is one of this machine, and no part longer than a name can be there."""
+    require_here(path)
     there = path
     while not os.path.lexists(there):
         there = there.parent
@@ -155,11 +168,14 @@ def name_outputs(chosen: Sequence[Path], given: Sequence[Path]) -> dict[Path, Pa
 
     Images of the same stem keep their suffixes, so that no two get one name on any system.
     """
-    plain = [Path(os.path.abspath(path)) for path in given]  # noqa: PTH100  # resolves .., not links
+    plain = [
+        path if isinstance(path, Place) else Path(os.path.abspath(path))  # noqa: PTH100  # resolves .., not links
+        for path in given
+    ]
     try:
         root = os.path.commonpath([path if path.is_dir() else path.parent for path in plain])
         ways = {path: Path(os.path.relpath(path, root)) for path in chosen}
-    except ValueError:  # on several drives of Windows: their letters are folders
+    except ValueError:  # on several drives of Windows, or here and there: these are folders
         ways = {path: path.absolute() for path in chosen}
     stems = {path: way.with_suffix("").as_posix().lstrip("/") for path, way in ways.items()}
     uses = Counter(map(same_name, stems.values()))

@@ -14,7 +14,7 @@ from padim.images.roi import Roi
 from padim.memory import format_bytes
 from padim.scoring.calibration import DEFAULT_PIXEL_RATE, Calibration
 from padim.scoring.engines import ENGINES, is_graph
-from padim.scoring.graph_file import graph_parts, read_graph
+from padim.scoring.graph_file import bringing_here, graph_parts, read_graph
 from padim.scoring.prediction import decide
 
 Document = dict[str, Any]  # what a file says of itself, as --json prints it
@@ -35,7 +35,11 @@ def info(
         return
     if engine not in ("auto", *ENGINES):
         raise UnknownNameError("engine", engine, ("auto", *ENGINES))
-    document, calibration = _read_graph(file, engine) if is_graph(file) else _read_model(file)
+    if is_graph(file):
+        with bringing_here(file) as here:
+            document, calibration = _read_graph(here, engine)
+    else:
+        document, calibration = _read_model(file)
     decision = None
     if calibration is not None:
         decision = decide(calibration, false_alarm_rate, pixel_false_alarm_rate)

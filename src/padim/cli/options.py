@@ -8,6 +8,7 @@ them knows the defaults.
 
 import inspect
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import fields, replace
 from functools import wraps
 from pathlib import Path
@@ -19,6 +20,7 @@ from padim.choices import Choice, parts_of
 from padim.cli.console import Output
 from padim.fitting.config import read_choices
 from padim.fitting.settings import CHOICES, KINDS, FitChoices, FitSettings
+from padim.places import find_place
 
 
 def option_of(name: str, choice: Choice, *, is_flag: bool = False, is_older: bool = False) -> Any:
@@ -114,16 +116,42 @@ def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
             parameters += _make_options(groups[one.name])
         else:
             parameters.append(one.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+    parameters = [_take_as_text(one) for one in parameters]
+    paths = {one.name for one in parameters if _is_path(one.annotation)}
     parameters += [_make_parameter(name, option, default=False) for name, option in _SPEAKING]
 
     @wraps(command)
     def speak(*, as_json: bool, quiet: bool, verbose: bool, **given: object) -> None:
         Output.as_json, Output.quiet, Output.verbose = as_json, quiet, verbose
+        given = {name: _find(value) if name in paths else value for name, value in given.items()}
         command(**{name: _collect(group, given) for name, group in groups.items()}, **given)
 
     speak.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what Typer reads
     speak.__annotations__ = {one.name: one.annotation for one in parameters}
     return speak
+
+
+def _is_path(annotation: Any) -> bool:
+    """Whether an option takes a path, or several."""
+    (kind,) = parts_of(get_args(annotation)[0])
+    return kind is Path or get_args(kind) == (Path,)
+
+
+def _take_as_text(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Have Typer leave a path as it was typed: ``Path`` takes a slash out of a URL."""
+    if not _is_path(parameter.annotation):
+        return parameter
+    kind, typer_s = get_args(parameter.annotation)
+    as_text = copy(typer_s)
+    as_text.path_type = str
+    return parameter.replace(annotation=Annotated[kind, as_text])
+
+
+def _find(value: object) -> object:
+    """The path, or the paths, of what was typed."""
+    if isinstance(value, list | tuple):
+        return [_find(one) for one in value]
+    return find_place(value) if isinstance(value, str | Path) else value
 
 
 def _list_choices(group: Any) -> Iterator[tuple[str, Any, Choice]]:

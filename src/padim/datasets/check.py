@@ -15,10 +15,10 @@ from padim.datasets.category import GOOD
 from padim.datasets.exports import find_seeming_truth
 from padim.datasets.layouts import find_categories
 from padim.errors import DatasetError, ImageReadError, format_count
-from padim.files import sha256
-from padim.images.ahead import map_within
+from padim.images.ahead import content_sha256, map_within
 from padim.images.decode import Hold, decode_stretched
 from padim.images.masks import FLAWS
+from padim.images.stream import fetch
 from padim.images.thumbnails import Look, far_sizes, near_duplicates
 
 KINDS: dict[str, str] = {
@@ -186,8 +186,9 @@ def _see(one: tuple[str, Sample], hold: Hold) -> _Seen:
     errors: list[tuple[Path, str]] = []
     digest, mode, look = "", "", None
     try:
-        picture, depth, mode = decode_stretched(item.path, hold)
-        digest = sha256(item.path)
+        file = fetch(item.path)
+        picture, depth, mode = decode_stretched(file, hold)
+        digest = content_sha256(file)
         small = picture.resize((_LOOK_PX, _LOOK_PX), Image.Resampling.BICUBIC).convert("RGB")
         look = Look.of(np.asarray(small), (picture.height, picture.width), depth)
         del picture

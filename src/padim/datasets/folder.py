@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from padim.errors import DatasetError, PathMissingError, format_count
 from padim.images.decode import IMAGE_SUFFIXES
 from padim.images.stream import is_stdin
+from padim.places import Place
 
 
 def list_images(folder: Path, *, recursive: bool = False) -> tuple[Path, ...]:
@@ -74,13 +76,18 @@ def list_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     try:
-        with os.scandir(folder) as entries:  # which knows what a folder is without a look at each
+        with scan(folder) as entries:
             names = sorted(
                 entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."
             )
     except OSError as error:
         raise _unreadable(folder, error) from error
     return [folder / name for name in names]
+
+
+def scan(folder: Path) -> AbstractContextManager[Iterable["os.DirEntry[str] | Path"]]:
+    """Go through a folder; what is in it is known to be a folder or not without a look at each."""
+    return nullcontext(folder.iterdir()) if isinstance(folder, Place) else os.scandir(folder)
 
 
 def some_images(folder: Path, *, recursive: bool = False) -> tuple[Path, ...]:

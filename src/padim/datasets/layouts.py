@@ -21,6 +21,7 @@ from padim.datasets.naming import means_good, means_not_good, means_not_to_learn
 from padim.datasets.real_iad import find_real_iad, is_real_iad, read_real_iad
 from padim.datasets.visa import find_visa, is_visa, read_visa
 from padim.errors import DatasetError, UnknownNameError, format_count, join_names
+from padim.places import find_place
 
 Found = dict[str, Callable[[], Category]]
 
@@ -128,7 +129,7 @@ def read_dataset(
         >>> category.layout, len(category.train), len(category.test)
         ('MVTec AD', 6, 6)
     """
-    return tuple(read() for read in find_categories(Path(folder), names, layout).values())
+    return tuple(read() for read in find_categories(find_place(folder), names, layout).values())
 
 
 def find_categories(folder: Path, names: Sequence[str] = (), layout: str | None = None) -> Found:

@@ -1,13 +1,12 @@
 """What folders hold beside the images that are taken from them."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from padim.datasets.category import Category
-from padim.datasets.folder import expand, folders_in
+from padim.datasets.folder import expand, folders_in, scan
 from padim.datasets.pairing import part_masks
 from padim.errors import format_count, join_names
 from padim.images.decode import IMAGE_SUFFIXES
@@ -90,7 +89,7 @@ def find_left_out(
     folders = tuple(folders)
     known = {*used, *folders}
     for folder in _walk(folders, recursive):
-        with os.scandir(folder) as entries:
+        with scan(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 path, suffix = folder / entry.name, Path(entry.name).suffix.lower()
                 if path in known:
@@ -145,7 +144,7 @@ def find_masks(paths: Sequence[Path], *, recursive: bool) -> LeftOut:
 def _holds_images(folder: Path) -> bool:
     """Whether a folder that is not taken holds images, or may: it cannot be looked into."""
     try:
-        with os.scandir(folder) as entries:
+        with scan(folder) as entries:
             return any(Path(one.name).suffix.lower() in IMAGE_SUFFIXES for one in entries)
     except OSError:
         return True

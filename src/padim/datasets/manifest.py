@@ -8,7 +8,9 @@ from pathlib import Path
 from padim.datasets.category import Category
 from padim.datasets.folder import folder_name
 from padim.datasets.table import category_of, check_columns, read_csv, rows_of
-from padim.errors import DatasetError, MissingExtraError, join_names
+from padim.errors import DatasetError, join_names
+from padim.places.archives import find_archive
+from padim.places.rows import holds_bytes, open_table, read_names
 
 _NAMES = ("manifest.csv", "manifest.parquet")
 _SUFFIXES = frozenset({".csv", ".parquet"})
@@ -49,7 +51,8 @@ def find_manifest(path: Path) -> dict[str, Callable[[], Category]]:
             of the image; ``split``, which is train, validation (or val) or test; ``label``, which
             is good (or normal, ok, 0, false), 1, true or a word; and, where wanted, ``mask`` (a
             path), ``category`` (the manifest's folder otherwise) and ``defect`` (the label
-            otherwise). Paths are relative to the manifest's folder.
+            otherwise). Paths are relative to the manifest's folder, or URLs. In Parquet, a column
+            ``image`` may hold the bytes of the pictures; their ``path`` is a name then.
 
     Returns:
         How to read each; empty if there is no manifest.
@@ -91,24 +94,23 @@ def _is_meant(file: Path) -> bool:
 
 
 def _read_parquet(file: Path) -> list[dict[str, object]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("pyarrow", "parquet") from error
     wanted = {*_NEEDED, "mask", "category", "defect"}
     rows: list[dict[str, object]] = []
     n_bytes = 0
-    try:
-        with parquet.ParquetFile(file) as opened:
-            names = opened.schema_arrow.names
-            chosen = [name for name in names if name in wanted]
-            for batch in opened.iter_batches(_BATCH_ROWS, columns=chosen):
-                n_bytes += batch.nbytes
-                if n_bytes > _MOST_BYTES:
-                    raise ValueError(f"its rows have more than {_MOST_BYTES >> 20} MiB")
-                rows += batch.to_pylist()
-    except (ArrowException, OSError, ValueError, OverflowError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise DatasetError(f"{file} cannot be read as Parquet ({reason}). Save it anew.") from error
-    check_columns(file, names, _NEEDED, _ADVICE)
+    with open_table(find_archive(str(file))) as opened:
+        names = opened.schema_arrow.names
+        has_bytes = holds_bytes(opened.schema_arrow)
+        chosen = [name for name in names if name in wanted]
+        for batch in opened.iter_batches(_BATCH_ROWS, columns=chosen):
+            n_bytes += batch.nbytes
+            if n_bytes > _MOST_BYTES:
+                raise ValueError(f"its rows have more than {_MOST_BYTES >> 20} MiB")
+            rows += batch.to_pylist()
+        if has_bytes:  # a picture is a file in this one
+            rows = [
+                line | {"path": f"{file.name}/{name}"}
+                for line, name in zip(rows, read_names(opened), strict=True)
+            ]
+    needed = [name for name in _NEEDED if name != "path" or not has_bytes]
+    check_columns(file, names, needed, _ADVICE)
     return rows

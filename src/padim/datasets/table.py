@@ -10,6 +10,7 @@ from padim.datasets.category import GOOD, Category, Sample
 from padim.datasets.naming import means_good
 from padim.errors import DatasetError, join_names
 from padim.files import can_be_named
+from padim.places import join
 
 _SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 _NORMAL = frozenset({"0", "0.0", "false"})  # and any name of good
@@ -141,7 +142,7 @@ def _make_row(cells: Mapping[str, str], place: str, root: Path) -> Row:
         defect = cells.get("defect") or named
         if means_good(defect):
             raise _wrong(place, f"the defect {defect!r}", f"another for the label {label!r}")
-    return Row(root / path, split, defect, root / mask if mask else None, place)
+    return Row(join(root, path), split, defect, join(root, mask) if mask else None, place)
 
 
 def _is_number(text: str) -> bool:

@@ -26,6 +26,7 @@ from padim.metrics.resamples import (
 )
 from padim.metrics.table import HEADLINES, METRICS, format_metric
 from padim.model.opening import load
+from padim.places import find_place
 from padim.scoring.prediction import Decision, Prediction
 from padim.scoring.predictor import Predictor
 from padim.temporary import TemporaryFolder
@@ -166,7 +167,7 @@ def read_test_category(
         UnknownNameError: The dataset has no such category, or there is no such layout.
         DatasetError: It is in no known layout, or has no test images.
     """
-    path = Path(data)
+    path = find_place(data)
     found = read_dataset(path, (category,), layout)[0] if category else read_category(path, layout)
     if not found.test:
         raise DatasetError(f"{found.root} has no test images. Put them into test/<defect>.")

@@ -11,9 +11,10 @@ from padim.choices import require_path
 from padim.datasets import expand_defects, normal_images
 from padim.errors import DatasetError, ImageReadError, UsageError, format_count, join_names
 from padim.files import hold
-from padim.images.ahead import ImageInput, content_sha256
+from padim.images.ahead import ImageInput, content_sha256, hash_all
 from padim.images.camera import CameraFacts
 from padim.model.opening import load
+from padim.places import find_place
 from padim.scoring.calibration import HELD_OUT
 from padim.scoring.collector import Collector
 from padim.scoring.cost import check_weights, least_cost
@@ -82,9 +83,9 @@ def calibrate(
             check()
             write_calibration(calibrated, path)
         return load(path)
-    normal = normal_images(Path(good)) if isinstance(good, str | Path) else good
+    normal = normal_images(find_place(good)) if isinstance(good, str | Path) else good
     if isinstance(defects, str | Path):
-        defects = expand_defects(Path(defects))
+        defects = expand_defects(find_place(defects))
     _check_unseen(normal, defects, set(model.description.facts["image_sha256"]))
     collectors, camera = (Collector(), Collector()), list[CameraFacts | None]()
     for collector, images in zip(collectors, (normal, defects), strict=True):
@@ -133,7 +134,7 @@ def _check_unseen(
     normal: Sequence[ImageInput], defects: Sequence[ImageInput], fitted: set[str]
 ) -> None:
     """Make sure that a model was not fitted on images, and that no image is of both kinds."""
-    hashes = [_hash(image) for image in normal]
+    hashes = hash_all(normal, _hash)
     if known := [image for image, digest in zip(normal, hashes, strict=True) if digest in fitted]:
         raise DatasetError(
             f"The model was fitted on {len(known)} of the {format_count(len(normal), 'image')}, "
@@ -141,7 +142,8 @@ def _check_unseen(
             "others, or fit it anew without --no-calibrate, which leaves each out in turn."
         )
     good = fitted.union(hashes)
-    if both := [image for image in defects if _hash(image) in good]:
+    found = zip(defects, hash_all(defects, _hash), strict=True)
+    if both := [image for image, digest in found if digest in good]:
         raise DatasetError(
             f"{_list_names(both)}: images of known defects cannot be good ones as well, of this "
             "folder or of the fit. Name a folder of defects only with --anomalous."

@@ -11,6 +11,7 @@ from padim.fitting.prepare import find_source_px, find_white, prepare
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
 from padim.images.ahead import ImageInput
 from padim.model.padim import PaDiM
+from padim.places import find_place
 
 
 def fit(
@@ -52,7 +53,7 @@ def fit(
         settings = settings_with(settings, recipe=recipe_name)
     settings = settings_with(settings, **choices)
     if isinstance(images, str | Path):
-        images = normal_images(Path(images), recursive=recursive)
+        images = normal_images(find_place(images), recursive=recursive)
     settings = find_white(settings, images)
     fitter = prepare(settings, source_px=find_source_px(settings, images))
     n_images = len(images) if isinstance(images, Sized) else None

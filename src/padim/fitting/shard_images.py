@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from padim.errors import DatasetError, PathMissingError, format_count
-from padim.images.ahead import DECODE_THREADS, content_sha256
+from padim.images.ahead import content_sha256, hash_all
 from padim.model.shard_file import Shard
+from padim.places import find_place
 
 _LISTED = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
@@ -28,8 +28,7 @@ def choose_images(
         DatasetError: The shard has none, or the sha256 of one is not known.
     """
     if known is None:
-        with ThreadPoolExecutor(DECODE_THREADS) as pool:
-            known = dict(zip(images, pool.map(content_sha256, images), strict=True))
+        known = dict(zip(images, hash_all(images, content_sha256), strict=True))
     elif strange := [path for path in images if path not in known]:
         raise DatasetError(f"The sha256 of {strange[0]} is not in the list. Make the list anew.")
     chosen = sorted((known[path], path) for path in images if shard.has(known[path]))
@@ -56,5 +55,5 @@ def read_hashes(path: Path) -> dict[Path, str]:
                 raise DatasetError(
                     f"{path}, line {number}, is none of sha256sum. Make it by sha256sum FILES."
                 )
-            found[Path(match[2])] = match[1]
+            found[find_place(match[2])] = match[1]
     return found

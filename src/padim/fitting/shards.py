@@ -43,6 +43,7 @@ from padim.model.shard_file import (
     load_scores,
 )
 from padim.model.state import ModelState
+from padim.places import find_place
 from padim.scoring.calibration import LEAVE_ONE_OUT
 from padim.scoring.collector import Collector
 from padim.scoring.parity import N_SAMPLES
@@ -291,7 +292,7 @@ def merge_scores(
     collector = reduce(Collector.merge, (part.scores for part in parts))
     state, collector = looks.join_scores(state, collector)
     looked = [look for part in parts for look in part.looks]
-    images = tuple(Path(path) for part in parts for path in part.paths)
+    images = tuple(find_place(path) for part in parts for path in part.paths)
     rate = parts[0].drop_outliers
     suspects, _ = review_look(collector, looked, rate or OUTLIER_RATE)
     dropped = tuple(sorted({one.index for one in suspects if one.reason == "outlier"}))

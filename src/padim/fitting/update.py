@@ -20,12 +20,14 @@ from padim.fitting import looks
 from padim.fitting.fitter import sample, solve
 from padim.fitting.looks import Begin, Embedder, FirstLook
 from padim.fitting.seen import Seen
+from padim.images.ahead import content_sha256, hash_all
 from padim.images.facts import describe_differences
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
 from padim.model.padim import PaDiM, network_of
 from padim.model.pair import load_pair, save_pair
 from padim.model.state import ModelState
+from padim.places import find_place
 from padim.scoring.calibration import LEAVE_ONE_OUT
 from padim.scoring.engines import is_graph
 
@@ -320,9 +322,8 @@ def _require_no_graph(path: Path) -> None:
 def _hash(images: Paths, choose: Callable[..., tuple[Path, ...]]) -> dict[Path, str]:
     """The sha256 of each image of a folder, or of those that are named."""
     given = [images] if isinstance(images, str | Path) else images
-    return {
-        path: sha256(path) for path in choose([Path(image) for image in given], recursive=False)
-    }
+    chosen = choose([find_place(image) for image in given], recursive=False)
+    return dict(zip(chosen, hash_all(chosen, content_sha256), strict=True))
 
 
 def _list_named(images: Mapping[Path, str], wanted: set[str]) -> str:

@@ -3,11 +3,11 @@
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,7 +26,8 @@ from padim.images.decode import (
 )
 from padim.images.failures import raise_own_errors
 from padim.images.reading import AS_IT_IS, Reading
-from padim.images.stream import open_regular
+from padim.images.stream import fetch, open_regular
+from padim.places import FAR_THREADS, find_place, is_far
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -60,7 +61,7 @@ class Loaded:
     @property
     def path(self) -> Path | None:
         """Where it came from; None for one given otherwise."""
-        return Path(self.image) if isinstance(self.image, str | Path) else None
+        return find_place(self.image) if isinstance(self.image, str | Path) else None
 
 
 def open_image(
@@ -77,7 +78,7 @@ def open_image(
         UsageError: It is no image.
     """
     if isinstance(image, str | Path):
-        return decode_with_depth(Path(image), reading, hold)
+        return decode_with_depth(find_place(image), reading, hold)
     if isinstance(image, bytearray | memoryview):
         image = bytes(image)
     if isinstance(image, bytes):
@@ -93,11 +94,18 @@ def open_image(
 def content_sha256(image: ImageInput) -> str:
     """The sha256 of an image: of a file's bytes, or of the RGB pixels of an image in memory."""
     if isinstance(image, str | Path):
-        with raise_own_errors(image), open_regular(Path(image)) as stream:
+        with raise_own_errors(image), open_regular(find_place(image)) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     if isinstance(image, bytes | bytearray | memoryview):
         return hashlib.sha256(image).hexdigest()
     return hashlib.sha256(np.ascontiguousarray(rgb_pixels(image)).data).hexdigest()
+
+
+def hash_all(images: Sequence[T], digest: Callable[[T], R]) -> list[R]:
+    """What ``digest`` gives of each image, several at a time."""
+    n_threads = FAR_THREADS if any(map(is_far, images)) else DECODE_THREADS
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="padim") as pool:
+        return list(pool.map(digest, images))
 
 
 def load_image(
@@ -124,7 +132,8 @@ def load_image(
         ShapeError: ``bring`` does not take its size, or as ``open_image``.
         UsageError: It is no image.
     """
-    opened, depth = open_image(image, reading, hold)
+    file = fetch(find_place(image)) if isinstance(image, str | Path) else image
+    opened, depth = open_image(file, reading, hold)
     kept = None
     if isinstance(opened, Image.Image):
         source_px = opened.height, opened.width
@@ -138,7 +147,7 @@ def load_image(
             raise ShapeError(f"{image}: {error}") from error
         raise
     hold(pixels.nbytes + (3 * kept.height * kept.width if kept else 0))
-    digest = content_sha256(image) if hashed else ""
+    digest = content_sha256(file) if hashed else ""
     return Loaded(image, pixels, source_px, digest, depth, kept)
 
 
@@ -156,7 +165,8 @@ def load_ahead(
     """Do ``load_image`` in order, with the next images in threads while the caller works on these.
 
     At most ``n_ahead`` are taken and not yet given. ``unreadable`` is told of an image that cannot
-    be read, which is then left out; it is raised when None.
+    be read, which is then left out; it is raised when None. More threads wait where the first image
+    is behind a network.
     """
 
     def load(image: ImageInput, hold: Hold) -> Loaded | ImageReadError:
@@ -165,7 +175,11 @@ def load_ahead(
         except ImageReadError as error:
             return error
 
-    for loaded in map_within(load, images, n_threads, n_ahead):
+    rest = iter(images)
+    first = list(islice(rest, 1))
+    if any(map(is_far, first)):
+        n_threads = max(n_threads, FAR_THREADS)
+    for loaded in map_within(load, chain(first, rest), n_threads, n_ahead):
         if isinstance(loaded, Loaded):
             yield loaded
         elif unreadable is None:

@@ -24,7 +24,7 @@ from padim.images.raster import (
     says_white,
 )
 from padim.images.reading import AS_IT_IS, FULL_WHITE, Reading, smallest_white
-from padim.images.stream import STDIN_WORDS, Piped, open_regular, require_few_scans
+from padim.images.stream import STDIN_WORDS, Fetched, Piped, open_regular, require_few_scans
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
     {
@@ -89,20 +89,21 @@ def decode_with_depth(
     return _read(file, convert, reading, hold)
 
 
-def decode_stretched(path: Path, hold: Hold = take_any) -> tuple[Image.Image, Depth, str]:
+def decode_stretched(file: Path | bytes, hold: Hold = take_any) -> tuple[Image.Image, Depth, str]:
     """Read an image file as `decode_with_depth` does, and its Pillow mode.
 
     White of 16 bits is the smallest of `reading.WHITES` that holds the image's highest value.
     """
+    name = _name(file)
 
     def convert(opened: Image.Image | Raster) -> tuple[Image.Image, Depth, str]:
         if isinstance(opened, Raster):
-            image, depth = _scale(opened.values, None, path, opened.is_inverted)
+            image, depth = _scale(opened.values, None, name, opened.is_inverted)
             return image, depth, depth.kind
         mode = opened.mode
-        return *reduce_to_8_bit(opened, path, None), mode
+        return *reduce_to_8_bit(opened, name, None), mode
 
-    return _read(path, convert, AS_IT_IS, hold)
+    return _read(file, convert, AS_IT_IS, hold)
 
 
 def read_image(path: Path, reading: Reading = AS_IT_IS) -> NDArray[np.uint8]:
@@ -286,6 +287,8 @@ def _open(
 def _name(file: Path | bytes) -> Path | str:
     if isinstance(file, Piped):
         return STDIN_WORDS
+    if isinstance(file, Fetched):
+        return file.path
     return f"What was given as {len(file)} bytes" if isinstance(file, bytes) else file
 
 

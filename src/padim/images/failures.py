@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from padim.errors import ImageReadError
+from padim.errors import DatasetError, ImageReadError, MissingExtraError, UnreachableError
 
 # Pillow's others stay closed: EPS starts a program. Those it loads only when asked come last.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "JPEG2000", "TIFF", "WEBP")
@@ -51,11 +51,11 @@ _muted_pillow = _MutedPillow()
 
 @contextmanager
 def raise_own_errors(name: Path | str) -> Iterator[None]:
-    """Make one error of all that reading an image can raise."""
+    """Make one error of all that reading an image can raise, but where its store cannot be read."""
     try:
         with _muted_pillow:
             yield
-    except ImageReadError:
+    except (ImageReadError, UnreachableError, MissingExtraError, DatasetError):
         raise
     except Exception as error:  # Pillow lets out almost anything on damaged files.
         raise ImageReadError(name, _reason(error)) from error

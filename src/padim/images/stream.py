@@ -7,13 +7,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
 
 from padim.errors import ImageReadError
+from padim.images.failures import raise_own_errors
+from padim.places import Place
 
 STDIN = Path("/dev/stdin")  # in place of a file: what comes through a pipe
 STDIN_WORDS = "Standard input"
@@ -35,14 +37,37 @@ class Piped(bytes):
     """The bytes of an image that came through a pipe."""
 
 
+class Fetched(bytes):
+    """The bytes of an image that is no plain file, and where they are from."""
+
+    path: Path
+
+
+def fetch(path: Path) -> Path | Fetched:
+    """The bytes of what is no plain file, so that it is read once; the path of one that is.
+
+    Raises:
+        ImageReadError: They cannot be read.
+    """
+    if not isinstance(path, Place):
+        return path
+    with raise_own_errors(path):
+        content = Fetched(path.read_bytes())
+    content.path = path
+    return content
+
+
 @contextmanager
-def open_regular(path: Path) -> Iterator[BufferedReader]:
+def open_regular(path: Path) -> Iterator[BufferedReader | BytesIO]:
     """Open a file for reading, but no pipe, socket or device, which may never end.
 
     Raises:
         ImageReadError: It is such a thing.
         OSError: It cannot be opened.
     """
+    if isinstance(path, Place):
+        yield BytesIO(path.read_bytes())
+        return
     try:
         stream = open(str(path), "rb", opener=_open_at_once)  # noqa: SIM115  # closed below
     except OSError:

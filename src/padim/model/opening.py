@@ -19,7 +19,7 @@ from padim.images.decode import IMAGE_SUFFIXES
 from padim.scoring.description import Description
 from padim.scoring.engines import graph_engine, is_graph
 from padim.scoring.graph import Graph
-from padim.scoring.graph_file import no_model, read_description
+from padim.scoring.graph_file import bringing_here, no_model, read_description
 from padim.scoring.parity import TOLERANCE, Parity, compare, resize
 from padim.scoring.predictor import Outputs, Predictor
 from padim.scoring.verdict import Verdict, check_verdict
@@ -96,9 +96,10 @@ def load(
         )
     if weights is not None:
         raise UsageError(f"{path} brings its weights. Leave --weights out.")
-    graph, description = _open_graph(
-        path, engine, n_threads, precision or "float32", device, n_calls
-    )
+    with bringing_here(path) as path:
+        graph, description = _open_graph(
+            path, engine, n_threads, precision or "float32", device, n_calls
+        )
     predictor = Predictor(
         partial(_score, graph, description.preprocess.size_px),
         description,

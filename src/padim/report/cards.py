@@ -25,6 +25,7 @@ from padim.images.heatmap import colour_levels
 from padim.images.preprocess import Preprocess
 from padim.images.reading import FULL_WHITE, Reading
 from padim.metrics.table import METRICS, format_metric
+from padim.places import find_place
 from padim.report.charts import Histogram, histogram, outline_path
 from padim.scoring.engines import n_cores
 
@@ -271,7 +272,7 @@ class Part:
 
 
 def _find_root(record: Record, data: Path | None) -> Path:
-    before = Path(record.root)
+    before = find_place(record.root)
     if data is None:
         return before
     first = record.images[0].path if record.images else "."

@@ -9,6 +9,7 @@ import html
 import re
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +25,7 @@ from padim.errors import (
     PathMissingError,
 )
 from padim.files import identify, sha256, write_whole
+from padim.places import Place, copy_here
 from padim.scoring.engines import ENGINES, engines_of
 from padim.scoring.protobuf import read_fields, write_field
 
@@ -152,13 +154,31 @@ def _hash_beside(path: Path, beside: Future[NDArray[np.uint8] | None], entry: En
 
 def part_beside(path: Path) -> Path:
     """Where the weights of a graph are when they are not in its file."""
-    return path.with_suffix(".bin") if path.suffix == ".xml" else Path(f"{path}.data")
+    return (
+        path.with_suffix(".bin") if path.suffix == ".xml" else path.with_name(f"{path.name}.data")
+    )
 
 
 def graph_parts(path: Path) -> list[Path]:
     """The files of a graph that must travel together: itself, and its weights beside it."""
     beside = part_beside(path)
     return [path, beside] if beside.is_file() else [path]
+
+
+@contextmanager
+def bringing_here(path: Path) -> Iterator[Path]:
+    """Give a graph on this machine, with what is beside it; errors name where it came from."""
+    if not isinstance(path, Place):
+        yield path
+        return
+    if not path.is_file():
+        raise PathMissingError(path)
+    here = copy_here(path, part_beside(path))
+    try:
+        yield here
+    except PadimError as error:
+        error.args = (str(error).replace(str(here), str(path)),)
+        raise
 
 
 def _identify_parts(path: Path) -> tuple[tuple[int, ...], ...]:

@@ -21,6 +21,7 @@ from padim.images.camera import CameraFacts
 from padim.images.heatmap import overlay, save_picture
 from padim.images.preprocess import Preprocess
 from padim.images.regions import Region, peak_region, regions_above
+from padim.places import find_place
 from padim.scoring.calibration import DEFAULT_PIXEL_RATE, DEFAULT_RATE, Calibration, Threshold
 from padim.scoring.reference import shrink_map
 
@@ -171,7 +172,7 @@ class Prediction:
     @property
     def path(self) -> Path | None:
         """Where the image came from; None for one given otherwise."""
-        return Path(self.image) if isinstance(self.image, str | Path) else None
+        return find_place(self.image) if isinstance(self.image, str | Path) else None
 
     @property
     def label(self) -> str | None:

@@ -88,7 +88,7 @@ class TensorReader:
                 digests[name] = begin_hash(dtype, shape)
                 if name.endswith(left):
                     begin = len(self._header) + start
-                    path = self.path.absolute()
+                    path = Path(self._file.name).absolute()  # the copy here of one elsewhere
                     tensors[name] = FileTensor(path, begin, shape, dtype, identity)
                     content = _make_pieces(stop - start)
                 else:
