@@ -100,6 +100,8 @@ def _read_parquet(file: Path) -> list[dict[str, object]]:
     with open_table(find_archive(str(file))) as opened:
         names = opened.schema_arrow.names
         has_bytes = holds_bytes(opened.schema_arrow)
+        needed = [name for name in _NEEDED if name != "path" or not has_bytes]
+        check_columns(file, names, needed, _ADVICE)
         chosen = [name for name in names if name in wanted]
         for batch in opened.iter_batches(_BATCH_ROWS, columns=chosen):
             n_bytes += batch.nbytes
@@ -111,6 +113,4 @@ def _read_parquet(file: Path) -> list[dict[str, object]]:
                 line | {"path": f"{file.name}/{name}"}
                 for line, name in zip(rows, read_names(opened), strict=True)
             ]
-    needed = [name for name in _NEEDED if name != "path" or not has_bytes]
-    check_columns(file, names, needed, _ADVICE)
     return rows

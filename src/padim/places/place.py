@@ -36,7 +36,7 @@ class Place(_Base):
     URL, or ``shots.tar/0001.png``. What is beside it or above it is a path of its kind.
     """
 
-    _entry: Entry | None = None  # what its folder said of it when it was listed
+    _entry: Entry | None = None  # what was said of it when it was listed, or first looked at
 
     def __str__(self) -> str:
         text = super().__str__()
@@ -82,7 +82,8 @@ class Place(_Base):
             return self._entry
         place = self.locate()
         if place is not None:
-            return place[0].find(place[1])
+            self._entry = place[0].find(place[1])
+            return self._entry
         try:
             status = super().stat()
         except (OSError, ValueError):

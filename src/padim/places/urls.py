@@ -214,7 +214,7 @@ def _find_own(error: BaseException, url: str) -> Exception:
     status = getattr(error, "status", None)
     host = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}"
     reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    if isinstance(error, PermissionError) or status in _REFUSED or "Credential" in reason:
+    if isinstance(error, PermissionError) or status in _REFUSED or "credential" in reason.lower():
         return UnreachableError(
             f"{url} may not be read ({reason}). Check the credentials and their rights."
         )
