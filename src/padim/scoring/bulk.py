@@ -21,6 +21,7 @@ from padim.images.ahead import (
     content_sha256,
     map_ahead,
 )
+from padim.places import find_place
 from padim.scoring import map_array, parts
 from padim.scoring.journal import Run
 from padim.scoring.map_array import MapArray, count_scores, drop_maps, name_file
@@ -323,7 +324,7 @@ def write_parquet(
         >>> padim.write_parquet(model, ["good.png", "spot.png"], "results", maps=True)
         2
     """
-    paths = [Path(path) for path in images]
+    paths = [find_place(path) for path in images]
     n_rows = 0
     with BulkResults(model, paths, Path(folder), maps=maps, min_region_px=min_region_px) as results:
         for step in (results.find_done, results.score):
