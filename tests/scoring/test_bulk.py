@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -176,7 +177,8 @@ def test_a_killed_run_ends_in_the_same_bytes(
     predictor = make_predictor(tmp_path)
     write_parquet(predictor, images, tmp_path / "whole", maps=True)
     words = [sys.executable, "-c", DYING, str(tmp_path), place, str(n_left)]
-    environment = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    places = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
     died = subprocess.run(words, env=environment, check=False, capture_output=True)
     assert died.returncode == -signal.SIGKILL, died.stderr
     assert not (tmp_path / "out/predictions.json").exists()
