@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from padim.errors import ImageReadError, UsageError
 from padim.files import lock_folder, plain_text, write_text
 from padim.images.ahead import (
-    DECODE_AHEAD,
-    DECODE_THREADS,
     WRITE_BEHIND,
     WRITE_THREADS,
     content_sha256,
+    hash_all,
     map_ahead,
 )
 from padim.places import find_place
@@ -226,12 +225,8 @@ class BulkResults:
         paths = {index: plain_text(str(self.images[index])) for index in indices}
         if {index: path for index, (path, _) in were.items()} != paths:
             return None
-        images = (self.images[index] for index in indices)
-        found = map_ahead(_hash, images, DECODE_THREADS, DECODE_AHEAD)
-        is_same = all(
-            were[index][1] == sha256 for index, sha256 in zip(indices, found, strict=True)
-        )
-        return part if is_same else None
+        found = hash_all([self.images[index] for index in indices], _hash)
+        return part if found == [were[index][1] for index in indices] else None
 
     def _score_part(
         self, number: int, unreadable: Unreadable, note: Callable[[Prediction], object]
