@@ -30,13 +30,14 @@ from torch import Tensor
 
 from padim.features.features import Features
 from padim.features.onnx import write_onnx
+from padim.features.onnx_exporter import export
 from padim.features.trunk import AnyTrunk, Trunk, load_trunk, optimise
 from padim.features.weights import fetch, read_weights
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings, settings_with
 from padim.images.ahead import load_ahead
-from padim.scoring.engines import Arrays
+from padim.scoring.engines import INPUT, Arrays
 from padim.scoring.graph import Graph
 
 BATCHES = (1, 4, 16)
@@ -99,6 +100,9 @@ def candidates_of(fitter: Fitter, folder: Path) -> tuple[dict[str, Run], dict[st
     names = [f"level_{i}" for i in range(len(fitter.encoder.pyramid.levels))]
     write = partial(write_onnx, optimised, graph, fitter.encoder.preprocess.size_px, names, "")
     once = {"export": measure.seconds(write)}
+    example = [torch.zeros(2, *fitter.encoder.preprocess.size_px, 3, dtype=torch.uint8)]
+    exporter = partial(export, optimised, example, [INPUT], names, any_number=True)
+    once["export by torch's exporter"] = measure.seconds(exporter)
     for engine in ("onnxruntime", "openvino"):
         loaded: list[Graph] = []
         load = partial(lambda keep, name: keep.append(Graph(graph, name)), loaded, engine)

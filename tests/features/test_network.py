@@ -151,7 +151,7 @@ def test_a_sealed_graph_of_something_else_is_not_taken(cache: Path, in_torch: Fi
 def test_the_cache_has_a_bound(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = cache / "padim-efficientnet/trunks"
     folder.mkdir(parents=True)
-    for i, name in enumerate(("2-old.onnx", "2-old.onnx.data", "2-new.onnx", "2-newest.onnx")):
+    for i, name in enumerate(("3-old.onnx", "3-old.onnx.data", "3-new.onnx", "3-newest.onnx")):
         (folder / name).write_bytes(bytes(10))
         os.utime(folder / name, (1000 + i, 1000 + i))
     (folder / "efficientnet_lite0-1234.onnx").touch()
@@ -159,13 +159,13 @@ def test_the_cache_has_a_bound(cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(trunk_cache, "_MOST_BYTES", 20)
     trunk_cache.sweep()
     assert {path.name for path in folder.iterdir()} == {
-        "2-new.onnx",
-        "2-newest.onnx",
+        "3-new.onnx",
+        "3-newest.onnx",
         ".being-written",
     }
     monkeypatch.setattr(trunk_cache, "_MOST_BYTES", 5)
-    trunk_cache.sweep(folder / "2-new.onnx", None)
-    assert {path.name for path in folder.iterdir()} == {"2-new.onnx", ".being-written"}
+    trunk_cache.sweep(folder / "3-new.onnx", None)
+    assert {path.name for path in folder.iterdir()} == {"3-new.onnx", ".being-written"}
 
 
 def test_weights_that_change_while_they_are_read_are_refused(tmp_path: Path) -> None:

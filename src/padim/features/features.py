@@ -59,9 +59,8 @@ class Features(nn.Module):
 
     def _look(self, pixels: Tensor) -> list[Tensor]:
         """A feature map per tap, of normalised pixels."""
-        with torch.autocast(
-            pixels.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16
-        ):
+        device = "cpu" if pixels.is_meta else pixels.device.type  # of shapes alone there is none
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16):
             feature_maps = self.trunk(pixels)
         feature_maps = [feature_map.float() for feature_map in feature_maps]
         if self.mirrored:

@@ -1,20 +1,20 @@
 """A torch module as an ONNX graph."""
 
-import gc
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 
+import onnx
 import torch
-from torch import nn
-from torch.fx import config as fx_config
-from torch.onnx import OnnxExporterError
+from onnx import ModelProto, helper
+from torch import Tensor, nn
 
 from padim.errors import UsageError
+from padim.features.onnx_calls import UnknownCallError, write_call
+from padim.features.onnx_nodes import Nodes
+from padim.features.tracing import UntraceableError, compare, trace
 from padim.scoring.engines import INPUT
-from padim.scoring.graph_file import DESCRIPTION, write_seal
+from padim.scoring.graph_file import DESCRIPTION, part_beside, write_seal
 from padim.scoring.operators import ONNX_OPERATORS
 
 _LARGEST_PROTOBUF = 2**31 - 2**27  # a single ONNX file stays below 2 GiB
@@ -43,85 +43,43 @@ def write_onnx(
     Raises:
         UsageError: torch cannot write the network, or it has operators that no graph may have.
     """
-    import onnxscript  # noqa: F401  # torch's exporter needs it; say so as a missing extra
+    names = [INPUT, *numbers]
+    examples = [
+        [torch.zeros(n, *input_px, 3, dtype=torch.uint8), *(torch.zeros(1) for _ in numbers)]
+        for n in ([n_batch] if n_batch else (2, 3))
+    ]
+    try:
+        model = _trace(module, examples, names, outputs)
+    except (UntraceableError, UnknownCallError):
+        from padim.features.onnx_exporter import export  # takes long to load, and longer to run
 
-    example = torch.zeros(n_batch or 2, *input_px, 3, dtype=torch.uint8)
-    batch = torch.export.Dim("batch") if n_batch is None else None
-    with _quiet_exporter(), _naming_torch(), _without_overwriting(module), _hurrying_exporter():
-        program = torch.onnx.export(
-            module,
-            (example, *(torch.zeros(1) for _ in numbers)),
-            dynamo=True,
-            dynamic_shapes=({0: batch}, *(None for _ in numbers)) if batch is not None else None,
-            input_names=[INPUT, *numbers],
-            output_names=list(outputs),
-            verbose=False,
-        )
-    assert program is not None
-    for node in program.model.graph.all_nodes():
+        model = export(module, examples[0], names, outputs, any_number=n_batch is None)
+    for node in model.graph.node:
         if node.op_type not in ONNX_OPERATORS:
-            raise _refuse(f"it has the operator {node.op_type}")
-        node.metadata_props.clear()  # where in which file of this machine it came from
-    program.model.metadata_props[DESCRIPTION] = description
-    n_bytes = sum(t.numel() * t.element_size() for t in module.state_dict().values())
-    program.save(path, external_data=n_bytes > _LARGEST_PROTOBUF)
+            raise refuse(f"it has the operator {node.op_type}")
+    helper.set_model_props(model, {DESCRIPTION: description})
+    is_large = sum(one.nbytes for one in module.state_dict().values()) > _LARGEST_PROTOBUF
+    beside = part_beside(path).name
+    onnx.save_model(model, path, save_as_external_data=is_large, location=beside)
     write_seal(path)
 
 
-@contextmanager
-def _hurrying_exporter() -> Iterator[None]:
-    """Spare the exporter much of its time: it looks for garbage, and where each node is from.
-
-    It makes a million small objects that live as long as it works, and nothing is kept of what
-    source a node comes from. Releases of torch that do not know the choice look all the same.
-    """
-    before = getattr(fx_config, "do_not_emit_stack_traces", False)
-    was_collecting = gc.isenabled()
-    gc.disable()
-    vars(fx_config)["do_not_emit_stack_traces"] = True
-    try:
-        yield
-    finally:
-        vars(fx_config)["do_not_emit_stack_traces"] = before
-        if was_collecting:
-            gc.enable()
+def _trace(
+    module: nn.Module,
+    examples: Sequence[Sequence[Tensor]],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> ModelProto:
+    """Watch what a module computes of one example or two, and write that."""
+    found = reduce(compare, (trace(module, example) for example in examples))
+    nodes = Nodes(dict(module.named_parameters()) | dict(module.named_buffers()))
+    for value, name in zip(found.inputs, inputs, strict=True):
+        nodes.call(value, name)
+    for call in found.calls:
+        write_call(nodes, call)
+    return nodes.build(found.inputs, found.outputs, outputs)
 
 
-@contextmanager
-def _without_overwriting(module: nn.Module) -> Iterator[None]:
-    """Let activations leave their input as it is: the exporter takes far longer over others."""
-    overwriting = [part for part in module.modules() if getattr(part, "inplace", False)]
-    try:
-        for part in overwriting:
-            vars(part)["inplace"] = False
-        yield
-    finally:
-        for part in overwriting:
-            vars(part)["inplace"] = True
-
-
-@contextmanager
-def _naming_torch() -> Iterator[None]:
-    """Say of a network that torch's exporter fails on that torch runs it."""
-    try:
-        yield
-    except OnnxExporterError as error:
-        raise _refuse("torch's exporter fails on it") from error
-
-
-def _refuse(reason: str) -> UsageError:
+def refuse(reason: str) -> UsageError:
+    """What to say of a network that no graph can be made of."""
     return UsageError(f"The network cannot be a graph: {reason}. Use --engine torch.")
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Keep to itself what torch's exporter says of its own deprecated parts."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

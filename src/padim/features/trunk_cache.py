@@ -24,7 +24,7 @@ from padim.tensors.file_tensor import hash_tensor, write_tensors
 from padim.tensors.reading import TensorFileError, open_tensors
 from padim.versions import read_versions
 
-_VERSION = "2"  # of what is written; what is there of another is removed
+_VERSION = "3"  # of what is written; what is there of another is removed
 _MOST_BYTES = 2_000_000_000
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from padim.backbones import BackboneSpec
 from padim.errors import UsageError
@@ -161,7 +161,7 @@ class Pyramid:
         if place is None:
             place = torch.as_tensor(self.place, device=values.device)
         if values.shape[0] < self.levels[-1].n_cells:
-            values = torch.cat((values, values.new_zeros(1, values.shape[1])))
+            values = nn.functional.pad(values, (0, 0, 0, 1))
         return values[place].t().reshape(-1, *self.levels[-1].grid)
 
     def keep_modelled(self, embeddings: Sequence[Tensor]) -> list[Tensor]:

@@ -1,0 +1,117 @@
+"""The nodes and constants of an ONNX graph."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias
+
+import torch
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from torch import Tensor
+
+from padim.features.tracing import Value
+
+_OPSET: Final = 20
+_IR_VERSION: Final = 10
+_BATCH: Final = "batch"  # what the number of images is called, where any goes
+_SMALL_BYTES: Final = 64  # of constants that are there once, however often they are used
+_TYPES: Final[Mapping[torch.dtype, int]] = {
+    torch.float32: TensorProto.FLOAT,
+    torch.float16: TensorProto.FLOAT16,
+    torch.float64: TensorProto.DOUBLE,
+    torch.int64: TensorProto.INT64,
+    torch.int32: TensorProto.INT32,
+    torch.uint8: TensorProto.UINT8,
+    torch.bool: TensorProto.BOOL,
+}
+
+Operand: TypeAlias = Value | Tensor | int | float
+Attribute: TypeAlias = int | float | str | Sequence[int]
+
+
+class Nodes:
+    """What a graph computes, node after node.
+
+    Args:
+        names: Of the constants that have one.
+    """
+
+    def __init__(self, names: Mapping[str, Tensor]) -> None:
+        self._nodes: list[NodeProto] = []
+        self._constants: list[TensorProto] = []
+        self._given = {id(tensor): name for name, tensor in names.items()}
+        self._known: dict[object, str] = {}  # the names of values by their number, and of constants
+
+    def call(self, value: Value, name: str) -> None:
+        """Let a value have a name: that of an input, or of what ``add`` gave."""
+        self._known[value.number] = name
+
+    def add(self, kind: str, inputs: Sequence[str], n_outputs: int = 1, **facts: Attribute) -> str:
+        """Add a node; gives the name of its first output."""
+        name = f"{kind}_{len(self._nodes)}"
+        outputs = [name, *(f"{name}_{i}" for i in range(1, n_outputs))]
+        node = helper.make_node(kind, inputs, outputs, name)
+        node.attribute.extend(helper.make_attribute(key, fact) for key, fact in facts.items())
+        self._nodes.append(node)
+        return name
+
+    def find(self, operand: Operand, dtype: torch.dtype | None = None) -> str:
+        """The name of a value, of a tensor or of a number, once it has a type."""
+        if isinstance(operand, Value):
+            name = self._known[operand.number]
+            return name if dtype in (None, operand.dtype) else self.cast(name, dtype)
+        if isinstance(operand, Tensor):
+            return self._keep(operand if dtype is None else operand.to(dtype), id(operand))
+        return self._keep(torch.tensor(operand, dtype=dtype), None)
+
+    def cast(self, name: str, dtype: torch.dtype) -> str:
+        """Turn what has a name into another type."""
+        return self.add("Cast", [name], to=_TYPES[dtype])
+
+    def find_integers(self, integers: Sequence[int]) -> str:
+        """The name of a list of integers."""
+        return self._keep(torch.tensor(integers, dtype=torch.int64), None)
+
+    def _keep(self, tensor: Tensor, place: int | None) -> str:
+        values = tensor.contiguous().numpy()
+        is_small = values.nbytes <= _SMALL_BYTES
+        key = (tensor.dtype, values.shape, values.tobytes() if is_small else place)
+        if key not in self._known:
+            name = f"constant_{len(self._constants)}"
+            if place is not None:
+                name = self._given.get(place, name)
+            content = values.tobytes()
+            kind = _TYPES[tensor.dtype]
+            self._constants.append(helper.make_tensor(name, kind, values.shape, content, raw=True))
+            self._known[key] = name
+        return self._known[key]
+
+    def build(
+        self, inputs: Sequence[Value], outputs: Sequence[Value], names: Sequence[str]
+    ) -> ModelProto:
+        """Make it a model, with these names for the outputs."""
+        taken: dict[str, str] = {}
+        for value, name in zip(outputs, names, strict=True):
+            found = self.find(value)
+            if found in taken or found in map(self.find, inputs):
+                found = self.add("Identity", [found])
+            taken[found] = name
+        for node in self._nodes:
+            node.input[:] = [taken.get(name, name) for name in node.input]
+            node.output[:] = [taken.get(name, name) for name in node.output]
+        graph = helper.make_graph(
+            self._nodes,
+            "padim",
+            [_describe(value, self.find(value)) for value in inputs],
+            [_describe(value, name) for value, name in zip(outputs, names, strict=True)],
+            self._constants,
+        )
+        return helper.make_model(
+            graph,
+            producer_name="padim",
+            opset_imports=[helper.make_opsetid("", _OPSET)],
+            ir_version=_IR_VERSION,
+        )
+
+
+def _describe(value: Value, name: str) -> ValueInfoProto:
+    shape = [_BATCH if side is None else side for side in value.shape]
+    return helper.make_tensor_value_info(name, _TYPES[value.dtype], shape)
