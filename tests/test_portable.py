@@ -17,7 +17,7 @@ from padim.cli import main
 WITHOUT_POSIX = """
 import json, multiprocessing.popen_spawn_posix, os, signal, sys
 import filelock, jinja2, matplotlib.pyplot, onnx, onnxruntime, onnxscript, openvino, platformdirs
-import psutil, safetensors.torch, timm, torch, torchvision
+import psutil, ray, safetensors.torch, timm, torch, torchvision
 
 for name in "crypt curses fcntl grp nis pty pwd readline resource spwd syslog termios tty".split():
     sys.modules[name] = None

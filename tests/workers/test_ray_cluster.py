@@ -1,5 +1,6 @@
 """A real Ray of two workers, of which one is killed: nothing else comes out."""
 
+import json
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from trees import striped
+from trees import benchmark, make_two_categories, striped
 
 from padim.cli import main
 from padim.errors import DatasetError
@@ -82,14 +83,15 @@ def test_a_mistake_in_the_work_is_raised_with_its_place(
 
 @contextmanager
 def one_killed() -> Iterator[None]:
-    """Kill the first worker that is seen at work."""
+    """Kill the first worker that is seen at work with torch."""
     killed, is_over = threading.Event(), threading.Event()
 
     def kill() -> None:
         while not is_over.wait(0.02):
-            for process in psutil.process_iter(["name", "cmdline"]):
-                if (process.info["cmdline"] or [""])[0].startswith("ray::_do"):
-                    with suppress(psutil.Error):
+            for process in psutil.process_iter(["cmdline"]):
+                is_one = (process.info["cmdline"] or [""])[0].startswith("ray::_do")
+                with suppress(psutil.Error):
+                    if is_one and process.memory_info().rss > 300_000_000:
                         process.kill()
                         killed.set()
                         return
@@ -144,3 +146,36 @@ def test_a_fit_on_a_cluster_is_that_of_shards(folder: Path, model: Path, tmp_pat
     assert (tmp_path / moments).read_bytes() == model.with_name(moments).read_bytes()
     there = {path.name for path in model.parent.iterdir() if path.suffix != ".lock"}
     assert there == {model.name, moments}
+
+
+def test_rows_and_pictures_of_a_cluster_are_those_of_one_machine(
+    cluster: RayCluster, folder: Path, model: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(40):
+        striped(100 + i, spot=i % 3 == 0).save(images / f"{i:02}.png")
+    (images / "torn.png").write_bytes(b"no image")
+    options = ("-q", "--skip-unreadable", "--min-region-px", 4)
+    run("predict", model, images, "-o", tmp_path / "here", *options)
+    with one_killed():
+        run("predict", model, images, "-o", tmp_path / "there", "--cluster", "ray", *options)
+    here, there = (
+        {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        for out in (tmp_path / "here", tmp_path / "there")
+    )
+    assert here == there
+
+
+def test_the_jobs_of_a_benchmark_are_done_by_a_cluster(cluster: RayCluster, tmp_path: Path) -> None:
+    root, measured = make_two_categories(tmp_path / "data"), ("fit_s", "score_s", "fit_peak_bytes")
+    for name, more in (("here", ()), ("there", ("--cluster", "ray"))):
+        assert benchmark(root, tmp_path / name, "--n-threads", "1", "-q", *more) == 0
+    here, there = (
+        [
+            {name: value for name, value in row.items() if name not in measured}
+            for row in json.loads((tmp_path / name / "results.json").read_text())["rows"]
+        ]
+        for name in ("here", "there")
+    )
+    assert here == there

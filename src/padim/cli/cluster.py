@@ -2,14 +2,18 @@
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from padim.cli.console import say
+from padim.cli.options import Opening, Rates
 from padim.errors import ClusterError, UnknownNameError, require_extras
 
 if TYPE_CHECKING:
+    from padim.model.spread import PredictBy
     from padim.workers.ray_cluster import RayCluster
 
 _REACHED_S = 5.0
@@ -55,3 +59,21 @@ def hire(name: str | None, n_threads: int | None, device: str) -> Iterator["RayC
         found = cluster.asking(n_threads or 1, int(device == "cuda"))
         say(f"Cluster: {found.describe()}.")
         yield found
+
+
+@contextmanager
+def hire_scorers(
+    name: str | None, model: Path, opening: Opening, rates: Rates, names: Mapping[Path, Path]
+) -> Iterator["PredictBy | None"]:
+    """The workers of a cluster that score images by a model; none without one.
+
+    ``names`` are those of the pictures of each image.
+    """
+    with hire(name, opening.get("n_threads"), opening.get("device", "auto")) as workers:
+        if workers is None:
+            yield None
+            return
+        from padim.model.spread import Opened, predict_by
+
+        opening["n_threads"] = workers.n_threads
+        yield partial(predict_by, workers, Opened(model, **opening, **rates), names)

@@ -56,7 +56,7 @@ def score_bulk(
             say(f"{count} of parts that are whole need not be scored again.")
 
         def note(prediction: Prediction) -> None:
-            tally.note(prediction)
+            tally.note(prediction.differences)
             advance(1)
 
         for record in results.score(unreadable.callback, note):

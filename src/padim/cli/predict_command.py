@@ -9,6 +9,7 @@ import typer
 
 from padim.cli import options
 from padim.cli.bars import progress
+from padim.cli.cluster import hire_scorers, require_cluster
 from padim.cli.console import Output, result, say, warn
 from padim.cli.images import (
     Unreadable,
@@ -36,17 +37,24 @@ from padim.scoring.prediction import NOT_CALIBRATED, Prediction, PredictionRecor
 from padim.scoring.writer import PredictionWriter
 
 if TYPE_CHECKING:
+    from padim.model.spread import PredictBy, Row
     from padim.scoring.predictor import Predictor
 
 _FOLDER = 16  # images that are scored as a folder: few come sooner one after the other
 KEPT_PX = 1_000_000  # of a source image that is drawn from memory; larger ones are read again
 
 
+class Scoring(options.Opening, total=False):
+    """How a model is opened, and where."""
+
+    cluster: Annotated[str, options.CLUSTER]
+
+
 def predict(
     model: options.Model,
     images: Annotated[list[Path], typer.Argument(help="Images and folders; - for a pipe.")],
     out: Annotated[Path, option("Folder of the results.", "DIR", "-o", "--out")],
-    opening: options.Opening,
+    scoring: Scoring,
     rates: options.Rates,
     recursive: options.Recursive = False,
     maps: Annotated[
@@ -68,17 +76,22 @@ def predict(
         raise PathMissingError(model)
     images = [STDIN if is_stdin(path) else path for path in images]
     require_apart(out, images, recursive=recursive)
+    cluster = scoring.pop("cluster", None)
+    opening: options.Opening = scoring
+    if cluster is not None:
+        _refuse_on_cluster(images, parquet=parquet)
+        require_cluster(cluster)
     chosen = expand(images, recursive=recursive)
-    writer = None
+    writer, names = None, {} if parquet else name_outputs(chosen, images)
     if parquet:
         require_bulk(chosen, maps)
     else:
-        writer = _make_writer(out, name_outputs(chosen, images), overlays, maps, min_region_px)
+        writer = _make_writer(out, names, overlays, maps, min_region_px)
     require_writable(out)
     require_no_images(out)
     from padim.model.opening import load
 
-    n_calls = _choose_calls(opening, len(chosen))
+    n_calls = 1 if cluster else _choose_calls(opening, len(chosen))
     if n_calls > 1:
         opening["n_threads"] = choose_threads(opening.get("n_threads")) // n_calls
     loaded = load(model, **opening, n_calls=n_calls).at(**rates)
@@ -98,7 +111,8 @@ def predict(
         score_bulk(chosen, loaded, out, maps, min_region_px, unreadable, tally)
         places = tell_places(out, maps)
     else:
-        _score(chosen, loaded, writer, unreadable, tally)
+        with hire_scorers(cluster, model, opening, rates, names) as by:
+            _score(chosen, loaded, writer, unreadable, tally, by)
         places = _tell_places(writer)
     unreadable.report()
     facts = {"model": str(model), "engine": loaded.engine, "out": str(out)}
@@ -119,6 +133,14 @@ def _choose_calls(opening: options.Opening, n_images: int) -> int:
     if n_images < _FOLDER or opening.get("device") == "cuda":
         return 1
     return min(choose_threads(opening.get("n_threads")), n_images // N_BATCH)
+
+
+def _refuse_on_cluster(images: Sequence[Path], *, parquet: bool) -> None:
+    """Refuse what workers cannot do."""
+    if STDIN in images:
+        raise UsageError("--cluster takes files, but - is a pipe. Leave --cluster out.")
+    if parquet:
+        raise UsageError("--parquet is written by one machine. Leave it or --cluster out.")
 
 
 def _make_writer(
@@ -169,8 +191,15 @@ def _tell(tally: Tally, facts: Mapping[str, object], places: str) -> None:
 def _note(predictions: Iterable[Prediction], tally: Tally) -> Iterator[Prediction]:
     """Pass predictions on, and note how their images differ from those of the fit."""
     for prediction in predictions:
-        tally.note(prediction)
+        tally.note(prediction.differences)
         yield prediction
+
+
+def _note_rows(rows: "Iterable[Row]", tally: Tally) -> Iterator[PredictionRecord]:
+    """Pass rows on, and note likewise."""
+    for record, differences in rows:
+        tally.note(differences)
+        yield record
 
 
 def _score(
@@ -179,8 +208,9 @@ def _score(
     writer: PredictionWriter,
     unreadable: Unreadable,
     tally: Tally,
+    by: "PredictBy | None",
 ) -> None:
-    """Score images into a folder, and count them."""
+    """Score images into a folder, here or by workers, and count them."""
     with (
         lock_folder(writer.folder),
         Journal(writer.folder, _describe_run(loaded, writer), loaded.decision) as journal,
@@ -191,14 +221,16 @@ def _score(
             tally.add(one)
         waiting = [path for path in chosen if path not in done]
         advance(tally.n_images)
-        predictions = loaded.stream(
-            [read_stdin() if path == STDIN else path for path in waiting],
-            unreadable.callback,
-            kept_px=KEPT_PX if writer.overlays else 0,
-            traced=True,
-        )
+        kept_px = KEPT_PX if writer.overlays else 0
+        if by is not None:
+            found = by(waiting, loaded, writer, journal, unreadable.callback, kept_px=kept_px)
+            rows = _note_rows(found, tally)
+        else:
+            given = [read_stdin() if path == STDIN else path for path in waiting]
+            predictions = loaded.stream(given, unreadable.callback, kept_px=kept_px, traced=True)
+            rows = writer.write(_note(predictions, tally), journal)
         with saying_how_far(tally, len(chosen)):
-            for record in writer.write(_note(predictions, tally), journal):
+            for record in rows:
                 tally.add(record)
                 advance(1)
             journal.finish(None if path == STDIN else str(path) for path in chosen)

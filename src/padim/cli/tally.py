@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from padim.cli.console import Output, table
 from padim.errors import format_count
-from padim.scoring.prediction import Decision, Prediction, PredictionRecord
+from padim.scoring.prediction import Decision, PredictionRecord
 
 _SHOWN = 10
 _MANY = 20  # images that are all alien are hardly all defective
@@ -33,9 +33,9 @@ class Tally:
         self.differences: Counter[tuple[str, ...]] = Counter()
         self.n_images = self.n_anomalous = self.n_alien = self.n_fitted = 0
 
-    def note(self, prediction: Prediction) -> None:
+    def note(self, differences: tuple[str, ...]) -> None:
         """Note how an image differs from those of the fit."""
-        self.differences[prediction.differences] += 1
+        self.differences[differences] += 1
 
     def add(self, record: PredictionRecord) -> None:
         """Count a row, and keep it if it is shown."""

@@ -1,6 +1,6 @@
 """Predictions into a folder: rows, maps and pictures."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +19,7 @@ from padim.scoring.prediction import Prediction, PredictionRecord
 MAPS = ("npy", "tiff")
 
 
-class _Written(NamedTuple):
+class Written(NamedTuple):
     """What was written of an image: its pictures below the folder, and what went wrong."""
 
     record: PredictionRecord
@@ -77,13 +77,41 @@ class PredictionWriter:
                     journal.promise(self._name_files(prediction))
                 yield prediction
 
-        for written in map_ahead(self._write_one, promised(), WRITE_THREADS, WRITE_BEHIND):
-            if written.trouble is not None:
-                self.troubles.append(written.trouble)
-            journal.add(written.record, written.files)
-            yield written.record
+        for written in map_ahead(self.write_one, promised(), WRITE_THREADS, WRITE_BEHIND):
+            yield self.note(written, journal)
 
-    def _write_one(self, prediction: Prediction) -> _Written:
+    def note(self, written: Written, journal: Journal) -> PredictionRecord:
+        """Add the row of an image whose pictures are there."""
+        if written.trouble is not None:
+            self.troubles.append(written.trouble)
+        journal.add(written.record, written.files)
+        return written.record
+
+    def place(self, written: Written, pictures: Sequence[bytes], journal: Journal) -> Written:
+        """Write pictures that were drawn elsewhere, and give what is here.
+
+        Raises:
+            OSError: The disk is full, say.
+        """
+        if written.files:
+            journal.promise(written.files)
+        try:
+            for place, content in zip(written.files, pictures, strict=True):
+                with write_whole(self.folder / place, is_one_of_many=True) as partial:
+                    partial.write_bytes(content)
+        except OSError as error:
+            if is_of_disk(error):
+                raise
+            _, trouble = failure_of(error) or ("", str(error))
+            return written._replace(files=[], trouble=trouble)
+        return written
+
+    def write_one(self, prediction: Prediction) -> Written:
+        """Draw the pictures of an image, and give its row.
+
+        Raises:
+            OSError: The disk is full, say.
+        """
         regions, outlined = prediction.outlined(self.min_region_px)
         files: list[str] = []
         trouble = None
@@ -98,7 +126,7 @@ class PredictionWriter:
             if isinstance(error, OSError) and is_of_disk(error):
                 raise
             _, trouble = failure_of(error) or ("", str(error))
-        return _Written(prediction.record(regions), files, trouble)
+        return Written(prediction.record(regions), files, trouble)
 
     def _name_files(self, prediction: Prediction) -> list[str]:
         """The pictures of an image, below the folder."""
