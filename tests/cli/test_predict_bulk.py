@@ -135,6 +135,25 @@ def test_a_run_that_is_stopped_goes_on(
         assert path.read_bytes() == (tmp_path / "out" / path.parent.name / path.name).read_bytes()
 
 
+def test_the_monitor_reads_the_rows(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, plain = tmp_path / "out", tmp_path / "plain"
+    assert predict(model, images, out, "--parquet", "-q") == 0
+    assert predict(model, images, plain, "--no-overlays", "-q") == 0
+    said = []
+    for results in (plain, out, out / "predictions.parquet"):
+        capsys.readouterr()
+        assert main(["monitor", str(results)]) == 0
+        said.append(capsys.readouterr())
+    assert said[0].out.startswith("12 parts, 11 accepted: no drift.")
+    assert said[0] == said[1] == said[2]
+    part = out / "predictions.parquet/part-000001.parquet"
+    part.write_bytes(b"PAR1")
+    assert main(["monitor", str(out)]) == 1
+    assert f"{part} cannot be read as Parquet" in capsys.readouterr().err
+
+
 def test_another_model_takes_nothing_over(
     model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,16 +16,18 @@ from padim.monitor.alarm import Alarm, MonitorState
 from padim.monitor.monitor import PARTS_BETWEEN_ALARMS, Monitor
 from padim.monitor.observation import ResultRow, describe_statistic
 from padim.scoring.engines import is_graph
+from padim.scoring.parts import FOLDER, read_rows
 from padim.scoring.prediction import Decision, decide
 
 _FILE = "predictions.jsonl"
 _MOST_BYTES = 1 << 20  # of a line
 _SHOWN = 10
+_ADVICE = "Name what padim predict wrote."
 
 
 def monitor(
     results: Annotated[
-        Path, typer.Argument(help="A predictions.jsonl, or the folder of one: parts in order.")
+        Path, typer.Argument(help="What predict wrote, a folder or a .jsonl: parts in order.")
     ],
     model: Annotated[
         Path | None, option("Begin with the good images of this model.", "FILE")
@@ -40,8 +42,8 @@ def monitor(
     ] = False,
 ) -> None:
     """Say whether a line has drifted, since when, and by what."""
-    path = results / _FILE if results.is_dir() else results
-    rows = _read_rows(path)
+    path = _find_rows(results)
+    rows = _read_parts(path) if path.is_dir() else _read_rows(path)
     first = next(rows, None)
     if first is None:
         raise DatasetError(f"{path} has no prediction. Name what padim predict wrote.")
@@ -68,15 +70,28 @@ def monitor(
         raise typer.Exit(1)
 
 
+def _find_rows(results: Path) -> Path:
+    """The rows in a folder of results, or those that are named."""
+    parts = results / FOLDER
+    if parts.is_dir():
+        return parts
+    return results / _FILE if results.is_dir() and results.name != FOLDER else results
+
+
+def _read_parts(path: Path) -> Iterator[ResultRow]:
+    """The predictions in a folder of Parquet files."""
+    for number, row in enumerate(read_rows(path), 1):
+        document = Document(f"Row {number} of {path}", DatasetError, _ADVICE)
+        yield document.restore(row, ResultRow)
+
+
 def _read_rows(path: Path) -> Iterator[ResultRow]:
     """The predictions of a file, line by line."""
     if not path.is_file():
         raise PathMissingError(path)
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(_MOST_BYTES + 1), b""), 1):
-            document = Document(
-                f"Line {number} of {path}", DatasetError, "Name what padim predict wrote."
-            )
+            document = Document(f"Line {number} of {path}", DatasetError, _ADVICE)
             yield document.restore(document.parse(line, _MOST_BYTES), ResultRow)
 
 

@@ -2,13 +2,14 @@
 
 import json
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from padim.errors import MissingExtraError
+from padim.errors import DatasetError, MissingExtraError
 from padim.files import plain_text, write_whole
 from padim.scoring.journal import Run
 from padim.scoring.prediction import Decision, PredictionRecord
@@ -74,11 +75,7 @@ class PartFolder:
         self.folder = folder
         self.run = run
         self.decision = decision
-        try:
-            from pyarrow import parquet
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("pyarrow", "parquet") from error
-        self._parquet = parquet
+        self._parquet = _import_parquet()
 
     def name(self, number: int) -> Path:
         """The file of a part."""
@@ -86,8 +83,7 @@ class PartFolder:
 
     def list_files(self) -> dict[Path, int]:
         """The files of parts that are there, of whatever run, and their numbers."""
-        found = {file: _NAME.fullmatch(file.name) for file in sorted(self.folder.glob("part-*"))}
-        return {file: int(match[1]) for file, match in found.items() if match}
+        return _list_parts(self.folder)
 
     def is_of_another(self, file: Path) -> bool:
         """Whether a file is that of another run, as of a model that is in no file it may be."""
@@ -158,6 +154,38 @@ def make_schema() -> Any:
             *((name, repeated) for name in ("model_sha256", "padim", "engine")),
         ]
     )
+
+
+def read_rows(folder: Path) -> Iterator[Mapping[str, object]]:
+    """The rows of all parts in a folder, in order, with the columns as they are there.
+
+    Raises:
+        DatasetError: A part cannot be read.
+        MissingExtraError: pyarrow is not installed.
+    """
+    parquet = _import_parquet()
+    for path in _list_parts(folder):
+        try:
+            rows = parquet.read_table(path, partitioning=None).to_pylist()
+        except _NOT_AS_WRITTEN as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise DatasetError(
+                f"{path} cannot be read as Parquet ({reason}). Run padim predict again."
+            ) from error
+        yield from rows
+
+
+def _list_parts(folder: Path) -> dict[Path, int]:
+    found = {path: _NAME.fullmatch(path.name) for path in sorted(folder.glob("part-*"))}
+    return {path: int(match[1]) for path, match in found.items() if match}
+
+
+def _import_parquet() -> Any:
+    try:
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("pyarrow", "parquet") from error
+    return parquet
 
 
 def _name(path: str | None) -> str | None:
