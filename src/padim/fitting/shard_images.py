@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from padim.errors import DatasetError, PathMissingError, format_count
-from padim.images.ahead import content_sha256, hash_all
+from padim.images.ahead import DECODE_THREADS, content_sha256, hash_all
 from padim.model.shard_file import Shard
 from padim.places import find_place
 
@@ -28,7 +28,7 @@ def choose_images(
         DatasetError: The shard has none, or the sha256 of one is not known.
     """
     if known is None:
-        known = dict(zip(images, hash_all(images, content_sha256), strict=True))
+        known = dict(zip(images, hash_all(images, content_sha256, DECODE_THREADS), strict=True))
     elif strange := [path for path in images if path not in known]:
         raise DatasetError(f"The sha256 of {strange[0]} is not in the list. Make the list anew.")
     chosen = sorted((known[path], path) for path in images if shard.has(known[path]))

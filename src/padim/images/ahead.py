@@ -101,11 +101,11 @@ def content_sha256(image: ImageInput) -> str:
     return hashlib.sha256(np.ascontiguousarray(rgb_pixels(image)).data).hexdigest()
 
 
-def hash_all(images: Sequence[T], digest: Callable[[T], R]) -> list[R]:
-    """What ``digest`` gives of each image, several at a time."""
-    n_threads = FAR_THREADS if any(map(is_far, images)) else DECODE_THREADS
-    with ThreadPoolExecutor(n_threads, thread_name_prefix="padim") as pool:
-        return list(pool.map(digest, images))
+def hash_all(images: Sequence[T], digest: Callable[[T], R], n_threads: int = 1) -> list[R]:
+    """What ``digest`` gives of each image, in threads; in more where one is behind a network."""
+    if any(map(is_far, images)):
+        n_threads = FAR_THREADS
+    return list(map_ahead(digest, images, n_threads, 2 * n_threads))
 
 
 def load_image(
