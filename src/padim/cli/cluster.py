@@ -8,27 +8,36 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from padim.cli.console import say
 from padim.cli.options import Opening, Rates
 from padim.errors import ClusterError, UnknownNameError, require_extras
+from padim.scoring.engines import choose_threads
 
 if TYPE_CHECKING:
     from padim.model.spread import PredictBy
-    from padim.workers.ray_cluster import RayCluster
+    from padim.workers.protocol import Cluster
 
+CLUSTERS = ("ray", "torchrun")
 _REACHED_S = 5.0
 
 
 def require_cluster(name: str) -> None:
     """Make sure, before any work, that a cluster is there, or that one can be started here.
 
+    Of what ``torchrun`` starts, all but the first process end here, once they have done their part.
+
     Raises:
         UnknownNameError: There is no such kind of cluster.
         MissingExtraError: Ray is not installed.
         ClusterError: Nobody answers at the address.
     """
-    if name != "ray":
-        raise UnknownNameError("cluster", name, ("ray",))
+    if name not in CLUSTERS:
+        raise UnknownNameError("cluster", name, CLUSTERS)
+    if name == "torchrun":
+        _require_first_rank()
+        return
     require_extras("cluster")
     address = os.environ.get("RAY_ADDRESS", "")
     host, colon, port = address.rpartition(":")
@@ -47,11 +56,27 @@ def require_cluster(name: str) -> None:
             ) from error
 
 
+def _require_first_rank() -> None:
+    from padim.workers import ranks
+
+    ranks.require_ranks()
+    if not ranks.is_first():
+        ranks.follow()
+        raise typer.Exit
+
+
 @contextmanager
-def hire(name: str | None, n_threads: int | None, device: str) -> Iterator["RayCluster | None"]:
+def hire(name: str | None, n_threads: int | None, device: str) -> Iterator["Cluster | None"]:
     """The workers of a cluster, each of so many cores, and of a GPU on cuda; none without one."""
     if name is None:
         yield None
+        return
+    if name == "torchrun":
+        from padim.workers.ranks import lead
+
+        with lead(choose_threads(n_threads)) as ranks:
+            say(f"Cluster: {ranks.describe()}.")
+            yield ranks
         return
     from padim.workers.ray_cluster import connect
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from padim.fitting.fitter import Fitter
     from padim.fitting.forecast import Forecast
     from padim.fitting.looks import Fitted
-    from padim.workers.ray_cluster import RayCluster
+    from padim.workers.protocol import Cluster
 
 _SHOWN = 10
 _MOST_DRAWN = 100  # outliers, whatever the number of images
@@ -250,7 +250,7 @@ def _fit_to(
     chosen: Sequence[Path],
     source_px: tuple[int, int] | None,
     unreadable: Unreadable,
-    workers: "RayCluster | None",
+    workers: "Cluster | None",
 ) -> "tuple[Fitted, int | None]":
     """Fit with a bar, write the model, and tell the peak memory in bytes as well, if known."""
     from padim.model.pair import save_alone, save_pair

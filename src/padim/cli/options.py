@@ -71,7 +71,7 @@ _RATE = Choice("Good images that may be called anomalous: 0.01.", metavar="X")
 FalseAlarmRate = Annotated[float | None, option_of("false_alarm_rate", _RATE)]
 _PIXEL_RATE = Choice("Pixels of good images that may be: 0.001.", metavar="X")
 PixelFalseAlarmRate = Annotated[float | None, option_of("pixel_false_alarm_rate", _PIXEL_RATE)]
-CLUSTER = Choice("Spread the work over it; RAY_ADDRESS says where it is.", metavar="ray")
+CLUSTER = Choice("Spread the work over it; RAY_ADDRESS says where Ray is.", metavar="ray|torchrun")
 Cluster = Annotated[str | None, option_of("cluster", CLUSTER)]
 
 

@@ -60,6 +60,17 @@ class Workers(Protocol):
         """
 
 
+class Cluster(Workers, Protocol):
+    """Workers that are not only processes of this one."""
+
+    @property
+    def n_threads(self) -> int:
+        """Cores that a piece of work takes."""
+
+    def describe(self) -> str:
+        """What there is of them."""
+
+
 def attempt(work: Callable[[T, Tell], R], item: T, tell: Tell) -> Message:
     """Do a piece of work where a worker is, and give the last that is said of it."""
     try:
