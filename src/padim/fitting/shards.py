@@ -27,7 +27,6 @@ from padim.fitting.looks import Begin, Embedder, Fitted, Unreadable
 from padim.fitting.review import OUTLIER_RATE, review_look
 from padim.fitting.seen import Seen
 from padim.images.ahead import content_sha256
-from padim.images.facts import ImageFacts
 from padim.method.gaussian import STORES
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
@@ -120,20 +119,37 @@ def merge_looks(
         UsageError: Two do not fit together.
         ModelFileError: A file is damaged.
     """
+    return merge_in_turn(_order(paths), out, weights=weights, begin=begin)
+
+
+def merge_in_turn(
+    paths: Iterable[Path],
+    out: Path,
+    *,
+    weights: str | Path | None = None,
+    begin: Begin = looks.no_progress,
+) -> ModelState:
+    """Do what ``merge_looks`` does with files of all shards that come in their order, as they come.
+
+    Raises:
+        PadimError: As ``merge_looks``.
+    """
     out = require_model_place(out)
-    ordered = _order(paths)
-    first = load_look(ordered[0])
-    advance = begin("merge", len(ordered))
+    ordered = iter(paths)
+    first_path = next(ordered)
+    first = load_look(first_path)
+    advance = begin("merge", first.shard.n_shards)
     moments, facts = first.moments, first.state.images
     hashes, samples = [*first.state.image_sha256], _list_samples(first)
-    _require_own(ordered[0], first.shard, hashes)
+    _require_own(first_path, first.shard, hashes)
     advance(1)
-    for path in ordered[1:]:
+    for path in ordered:
         other = load_look(path)
-        _require_alike(ordered[0], first, path, other)
+        _require_alike(first_path, first, path, other)
         _require_own(path, other.shard, other.state.image_sha256)
         moments = moments.merge(other.moments)
-        facts = _merge_facts(facts, other.state.images)
+        more = other.state.images
+        facts = facts.merge(more) if facts and more else None
         hashes += other.state.image_sha256
         samples = heapq.nsmallest(N_SAMPLES, samples + _list_samples(other), lambda one: one[0])
         advance(1)
@@ -235,16 +251,8 @@ class SecondLook:
             self.state, self.leave_one_out, self.embedder, known, advance
         )
         _require_same(seen, (images[path] for path in known))
-        return ShardScores(
-            shard,
-            self.sha256,
-            seen.hashes,
-            tuple(map(str, known)),
-            collector,
-            seen.thumbnails,
-            seen.snapshots,
-            drop_outliers,
-        )
+        paths, found = tuple(map(str, known)), (collector, seen.thumbnails, seen.snapshots)
+        return ShardScores(shard, self.sha256, seen.hashes, paths, *found, drop_outliers)
 
 
 def merge_scores(
@@ -389,7 +397,3 @@ def _require_own(path: Path, shard: Shard, hashes: Iterable[str]) -> None:
 
 def _list_samples(look: ShardLook) -> list[tuple[str, NDArray[np.uint8]]]:
     return list(zip(look.sample_sha256, look.sample_pixels, strict=True))
-
-
-def _merge_facts(one: ImageFacts | None, other: ImageFacts | None) -> ImageFacts | None:
-    return one.merge(other) if one and other else None

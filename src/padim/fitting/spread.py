@@ -4,7 +4,7 @@ How many shards there are depends on the images alone, so that the model has the
 the workers are, and however many.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -18,7 +18,7 @@ from padim.fitting.looks import Begin, Fitted, Unreadable
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
 from padim.fitting.shard_images import choose_images
-from padim.images.ahead import content_sha256
+from padim.images.ahead import content_sha256, hash_all
 from padim.model.pair import load_pair, moments_path
 from padim.model.shard_file import Shard, find_number, save_look, save_scores
 from padim.temporary import TemporaryFolder
@@ -28,7 +28,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 N_SHARDS = 16
-_SHARD_IMAGES = 500  # of a shard, where there are more of them
+SHARD_IMAGES = 1000  # of a shard, where there are more of them
 _HASHED = 64  # images in a piece of work
 
 
@@ -68,7 +68,7 @@ class _Second:
 
 def count_shards(hashes: Sequence[str]) -> int:
     """How many shards there are of images of these sha256, each of which has one at least."""
-    n_shards = max(N_SHARDS, len(hashes) // _SHARD_IMAGES)
+    n_shards = max(N_SHARDS, len(hashes) // SHARD_IMAGES)
     while n_shards > 1 and len({find_number(one, n_shards) for one in hashes}) < n_shards:
         n_shards //= 2
     return n_shards
@@ -100,8 +100,8 @@ def fit_by(
     hashes: dict[Path, str] = {}
     chunks = [tuple(images[i : i + _HASHED]) for i in range(0, len(images), _HASHED)]
     advance = begin("hash", len(images))
-    for chunk, found in _do_all(workers, _hash, chunks, lambda told: None):
-        hashes.update(zip(chunk, found, strict=True))
+    for chunk, digests in _do_all(workers, _hash, chunks, lambda told: None):
+        hashes.update(zip(chunk, digests, strict=True))
         advance(len(chunk))
     n_shards = count_shards(list(hashes.values()))
     parts = [
@@ -111,13 +111,9 @@ def fit_by(
     model = scratch / "model.safetensors"
     given = workers.put(_First(settings, source_px, unreadable is not None))
     hear = _Steps(begin("fit", len(images)))
-    files = []
-    for part, look in _do_all(workers, partial(_look, given=given), parts, hear):
-        for path, reason in look.unreadable if unreadable else ():
-            assert unreadable is not None
-            unreadable(ImageReadError(path, reason))
-        files.append(_keep(look, part, scratch, "moments"))
-    state = shards.merge_looks(files, model, weights=settings.weights, begin=begin)
+    found = _do_all(workers, partial(_look, given=given), parts, hear)
+    files = _keep_in_turn(found, scratch, unreadable)
+    state = shards.merge_in_turn(files, model, weights=settings.weights, begin=begin)
     fitted = Fitted(state, ())
     if settings.calibrate and state.count > 1:
         fitted = _judge(workers, parts, settings, model, settings.drop_outliers, begin)
@@ -189,8 +185,25 @@ def _keep(look: _Look, part: _Part, folder: Path, kind: str) -> Path:
     return path
 
 
+def _keep_in_turn(
+    found: Iterable[tuple[_Part, _Look]], folder: Path, unreadable: Unreadable | None
+) -> Iterator[Path]:
+    """Keep the files of first looks as they come, and give them in the order of their shards."""
+    waiting: dict[int, Path] = {}
+    number = 1
+    for part, look in found:
+        for path, reason in look.unreadable:
+            assert unreadable is not None
+            unreadable(ImageReadError(path, reason))
+        waiting[part.shard.number] = _keep(look, part, folder, "moments")
+        while number in waiting:
+            yield waiting[number]
+            waiting.pop(number).unlink()
+            number += 1
+
+
 def _hash(paths: Sequence[Path], _tell: Tell) -> list[str]:
-    return [content_sha256(path) for path in paths]
+    return list(hash_all(paths, content_sha256))
 
 
 def _telling(tell: Tell, part: _Part, phase: str) -> Begin:
@@ -228,8 +241,9 @@ def _look(part: _Part, tell: Tell, *, given: Shared[_First]) -> _Look:
 
 def _look_again(part: _Part, tell: Tell, *, given: Shared[_Second]) -> _Look:
     """Take the second look at a shard, as a worker."""
-    begin, (second, _) = _telling(tell, part, "second look"), _open(given)
-    found = second.look(part.images, part.shard, given.get().drop_outliers, begin)
+    second, drop_outliers, _ = _open(given)
+    begin = _telling(tell, part, "second look")
+    found = second.look(part.images, part.shard, drop_outliers, begin)
     with TemporaryFolder() as folder:
         path = folder / "scores.safetensors"
         save_scores(found, second.state, path)
@@ -243,10 +257,11 @@ def _prepare(given: Shared[_First]) -> Fitter:
 
 
 @lru_cache(1)
-def _open(given: Shared[_Second]) -> tuple[shards.SecondLook, TemporaryFolder]:
-    """What takes the second looks, and the folder that it may read on."""
+def _open(given: Shared[_Second]) -> tuple[shards.SecondLook, float, TemporaryFolder]:
+    """What takes the second looks, the rate of outliers to drop, and the folder it may read on."""
     second, folder = given.get(), TemporaryFolder()
     path = folder.path / "model.safetensors"
     path.write_bytes(second.model)
     moments_path(path).write_bytes(second.moments)
-    return shards.SecondLook.open(path, second.weights, second.n_threads), folder
+    opened = shards.SecondLook.open(path, second.weights, second.n_threads)
+    return opened, second.drop_outliers, folder
