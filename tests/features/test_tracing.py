@@ -181,8 +181,20 @@ def give_a_constant(_: Tensor, of: Of) -> Tensor:
     return of.row * 2
 
 
+def choose_by_a_mask(x: Tensor, of: Of) -> Tensor:
+    return x.permute(3, 1, 2, 0)[of.row > 1]
+
+
+def pad_by_name(x: Tensor, of: Of) -> Tensor:
+    return F.conv2d(maps(x), of.kernel, padding="same")
+
+
 @pytest.mark.parametrize(
-    "function", [overwrite_a_view, set_item, count, ask, compute_elsewhere, give_a_constant]
+    "function",
+    [
+        *(overwrite_a_view, set_item, count, ask, compute_elsewhere, give_a_constant),
+        *(choose_by_a_mask, pad_by_name),
+    ],
 )
 def test_what_a_list_of_calls_does_not_say_is_left_to_the_exporter(
     tmp_path: Path, function: Callable[[Tensor, Of], Tensor], monkeypatch: pytest.MonkeyPatch

@@ -154,10 +154,12 @@ def _convolved(
     weight: Array,
     bias: Array | None = None,
     stride: Sides = 1,
-    padding: Sides = 0,
+    padding: Sides | str = 0,
     dilation: Sides = 1,
     groups: int = 1,
 ) -> str:
+    if isinstance(padding, str):
+        raise UnknownCallError("a padding by its name")
     n_axes = len(weight.shape) - 2
     parts = [input, weight] if bias is None else [input, weight, bias]
     return nodes.add(
@@ -254,6 +256,8 @@ def _flipped(nodes: Nodes, _result: Value, input: Array, *dims: Sides) -> str:
 
 
 def _chosen(nodes: Nodes, _result: Value, input: Array, dim: int, index: Array) -> str:
+    if index.dtype == torch.bool:
+        raise UnknownCallError("a mask")
     return nodes.add("Gather", [nodes.find(input), nodes.find(index)], axis=dim)
 
 
