@@ -1,6 +1,7 @@
 """An object store and a web server on this machine, for tests of what is behind a network."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -81,12 +82,13 @@ def object_store() -> Iterator[ObjectStore]:
 
 
 class _Quiet(SimpleHTTPRequestHandler):
-    asked: list[str]
+    delay_s = 0.0
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
 
     def do_GET(self) -> None:
+        time.sleep(self.delay_s)
         if self.path.startswith("/broken/"):
             self.send_error(500)
         elif self.path.startswith("/secret/"):
@@ -96,9 +98,10 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def web_server(folder: Path) -> Iterator[str]:
-    """Serve a folder; its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+def web_server(folder: Path, delay_s: float = 0.0) -> Iterator[str]:
+    """Serve a folder, from afar if there is a delay; its address."""
+    handler = type("Handler", (_Quiet,), {"delay_s": delay_s})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

@@ -250,6 +250,11 @@ def test_a_store_that_is_not_there_ends_the_run(
         assert f"http://{closed} cannot be reached" in refuse(
             f"http://{closed}/good.png", capsys, tmp_path
         )
+        left_out: list[ImageReadError] = []
+        loaded = load_ahead([f"http://{closed}/good.png"], np.asarray, left_out.append)
+        with pytest.raises(UnreachableError, match=r"cannot be reached"):
+            next(loaded)
+        assert not left_out
     assert "http://nowhere.invalid cannot be reached" in refuse(
         "http://nowhere.invalid/good.png", capsys, tmp_path
     )
@@ -318,6 +323,20 @@ def test_a_tar_needs_a_server_that_gives_parts(tmp_path: Path) -> None:
         member = find_place(f"{address}/a.tar/a.png")
         with pytest.raises(ImageReadError, match=r"gives no parts of files, which this needs"):
             read_image(member)
+
+
+def test_images_are_on_their_way_together(tmp_path: Path) -> None:
+    for i in range(32):
+        striped(i).save(tmp_path / f"{i}.png")
+    with web_server(tmp_path, delay_s=0.3) as address:
+        urls = [f"{address}/{i}.png" for i in range(32)]
+        list(load_ahead(urls[:1], np.asarray))  # which loads what is needed for it
+        start_s = time.monotonic()
+        loaded = list(load_ahead(urls, np.asarray, hashed=True))
+        took_s = time.monotonic() - start_s
+
+    assert [str(one.path) for one in loaded] == urls
+    assert took_s < 32 * 0.3 / 2  # as long as two at a time would take
 
 
 def test_a_stream_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

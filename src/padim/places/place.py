@@ -207,7 +207,9 @@ def find_place(given: str | os.PathLike[str]) -> Path:
 
 
 def is_far(path: object) -> bool:
-    """Whether something is a path behind a network."""
+    """Whether something is a path, or the text of one, that is behind a network."""
+    if isinstance(path, str):
+        return bool(_URL.match(path))
     return isinstance(path, Place) and path.is_url
 
 
