@@ -1,5 +1,7 @@
 """The page of what a fit in shards would take on more machines, computed from what was measured."""
 
+from typing import Any
+
 from speed import load_result, source, table
 
 _HEADERS = (
@@ -79,8 +81,47 @@ def scale_page() -> str:
             "So: as it is, up to a million images on a hundred workers. Then the three changes "
             "above: names, review, merges.",
             "",
+            *_describe_results(load_result("bulk")),
+            "",
         )
     )
+
+
+def _describe_results(result: dict[str, Any]) -> list[str]:
+    """What ``predict`` writes for a million images, and what reading it takes."""
+    made = result["rows"]["made"]
+    rows = [
+        (
+            name,
+            _show(found["seconds"]["all"] - made["seconds"]["all"]),
+            f"{found['bytes'] / 1e6:,.0f} MB",
+            f"{(found['peak_bytes'] - made['peak_bytes']) / 1e6:,.0f} MB",
+            f"{found['read']['seconds']['scores']:.1f} s",
+            f"{found['read']['seconds']['all']:.0f} s",
+        )
+        for name, found in (
+            ("`--parquet`", result["rows"]["parquet"]),
+            ("CSV and JSON lines", result["rows"]["tables"]),
+        )
+    ]
+    gigabytes = {
+        one["format"]: one["bytes_a_map"] * result["settings"]["n_images"] / 1e9
+        for one in result["maps"]
+    }
+    return [
+        "## Results of a million images",
+        "",
+        "What [`padim predict`](howto/many-results.md) writes, measured with rows that are made "
+        "up. *Memory*: what writing adds. *Scores*, *all*: what reading two columns, or "
+        "everything, takes by one call.",
+        "",
+        *table(("rows", "written in", "on disk", "memory", "scores", "all"), rows),
+        *source(result),
+        "",
+        f"Maps of 256 x 256 px, real ones, would take {gigabytes['8-bit counts, Zarr']:.0f} GB "
+        f"with `--maps zarr`, where float16 in `.npy` would take "
+        f"{gigabytes['float16, .npy']:.0f} GB. [Why so](decisions/0024-many-results.md).",
+    ]
 
 
 def _row(n_images: int, n_workers: int, look_s: float, merge_s: float) -> tuple[str, ...]:
