@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 import measure
 import numpy as np
 from cells import photographs
-from cluster import prepare_fitter, run
+from cluster import copy_shards, prepare_fitter, run
 
 from padim.fitting import shards
 from padim.fitting.fitter import Fitter
@@ -40,7 +40,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MOST_COST, LEAST_EFFICIENCY = 1.1, 0.9
-N_IMAGES, N_ROUNDS = 600, 3
+N_IMAGES, N_ROUNDS = 600, 2
 N_EACH = 4000  # images of each simulated worker
 N_WORKERS = (1, 2, 4, 8, 16, 32, 64)
 BYTES_PER_S = 1.25e9  # assumed: 10 Gbit/s
@@ -58,7 +58,7 @@ class Costs:
         second_s: Of an image's second look.
         take_s: Of the one who asked, for the file of a first look.
         merge_s: Of the same, to add it up.
-        solve_s: Of the same, between the looks.
+        solve_s: Of the same, between the looks and to write the model.
         judge_s: Of the same, for each image at the end.
         look_bytes: Of the file of a first look.
         model_bytes: Of what the second looks are taken under.
@@ -109,7 +109,7 @@ def simulate(costs: Costs, n_workers: int, n_each: int) -> float:
             clock, number = clock + costs.merge_s, number + 1
     clock += costs.solve_s + costs.model_bytes / BYTES_PER_S * math.ceil(math.log2(n_workers + 1))
     again = _spend(sizes * costs.second_s, n_workers, clock, costs.open_s)
-    return max(end for end, _ in again) + n_images * costs.judge_s
+    return float(max(end for end, _ in again) + n_images * costs.judge_s)
 
 
 @dataclass(frozen=True)
@@ -201,18 +201,20 @@ def find_costs(parts: Sequence[dict[str, float]], shard_s: dict[str, float]) -> 
 
 
 def measure_merges(folder: Path, n_images: int, n_merged: int) -> dict[str, float]:
-    """What merging takes, by that of two shards and of many."""
-    from cluster import copy_shards
-
-    parts = ("1/2", "2/2")
-    run("first", folder, *parts, n_images=n_images)
-    two = run("merge", folder, "", n_images=n_images)[0]["seconds"]
-    run("second", folder, *parts, n_images=n_images)
-    judged = run("scores", folder, "", n_images=n_images)[0]["seconds"]
+    """What merging takes, by that of two shards and of many, and of few images and of all."""
+    parts, few = ("1/2", "2/2"), n_images // 4
+    judged: dict[int, float] = {}
+    for n in (few, n_images):
+        run("first", folder, *parts, n_images=n)
+        two = run("merge", folder, "", n_images=n)[0]["seconds"]
+        run("second", folder, *parts, n_images=n)
+        judged[n] = run("scores", folder, "", n_images=n)[0]["seconds"]
     copy_shards(folder, n_merged)
     many = run("merge", folder, "", n_images=n_images)[0]["seconds"]
     merge_s = (many - two) / (n_merged - 2)
-    return {"merge_s": merge_s, "solve_s": two - 2 * merge_s, "judge_s": judged / n_images}
+    judge_s = max(0.0, judged[n_images] - judged[few]) / (n_images - few)
+    solve_s = two - 2 * merge_s + judged[few] - few * judge_s
+    return {"merge_s": merge_s, "solve_s": solve_s, "judge_s": judge_s}
 
 
 def main() -> None:

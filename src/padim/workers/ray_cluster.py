@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 # Ray prints what befalls its workers on stdout; whoever asked for the work is told here.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # older releases warn of it
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -28,6 +29,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MOST_DEATHS = 3
+_ALIKE = "Install the same padim-efficientnet[cluster] on all machines."
 _ADVICE = "If the memory ran out, take more --n-threads, so that fewer work on a machine."
 _STORE_BYTES = 512 << 20  # of a Ray that is started here; more goes to its folder
 
@@ -111,8 +113,11 @@ class RayCluster:
                 piece = running[stream]
                 try:
                     message: Message = ray.get(next(stream))
-                except RayTaskError as error:
-                    raise _describe_stranger(error) from error
+                except (
+                    RayTaskError
+                ) as error:  # not the work's own: it could not begin, or hand over
+                    last = str(error).strip().rpartition("\n")[2].rstrip(".")
+                    raise ClusterError(f"A worker cannot do this: {last}. {_ALIKE}") from error
                 except RayError as error:
                     clean_up(piece.item)
                     piece.n_deaths += 1
@@ -137,10 +142,8 @@ class RayCluster:
     def _count_room(self) -> int:
         """How many pieces to have handed over: as many wait on the machines as are done there."""
         there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's
-        room = there.get("CPU", 0) // self.n_threads
-        if self.n_gpus:
-            room = min(room, there.get("GPU", 0) // self.n_gpus)
-        return 2 * max(1, int(room))
+        asked = ("CPU", self.n_threads), ("GPU", self.n_gpus)
+        return 2 * max(1, int(min(there.get(name, 0) // n for name, n in asked if n)))
 
 
 def _do(work: Callable[[T, Tell], Any], item: T, place: Path) -> Iterator[Message]:
@@ -162,15 +165,6 @@ def _do(work: Callable[[T, Tell], Any], item: T, place: Path) -> Iterator[Messag
 def _list_machines() -> list[dict[str, Any]]:
     machines: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's
     return [machine for machine in machines if machine["Alive"]]
-
-
-def _describe_stranger(error: RayTaskError) -> ClusterError:
-    """An error that is not the work's own: a worker could not begin it, or not hand it over."""
-    last = str(error).strip().rpartition("\n")[2].rstrip(".")
-    return ClusterError(
-        f"A machine of the cluster cannot do this work: {last}. Install the same "
-        "padim-efficientnet[cluster] on all."
-    )
 
 
 @contextmanager
