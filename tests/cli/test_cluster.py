@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (("--cluster", "dask"), "There is no cluster 'dask'. Known: ray."),
+        (("--cluster", "dask"), "There is no cluster 'dask'. Known: ray"),
         (("--cluster", "ray", "--tile-px", "64"), "--tile-px is not for a fit on a cluster."),
         (("--cluster", "ray", "--outlier-overlays", "x"), "--outlier-overlays is not for a fit"),
         (("--cluster", "ray", "--shard", "1/2"), "a cluster takes the looks at all shards itself"),
