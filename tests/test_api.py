@@ -15,7 +15,8 @@ from padim.errors import DatasetError, MemoryLimitError, ShapeError, UnknownName
 
 ERRORS = (
     *("DatasetError", "DeviceError", "ImageReadError", "MemoryLimitError", "MissingExtraError"),
-    *("ModelFileError", "PadimError", "ParityError", "ShapeError", "UsageError", "WeightsError"),
+    *("ModelFileError", "PadimError", "ParityError", "ShapeError", "UnreachableError"),
+    *("UsageError", "WeightsError"),
 )
 
 

@@ -25,8 +25,8 @@ def fit(
     """Fit a model on good images.
 
     Args:
-        images: A folder (of a category with ``train/good`` only that is taken), or a list of images
-            as for ``Predictor.predict``.
+        images: A folder (of a category with ``train/good`` only that is taken), a URL of one, a
+            tar, a manifest, or a list of images as for ``Predictor.predict``.
         settings: Every choice of the fit; the name of a backbone alone, as in version 0.1, stands
             for the defaults with that backbone.
         recipe_name: Name of the recipe, as in version 0.1; say ``recipe=`` instead.
@@ -36,6 +36,7 @@ def fit(
     Raises:
         UsageError: A name, a value or a path cannot be used.
         ImageReadError: An image cannot be read.
+        UnreachableError: Images are behind a network that cannot be reached, or refuses them.
         MemoryLimitError: The fit would need more than ``max_memory``, or than the machine has.
         WeightsError: The pretrained weights are absent and cannot be fetched.
 

@@ -41,7 +41,8 @@ def load(
 
     Args:
         path: A ``.safetensors`` that ``save`` or ``padim fit`` wrote, or an ``.onnx`` or an
-            OpenVINO ``.xml`` that ``padim export`` wrote; those need no torch.
+            OpenVINO ``.xml`` that ``padim export`` wrote; those need no torch. It may be a URL,
+            and is then fetched.
         engine: ``torch``, ``onnxruntime``, ``openvino`` or ``tensorrt``. ``auto`` is, for a graph,
             the one that it was written for; for a model file, who runs its trunk, as ``padim.fit``
             chooses.
@@ -61,6 +62,7 @@ def load(
 
     Raises:
         PathMissingError: There is no such file.
+        UnreachableError: It is behind a network that cannot be reached, or that refuses it.
         ModelFileError: The file is damaged, or of a newer release.
         UsageError: It is no path, or that of an image; or the engine, precision or device cannot be
             had for such a file.

@@ -73,6 +73,7 @@ class UrlStore(Store):
                 return bytes(fs.cat_file(inside))
             pieces: list[bytes] = []  # the length may be unknown, or without end
             n_bytes = 0
+            # Of a size that is given it does not ask first; without blocks it is one stream.
             with fs.open(inside, "rb", block_size=0, size=1) as stream:
                 while piece := stream.read(_PIECE_BYTES):
                     pieces.append(piece)
@@ -144,7 +145,7 @@ def _open_file_system(scheme: str) -> "AbstractFileSystem":
         import fsspec
     except ModuleNotFoundError as error:
         raise MissingExtraError("fsspec", "remote") from error
-    options: dict[str, Any] = {
+    options: dict[str, object] = {
         "use_listings_cache": True,
         "listings_expiry_time": _LISTED_S,
         "skip_instance_cache": True,  # one of ours, which nobody else has changed
@@ -169,13 +170,14 @@ def _without_slash(url: str) -> str:
     return url.rstrip("/")
 
 
-def _make_entry(facts: Mapping[str, Any]) -> Entry:
+def _make_entry(facts: Mapping[str, object]) -> Entry:
     """What fsspec says of something, as an entry."""
     name = str(facts["name"]).rstrip("/").rpartition("/")[2]
     is_folder = facts["type"] == "directory" or facts.get("mimetype") == _PAGE
     changed = facts.get("LastModified", facts.get("last_modified", facts.get("updated")))
     changed_s = changed.timestamp() if isinstance(changed, datetime) else 0.0
-    size = facts.get("size")
+    said = facts.get("size")
+    size = said if isinstance(said, int) else None
     tag = facts.get("ETag", facts.get("etag"))
     identity = None if tag is None and not changed else (str(tag), str(changed), size)
     return Entry(name, is_folder, size, 0, changed_s, identity)
