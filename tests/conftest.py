@@ -22,6 +22,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # is not named here is in time anywhere.
 LONGEST = (
     "tests/fitting/test_fit_memory.py",
+    "tests/workers/test_ray_cluster.py",
     "tests/test_pages.py",
     "tests/method/test_method.py",
     "tests/evaluation/test_run_again.py",

@@ -87,11 +87,12 @@ def one_killed() -> Iterator[None]:
     killed, is_over = threading.Event(), threading.Event()
 
     def kill() -> None:
+        ours = psutil.Process()
         while not is_over.wait(0.02):
-            for process in psutil.process_iter(["cmdline"]):
-                is_one = (process.info["cmdline"] or [""])[0].startswith("ray::_do")
-                with suppress(psutil.Error):
-                    if is_one and process.memory_info().rss > 300_000_000:
+            for process in ours.children(recursive=True):
+                with suppress(psutil.Error, IndexError):
+                    is_at_work = process.cmdline()[0].startswith("ray::_do")
+                    if is_at_work and process.memory_info().rss > 300_000_000:
                         process.kill()
                         killed.set()
                         return
