@@ -82,12 +82,12 @@ def predict(
         _refuse_on_cluster(images, parquet=parquet)
         require_cluster(cluster)
     chosen = expand(images, recursive=recursive)
+    require_writable(out)
     writer, names = None, {} if parquet else name_outputs(chosen, images)
     if parquet:
         require_bulk(chosen, maps)
     else:
         writer = _make_writer(out, names, overlays, maps, min_region_px)
-    require_writable(out)
     require_no_images(out)
     from padim.model.opening import load
 
