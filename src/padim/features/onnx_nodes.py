@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
 import torch
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 from torch import Tensor
 
 from padim.features.tracing import Value
@@ -35,8 +35,14 @@ class Nodes:
     """
 
     def __init__(self, names: Mapping[str, Tensor]) -> None:
-        self._nodes: list[NodeProto] = []
-        self._constants: list[TensorProto] = []
+        opsets = [helper.make_opsetid("", _OPSET)]
+        self._model = helper.make_model(
+            GraphProto(name="padim"),
+            producer_name="padim",
+            opset_imports=opsets,
+            ir_version=_IR_VERSION,
+        )
+        self._graph = self._model.graph  # added to in place: a copy of it is one of all weights
         self._given = {id(tensor): name for name, tensor in names.items()}
         self._known: dict[object, str] = {}  # the names of values by their number, and of constants
 
@@ -46,11 +52,11 @@ class Nodes:
 
     def add(self, kind: str, inputs: Sequence[str], n_outputs: int = 1, **facts: Attribute) -> str:
         """Add a node; gives the name of its first output."""
-        name = f"{kind}_{len(self._nodes)}"
+        name = f"{kind}_{len(self._graph.node)}"
         outputs = [name, *(f"{name}_{i}" for i in range(1, n_outputs))]
         node = helper.make_node(kind, inputs, outputs, name)
         node.attribute.extend(helper.make_attribute(key, fact) for key, fact in facts.items())
-        self._nodes.append(node)
+        self._graph.node.append(node)
         return name
 
     def find(self, operand: Operand, dtype: torch.dtype | None = None) -> str:
@@ -75,12 +81,13 @@ class Nodes:
         is_small = values.nbytes <= _SMALL_BYTES
         key = (tensor.dtype, values.shape, values.tobytes() if is_small else place)
         if key not in self._known:
-            name = f"constant_{len(self._constants)}"
+            name = f"constant_{len(self._graph.initializer)}"
             if place is not None:
                 name = self._given.get(place, name)
-            content = values.tobytes()
-            kind = _TYPES[tensor.dtype]
-            self._constants.append(helper.make_tensor(name, kind, values.shape, content, raw=True))
+            constant = self._graph.initializer.add()
+            constant.name, constant.data_type = name, _TYPES[tensor.dtype]
+            constant.dims.extend(values.shape)
+            constant.raw_data = values.tobytes()
             self._known[key] = name
         return self._known[key]
 
@@ -94,22 +101,13 @@ class Nodes:
             if found in taken or found in map(self.find, inputs):
                 found = self.add("Identity", [found])
             taken[found] = name
-        for node in self._nodes:
+        for node in self._graph.node:
             node.input[:] = [taken.get(name, name) for name in node.input]
             node.output[:] = [taken.get(name, name) for name in node.output]
-        graph = helper.make_graph(
-            self._nodes,
-            "padim",
-            [_describe(value, self.find(value)) for value in inputs],
-            [_describe(value, name) for value, name in zip(outputs, names, strict=True)],
-            self._constants,
-        )
-        return helper.make_model(
-            graph,
-            producer_name="padim",
-            opset_imports=[helper.make_opsetid("", _OPSET)],
-            ir_version=_IR_VERSION,
-        )
+        self._graph.input.extend(_describe(value, self.find(value)) for value in inputs)
+        pairs = zip(outputs, names, strict=True)
+        self._graph.output.extend(_describe(value, name) for value, name in pairs)
+        return self._model
 
 
 def _describe(value: Value, name: str) -> ValueInfoProto:

@@ -69,6 +69,7 @@ class NetworkBytes:
 
     image: int  # most feature maps of one image alive at once, as ``activation_bytes`` says
     engine: int  # what its engine takes beside them
+    writer: int  # what writing its graph takes, before it runs
     file: int  # its tensors in the model file
 
 
@@ -90,7 +91,7 @@ def forecast_fit(fitter: "Fitter", largest_px: tuple[int, int], n_images: int | 
     passing = running + network.engine + waiting + moments + decode_bytes
     factoring = moments + rows + BLOCK_BYTES + network.engine
     saving = rows + (moments if settings.keep_moments else 0)
-    work = max(passing, factoring, saving)
+    work = max(network.writer, passing, factoring, saving)
     # The patterns of the pixels of a few maps, and what is in between.
     finishing = 26 * looks.N_FINISHED * n_pixels
     if settings.calibrate:

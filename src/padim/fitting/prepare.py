@@ -35,7 +35,8 @@ from padim.versions import read_versions
 
 INCLUDE_BACKBONE_BYTES = 50_000_000
 _GRAPH_BYTES = 40_000_000  # the library of another engine than torch, loaded
-_WRITER_BYTES = 120_000_000  # what writes a graph, loaded
+_WRITER_BYTES = 10_000_000  # what writes a graph, loaded
+_WRITER_COPIES = 5  # of the network's tensors, as measured at most
 _BUILDER_BYTES = 200_000_000  # what builds a network, loaded
 
 
@@ -82,13 +83,13 @@ def prepare(
     loaded = known or network.trunk()
     tensors, image_bytes = loaded
     image_bytes *= 1 + recipe.mirrored
-    engine_bytes = 0
+    engine_bytes = writer_bytes = 0
     if engine != "torch":
         network = replace(network, trunk_sha256=hash_trunk(tensors))
         # Its memory grows by doubling, so it may hold the feature maps twice.
         engine_bytes = _GRAPH_BYTES + n_batch * image_bytes
         if not network.graph_path.is_file():
-            engine_bytes += _WRITER_BYTES + 4 * n_bytes(tensors)
+            writer_bytes = _WRITER_BYTES + _WRITER_COPIES * n_bytes(tensors)
             engine_bytes += _BUILDER_BYTES if known else 0  # else it is there already
     is_inside = settings.include_backbone
     if is_inside is None:
@@ -101,7 +102,7 @@ def prepare(
         recipe=recipe,
         embedder=Embedder(encoder, features, device, n_batch),
         trunk=trunk,
-        network_bytes=NetworkBytes(image_bytes, engine_bytes, n_bytes(trunk)),
+        network_bytes=NetworkBytes(image_bytes, engine_bytes, writer_bytes, n_bytes(trunk)),
         scratch=scratch,
     )
 
