@@ -69,8 +69,9 @@ def scale_page() -> str:
             "as a tensor, 32 bytes each, and a file of their own from 10^8 on.",
             "- **The review at the end.** The merge of second looks holds a thumbnail and a grey "
             f"copy of each image, {_REVIEW_BYTES / 1e3:.1f} kB: {_REVIEW_BYTES * 1e7 / 1e9:.0f} GB "
-            "for 10^7 images, and looks for duplicates among all pairs. What then: duplicates by "
-            "a hash of the thumbnail, and pictures of the hottest alone.",
+            "for 10^7 images. It looks for duplicates among those whose thumbnails lie near along "
+            "one direction, which are still more with each image. What then: duplicates by a hash "
+            "of the thumbnail, and pictures of the hottest alone.",
             "- **One machine merges.** That takes as long as the looks at "
             f"{_merging(1e5, look_s, merge_s):,.0f} workers for 10^5 images, and at "
             f"{_merging(1e7, look_s, merge_s):,.0f} for 10^7. What then: a few machines that merge "

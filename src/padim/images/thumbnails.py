@@ -13,7 +13,10 @@ from padim.images.reading import FULL_WHITE, smallest_white
 _THUMBNAIL_PX = 32
 _DUPLICATE_RMS = 1.0  # grey levels between thumbnails
 _FAR_FACTOR = 2  # of size
-_BLOCK = 1024  # thumbnails compared at once
+_BLOCK = 1024  # thumbnails compared at once, with those near them
+_STEPS = 5  # towards the direction of the largest spread
+_ROUNDING = 1e-3  # of float32, in sums of a thousand
+_NOTHING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,34 @@ def near_duplicates(looks: Sequence[Look]) -> Iterator[tuple[int, int]]:
     flat = flat - flat.mean(axis=0)
     squares = (flat**2).sum(axis=1)
     limit = _DUPLICATE_RMS**2 * flat.shape[1]
+    # Two that are near are near along every direction: along one that tells most apart, few are.
+    places = flat @ _find_spread(flat, squares)
+    order = np.argsort(places, kind="stable")
+    places, flat, squares = places[order], flat[order], squares[order]
+    reach = (1 + _ROUNDING) * math.sqrt(limit)
+    first = np.arange(len(flat))
     for start in range(0, len(flat), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        apart_sq = squares[block, None] + squares - 2 * flat[block] @ flat.T
-        for i, row in enumerate(apart_sq, start):
-            if i and (earlier := np.flatnonzero(row[:i] <= limit)).size:
-                yield i, int(earlier[0])
+        stop = min(start + _BLOCK, len(flat))
+        begin = int(np.searchsorted(places, places[start] - reach))
+        end = int(np.searchsorted(places, places[stop - 1] + reach, "right"))
+        apart_sq = squares[start:stop, None] + squares[begin:end]
+        apart_sq -= 2 * flat[start:stop] @ flat[begin:end].T
+        own, other = np.nonzero(apart_sq <= limit)
+        np.minimum.at(first, order[start + own], order[begin + other])
+    for i in np.flatnonzero(first < np.arange(len(flat))):
+        yield int(i), int(first[i])
+
+
+def _find_spread(flat: NDArray[np.float32], squares: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A direction along which rows ``(n, d)`` differ much, of length one; zeros if they do not."""
+    direction = _normalise(flat[squares.argmax()])
+    for _ in range(_STEPS):
+        direction = _normalise((flat @ direction) @ flat)
+    return direction
+
+
+def _normalise(vector: NDArray[np.floating]) -> NDArray[np.float32]:
+    return np.asarray(vector / max(float(np.linalg.norm(vector)), _NOTHING), np.float32)
 
 
 def far_sizes(looks: Sequence[Look]) -> Iterator[tuple[int, str]]:
