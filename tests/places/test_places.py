@@ -112,7 +112,8 @@ def test_a_member_is_named_by_itself(tmp_path: Path) -> None:
 def test_only_regular_files_of_a_tar_count(tmp_path: Path) -> None:
     path = tmp_path / "shots.tar"
     with tarfile.open(path, "w") as tar:
-        for name in ("../up.png", "/root.png", "a/../b.png", "a.png"):
+        outside = (r"..\..\evil.png", r"C:\x.png", "C:x.png", "good/D:y.png")
+        for name in ("../up.png", "/root.png", "a/../b.png", *outside, "a.png"):
             member = tarfile.TarInfo(name)
             member.size = len(png())
             tar.addfile(member, io.BytesIO(png()))
@@ -124,6 +125,23 @@ def test_only_regular_files_of_a_tar_count(tmp_path: Path) -> None:
     found = list_images(find_place(path), recursive=True)
 
     assert [path.name for path in found] == ["a.png"]
+
+
+def test_a_member_with_the_time_in_its_name_counts(tmp_path: Path) -> None:
+    path = make_tar(tmp_path / "shots.tar", {"12:30:59.png": png()})
+
+    assert [found.name for found in list_images(find_place(path))] == ["12:30:59.png"]
+
+
+def test_the_bytes_of_a_member_are_never_those_of_another(tmp_path: Path) -> None:
+    path = make_tar(tmp_path / "shots.tar", {"a.png": png(0), "b.png": png(1)})
+    listed = {found.name: found for found in list_images(find_place(path))}
+
+    make_tar(path, {"b.png": png(1), "a.png": png(0)})
+
+    with pytest.raises(ImageReadError, match=r"its tar has changed; list it again"):
+        read_image(listed["a.png"])
+    assert find_place(path / "a.png").read_bytes() == png(0)
 
 
 def test_the_last_of_members_of_one_name_counts(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from padim.datasets import read_dataset  # noqa: E402  # after importorskip
 from padim.errors import DatasetError, ImageReadError  # noqa: E402  # likewise
 from padim.images.ahead import content_sha256  # noqa: E402  # likewise
 from padim.images.decode import read_image  # noqa: E402  # likewise
-from padim.places import rows  # noqa: E402  # likewise
+from padim.places import find_place, rows  # noqa: E402  # likewise
 
 
 def write_table(file: Path, /, **columns: object) -> Path:
@@ -72,6 +72,29 @@ def test_names_that_lead_elsewhere_are_rows_all_the_same(tmp_path: Path) -> None
     found = read_dataset(file)[0].train
 
     assert {content_sha256(path) for path in found} == set(map(content_sha256, PICTURES))
+
+
+def test_names_of_rows_lead_nowhere_on_windows(tmp_path: Path) -> None:
+    names = [r"..\..\evil.png", r"C:\x.png", "D:/y.png", "good/12:30.png", "nul\0/e.png"]
+    file = write_table(tmp_path / "manifest.parquet", path=names, image=PICTURES, **REST)
+
+    found = [path.relative_to(file).as_posix() for path in read_dataset(file)[0].train]
+
+    assert sorted(found) == ["e.png", "evil.png", "good/12:30.png", "x.png", "y.png"]
+
+
+def test_a_table_that_has_changed_is_read_anew(tmp_path: Path) -> None:
+    names = [f"{i}.png" for i in range(5)]
+    file = write_table(tmp_path / "rows.parquet", path=names, image=PICTURES, **REST)
+    named = find_place(file / "0.png")
+    assert named.is_file()
+    assert named.read_bytes() == PICTURES[0]
+
+    write_table(file, path=names[::-1], image=PICTURES, **REST)
+
+    with pytest.raises(OSError, match=r"its table has changed; list it again"):
+        named.read_bytes()
+    assert find_place(file / "0.png").read_bytes() == PICTURES[4]
 
 
 def test_a_row_without_bytes_is_an_image_that_cannot_be_read(tmp_path: Path) -> None:

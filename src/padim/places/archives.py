@@ -1,7 +1,9 @@
 """The file of a tar or of a table itself, on this machine or behind a network."""
 
+import errno
 import os
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -45,6 +47,23 @@ class Archive:
         identity = (status.st_ino, status.st_size, status.st_mtime_ns)
         return Entry(self.name, False, status.st_size, 0, status.st_mtime, identity)
 
+    def identify(self) -> Hashable:
+        """What changes with its content.
+
+        Raises:
+            OSError: It is gone, or its server does not say when it changes.
+        """
+        found = self.look()
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.text)
+        if found.identity is None:
+            raise OSError(
+                errno.EIO,
+                "its server does not say when it changes, which this needs; copy it here",
+                self.text,
+            )
+        return found.identity
+
     def open(self) -> BinaryIO:
         """Open it for reading here and there."""
         if self.store is not None:
@@ -58,6 +77,11 @@ class Archive:
         with self.open() as file:
             file.seek(start)
             return file.read(stop - start)
+
+
+def has_changed(kind: str, name: str) -> OSError:
+    """What to say of a part whose bytes may now be those of another."""
+    return OSError(errno.EIO, f"its {kind} has changed; list it again", name)
 
 
 def find_archive(text: str) -> Archive:

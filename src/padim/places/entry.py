@@ -23,6 +23,14 @@ class Entry:
     identity: Hashable = None  # changes with the content; None where nothing tells
 
 
+def is_safe_name(name: str, *, may_have_drive: bool = False) -> bool:
+    """Whether a name, with ``/`` between its parts, leads out of its store on no system."""
+    parts = name.split("/")
+    if {"\\", "\0"} & set(name) or {"", ".", ".."} & set(parts):
+        return False
+    return may_have_drive or not any(part[1:2] == ":" for part in parts)
+
+
 class Store(ABC):
     """What holds files under names with ``/`` between their parts; empty for all of it.
 

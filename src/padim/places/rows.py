@@ -13,8 +13,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from padim.errors import DatasetError, MissingExtraError
-from padim.places.archives import Archive
-from padim.places.entry import Entry, Store
+from padim.places.archives import Archive, has_changed
+from padim.places.entry import Entry, Store, is_safe_name
 
 if TYPE_CHECKING:
     from pyarrow import Schema
@@ -44,18 +44,22 @@ class RowStore(Store):
     def find(self, inside: str) -> Entry | None:
         """What there is of a name."""
         with self._lock:
-            return Entry(inside, False) if inside in self._table().rows else None
+            identity, table = self._look()
+            return Entry(inside, False, identity=identity) if inside in table.rows else None
 
     def list(self, _inside: str) -> list[Entry]:
         """The files, whatever their names, of which there are no folders."""
         with self._lock:
-            return [Entry(name, False) for name in self._table().rows]
+            identity, table = self._look()
+            return [Entry(name, False, identity=identity) for name in table.rows]
 
-    def read(self, inside: str, _known: Entry | None = None) -> bytes:
+    def read(self, inside: str, known: Entry | None = None) -> bytes:
         """The bytes of a row; those of rows beside it are read with it."""
         name = f"{self._archive}/{inside}"
         with self._lock:
-            table = self._table() if self._known is None else self._known[1]
+            identity, table = self._look()
+            if known is not None and known.identity != identity:
+                raise has_changed("table", name)
             row = table.rows.get(inside)
             if row is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
@@ -63,25 +67,26 @@ class RowStore(Store):
             if group not in self._groups:
                 while len(self._groups) >= _KEPT_GROUPS:
                     self._groups.popitem(last=False)
-                self._groups[group] = _read_group(self._archive, group)
+                found = _read_group(self._archive, group)
+                if self._archive.identify() != identity:
+                    raise has_changed("table", name)
+                self._groups[group] = found
             self._groups.move_to_end(group)
             content = self._groups[group][row - table.starts[group]]
         if content is None:
             raise OSError(errno.EIO, f"row {row + 1} holds no bytes; write it anew", name)
         return content
 
-    def _table(self) -> _Table:
-        whole = self._archive.look()
-        if whole is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._archive))
-        if self._known is None or self._known[0] != whole.identity:
+    def _look(self) -> tuple[Hashable, _Table]:
+        identity = self._archive.identify()
+        if self._known is None or self._known[0] != identity:
             with open_table(self._archive) as file:
                 names = read_names(file)
                 sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             rows = {name: row for row, name in enumerate(names)}
             self._groups.clear()
-            self._known = whole.identity, _Table(rows, tuple(accumulate(sizes, initial=0))[:-1])
-        return self._known[1]
+            self._known = identity, _Table(rows, tuple(accumulate(sizes, initial=0))[:-1])
+        return self._known
 
 
 @contextmanager
@@ -144,7 +149,7 @@ def _number(paths: Sequence[str]) -> list[str]:
 def _make_safe(path: object) -> str:
     """A path without ways up or from the root, which could mean no row."""
     parts = str(path or "").strip().replace("\\", "/").split("/")
-    return "/".join(part for part in parts if part not in ("", ".", ".."))
+    return "/".join(filter(is_safe_name, parts))
 
 
 def _read_group(archive: Archive, group: int) -> list[bytes | None]:

@@ -8,8 +8,8 @@ from collections.abc import Hashable
 from typing import BinaryIO
 
 from padim.errors import DatasetError
-from padim.places.archives import Archive
-from padim.places.entry import MOST_BYTES, Entry, Store
+from padim.places.archives import Archive, has_changed
+from padim.places.entry import MOST_BYTES, Entry, Store, is_safe_name
 
 _Index = dict[str, list[Entry]]  # what is in each folder
 _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
@@ -31,13 +31,13 @@ class TarStore(Store):
         if not inside:
             return Entry(self._archive.name, True, whole.n_bytes, 0, whole.changed_s)
         folder, _, name = inside.rpartition("/")
-        found = self._index(whole).get(folder, ())
+        found = self._index().get(folder, ())
         return next((entry for entry in found if entry.name == name), None)
 
     def list(self, inside: str) -> list[Entry]:
         """What is in a folder."""
         whole = self._archive.look()
-        index = {} if whole is None else self._index(whole)
+        index = {} if whole is None else self._index()
         if inside not in index:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._archive))
         return index[inside]
@@ -53,19 +53,22 @@ class TarStore(Store):
         if entry.n_bytes > MOST_BYTES:
             raise OSError(errno.EFBIG, f"it has more than {MOST_BYTES >> 20} MiB", name)
         content = self._archive.read_part(entry.start, entry.start + entry.n_bytes)
+        if self._archive.identify() != entry.identity:
+            raise has_changed("tar", name)
         if len(content) != entry.n_bytes:
             raise OSError(errno.EIO, "its tar is cut short; copy it again", name)
         return content
 
-    def _index(self, whole: Entry) -> _Index:
+    def _index(self) -> _Index:
         """What the tar holds, which is read anew when its file has changed."""
         with self._lock:
-            if self._known is None or whole.identity is None or self._known[0] != whole.identity:
-                self._known = whole.identity, _read_index(self._archive)
+            identity = self._archive.identify()
+            if self._known is None or self._known[0] != identity:
+                self._known = identity, _read_index(self._archive, identity)
             return self._known[1]
 
 
-def _read_index(archive: Archive) -> _Index:
+def _read_index(archive: Archive, identity: Hashable) -> _Index:
     """Go through the headers of a tar.
 
     Raises:
@@ -89,7 +92,7 @@ def _read_index(archive: Archive) -> _Index:
     for name, (begin, n_bytes) in files.items():
         folder, _, last = name.rpartition("/")
         _add_folder(index, folder)
-        index[folder].append(Entry(last, False, n_bytes, begin))
+        index[folder].append(Entry(last, False, n_bytes, begin, 0.0, identity))
     return index
 
 
@@ -100,9 +103,7 @@ def _list_members(stream: BinaryIO) -> dict[str, tuple[int, int]]:
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # it would keep all, and has no other way
             name = member.name.removeprefix("./")
-            parts = name.split("/")
-            is_safe = not {"", ".", ".."} & set(parts) and "\0" not in name
-            if member.isreg() and not member.issparse() and is_safe:
+            if member.isreg() and not member.issparse() and is_safe_name(name):
                 files.pop(name, None)
                 files[name] = member.offset_data, member.size
         stream.seek(tar.offset)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from padim.errors import MissingExtraError, UnreachableError
-from padim.places.entry import MOST_BYTES, Entry, Store
+from padim.places.entry import MOST_BYTES, Entry, Store, is_safe_name
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -59,7 +59,8 @@ class UrlStore(Store):
         kept = {
             entry.name: entry
             for entry in entries
-            if entry.name not in ("", ".", "..") and entry.name[0] not in "?#"
+            if is_safe_name(entry.name, may_have_drive=os.name != "nt")
+            and entry.name[0] not in "?#"
         }
         return list(kept.values())
 
