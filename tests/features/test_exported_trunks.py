@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from padim.features.onnx import write_onnx
 from padim.features.trunk import build_trunk, optimise
 from padim.images.preprocess import Preprocess
 from padim.method.pyramid import build_pyramid
+from padim.scoring.engines import INPUT
 from padim.scoring.operators import check_onnx
 
 
@@ -16,11 +19,16 @@ from padim.scoring.operators import check_onnx
 @pytest.mark.parametrize(
     "name", ["resnet18", "efficientnet_v2_m", "efficientnet_b5_ns", "efficientnetv2_m_in21ft1k"]
 )
-def test_a_trunk_of_each_family_is_exported_with_known_operators(tmp_path: Path, name: str) -> None:
+def test_a_trunk_of_each_family_computes_as_a_graph_what_it_does_in_torch(
+    tmp_path: Path, name: str
+) -> None:
     spec = BACKBONES[name]
     trunk = build_trunk(spec).to_empty(device="cpu")
-    for tensor in trunk.state_dict().values():
-        tensor.fill_(1)
+    drawn = torch.Generator().manual_seed(0)
+    for key, tensor in trunk.state_dict().items():
+        tensor.fill_(key.endswith(("running_var", ".weight")))
+        if tensor.ndim > 1:
+            tensor.copy_(torch.randn(tensor.shape, generator=drawn) / tensor[0].numel() ** 0.5)
     size_px = (2 * max(spec.strides),) * 2
     preprocess = Preprocess(size_px, 1.0, "bilinear", spec.mean, spec.std)
     pyramid = build_pyramid(spec, size_px)
@@ -28,3 +36,9 @@ def test_a_trunk_of_each_family_is_exported_with_known_operators(tmp_path: Path,
     path = tmp_path / "trunk.onnx"
     write_onnx(features, path, size_px, [f"level_{i}" for i in range(len(pyramid.levels))], "")
     check_onnx(path.read_bytes())
+    images = torch.randint(256, (5, *size_px, 3), dtype=torch.uint8, generator=drawn)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for found, expected in zip(
+        session.run(None, {INPUT: images.numpy()}), features(images), strict=True
+    ):
+        assert np.abs(found - expected.numpy()).max() < 1e-4 * float(expected.abs().max())

@@ -189,9 +189,45 @@ def pad_by_name(x: Tensor, of: Of) -> Tensor:
     return F.conv2d(maps(x), of.kernel, padding="same")
 
 
+def index_by_a_list(x: Tensor, _: Of) -> Tensor:
+    return x[:, :, :, [2, 1, 0]]
+
+
+def change_a_constant_later(x: Tensor, _: Of) -> Tensor:
+    constant = torch.zeros(3)
+    y = x + constant
+    constant += 1
+    return y
+
+
+def add_to_a_constant(x: Tensor, _: Of) -> Tensor:
+    constant = torch.zeros(())
+    constant.add_(x.amax())
+    return x + constant
+
+
+def count_calls(x: Tensor, of: Of) -> Tensor:
+    of.row += 1
+    return x * of.row
+
+
+def scale_by_the_number(x: Tensor, _: Of) -> Tensor:
+    return x * torch.tensor(float(x.shape[0]))
+
+
+def take_the_mean_of_all(x: Tensor, _: Of) -> Tensor:
+    return x.mean(dim=None, keepdim=True)
+
+
+def compare_whole_numbers(x: Tensor, _: Of) -> Tensor:
+    return (x.long() > -0.5).float()
+
+
 @pytest.mark.parametrize(
     "function",
     [
+        *(index_by_a_list, change_a_constant_later, add_to_a_constant, count_calls),
+        *(scale_by_the_number, take_the_mean_of_all, compare_whole_numbers),
         *(overwrite_a_view, set_item, count, ask, compute_elsewhere, give_a_constant),
         *(choose_by_a_mask, pad_by_name),
     ],
@@ -208,6 +244,30 @@ def test_what_a_list_of_calls_does_not_say_is_left_to_the_exporter(
     monkeypatch.setattr("padim.features.onnx_exporter.export", export)
     write(function, tmp_path / "a.onnx")
     assert asked == [function]
+
+
+def norm_without_weights(x: Tensor, of: Of) -> Tensor:
+    mean = of.kernel.view(-1)[:32]
+    wide = x.flatten(1)[:, :32, None]
+    once = F.batch_norm(wide, mean, mean)
+    return once + F.batch_norm(wide, mean, mean, mean) + F.batch_norm(wide, mean, mean, None, mean)
+
+
+def pad_twice(x: Tensor, _: Of) -> Tensor:
+    deep = x[:, None]
+    return F.pad(deep, (1, 0)) * 2 + F.pad(deep, (0, 1))
+
+
+def join_two_types(x: Tensor, of: Of) -> Tensor:
+    return torch.cat((x, x.double(), x.double() * of.row.double()), dim=1).float() + of.row
+
+
+@pytest.mark.usefixtures("without_exporter")
+@pytest.mark.parametrize("function", [norm_without_weights, pad_twice, join_two_types])
+def test_constants_that_are_alike_are_not_taken_for_one_another(
+    tmp_path: Path, function: Callable[[Tensor, Of], Tensor]
+) -> None:
+    assert_agrees(write(function, tmp_path / "a.onnx"), tmp_path / "a.onnx")
 
 
 @pytest.mark.usefixtures("without_exporter")

@@ -1,7 +1,7 @@
 """A pretrained network and the engine that runs it: from uint8 images to features."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from padim.errors import (
@@ -127,6 +128,8 @@ class Network:
         with write_together(path) as partial:
             names = [f"level_{i}" for i in range(len(features.pyramid.shapes))]
             write_onnx(_ImageByImage(features), partial, features.size_px, names, path.stem)
+            if self.encoder.spec.is_of_timm:  # each of the others is in the tests
+                _compare_with_torch(partial, features)
 
     def keep_tensors(self, trunk: TrunkTensors | None = None) -> None:
         """Let the user's cache have the trunk's tensors of a weights file, if it lacks them."""
@@ -251,16 +254,38 @@ class GraphFeatures(nn.Module):
 
 def _compare(graph: Graph, on_cpu: Graph) -> None:
     """Raise a `ParityError` if a graph on a GPU gives other features of noise than on a CPU."""
-    height, width = graph.size_px
+    noise = _make_noise(graph.size_px)
+    _require_close(
+        graph(noise), on_cpu(noise), f"{ENGINES[graph.engine].title} on the GPU", "the CPU"
+    )
+
+
+def _compare_with_torch(path: Path, features: Features) -> None:
+    """Raise a `ParityError` if a graph gives other features of noise than what it was made of."""
+    graph, noise = Graph(path, "onnxruntime"), _make_noise(features.size_px)
+    for images in (noise[:1], noise):
+        with torch.inference_mode():
+            levels = features(torch.from_numpy(images))
+        expected = [level.transpose(0, 1).numpy() for level in levels]
+        _require_close(graph(images), expected, "The network's graph", "torch")
+
+
+def _make_noise(size_px: tuple[int | None, int | None]) -> NDArray[np.uint8]:
+    height, width = size_px
     assert height is not None
     assert width is not None
-    noise = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
-    for found, expected in zip(graph(noise), on_cpu(noise), strict=True):
-        error = float(np.abs(found - expected).max() / np.abs(expected).max())
+    return np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
+
+
+def _require_close(
+    found: Sequence[NDArray[np.float32]], expected: Sequence[NDArray[np.float32]], who: str, of: str
+) -> None:
+    for own, other in zip(found, expected, strict=True):
+        error = float(np.abs(own - other).max() / np.abs(other).max())
         if not error <= _TOLERANCE:
             raise ParityError(
-                f"{ENGINES[graph.engine].title} on the GPU differs from the CPU by {error:.1e} of "
-                f"the largest feature, but may by {_TOLERANCE:g}. Use --engine torch."
+                f"{who} differs from {of} by {error:.1e} of the largest feature, but may by "
+                f"{_TOLERANCE:g}. Use --engine torch."
             )
 
 

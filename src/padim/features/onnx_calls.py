@@ -1,6 +1,5 @@
 """What the functions of torch are in ONNX."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import EllipsisType
@@ -43,10 +42,9 @@ def write_call(nodes: Nodes, call: Call) -> None:
     if write is None or any(one is PER_IMAGE for one in given):
         raise UnknownCallError(name)
     try:
-        bound = inspect.signature(write).bind(nodes, result, *call.args, **facts)
-    except TypeError as error:
+        first = write(nodes, result, *call.args, **facts)
+    except (TypeError, ValueError, IndexError) as error:  # arguments of other kinds or numbers
         raise UnknownCallError(name) from error
-    first = write(*bound.args, **bound.kwargs)
     nodes.call(result, first)
     for i, one in enumerate(others, start=1):
         nodes.call(one, f"{first}_{i}")
@@ -86,9 +84,11 @@ def _swapped(kind: str, nodes: Nodes, result: Value, input: Operand, other: Oper
 
 
 def _compared(kind: str, nodes: Nodes, _result: Value, input: Array, other: Operand) -> str:
-    dtype = (
-        torch.promote_types(input.dtype, other.dtype) if isinstance(other, Array) else input.dtype
-    )
+    dtype = input.dtype
+    if isinstance(other, Array):
+        dtype = torch.promote_types(dtype, other.dtype)
+    elif isinstance(other, float) and not dtype.is_floating_point:
+        raise UnknownCallError("whole numbers beside others")
     return nodes.add(kind, [nodes.find(one, dtype) for one in (input, other)])
 
 
@@ -261,21 +261,20 @@ def _chosen(nodes: Nodes, _result: Value, input: Array, dim: int, index: Array) 
     return nodes.add("Gather", [nodes.find(input), nodes.find(index)], axis=dim)
 
 
-def _indexed(nodes: Nodes, result: Value, input: Array, index: Index | Sequence[Index]) -> str:
+def _indexed(nodes: Nodes, result: Value, input: Array, index: Index | tuple[Index, ...]) -> str:
     if isinstance(index, Array):
         return _chosen(nodes, result, input, 0, index)
-    wanted = list(index) if isinstance(index, Sequence) else [index]
-    if any(isinstance(one, Array) for one in wanted):
-        raise UnknownCallError("an index of several tensors")
-    if ... in wanted:
-        place = wanted.index(...)
+    wanted = list(index) if isinstance(index, tuple) else [index]
+    if (place := next((i for i, one in enumerate(wanted) if one is ...), None)) is not None:
         n_named = sum(one is not None for one in wanted) - 1
         wanted[place : place + 1] = [slice(None)] * (len(input.shape) - n_named)
     parts = []
     for axis, one in enumerate(one for one in wanted if one is not None):
-        if isinstance(one, int):
+        if type(one) is int:
             parts.append((axis, one, one + 1 or _INTEGERS.max, 1))
-        elif isinstance(one, slice) and one != slice(None):
+        elif not isinstance(one, slice):
+            raise UnknownCallError("an index that chooses")
+        elif one != slice(None):
             stop = _INTEGERS.max if one.stop is None else one.stop
             parts.append((axis, one.start or 0, stop, one.step or 1))
     name = nodes.find(input)
@@ -291,14 +290,14 @@ def _slice(nodes: Nodes, name: str, parts: Sequence[tuple[int, int, int, int]]) 
     return nodes.add("Slice", [name, starts, stops, axes, steps])
 
 
-def _stacked(nodes: Nodes, _result: Value, tensors: Sequence[Array], dim: int = 0) -> str:
+def _stacked(nodes: Nodes, result: Value, tensors: Sequence[Array], dim: int = 0) -> str:
     axis = nodes.find_integers([dim])
-    parts = [nodes.add("Unsqueeze", [nodes.find(one), axis]) for one in tensors]
+    parts = [nodes.add("Unsqueeze", [nodes.find(one, result.dtype), axis]) for one in tensors]
     return nodes.add("Concat", parts, axis=dim)
 
 
-def _joined(nodes: Nodes, _result: Value, tensors: Sequence[Array], dim: int = 0) -> str:
-    return nodes.add("Concat", list(map(nodes.find, tensors)), axis=dim)
+def _joined(nodes: Nodes, result: Value, tensors: Sequence[Array], dim: int = 0) -> str:
+    return nodes.add("Concat", [nodes.find(one, result.dtype) for one in tensors], axis=dim)
 
 
 def _highest(

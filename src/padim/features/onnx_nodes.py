@@ -1,5 +1,6 @@
 """The nodes and constants of an ONNX graph."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
@@ -12,7 +13,6 @@ from padim.features.tracing import Value
 _OPSET: Final = 20
 _IR_VERSION: Final = 10
 _BATCH: Final = "batch"  # what the number of images is called, where any goes
-_SMALL_BYTES: Final = 64  # of constants that are there once, however often they are used
 _TYPES: Final[Mapping[torch.dtype, int]] = {
     torch.float32: TensorProto.FLOAT,
     torch.float16: TensorProto.FLOAT16,
@@ -44,7 +44,10 @@ class Nodes:
         )
         self._graph = self._model.graph  # added to in place: a copy of it is one of all weights
         self._given = {id(tensor): name for name, tensor in names.items()}
-        self._known: dict[object, str] = {}  # the names of values by their number, and of constants
+        self._known: dict[int, str] = {}  # the names of values, by their number
+        # Those of constants by their id, which is theirs as long as they are held; and by content.
+        self._places: dict[int, tuple[Tensor, str]] = {}
+        self._same: dict[object, str] = {}
 
     def call(self, value: Value, name: str) -> None:
         """Let a value have a name: that of an input, or of what ``add`` gave."""
@@ -64,9 +67,14 @@ class Nodes:
         if isinstance(operand, Value):
             name = self._known[operand.number]
             return name if dtype in (None, operand.dtype) else self.cast(name, dtype)
-        if isinstance(operand, Tensor):
-            return self._keep(operand if dtype is None else operand.to(dtype), id(operand))
-        return self._keep(torch.tensor(operand, dtype=dtype), None)
+        if not isinstance(operand, Tensor):
+            return self._keep(torch.tensor(operand, dtype=dtype))
+        if dtype not in (None, operand.dtype):
+            return self._keep(operand.to(dtype))
+        if id(operand) not in self._places:
+            name = self._keep(operand, self._given.get(id(operand)))
+            self._places[id(operand)] = operand, name
+        return self._places[id(operand)][1]
 
     def cast(self, name: str, dtype: torch.dtype) -> str:
         """Turn what has a name into another type."""
@@ -74,22 +82,21 @@ class Nodes:
 
     def find_integers(self, integers: Sequence[int]) -> str:
         """The name of a list of integers."""
-        return self._keep(torch.tensor(integers, dtype=torch.int64), None)
+        return self._keep(torch.tensor(integers, dtype=torch.int64))
 
-    def _keep(self, tensor: Tensor, place: int | None) -> str:
+    def _keep(self, tensor: Tensor, name: str | None = None) -> str:
+        """Add a constant; one without a name of its own is there once for all that are the same."""
         values = tensor.contiguous().numpy()
-        is_small = values.nbytes <= _SMALL_BYTES
-        key = (tensor.dtype, values.shape, values.tobytes() if is_small else place)
-        if key not in self._known:
-            name = f"constant_{len(self._graph.initializer)}"
-            if place is not None:
-                name = self._given.get(place, name)
-            constant = self._graph.initializer.add()
-            constant.name, constant.data_type = name, _TYPES[tensor.dtype]
-            constant.dims.extend(values.shape)
-            constant.raw_data = values.tobytes()
-            self._known[key] = name
-        return self._known[key]
+        content = values.tobytes()
+        key = (tensor.dtype, values.shape, hashlib.sha256(content).digest())
+        if name is None and key in self._same:
+            return self._same[key]
+        constant = self._graph.initializer.add()
+        constant.name = name or f"constant_{len(self._graph.initializer)}"
+        constant.data_type = _TYPES[tensor.dtype]
+        constant.dims.extend(values.shape)
+        constant.raw_data = content
+        return self._same.setdefault(key, constant.name)
 
     def build(
         self, inputs: Sequence[Value], outputs: Sequence[Value], names: Sequence[str]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -72,6 +73,7 @@ def trace(module: nn.Module, inputs: Sequence[Tensor]) -> Trace:
         with watcher:
             found = module(*shapes)
     outputs = [watcher.refer(one) for one in flatten(found)]
+    watcher.require_unchanged()
     traced = tuple(one for one in outputs if isinstance(one, Value))
     if len(traced) < len(outputs):
         raise UntraceableError("an output depends on no input")
@@ -87,8 +89,11 @@ class _Watcher(TorchFunctionMode):
         self._n_values = 0
         self._values: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._constants: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        # How often those that matter had been changed when they began to.
+        self._held: dict[int, tuple[Tensor, int]] = {}
         for one in (*module.parameters(), *module.buffers()):
             self._constants[one] = True
+            self._held[id(one)] = one, _count_changes(one)
 
     def add(self, tensor: Tensor) -> Value:
         """Give a tensor that depends on the inputs its number."""
@@ -107,6 +112,11 @@ class _Watcher(TorchFunctionMode):
         if argument in self._values:
             return self._values[argument]
         raise UntraceableError("it computes with something else than torch")
+
+    def require_unchanged(self) -> None:
+        """Refuse a module that has changed what a call was given, or its own."""
+        if any(_count_changes(one) != n for one, n in self._held.values()):
+            raise UntraceableError("it overwrites a constant")
 
     def __torch_function__(
         self,
@@ -127,14 +137,20 @@ class _Watcher(TorchFunctionMode):
                     self._constants[one] = True
                 return found
         name = func.__name__
+        constants = [one for one in given if one not in self._values]
+        for one in constants:
+            self._held.setdefault(id(one), (one, _count_changes(one)))
         versions = list(map(_count_changes, given))
+        stand_ins: list[Tensor] = []
         try:
-            found = _call(func, args, kwargs, self._without_numbers)
+            found = _call(func, args, kwargs, partial(self._without_numbers, stand_ins))
         except (RuntimeError, NotImplementedError) as error:
             raise UntraceableError(f"{name} has no shape alone") from error
         results = _find_tensors(found)
         pairs = zip(given, versions, strict=True)
         overwritten = [id(one) for one, version in pairs if _count_changes(one) != version]
+        if any(map(_count_changes, stand_ins)):
+            raise UntraceableError(f"{name} overwrites a constant")
         if overwritten and (overwritten != [*map(id, results)] or self._is_shared(results[0])):
             raise UntraceableError(f"{name} overwrites a tensor")
         if not results and name not in _FACTS:
@@ -143,10 +159,11 @@ class _Watcher(TorchFunctionMode):
             self.calls.append(Call(name, referred, named, [self.add(one) for one in results]))
         return found
 
-    def _without_numbers(self, argument: Argument) -> Argument:
-        if isinstance(argument, Tensor) and argument not in self._values:
-            return torch.empty_like(argument, device="meta")
-        return argument
+    def _without_numbers(self, stand_ins: list[Tensor], argument: Argument) -> Argument:
+        if not isinstance(argument, Tensor) or argument in self._values:
+            return argument
+        stand_ins.append(torch.empty_like(argument, device="meta"))
+        return stand_ins[-1]
 
     def _is_shared(self, tensor: Tensor) -> bool:
         """Whether another value lies in the same memory."""
@@ -243,9 +260,10 @@ def _compare_arguments(one: Argument, other: Argument) -> Argument:
     if isinstance(one, Value) and isinstance(other, Value):
         return _compare_values(one, other)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
-        return list(map(_compare_arguments, one, other))
+        compared = map(_compare_arguments, one, other)
+        return tuple(compared) if isinstance(one, tuple) else list(compared)
     if isinstance(one, Tensor) and isinstance(other, Tensor):
-        if one.shape != other.shape:
+        if one is not other and (one.dtype != other.dtype or not torch.equal(one, other)):
             raise UntraceableError("a constant depends on how many images there are")
         return one
     if type(one) is not type(other):
