@@ -14,7 +14,7 @@ from padim.errors import ImageReadError, PadimError, UsageError, format_count, j
 from padim.files import Names, same_name
 from padim.images.decode import read_size_px
 from padim.images.reading import AS_IT_IS, Reading
-from padim.places import Place, require_here
+from padim.places import Place, find_place, is_far, require_here
 from padim.scoring.prediction import Decision
 
 _MOST_FETCHED = 16  # images, to know their sizes
@@ -169,7 +169,7 @@ def name_outputs(chosen: Sequence[Path], given: Sequence[Path]) -> dict[Path, Pa
     Images of the same stem keep their suffixes, so that no two get one name on any system.
     """
     plain = [
-        path if isinstance(path, Place) else Path(os.path.abspath(path))  # noqa: PTH100  # resolves .., not links
+        path if is_far(path) else find_place(os.path.abspath(path))  # noqa: PTH100  # resolves .., not links
         for path in given
     ]
     try:

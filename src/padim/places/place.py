@@ -68,9 +68,11 @@ class Place(_Base):
         parts = self.parts
         is_url = self.is_url
         for i, part in enumerate(parts[2:] if is_url else parts, 3 if is_url else 1):
-            if _TAR.fullmatch(part):
+            if _TAR.fullmatch(part) and (is_url or not Path(*parts[:i]).is_dir()):
                 return _find_store("tar", _join_parts(parts[:i], is_url)), "/".join(parts[i:])
-            if _PARQUET.fullmatch(part) and i < len(parts):
+            if i == len(parts) or not _PARQUET.fullmatch(part):
+                continue
+            if is_url or not Path(*parts[:i]).is_dir():
                 return _find_store("parquet", _join_parts(parts[:i], is_url)), "/".join(parts[i:])
         if not is_url:
             return None
@@ -247,7 +249,7 @@ def require_here(path: Path) -> None:
 
 
 def _place_of_url(scheme: str, rest: str) -> Place:
-    segments = rest.replace("\\", "/").rstrip("/").split("/")
+    segments = rest.replace(os.sep, "/").rstrip("/").split("/")
     return Place(f"{scheme.lower()}:", *(one or _NOTHING for one in segments))
 
 
