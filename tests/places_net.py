@@ -93,8 +93,16 @@ class _Quiet(SimpleHTTPRequestHandler):
             self.send_error(500)
         elif self.path.startswith("/secret/"):
             self.send_error(403)
+        elif (
+            self.path.startswith("/unlisted/") and not Path(self.translate_path(self.path)).exists()
+        ):
+            self.send_error(403)  # as a store does that does not let all be listed
         else:
             super().do_GET()
+
+    def send_header(self, keyword: str, value: str) -> None:
+        if keyword != "Last-Modified" or not self.path.startswith("/undated/"):
+            super().send_header(keyword, value)
 
 
 @contextmanager

@@ -1,11 +1,19 @@
 """What can go wrong, one class each: what has this, but needs that; what to do."""
 
 import errno
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
+
+_SECRETS = re.compile(r"(https?://)(?:[^/?#\s]*@)?([^?\s]*)(?:(\?)\S*)?", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """A text whose web addresses do not say who asks, nor what is asked after the question mark."""
+    return _SECRETS.sub(lambda found: f"{found[1]}{found[2]}{'?...' if found[3] else ''}", text)
 
 
 class PadimError(Exception):
@@ -41,7 +49,7 @@ class PathMissingError(UsageError):
             super().__init__(f"{path} is neither a file nor a folder. Name one of them.")
         else:
             but = f", but {needed} is needed" if needed else ""
-            super().__init__(f"{path} does not exist{but}. Check the path.")
+            super().__init__(redact(f"{path} does not exist{but}. Check the path."))
 
 
 class ShapeError(PadimError, ValueError):
@@ -125,7 +133,7 @@ class ImageReadError(PadimError):
     """A file that cannot be read as an image."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
-        super().__init__(f"{path} cannot be read as an image: {reason}.")
+        super().__init__(redact(f"{path} cannot be read as an image: {reason}."))
         self.path = path
         self.reason = reason
 

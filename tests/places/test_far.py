@@ -25,7 +25,8 @@ from padim.datasets import list_images  # noqa: E402  # likewise
 from padim.errors import ImageReadError, PathMissingError, UnreachableError  # noqa: E402  # likewise
 from padim.images.ahead import load_ahead  # noqa: E402  # likewise
 from padim.images.decode import read_image  # noqa: E402  # likewise
-from padim.places import find_place  # noqa: E402  # likewise
+from padim.places import copy_here, find_place  # noqa: E402  # likewise
+from padim.scoring.graph_file import part_beside  # noqa: E402  # likewise
 
 SIZE = ["--size-px", "64", "--engine", "torch"]  # which writes no graph first
 
@@ -308,6 +309,95 @@ def test_the_web_says_what_is_wrong_with_an_image(tmp_path: Path) -> None:
             read_image(find_place(f"{address}/secret/a.png"))
 
 
+def test_secrets_of_an_address_are_not_said(
+    store: ObjectStore, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with web_server(tmp_path) as address:
+        host = address.removeprefix("http://")
+        signed = f"http://u:word@{host}"
+        said = refuse(f"{signed}/secret/x.png?sig=abc", capsys, tmp_path)
+        assert f"{address}/secret/x.png?... may not be read" in said
+        assert "word" not in said
+        assert "abc" not in said
+        assert f"{address}/x.png?... does not exist" in refuse(
+            f"{signed}/x.png?sig=abc", capsys, tmp_path
+        )
+    said = refuse(f"{signed}/x.png?sig=abc", capsys, tmp_path)
+    assert f"error: http://{host} cannot be reached" in said
+    assert "word" not in said
+    assert "abc" not in said
+    forget_stores()
+
+
+def test_a_missing_object_may_be_called_credentials(store: ObjectStore) -> None:
+    with pytest.raises(ImageReadError, match=r"credentials/1.png .*: it does not exist"):
+        read_image(find_place("s3://parts/credentials/1.png"))
+
+
+def test_the_web_says_when_a_file_changed(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    os.utime(tmp_path / "a.png", (1_700_000_000, 1_700_000_000))
+    with web_server(tmp_path) as address:
+        place = find_place(f"{address}/a.png")
+
+        assert place.stat().st_mtime == 1_700_000_000
+        assert place.look().identity is not None
+
+
+def test_a_tar_of_a_server_that_never_says_when_it_changes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "undated").mkdir()
+    with tarfile.open(tmp_path / "undated/a.tar", "w") as tar:
+        tar.add(__file__, arcname="a.png")
+    with web_server(tmp_path) as address:
+        member = find_place(f"{address}/undated/a.tar/a.png")
+        with pytest.raises(ImageReadError, match=r"does not say when it changes"):
+            read_image(member)
+
+
+def test_a_tar_in_the_store_that_has_changed_gives_no_other_image(
+    tmp_path: Path, part: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("padim.places.archives._BELIEVED_S", 0.0)
+    images = sorted((part / "train/good").iterdir())[:2]
+    for given in (images, images[::-1]):
+        with tarfile.open(tmp_path / "a.tar", "w") as tar:
+            for image in given:
+                tar.add(image, arcname=image.name)
+        url = store.put("changing.tar", (tmp_path / "a.tar").read_bytes())
+        if given is images:
+            listed = list_images(find_place(url))
+            assert listed[0].read_bytes() == images[0].read_bytes()
+
+    with pytest.raises(ImageReadError, match=r"its tar has changed; list it again"):
+        read_image(listed[0])
+
+
+def test_what_a_store_refuses_beside_a_graph_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "unlisted").mkdir()
+    (tmp_path / "unlisted/m.onnx").write_bytes(b"graph")
+    with web_server(tmp_path) as address:
+        graph = find_place(f"{address}/unlisted/m.onnx?sig=a")
+
+        here = copy_here(graph, part_beside(graph))
+
+        assert here.read_bytes() == b"graph"
+        assert [path.name for path in here.parent.iterdir()] == ["m.onnx"]
+
+
+def test_weights_beside_a_graph_may_be_larger_than_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"graph")
+    (tmp_path / "m.onnx.data").write_bytes(b"weights")
+    monkeypatch.setattr("padim.places.urls.MOST_BYTES", 4)
+    with web_server(tmp_path) as address:
+        graph = find_place(f"{address}/m.onnx?sig=a")
+
+        here = copy_here(graph, part_beside(graph))
+
+        assert here.with_name("m.onnx.data").read_bytes() == b"weights"
+
+
 def test_a_query_belongs_to_the_name(tmp_path: Path, part: Path) -> None:
     with web_server(part) as address:
         url = f"{address}/test/spot/0.png?sig=a%2Fb&u=http://x//y"
@@ -358,6 +448,25 @@ def test_a_stream_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     thread.start()
     url = f"http://127.0.0.1:{server.getsockname()[1]}/camera"
     with pytest.raises(ImageReadError, match=r"it has more than 4 MiB"):
+        read_image(find_place(url))
+    forget_stores()
+    thread.join(30)
+    server.close()
+
+
+def test_an_answer_that_is_cut_off_ends_the_run() -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        peer, _ = server.accept()
+        with peer:
+            peer.recv(4096)
+            peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nfew")
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    url = f"http://127.0.0.1:{server.getsockname()[1]}/a.png"
+    with pytest.raises(UnreachableError, match=r"cannot be reached"):
         read_image(find_place(url))
     forget_stores()
     thread.join(30)

@@ -1,6 +1,7 @@
 """Paths of what is no plain file, without a network."""
 
 import io
+import os
 import pickle
 import shutil
 import tarfile
@@ -12,12 +13,14 @@ from PIL import Image
 from trees import make_category, striped
 
 from padim.cli import main
+from padim.cli.images import name_outputs
 from padim.datasets import list_images, read_dataset
 from padim.datasets.left_out import find_left_out
-from padim.errors import DatasetError, ImageReadError, UsageError
+from padim.errors import DatasetError, ImageReadError, UsageError, redact
 from padim.images.ahead import content_sha256, load_ahead
 from padim.images.decode import read_image, read_size_px
 from padim.places import Place, find_place, join
+from padim.scoring.graph_file import part_beside
 
 
 def make_tar(path: Path, members: dict[str, bytes]) -> Path:
@@ -153,6 +156,55 @@ def test_the_last_of_members_of_one_name_counts(tmp_path: Path) -> None:
             tar.addfile(member, io.BytesIO(content))
 
     assert find_place(path / "a.png").read_bytes() == b"newer"
+
+
+def test_a_folder_may_be_called_as_a_tar_is(tmp_path: Path) -> None:
+    (tmp_path / "set.tar").mkdir()
+    path = make_tar(tmp_path / "set.tar/shots.tar", {"a.png": png()})
+
+    assert list_images(find_place(path))[0].read_bytes() == png()
+    assert find_place(path / "a.png").is_file()
+
+
+def test_images_of_a_relative_tar_are_named_as_those_of_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("shots").mkdir()
+    striped(0).save("shots/0.png")
+    make_tar(Path("good.tar"), {"1.png": png()})
+    given = [Path("shots"), find_place("good.tar")]
+    chosen = [image for place in given for image in list_images(place)]
+
+    assert list(name_outputs(chosen, given).values()) == [Path("shots/0"), Path("good.tar/1")]
+
+
+@pytest.mark.skipif(os.sep == "\\", reason="a person may write a URL so on Windows")
+def test_a_backslash_belongs_to_the_key() -> None:
+    place = find_place(r"s3://bucket/a\b.png")
+
+    assert str(place) == r"s3://bucket/a\b.png"
+    assert place.name == r"a\b.png"
+
+
+def test_what_lies_beside_a_graph_is_named_before_the_question_mark() -> None:
+    for given, beside in (
+        ("https://host/m.onnx?sig=a.b", "https://host/m.onnx.data?sig=a.b"),
+        ("https://host/m.xml?sig=a.b", "https://host/m.bin?sig=a.b"),
+        ("s3://bucket/m.onnx", "s3://bucket/m.onnx.data"),
+    ):
+        assert str(part_beside(find_place(given))) == beside
+    assert part_beside(Path("a?.onnx")) == Path("a?.onnx.data")
+    assert part_beside(Path("m.xml")) == Path("m.bin")
+
+
+def test_errors_do_not_say_what_an_address_was_signed_with() -> None:
+    error = ImageReadError("https://u:secret@host:1/a.png?sig=abc", "it is https://v@other/?k=d")
+
+    assert str(error) == (
+        "https://host:1/a.png?... cannot be read as an image: it is https://other/?..."
+    )
+    assert redact("s3://bucket/a?b.png and https://h/a") == "s3://bucket/a?b.png and https://h/a"
 
 
 @pytest.mark.parametrize("n_left", [100, 512, 700, 1200, 6000])

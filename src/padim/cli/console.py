@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, TextIO
 
+from padim.errors import redact
+
 
 class Output:
     """How this run speaks; the options of a command set it."""
@@ -98,7 +100,7 @@ def result(document: Any, text: str) -> None:
 
 def warn(message: str) -> None:
     """Say on stderr what is doubtful about a result, even if only results are wanted."""
-    _write(sys.stderr, f"warning: {one_line(message)}\n")
+    _write(sys.stderr, f"warning: {one_line(redact(message))}\n")
 
 
 def fail(error: BaseException, message: str) -> None:
@@ -106,7 +108,7 @@ def fail(error: BaseException, message: str) -> None:
 
     A document that is there already stays the only one.
     """
-    message = f"{message} {Output.advice}".rstrip()
+    message = redact(f"{message} {Output.advice}".rstrip())
     with suppress(BrokenPipeError):
         _write(sys.stderr, f"error: {one_line(message)}\n")
     if Output.as_json and not Output.has_result:

@@ -3,9 +3,10 @@
 import os
 import threading
 from collections.abc import Hashable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
+from padim.places.entry import RefusedError
 from padim.places.place import Place
 from padim.temporary import TemporaryFolder
 
@@ -18,7 +19,8 @@ def copy_here(path: Path, *beside: Path) -> Path:
     """A file of this machine with the bytes of a file, which is itself where it is one.
 
     A copy that was made before is taken where the store says that the file is the same. What is to
-    lie ``beside`` it comes with it, if it is there.
+    lie ``beside`` it comes with it, if it is there: a store that does not let all be listed refuses
+    what it does not have.
 
     Raises:
         OSError: It cannot be read.
@@ -40,7 +42,13 @@ def copy_here(path: Path, *beside: Path) -> Path:
         target = folder.path / path.name.partition("?")[0]
         store.save(inside, target)
         for other in beside:
-            if other.is_file():
-                (folder.path / other.name).write_bytes(other.read_bytes())
+            _save_beside(other, folder.path / other.name.partition("?")[0])
         _copies[key] = target
         return target
+
+
+def _save_beside(path: Path, target: Path) -> None:
+    place = path.locate() if isinstance(path, Place) else None
+    with suppress(RefusedError):
+        if place is not None and path.is_file():
+            place[0].save(place[1], target)

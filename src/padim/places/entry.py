@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from padim.errors import UnreachableError
+
 SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "http", "https")
 MOST_BYTES = 2**29  # of what is read into memory as a whole
+
+
+class RefusedError(UnreachableError):
+    """A store that lets nobody in, or does not say whether it has what is asked for."""
 
 
 @dataclass(frozen=True, slots=True)

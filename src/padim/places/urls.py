@@ -6,12 +6,13 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
-from padim.errors import MissingExtraError, UnreachableError
-from padim.places.entry import MOST_BYTES, Entry, Store, is_safe_name
+from padim.errors import MissingExtraError, UnreachableError, redact
+from padim.places.entry import MOST_BYTES, Entry, RefusedError, Store, is_safe_name
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -23,9 +24,10 @@ _LISTED_S = 10  # how long a listing is believed
 _WAIT_S = 30  # for a connection, and for more bytes
 _CONNECTIONS = 32
 _PIECE_BYTES = 2**20
+_CHANGED = ("LastModified", "Last-Modified", "last_modified", "updated")  # S3, HTTP, Azure, Google
 _REFUSED = (401, 403, 407)
 # Bases of what aiohttp, botocore and Python raise where there is no answer
-_NETWORK = {"ClientConnectionError", "BotoCoreError", "ConnectionError"}
+_NETWORK = {"ClientConnectionError", "ClientPayloadError", "BotoCoreError", "ConnectionError"}
 
 
 class UrlStore(Store):
@@ -172,16 +174,30 @@ def _without_slash(url: str) -> str:
 
 
 def _make_entry(facts: Mapping[str, object]) -> Entry:
-    """What fsspec says of something, as an entry."""
+    """What fsspec says of something, as an entry; its words are those of each store."""
     name = str(facts["name"]).rstrip("/").rpartition("/")[2]
     is_folder = facts["type"] == "directory" or facts.get("mimetype") == _PAGE
-    changed = facts.get("LastModified", facts.get("last_modified", facts.get("updated")))
-    changed_s = changed.timestamp() if isinstance(changed, datetime) else 0.0
+    changed = next((facts[word] for word in _CHANGED if facts.get(word)), None)
     said = facts.get("size")
     size = said if isinstance(said, int) else None
-    tag = facts.get("ETag", facts.get("etag"))
-    identity = None if tag is None and not changed else (str(tag), str(changed), size)
-    return Entry(name, is_folder, size, 0, changed_s, identity)
+    # Not both: some say the time to the second of one file, and closer of many
+    version = facts.get("ETag") or facts.get("etag") or changed
+    identity = None if version is None else (str(version).strip('"'), size)
+    return Entry(name, is_folder, size, 0, _to_seconds(changed), identity)
+
+
+def _to_seconds(changed: object) -> float:
+    """A time since 1970, of whatever form; 0 where there is none."""
+    try:
+        if isinstance(changed, str):
+            changed = (
+                parsedate_to_datetime(changed)
+                if "," in changed
+                else datetime.fromisoformat(changed)
+            )
+    except ValueError:
+        return 0.0
+    return changed.timestamp() if isinstance(changed, datetime) else 0.0
 
 
 def _too_large(url: str) -> OSError:
@@ -214,15 +230,15 @@ def _find_own(error: BaseException, url: str) -> Exception:
     is_missing = isinstance(error, FileNotFoundError)
     if is_missing and cause is not None and _is_more(cause):  # which HTTP hides
         return _find_own(cause, url)
-    status = getattr(error, "status", None)
-    host = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}"
-    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    if isinstance(error, PermissionError) or status in _REFUSED or "credential" in reason.lower():
-        return UnreachableError(
-            f"{url} may not be read ({reason}). Check the credentials and their rights."
-        )
-    if isinstance(error, FileNotFoundError):
+    if is_missing:
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
+    status = getattr(error, "status", None) or getattr(error, "code", None)
+    host = "://".join(urlsplit(redact(url))[:2])
+    reason = redact(" ".join(str(error).split())).rstrip(".") or type(error).__name__
+    if isinstance(error, PermissionError) or status in _REFUSED or _is_of_credentials(error):
+        return RefusedError(
+            f"{redact(url)} may not be read ({reason}). Check the credentials and their rights."
+        )
     if isinstance(error, TimeoutError) or _names(error) & _NETWORK:
         return UnreachableError(
             f"{host} cannot be reached ({reason}). Check the address and the network."
@@ -237,6 +253,11 @@ def _find_own(error: BaseException, url: str) -> Exception:
 def _is_more(cause: BaseException) -> bool:
     """Whether what made a file seem missing says something else."""
     return getattr(cause, "status", 404) != 404 or bool(_names(cause) & _NETWORK)
+
+
+def _is_of_credentials(error: BaseException) -> bool:
+    """Whether a library says by the name of an error that credentials are missing or wrong."""
+    return any(word in name for name in _names(error) for word in ("Credential", "Auth"))
 
 
 def _names(error: BaseException) -> set[str]:

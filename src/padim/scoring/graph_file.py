@@ -23,9 +23,10 @@ from padim.errors import (
     ModelFileHashError,
     PadimError,
     PathMissingError,
+    redact,
 )
 from padim.files import identify, sha256, write_whole
-from padim.places import Place, copy_here
+from padim.places import Place, copy_here, is_far
 from padim.scoring.engines import ENGINES, engines_of
 from padim.scoring.protobuf import read_fields, write_field
 
@@ -154,9 +155,9 @@ def _hash_beside(path: Path, beside: Future[NDArray[np.uint8] | None], entry: En
 
 def part_beside(path: Path) -> Path:
     """Where the weights of a graph are when they are not in its file."""
-    return (
-        path.with_suffix(".bin") if path.suffix == ".xml" else path.with_name(f"{path.name}.data")
-    )
+    name, sign, query = path.name.partition("?") if is_far(path) else (path.name, "", "")
+    name = f"{name.removesuffix('.xml')}.bin" if path.suffix == ".xml" else f"{name}.data"
+    return path.with_name(name + sign + query)
 
 
 def graph_parts(path: Path) -> list[Path]:
@@ -177,7 +178,7 @@ def bringing_here(path: Path) -> Iterator[Path]:
     try:
         yield here
     except PadimError as error:
-        error.args = (str(error).replace(str(here), str(path)),)
+        error.args = (redact(str(error).replace(str(here), str(path))),)
         raise
 
 
