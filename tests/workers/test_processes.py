@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from padim.errors import DatasetError
+from padim.errors import DatasetError, PadimError
 from padim.files import write_whole
 from padim.temporary import TemporaryFolder
 from padim.workers.processes import Processes
-from padim.workers.protocol import Shared, Tell
+from padim.workers.protocol import Ended, Shared, Tell, take_result
 
 
 def _square(number: int, tell: Tell) -> int:
@@ -55,6 +55,14 @@ def test_work_is_done_a_few_at_a_time() -> None:
     ended = list(Processes(2).map(_square, [1, 2, 3], told.append))
     assert sorted((one.item, one.result) for one in ended) == [(1, 1), (2, 4), (3, 9)]
     assert sorted(told) == [f"squaring {i}" for i in (1, 2, 3)]
+
+
+def test_what_others_need_is_taken_or_said_to_be_missing() -> None:
+    assert take_result(Ended(3, 9, None)) == 9
+    with pytest.raises(PadimError, match=r"^13 is not liked\.$"):
+        take_result(Ended(13, None, ("DatasetError", "13 is not liked.")))
+    with pytest.raises(PadimError, match=r"^A worker gave nothing\.$"):
+        take_result(Ended(3, None, None))
 
 
 def test_a_failure_or_a_death_stops_nothing_else() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -11,14 +12,20 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from trees import benchmark, make_two_categories, striped
 
 from padim.cli import main
-from padim.errors import DatasetError
+from padim.errors import DatasetError, ImageReadError, PadimError
 from padim.files import sha256
-from padim.fitting.spread import N_SHARDS, count_shards
+from padim.fitting.looks import NO_IMAGE
+from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
+from padim.fitting.spread import N_SHARDS, count_shards, fit_by
+from padim.model.shard_file import find_number
+from padim.places import find_place
 from padim.workers.protocol import Shared, Tell
 from padim.workers.ray_cluster import MOST_DEATHS, RayCluster, connect
 
@@ -147,6 +154,54 @@ def test_a_fit_on_a_cluster_is_that_of_shards(folder: Path, model: Path, tmp_pat
     assert (tmp_path / moments).read_bytes() == model.with_name(moments).read_bytes()
     there = {path.name for path in model.parent.iterdir() if path.suffix != ".lock"}
     assert there == {model.name, moments}
+
+
+def make_torn(folder: Path) -> Path:
+    """Add a damaged image that is alone in its shard."""
+    hashes = [sha256(path) for path in folder.iterdir()]
+    begin, torn = next(folder.iterdir()).read_bytes()[:200], folder / "torn.png"
+    for i in range(1000):
+        torn.write_bytes(begin + str(i).encode())
+        n_shards = count_shards([*hashes, sha256(torn)])
+        numbers = [find_number(one, n_shards) for one in (*hashes, sha256(torn))]
+        if numbers.count(numbers[-1]) == 1:
+            return torn
+    raise AssertionError
+
+
+def test_a_fit_leaves_out_what_a_plain_one_does(cluster: RayCluster, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(6):  # in three of four shards
+        striped(i).save(images / f"{i:02}.png")
+    hashes = [sha256(path) for path in images.iterdir()]
+    torn, gone = make_torn(images), images / "gone.png"
+    paths, settings = [*sorted(images.iterdir()), gone], FitSettings(size_px=(64, 64))
+    told: list[ImageReadError] = []
+    here = prepare(settings).fit(paths, unreadable=told.append).state
+    reasons, told = {one.path: one.reason for one in told}, []
+    there = fit_by(cluster, paths, settings, None, tmp_path, unreadable=told.append).state
+    assert len(told) == len(reasons) == 2
+    assert {find_place(one.path): one.reason for one in told} == reasons
+    assert reasons.keys() == {torn, gone}
+    assert sorted(there.image_sha256) == sorted(here.image_sha256) == sorted(hashes)
+    assert here.calibration is not None
+    assert there.calibration is not None
+    np.testing.assert_allclose(
+        there.calibration.image_score, here.calibration.image_score, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", ["gone.png", "torn.png"])
+def test_a_fit_ends_at_what_cannot_be_read(cluster: RayCluster, tmp_path: Path, name: str) -> None:
+    (tmp_path / "torn.png").write_bytes(b"no image")
+    paths, settings = [tmp_path / name], FitSettings(size_px=(64, 64))
+    with pytest.raises(PadimError, match=rf"{re.escape(str(paths[0]))} cannot be read as an image"):
+        fit_by(cluster, paths, settings, None, tmp_path)
+    told: list[ImageReadError] = []
+    with pytest.raises(DatasetError, match=NO_IMAGE):
+        fit_by(cluster, paths, settings, None, tmp_path, unreadable=told.append)
+    assert [Path(one.path) for one in told] == paths
 
 
 def test_rows_and_pictures_of_a_cluster_are_those_of_one_machine(

@@ -129,7 +129,7 @@ def merge_in_turn(
     weights: str | Path | None = None,
     begin: Begin = looks.no_progress,
 ) -> ModelState:
-    """Do what ``merge_looks`` does with files of all shards that come in their order, as they come.
+    """Do as ``merge_looks`` with files that come in the order of their shards; some may have none.
 
     Raises:
         PadimError: As ``merge_looks``.

@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from padim.errors import ImageReadError, PadimError
+from padim.errors import DatasetError, ImageReadError
 from padim.fitting import looks, shards
 from padim.fitting.fitter import Fitter
 from padim.fitting.looks import Begin, Fitted, Unreadable
@@ -22,7 +22,7 @@ from padim.images.ahead import content_sha256, hash_all
 from padim.model.pair import load_pair, moments_path
 from padim.model.shard_file import Shard, find_number, save_look, save_scores
 from padim.temporary import TemporaryFolder
-from padim.workers.protocol import Shared, Tell, Workers
+from padim.workers.protocol import Shared, Tell, Workers, take_result
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -39,8 +39,15 @@ class _Part(NamedTuple):
     images: dict[Path, str]
 
 
+class _Hashed(NamedTuple):
+    """The sha256 of images, and those that could not be read and why."""
+
+    digests: dict[Path, str]
+    unreadable: list[tuple[str, str]]
+
+
 class _Look(NamedTuple):
-    """A file of a shard, and the images that could not be read and why."""
+    """A file of a shard, and the images that could not be read and why; empty when that is all."""
 
     content: bytes
     unreadable: list[tuple[str, str]]
@@ -100,17 +107,20 @@ def fit_by(
     hashes: dict[Path, str] = {}
     chunks = [tuple(images[i : i + _HASHED]) for i in range(0, len(images), _HASHED)]
     advance = begin("hash", len(images))
-    for chunk, digests in _do_all(workers, _hash, chunks, lambda told: None):
-        hashes.update(zip(chunk, digests, strict=True))
+    for chunk, hashed in _do_all(workers, _hash, chunks, lambda told: None):
+        _tell_unreadable(hashed.unreadable, unreadable)
+        hashes.update(hashed.digests)
         advance(len(chunk))
+    if not hashes:
+        raise DatasetError(looks.NO_IMAGE)
     n_shards = count_shards(list(hashes.values()))
     parts = [
-        _Part(shard, choose_images(images, shard, hashes))
+        _Part(shard, choose_images(list(hashes), shard, hashes))
         for shard in (Shard(number, n_shards) for number in range(1, n_shards + 1))
     ]
     model = scratch / "model.safetensors"
     given = workers.put(_First(settings, source_px, unreadable is not None))
-    hear = _Steps(begin("fit", len(images)))
+    hear = _Steps(begin("fit", len(hashes)))
     found = _do_all(workers, partial(_look, given=given), parts, hear)
     files = _keep_in_turn(found, scratch, unreadable)
     state = shards.merge_in_turn(files, model, weights=settings.weights, begin=begin)
@@ -161,9 +171,7 @@ def _do_all(
     """Do work with each of some items, none of which may fail; what each gave, as they end."""
     with closing(workers.map(work, items, hear)) as ended:
         for one in ended:
-            if one.failure is not None or one.result is None:
-                raise PadimError(one.failure[1] if one.failure else "A worker gave nothing.")
-            yield one.item, one.result
+            yield one.item, take_result(one)
 
 
 class _Steps:
@@ -188,22 +196,49 @@ def _keep(look: _Look, part: _Part, folder: Path, kind: str) -> Path:
 def _keep_in_turn(
     found: Iterable[tuple[_Part, _Look]], folder: Path, unreadable: Unreadable | None
 ) -> Iterator[Path]:
-    """Keep the files of first looks as they come, and give them in the order of their shards."""
-    waiting: dict[int, Path] = {}
-    number = 1
+    """Keep the files of first looks as they come, and give them in the order of their shards.
+
+    Raises:
+        DatasetError: No shard has an image that could be read.
+    """
+    waiting: dict[int, Path | None] = {}
+    number, is_empty = 1, True
     for part, look in found:
-        for path, reason in look.unreadable:
-            assert unreadable is not None
-            unreadable(ImageReadError(path, reason))
-        waiting[part.shard.number] = _keep(look, part, folder, "moments")
+        _tell_unreadable(look.unreadable, unreadable)
+        kept = _keep(look, part, folder, "moments") if look.content else None
+        waiting[part.shard.number] = kept
         while number in waiting:
-            yield waiting[number]
-            waiting.pop(number).unlink()
+            if (file := waiting.pop(number)) is not None:
+                is_empty = False
+                yield file
+                file.unlink()
             number += 1
+    if is_empty:
+        raise DatasetError(looks.NO_IMAGE)
 
 
-def _hash(paths: Sequence[Path], _tell: Tell) -> list[str]:
-    return list(hash_all(paths, content_sha256))
+def _tell_unreadable(found: Iterable[tuple[str, str]], unreadable: Unreadable | None) -> None:
+    """Tell of images that a worker could not read, and why; the first is raised when None."""
+    for path, reason in found:
+        error = ImageReadError(path, reason)
+        if unreadable is None:
+            raise error
+        unreadable(error)
+
+
+def _hash(paths: Sequence[Path], _tell: Tell) -> _Hashed:
+    found = dict(zip(paths, hash_all(paths, _try_hash), strict=True))
+    return _Hashed(
+        {path: one for path, one in found.items() if isinstance(one, str)},
+        [(str(path), one.reason) for path, one in found.items() if not isinstance(one, str)],
+    )
+
+
+def _try_hash(path: Path) -> str | ImageReadError:
+    try:
+        return content_sha256(path)
+    except ImageReadError as error:
+        return error
 
 
 def _telling(tell: Tell, part: _Part, phase: str) -> Begin:
@@ -232,7 +267,12 @@ def _look(part: _Part, tell: Tell, *, given: Shared[_First]) -> _Look:
             left_out.append((str(error.path), error.reason))
 
     begin = _telling(tell, part, "fit")
-    found = shards.look_at_shard(_prepare(given), part.images, part.shard, begin, unreadable)
+    try:
+        found = shards.look_at_shard(_prepare(given), part.images, part.shard, begin, unreadable)
+    except DatasetError:
+        if len(left_out) < len(part.images):
+            raise
+        return _Look(b"", left_out)  # there is no image to look at
     with TemporaryFolder() as folder:
         path = folder / "look.safetensors"
         save_look(found, path)

@@ -7,14 +7,14 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from padim.errors import ClusterError, ImageReadError, PadimError
+from padim.errors import ClusterError, ImageReadError
 from padim.model.opening import load
 from padim.scoring.journal import Journal
 from padim.scoring.prediction import PredictionRecord
 from padim.scoring.predictor import Predictor
 from padim.scoring.writer import PredictionWriter, Written
 from padim.temporary import TemporaryFolder
-from padim.workers.protocol import Shared, Tell, Workers
+from padim.workers.protocol import Shared, Tell, Workers, take_result
 
 _PIECE_BATCHES = 8
 
@@ -146,15 +146,14 @@ def predict_by(
     n_done = 0
     with closing(workers.map(partial(_score, given=given), pieces, lambda told: None)) as ended:
         for one in ended:
-            if one.result is None:
-                raise PadimError(one.failure[1] if one.failure else "A worker gave nothing.")
-            for path, reason in one.result.unreadable:
+            found = take_result(one)
+            for path, reason in found.unreadable:
                 assert unreadable is not None
                 unreadable(ImageReadError(path, reason))
             # Pictures are large, and do not wait for those of earlier images.
             waiting[one.item.number] = [
                 (writer.place(scored.written, scored.pictures, journal), scored.differences)
-                for scored in one.result.scored
+                for scored in found.scored
             ]
             while n_done in waiting:
                 for written, differences in waiting.pop(n_done):

@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from padim.errors import failure_of
+from padim.errors import PadimError, failure_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -78,6 +78,17 @@ def attempt(work: Callable[[T, Tell], R], item: T, tell: Tell) -> Message:
     except Exception as error:
         failure = failure_of(error)
         return ("raised", _make_portable(error)) if failure is None else ("failed", failure)
+
+
+def take_result(ended: Ended[T, R]) -> R:
+    """What a piece of work gave that others cannot do without.
+
+    Raises:
+        PadimError: It failed.
+    """
+    if ended.result is None:
+        raise PadimError(ended.failure[1] if ended.failure else "A worker gave nothing.")
+    return ended.result
 
 
 def read_last(item: T, message: Message) -> Ended[T, Any]:
