@@ -11,6 +11,27 @@ from trees import striped
 
 from padim.cli import main
 
+FORGETFUL = """
+from functools import partial
+
+from padim.workers import ranks
+
+
+def count(_item, tell, *, given):
+    return given.get(), len(ranks._blobs)
+
+
+if ranks.is_first():
+    with ranks.lead(2) as workers:
+        kept = workers.put("kept")
+        for i in range(4):
+            for one in workers.map(partial(count, given=workers.put(i)), range(2), print):
+                print(*one.result)
+        for one in workers.map(partial(count, given=kept), range(2), print):
+            print(*one.result)
+else:
+    ranks.follow()
+"""
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 
@@ -69,6 +90,20 @@ def test_what_one_rank_cannot_read_is_said_once(folder: Path, tmp_path: Path) ->
     assert done.stderr.count("error: ") == 1
     assert "torn.png" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"good"}
+
+
+@pytest.mark.slow
+def test_what_nobody_holds_is_forgotten_by_all_ranks(tmp_path: Path) -> None:
+    script = tmp_path / "forgetful.py"
+    script.write_text(FORGETFUL)
+    done = subprocess.run(
+        [*TORCHRUN, "2", script], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.split("\n") == [f"{i} 2" for i in (0, 0, 1, 1, 2, 2, 3, 3)] + [
+        "kept 2",
+        "kept 2",
+        "",
+    ]
 
 
 def test_what_torchrun_has_not_started_is_said(

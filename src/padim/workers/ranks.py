@@ -1,6 +1,8 @@
 """Processes of ``torchrun``, such as one for each GPU: the first asks, and works as well."""
 
 import os
+import weakref
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ _LONGEST = timedelta(
 )  # that ranks wait while the first merges; one that dies is known at once
 _numbers = count()
 _blobs: dict[int, Any] = {}
+_unheld: deque[int] = deque()  # of what was put, once nobody on the first rank holds it
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class _Order:
     """What the first rank asks of all: to keep something, to do work, or, with neither, to end."""
 
     kept: tuple[int, object] | None = None
+    forgotten: tuple[int, ...] = ()
     work: Callable[[Any, Tell], Any] | None = None
 
 
@@ -69,10 +73,11 @@ class Ranks:
 
     def put(self, blob: T) -> _Put[T]:
         """As ``Workers.put``."""
-        number = next(_numbers)
-        _tell_all(_Order(kept=(number, blob)))
-        _blobs[number] = blob
-        return _Put(number)
+        put: _Put[T] = _Put(next(_numbers))
+        forgotten = tuple(_unheld.popleft() for _ in range(len(_unheld)))
+        _keep(_tell_all(_Order(kept=(put.number, blob), forgotten=forgotten)))
+        weakref.finalize(put, _unheld.append, put.number)
+        return put
 
     def map(
         self,
@@ -115,6 +120,15 @@ def _share(
     with _naming_death():
         distributed.gather_object(done, gathered)
     return [one for one in gathered or () if one is not None]
+
+
+def _keep(order: _Order) -> None:
+    """Keep what was put, and forget what nobody will ask for any more."""
+    for number in order.forgotten:
+        _blobs.pop(number)
+    if order.kept is not None:
+        number, blob = order.kept
+        _blobs[number] = blob
 
 
 def _tell_all(order: _Order) -> _Order:
@@ -182,8 +196,7 @@ def follow() -> None:
         while True:
             order = _tell_all(_Order())
             if order.kept is not None:
-                number, blob = order.kept
-                _blobs[number] = blob
+                _keep(order)
             elif order.work is not None:
                 _share(order.work, None, None)
             else:
