@@ -14,6 +14,7 @@ import padim
 from padim.cli import main
 from padim.files import lock_folder
 from padim.scoring import bulk
+from padim.scoring.journal import Run
 from padim.scoring.parts import PartFolder
 from padim.scoring.predictor import Predictor
 
@@ -152,6 +153,31 @@ def test_the_monitor_reads_the_rows(
     part.write_bytes(b"PAR1")
     assert main(["monitor", str(out)]) == 1
     assert f"{part} cannot be read as Parquet" in capsys.readouterr().err
+
+
+def test_the_monitor_refuses_a_run_that_is_not_whole(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    parts = out / "predictions.parquet"
+    assert predict(model, images, out, "--parquet", "-q") == 0
+    capsys.readouterr()
+    (parts / "part-000000.parquet").rename(parts / "part-000002.parquet")
+    assert main(["monitor", str(out)]) == 1
+    said = f"error: {parts} has part-000001.parquet, but not part 0. Run padim predict again.\n"
+    assert capsys.readouterr().err == said
+    (out / "predictions.json").unlink()
+    assert main(["monitor", str(out)]) == 1
+    said = f"error: {parts} is not finished. Run padim predict again.\n"
+    assert capsys.readouterr().err == said
+
+
+def test_rows_come_by_the_numbers_of_their_parts(tmp_path: Path) -> None:
+    numbers = [2, 1_000_000, 999_999]
+    for number in numbers:
+        (tmp_path / f"part-{number:06d}.parquet").touch()
+    run = Run("0" * 64, "1", "onnxruntime", None, None, None, False, None, 1)
+    assert list(PartFolder(tmp_path, run, None).list_files().values()) == sorted(numbers)
 
 
 def test_another_model_takes_nothing_over(

@@ -29,7 +29,6 @@ from padim.scoring.prediction import Prediction, PredictionRecord
 from padim.scoring.predictor import Predictor
 from padim.scoring.writer import require_region_px
 
-DONE = "predictions.json"  # written last, removed first
 _MOST_IMAGES = 1024  # of a part
 _MOST_MAP_BYTES = 128 << 20  # of a part
 _OF_OTHERS = ("predictions.csv", ".predictions.jsonl")
@@ -108,7 +107,7 @@ class BulkResults:
             )
         with ExitStack() as held:
             held.enter_context(lock_folder(self.folder))
-            (self.folder / DONE).unlink(missing_ok=True)
+            (self.folder / parts.DONE).unlink(missing_ok=True)
             for file, number in self._parts.list_files().items():
                 self.replaced |= (is_of_another := self._parts.is_of_another(file))
                 if is_of_another or number not in self._waiting:
@@ -184,7 +183,7 @@ class BulkResults:
             "run": asdict(self._parts.run),
             "unreadable": [asdict(one) for one in left_out],
         }
-        write_text(self.folder / DONE, json.dumps(document, indent=2) + "\n")
+        write_text(self.folder / parts.DONE, json.dumps(document, indent=2) + "\n")
 
     def _describe_run(self, maps: bool) -> Run:
         """What the rows rest on."""

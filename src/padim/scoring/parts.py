@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from padim.scoring.journal import Run
 from padim.scoring.prediction import Decision, PredictionRecord
 
 FOLDER = "predictions.parquet"
+DONE = "predictions.json"  # beside it: written last, removed first
 _KEY = b"padim"  # in the metadata of a file's schema
 _NAME = re.compile(r"part-(\d{6,})\.parquet")
 # What reading a file may raise that came from elsewhere, or lies on a bad disk
@@ -160,11 +162,17 @@ def read_rows(folder: Path) -> Iterator[Mapping[str, object]]:
     """The rows of all parts in a folder, in order, with the columns as they are there.
 
     Raises:
-        DatasetError: A part cannot be read.
+        DatasetError: The run is not finished, or a part is missing or cannot be read.
         MissingExtraError: pyarrow is not installed.
     """
     parquet = _import_parquet()
-    for path in _list_parts(folder):
+    if not (folder.parent / DONE).is_file():
+        raise DatasetError(f"{folder} is not finished. Run padim predict again.")
+    for expected, (path, number) in enumerate(_list_parts(folder).items()):
+        if number != expected:
+            raise DatasetError(
+                f"{folder} has {path.name}, but not part {expected}. Run padim predict again."
+            )
         try:
             rows = parquet.read_table(path, partitioning=None).to_pylist()
         except _NOT_AS_WRITTEN as error:
@@ -176,8 +184,10 @@ def read_rows(folder: Path) -> Iterator[Mapping[str, object]]:
 
 
 def _list_parts(folder: Path) -> dict[Path, int]:
-    found = {path: _NAME.fullmatch(path.name) for path in sorted(folder.glob("part-*"))}
-    return {path: int(match[1]) for path, match in found.items() if match}
+    """The files of parts by their numbers, which may have more digits than others."""
+    found = {path: _NAME.fullmatch(path.name) for path in folder.glob("part-*")}
+    numbers = {path: int(match[1]) for path, match in found.items() if match}
+    return dict(sorted(numbers.items(), key=itemgetter(1)))
 
 
 def _import_parquet() -> Any:
