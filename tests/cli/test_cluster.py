@@ -3,12 +3,14 @@
 import socket
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from trees import striped
 
-from padim.cli import main
+from padim.cli import cluster, main
+from padim.errors import ClusterError
 
 
 @pytest.fixture
@@ -67,6 +69,23 @@ def test_a_cluster_that_is_not_there_is_said_in_a_sentence(
         assert main(["fit", str(folder), "-o", str(out), "--cluster", "ray"]) == 1
         assert words in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("greeting", "words"), [(b"", "timed out"), (b"HTTP/1.0 400 Bad\r\n", "another server answers")]
+)
+def test_a_server_that_is_no_ray_is_said_in_a_sentence(
+    greeting: bytes, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(server.accept)
+        pool.submit(lambda: taken.result()[0].sendall(greeting))
+        monkeypatch.setattr(cluster, "_REACHED_S", 0.5)
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ClusterError, match=f"There is no Ray cluster at {address}: {words}"):
+            cluster.require_cluster("ray")
+        taken.result()[0].close()
 
 
 def test_without_ray_its_extra_is_named(

@@ -18,6 +18,7 @@ import pytest
 from trees import benchmark, make_two_categories, striped
 
 from padim.cli import main
+from padim.cli.cluster import require_cluster
 from padim.errors import DatasetError, ImageReadError, PadimError
 from padim.files import sha256
 from padim.fitting.looks import NO_IMAGE
@@ -86,6 +87,14 @@ def test_a_mistake_in_the_work_is_raised_with_its_place(
     with pytest.raises(ZeroDivisionError) as caught:
         list(cluster.map(work, [99], print))
     assert "in _work" in caught.value.__notes__[0]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_ray_is_known_by_how_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray  # once padim has said how it is to be quiet
+
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    require_cluster("ray")
 
 
 @contextmanager

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 CLUSTERS = ("ray", "torchrun")
 _REACHED_S = 5.0
+_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # a frame of HTTP/2; its kind is the fourth byte
+# How a client of it begins, as of Ray; a server sends its own settings at once.
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _SETTINGS
 
 
 def require_cluster(name: str) -> None:
@@ -48,12 +51,27 @@ def require_cluster(name: str) -> None:
         )
     if colon:
         try:
-            socket.create_connection((host, int(port)), _REACHED_S).close()
+            _greet(host, int(port), is_secret=os.environ.get("RAY_USE_TLS", "0") != "0")
         except (OSError, OverflowError) as error:
             raise ClusterError(
                 f"There is no Ray cluster at {address}: {error}. Check RAY_ADDRESS, or leave it "
                 "out to work on this machine."
             ) from error
+
+
+def _greet(host: str, port: int, *, is_secret: bool) -> None:
+    """Make sure that who answers may be Ray, which itself waits minutes for another server.
+
+    Raises:
+        OSError: Nobody answers, or another server does.
+    """
+    with socket.create_connection((host, port), _REACHED_S) as there:
+        if is_secret:
+            return
+        there.sendall(_GREETING)
+        with there.makefile("rb") as said:
+            if said.read(len(_SETTINGS))[3:4] != _SETTINGS[3:4]:
+                raise ConnectionError("another server answers")
 
 
 def _require_first_rank() -> None:
