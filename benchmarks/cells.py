@@ -103,7 +103,7 @@ def write_random_weights(name: str, folder: Path) -> Path:
     tensors = {}
     for key, like in build_trunk(backbone(name)).network.state_dict().items():
         if like.ndim > 1:
-            spread = (2 / like[0].numel()) ** 0.5
+            spread = like[0].numel() ** -0.5  # larger, rounding would grow from layer to layer
             tensors[key] = torch.randn(like.shape, generator=generator) * spread
         else:
             fill = float(key.endswith(("running_var", ".weight")))
