@@ -16,17 +16,17 @@ s3fs = pytest.importorskip("s3fs", reason="it is brought by those who have an ob
 pytest.importorskip("moto.server", reason="no object store is installed")
 
 import places_net  # noqa: E402  # once moto is there
-from places_net import ObjectStore, forget_stores, object_store, web_server  # noqa: E402  # likewise
-from trees import make_category, striped  # noqa: E402  # likewise
+from places_net import ObjectStore, forget_stores, object_store, web_server  # noqa: E402  # after importorskip
+from trees import make_category, striped  # noqa: E402  # after importorskip
 
-import padim  # noqa: E402  # likewise
-from padim.cli import main  # noqa: E402  # likewise
-from padim.datasets import list_images  # noqa: E402  # likewise
-from padim.errors import ImageReadError, PathMissingError, UnreachableError  # noqa: E402  # likewise
-from padim.images.ahead import load_ahead  # noqa: E402  # likewise
-from padim.images.decode import read_image  # noqa: E402  # likewise
-from padim.places import copy_here, find_place  # noqa: E402  # likewise
-from padim.scoring.graph_file import part_beside  # noqa: E402  # likewise
+import padim  # noqa: E402  # after importorskip
+from padim.cli import main  # noqa: E402  # after importorskip
+from padim.datasets import list_images  # noqa: E402  # after importorskip
+from padim.errors import ImageReadError, PathMissingError, UnreachableError  # noqa: E402  # after importorskip
+from padim.images.ahead import load_ahead  # noqa: E402  # after importorskip
+from padim.images.decode import read_image  # noqa: E402  # after importorskip
+from padim.places import copy_here, find_place  # noqa: E402  # after importorskip
+from padim.scoring.graph_file import part_beside  # noqa: E402  # after importorskip
 
 SIZE = ["--size-px", "64", "--engine", "torch"]  # which writes no graph first
 

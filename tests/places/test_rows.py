@@ -10,10 +10,10 @@ pyarrow = pytest.importorskip("pyarrow", reason="the extra parquet is not instal
 from pyarrow import parquet  # noqa: E402  # once pyarrow is there
 
 from padim.datasets import read_dataset  # noqa: E402  # after importorskip
-from padim.errors import DatasetError, ImageReadError  # noqa: E402  # likewise
-from padim.images.ahead import content_sha256  # noqa: E402  # likewise
-from padim.images.decode import read_image  # noqa: E402  # likewise
-from padim.places import find_place, rows  # noqa: E402  # likewise
+from padim.errors import DatasetError, ImageReadError  # noqa: E402  # after importorskip
+from padim.images.ahead import content_sha256  # noqa: E402  # after importorskip
+from padim.images.decode import read_image  # noqa: E402  # after importorskip
+from padim.places import find_place, rows  # noqa: E402  # after importorskip
 
 
 def write_table(file: Path, /, **columns: object) -> Path:

@@ -68,7 +68,7 @@ class Archive:
         """Open it for reading here and there."""
         if self.store is not None:
             return self.store.open(self.text)
-        return open(self.text, "rb")  # noqa: PTH123  # likewise
+        return open(self.text, "rb")  # noqa: PTH123  # a Path of it would be a Place
 
     def read_part(self, start: int, stop: int) -> bytes:
         """Some of its bytes."""

@@ -124,7 +124,7 @@ class MapArray:
 
     def _make(self) -> tuple[Any, dict[str, Any]]:
         """An array in memory, and its files: zarr itself leaves half a file where it is killed."""
-        files: dict[str, Any] = {}
+        files: dict[str, Any] = {}  # buffers of zarr, which may not be installed
         array = self._zarr.create_array(
             self._zarr.storage.MemoryStore(files),
             shape=self.shape,

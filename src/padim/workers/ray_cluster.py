@@ -163,7 +163,7 @@ def _do(work: Callable[[T, Tell], Any], item: T, place: Path) -> Iterator[Messag
 
 
 def _list_machines() -> list[dict[str, Any]]:
-    machines: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's
+    machines: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's, as it is
     return [machine for machine in machines if machine["Alive"]]
 
 
@@ -180,7 +180,7 @@ def connect() -> Iterator[RayCluster]:
         yield RayCluster()
         return
     address = os.environ.get("RAY_ADDRESS")
-    own: dict[str, Any] = {}
+    own: dict[str, Any] = {}  # keywords of ray.init, each of a type of its own
     if not address:
         # Ray's sockets are in it, and may have a hundred letters with all folders.
         folder = tempfile.mkdtemp("", "padim-", None if sys.platform == "win32" else "/tmp")
