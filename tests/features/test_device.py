@@ -1,6 +1,8 @@
 """What is set around torch's work on a GPU; the switches are there without one."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 import torch
@@ -45,11 +47,20 @@ def test_a_gpu_computes_with_all_digits_and_the_user_gets_his_own_back(
 
 
 def test_the_last_one_out_sets_the_switches_back(rounding: tuple[object, ...]) -> None:
-    one, other = computing(torch.device("cuda")), computing(torch.device("cuda"))
-    with one:
-        other.__enter__()
-    assert read_switches() == EXACT
-    other.__exit__(None, None, None)
+    entered, may_leave = Event(), Event()
+
+    def stay() -> None:
+        with computing(torch.device("cuda")):
+            entered.set()
+            assert may_leave.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        with computing(torch.device("cuda")):
+            other = pool.submit(stay)
+            assert entered.wait(10)
+        assert read_switches() == EXACT
+        may_leave.set()
+        other.result(10)
     assert read_switches() == rounding
 
 

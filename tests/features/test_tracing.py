@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from padim.features.onnx import write_onnx
 from padim.features.onnx_calls import _CALLS, _LAID_OUT
-from padim.features.tracing import trace
+from padim.features.tracing import UntraceableError, trace
 
 SIZE_PX = (6, 4)
 
@@ -244,6 +244,13 @@ def test_what_a_list_of_calls_does_not_say_is_left_to_the_exporter(
     monkeypatch.setattr("padim.features.onnx_exporter.export", export)
     write(function, tmp_path / "a.onnx")
     assert asked == [function]
+
+
+def test_a_network_made_in_inference_mode_that_changes_itself_is_left_to_the_exporter() -> None:
+    with torch.inference_mode():
+        module = Of(count_calls)
+    with pytest.raises(UntraceableError, match="add_"):
+        trace(module, [torch.zeros(2, *SIZE_PX, 3, dtype=torch.uint8)])
 
 
 def norm_without_weights(x: Tensor, of: Of) -> Tensor:

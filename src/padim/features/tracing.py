@@ -142,10 +142,7 @@ class _Watcher(TorchFunctionMode):
             self._held.setdefault(id(one), (one, _count_changes(one)))
         versions = list(map(_count_changes, given))
         stand_ins: list[Tensor] = []
-        try:
-            found = _call(func, args, kwargs, partial(self._without_numbers, stand_ins))
-        except (RuntimeError, NotImplementedError) as error:
-            raise UntraceableError(f"{name} has no shape alone") from error
+        found = _call(func, args, kwargs, partial(self._without_numbers, stand_ins))
         results = _find_tensors(found)
         pairs = zip(given, versions, strict=True)
         overwritten = [id(one) for one, version in pairs if _count_changes(one) != version]
@@ -179,7 +176,10 @@ def _call(
     convert: Callable[[Argument], Argument],
 ) -> Any:
     converted = {key: _replace(one, convert) for key, one in kwargs.items()}
-    return func(*(_replace(one, convert) for one in args), **converted)
+    try:
+        return func(*(_replace(one, convert) for one in args), **converted)
+    except (RuntimeError, NotImplementedError) as error:
+        raise UntraceableError(f"{func.__name__} fails without its inputs' numbers") from error
 
 
 def _replace(argument: Argument, convert: Callable[[Argument], Argument]) -> Argument:
