@@ -31,7 +31,7 @@ import padim
 from padim.metrics.counts import MapCounts
 from padim.metrics.pixels import PixelMetrics
 from padim.metrics.table import OF_PIXELS
-from padim.scoring.map_array import MapArray, count_scores, score_counts
+from padim.scoring.map_array import MapArray, count_scores, pack_counts, score_counts
 
 N_IMAGES = 1_000_000
 N_QUICK = 3_000
@@ -98,7 +98,7 @@ def write_ours(path: Path, maps: Maps) -> None:
     """Write counts as the program does."""
     array = MapArray(path, len(maps), len(maps), (maps.shape[1], maps.shape[2]))
     array.begin()
-    array.write(0, maps)
+    array.write(0, pack_counts(maps, len(maps)))
 
 
 def write_zarr(path: Path, maps: Maps) -> None:

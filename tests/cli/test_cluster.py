@@ -44,13 +44,10 @@ def test_a_cluster_has_its_own_workers(folder: Path, capsys: pytest.CaptureFixtu
     assert "Leave --workers or --cluster out." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("more", [["-"], ["--parquet"]])
-def test_what_workers_cannot_score_is_refused(
-    folder: Path, more: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pipe_is_not_for_workers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = folder.parent / "part.safetensors"
     model.touch()
-    words = ["predict", str(model), str(folder), *more, "-o", str(folder.parent / "out")]
+    words = ["predict", str(model), "-", "-o", str(folder.parent / "out")]
     assert main([*words, "--cluster", "ray"]) == 2
     assert "--cluster out." in capsys.readouterr().err
 

@@ -34,7 +34,7 @@ DYING = """
 import os, signal, sys
 from pathlib import Path
 from darkness import make_predictor
-from padim.scoring import bulk, map_array, parts
+from padim.scoring import bulk, bulk_part, map_array, parts
 
 root, place, n_left = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 bulk._MOST_IMAGES = 4
@@ -47,7 +47,7 @@ def dying(function):
         return function(*words, **more)
     return call
 owner, name = {
-    "image": (bulk, "count_scores"),
+    "image": (bulk_part, "count_scores"),
     "maps": (map_array, "write_whole"),
     "rows": (parts, "write_whole"),
     "end": (bulk, "write_text"),

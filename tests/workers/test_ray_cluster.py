@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from padim.fitting.settings import FitSettings
 from padim.fitting.spread import N_SHARDS, count_shards, fit_by
 from padim.model.shard_file import find_number
 from padim.places import find_place
+from padim.scoring import bulk
 from padim.workers.protocol import Shared, Tell
 from padim.workers.ray_cluster import MOST_DEATHS, RayCluster, connect
 
@@ -213,15 +214,22 @@ def test_a_fit_ends_at_what_cannot_be_read(cluster: RayCluster, tmp_path: Path, 
     assert [Path(one.path) for one in told] == paths
 
 
-def test_rows_and_pictures_of_a_cluster_are_those_of_one_machine(
-    cluster: RayCluster, folder: Path, model: Path, tmp_path: Path
+@pytest.mark.parametrize("more", [(), ("--parquet", "--maps", "zarr")])
+def test_what_a_cluster_writes_of_images_is_what_one_machine_writes(
+    cluster: RayCluster,
+    folder: Path,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    more: Sequence[str],
 ) -> None:
+    monkeypatch.setattr(bulk, "_MOST_IMAGES", 8)  # of a part
     images = tmp_path / "images"
     images.mkdir()
     for i in range(40):
         striped(100 + i, spot=i % 3 == 0).save(images / f"{i:02}.png")
     (images / "torn.png").write_bytes(b"no image")
-    options = ("-q", "--skip-unreadable", "--min-region-px", 4)
+    options = ("-q", "--skip-unreadable", "--min-region-px", 4, *more)
     run("predict", model, images, "-o", tmp_path / "here", *options)
     with one_killed():
         run("predict", model, images, "-o", tmp_path / "there", "--cluster", "ray", *options)

@@ -2,9 +2,8 @@
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from padim.errors import ClusterError, UnknownNameError, require_extras
 from padim.scoring.engines import choose_threads
 
 if TYPE_CHECKING:
-    from padim.model.spread import PredictBy
+    from padim.model.spread import Scorers
     from padim.workers.protocol import Cluster
 
 CLUSTERS = ("ray", "torchrun")
@@ -106,17 +105,14 @@ def hire(name: str | None, n_threads: int | None, device: str) -> Iterator["Clus
 
 @contextmanager
 def hire_scorers(
-    name: str | None, model: Path, opening: Opening, rates: Rates, names: Mapping[Path, Path]
-) -> Iterator["PredictBy | None"]:
-    """The workers of a cluster that score images by a model; none without one.
-
-    ``names`` are those of the pictures of each image.
-    """
+    name: str | None, model: Path, opening: Opening, rates: Rates
+) -> Iterator["Scorers | None"]:
+    """The workers of a cluster that score images by a model; none without one."""
     with hire(name, opening.get("n_threads"), opening.get("device", "auto")) as workers:
         if workers is None:
             yield None
             return
-        from padim.model.spread import Opened, predict_by
+        from padim.model.spread import Opened, Scorers
 
         opening["n_threads"] = workers.n_threads
-        yield partial(predict_by, workers, Opened(model, **opening, **rates), names)
+        yield Scorers(workers, Opened(model, **opening, **rates))

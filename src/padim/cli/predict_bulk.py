@@ -1,6 +1,7 @@
 """``padim predict --parquet``: results of many images."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,9 @@ from padim.cli.tally import Tally, saying_how_far
 from padim.errors import UsageError, format_count, require_extras
 from padim.images.stream import STDIN
 from padim.scoring.bulk import BulkResults
-from padim.scoring.prediction import Prediction
 
 if TYPE_CHECKING:
+    from padim.model.spread import Scorers
     from padim.scoring.predictor import Predictor
 
 
@@ -37,8 +38,9 @@ def score_bulk(
     min_region_px: int,
     unreadable: Unreadable,
     tally: Tally,
+    scorers: "Scorers | None" = None,
 ) -> None:
-    """Score images into Parquet files, and count them."""
+    """Score images into Parquet files, here or by workers, and count them."""
     with (
         BulkResults(
             loaded, chosen, out, maps=maps is not None, min_region_px=min_region_px
@@ -55,11 +57,12 @@ def score_bulk(
             count = format_count(tally.n_images, "image")
             say(f"{count} of parts that are whole need not be scored again.")
 
-        def note(prediction: Prediction) -> None:
-            tally.note(prediction.differences)
+        def note(differences: tuple[str, ...]) -> None:
+            tally.note(differences)
             advance(1)
 
-        for record in results.score(unreadable.callback, note):
+        by = None if scorers is None else partial(scorers.pack_parts, loaded)
+        for record in results.score(unreadable.callback, note, by):
             tally.add(record)
         results.finish()
 

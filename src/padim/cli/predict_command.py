@@ -37,7 +37,7 @@ from padim.scoring.prediction import NOT_CALIBRATED, Prediction, PredictionRecor
 from padim.scoring.writer import PredictionWriter
 
 if TYPE_CHECKING:
-    from padim.model.spread import PredictBy, Row
+    from padim.model.spread import Row, Scorers
     from padim.scoring.predictor import Predictor
 
 _FOLDER = 16  # images that are scored as a folder: few come sooner one after the other
@@ -79,7 +79,8 @@ def predict(
     cluster = scoring.pop("cluster", None)
     opening: options.Opening = scoring
     if cluster is not None:
-        _refuse_on_cluster(images, parquet=parquet)
+        if STDIN in images:
+            raise UsageError("--cluster takes files, but - is a pipe. Leave --cluster out.")
         require_cluster(cluster)
     chosen = expand(images, recursive=recursive)
     require_writable(out)
@@ -107,13 +108,13 @@ def predict(
     unreadable = Unreadable(skip_unreadable)
     fitted = frozenset(loaded.description.facts["image_sha256"])
     tally = Tally(loaded.decision, fitted, keeps_all=Output.as_json and not parquet)
-    if writer is None:
-        score_bulk(chosen, loaded, out, maps, min_region_px, unreadable, tally)
-        places = tell_places(out, maps)
-    else:
-        with hire_scorers(cluster, model, opening, rates, names) as by:
-            _score(chosen, loaded, writer, unreadable, tally, by)
-        places = _tell_places(writer)
+    with hire_scorers(cluster, model, opening, rates) as scorers:
+        if writer is None:
+            score_bulk(chosen, loaded, out, maps, min_region_px, unreadable, tally, scorers)
+            places = tell_places(out, maps)
+        else:
+            _score(chosen, names, loaded, writer, unreadable, tally, scorers)
+            places = _tell_places(writer)
     unreadable.report()
     facts = {"model": str(model), "engine": loaded.engine, "out": str(out)}
     _tell(tally, {**facts, "unreadable": unreadable.paths}, places)
@@ -133,14 +134,6 @@ def _choose_calls(opening: options.Opening, n_images: int) -> int:
     if n_images < _FOLDER or opening.get("device") == "cuda":
         return 1
     return min(choose_threads(opening.get("n_threads")), n_images // N_BATCH)
-
-
-def _refuse_on_cluster(images: Sequence[Path], *, parquet: bool) -> None:
-    """Refuse what workers cannot do."""
-    if STDIN in images:
-        raise UsageError("--cluster takes files, but - is a pipe. Leave --cluster out.")
-    if parquet:
-        raise UsageError("--parquet is written by one machine. Leave it or --cluster out.")
 
 
 def _make_writer(
@@ -204,11 +197,12 @@ def _note_rows(rows: "Iterable[Row]", tally: Tally) -> Iterator[PredictionRecord
 
 def _score(
     chosen: Sequence[Path],
+    names: Mapping[Path, Path],
     loaded: "Predictor",
     writer: PredictionWriter,
     unreadable: Unreadable,
     tally: Tally,
-    by: "PredictBy | None",
+    scorers: "Scorers | None",
 ) -> None:
     """Score images into a folder, here or by workers, and count them."""
     with (
@@ -221,13 +215,13 @@ def _score(
             tally.add(one)
         waiting = [path for path in chosen if path not in done]
         advance(tally.n_images)
-        kept_px = KEPT_PX if writer.overlays else 0
-        if by is not None:
-            found = by(waiting, loaded, writer, journal, unreadable.callback, kept_px=kept_px)
+        kept_px, told = KEPT_PX if writer.overlays else 0, unreadable.callback
+        if scorers is not None:
+            found = scorers.predict(waiting, names, loaded, writer, journal, told, kept_px=kept_px)
             rows = _note_rows(found, tally)
         else:
             given = [read_stdin() if path == STDIN else path for path in waiting]
-            predictions = loaded.stream(given, unreadable.callback, kept_px=kept_px, traced=True)
+            predictions = loaded.stream(given, told, kept_px=kept_px, traced=True)
             rows = writer.write(_note(predictions, tally), journal)
         with saying_how_far(tally, len(chosen)):
             for record in rows:

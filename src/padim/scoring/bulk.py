@@ -2,30 +2,30 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Self
 
 from padim.errors import ImageReadError, UsageError
 from padim.files import lock_folder, plain_text, write_text
-from padim.images.ahead import (
-    WRITE_BEHIND,
-    WRITE_THREADS,
-    content_sha256,
-    hash_all,
-    map_ahead,
-)
+from padim.images.ahead import hash_all, map_ahead
 from padim.places import find_place
 from padim.scoring import map_array, parts
+from padim.scoring.bulk_part import (
+    Note,
+    Packed,
+    PackParts,
+    PartChoices,
+    PartImages,
+    score_part,
+    try_hash,
+)
 from padim.scoring.journal import Run
-from padim.scoring.map_array import MapArray, count_scores, drop_maps, name_file
+from padim.scoring.map_array import MapArray, drop_maps, name_file
 from padim.scoring.parts import LeftOut, Part, PartFolder
-from padim.scoring.prediction import Prediction, PredictionRecord
+from padim.scoring.prediction import PredictionRecord
 from padim.scoring.predictor import Predictor
 from padim.scoring.writer import require_region_px
 
@@ -33,20 +33,6 @@ _MOST_IMAGES = 1024  # of a part
 _MOST_MAP_BYTES = 128 << 20  # of a part
 _OF_OTHERS = ("predictions.csv", ".predictions.jsonl")
 Unreadable = Callable[[ImageReadError], None] | None
-
-
-class _Judged(NamedTuple):
-    """What is kept of a prediction."""
-
-    record: PredictionRecord
-    counts: NDArray[np.uint8] | None
-
-
-class _Scored(NamedTuple):
-    """A part, and its maps where they are wanted, shape ``(images, H, W)``."""
-
-    part: Part
-    counts: NDArray[np.uint8] | None
 
 
 class BulkResults:
@@ -138,10 +124,7 @@ class BulkResults:
                 self._parts.name(number).unlink(missing_ok=True)
                 continue
             self._waiting.remove(number)
-            self._note(part)
-            for one in part.left_out:
-                assert unreadable is not None
-                unreadable(ImageReadError(one.path, one.reason))
+            self._note(part, unreadable)
             for _, record in part.rows:
                 yield record
         self._drop_maps()
@@ -149,14 +132,16 @@ class BulkResults:
     def score(
         self,
         unreadable: Unreadable = None,
-        note: Callable[[Prediction], object] = lambda _: None,
+        note: Note = lambda _: None,
+        by: PackParts | None = None,
     ) -> Iterator[PredictionRecord]:
         """Score the images of the other parts, and give the rows of each once it is written.
 
         Args:
             unreadable: Told of an image that cannot be read, which is then left out; raised when
                 None.
-            note: Told of each prediction, in order, before it is written.
+            note: Told of each image how it differs from those of the fit, once it is scored.
+            by: Who scores them elsewhere; they are scored here when None, in order.
 
         Raises:
             ImageReadError: An image cannot be read and nobody is told.
@@ -164,11 +149,18 @@ class BulkResults:
         """
         if self._maps is not None:
             self._maps.begin()
-        scored = (self._score_part(number, unreadable, note) for number in sorted(self._waiting))
-        # One is written while the next is scored.
-        for part in map_ahead(self._write, scored, 1, 2):
+        choices = PartChoices(
+            self.n_part, self._maps is not None, self.min_region_px, unreadable is not None
+        )
+        waiting = (self._images(number) for number in sorted(self._waiting))
+        if by is None:
+            scored = (score_part(self.predictor, one, choices, note) for one in waiting)
+            packed = map_ahead(lambda one: self._write(one.pack(choices)), scored, 1, 2)
+        else:
+            packed = map(self._write, by(waiting, choices, note))
+        for part in packed:
             self._waiting.remove(part.number)
-            self._note(part)
+            self._note(part, unreadable)
             for _, record in part.rows:
                 yield record
 
@@ -203,10 +195,10 @@ class BulkResults:
         numbers = () if self._maps is None else self._parts.list_files().values()
         drop_maps(self.folder / map_array.FOLDER, {name_file(number) for number in numbers})
 
-    def _indices(self, number: int) -> range:
-        """Which images a part is of."""
+    def _images(self, number: int) -> PartImages:
+        """The images of a part."""
         start = number * self.n_part
-        return range(start, min(start + self.n_part, len(self.images)))
+        return PartImages(number, start, tuple(self.images[start : start + self.n_part]))
 
     def _find_whole(self, number: int, *, has_left_out: bool) -> Part | None:
         """A part that is as it would be written now."""
@@ -220,67 +212,26 @@ class BulkResults:
         ):
             return None
         were = part.describe_images()
-        indices = self._indices(number)
-        paths = {index: plain_text(str(self.images[index])) for index in indices}
-        if {index: path for index, (path, _) in were.items()} != paths:
+        _, start, paths = self._images(number)
+        names = {index: plain_text(str(path)) for index, path in enumerate(paths, start)}
+        if {index: name for index, (name, _) in were.items()} != names:
             return None
-        found = hash_all([self.images[index] for index in indices], _hash)
-        return part if found == [were[index][1] for index in indices] else None
+        found = hash_all(paths, try_hash)
+        return part if found == [were[index][1] for index in names] else None
 
-    def _score_part(
-        self, number: int, unreadable: Unreadable, note: Callable[[Prediction], object]
-    ) -> _Scored:
-        """Score the images of a part, in batches of its own: so it is the same bytes alone."""
-        indices = self._indices(number)
-        failed: dict[str, str] = {}
-
-        def leave_out(error: ImageReadError) -> None:
-            failed[str(error.path)] = plain_text(error.reason)
-            assert unreadable is not None
-            unreadable(error)
-
-        def noted() -> Iterator[Prediction]:
-            images = [self.images[index] for index in indices]
-            told = None if unreadable is None else leave_out
-            for prediction in self.predictor.stream(images, told, traced=True):
-                note(prediction)
-                yield prediction
-
-        counts = None
-        if self._maps is not None:
-            counts = np.zeros((len(indices), *self._maps.shape[1:]), np.uint8)
-        rows: list[tuple[int, PredictionRecord]] = []
-        rest = iter(indices)
-        for judged in map_ahead(self._judge, noted(), WRITE_THREADS, WRITE_BEHIND):
-            index = next(one for one in rest if str(self.images[one]) == judged.record.path)
-            rows.append((index, judged.record))
-            if counts is not None and judged.counts is not None:
-                counts[index - indices.start] = judged.counts
-        have_rows = {index for index, _ in rows}
-        left_out = tuple(
-            self._describe_left_out(index, failed) for index in indices if index not in have_rows
-        )
-        return _Scored(Part(number, tuple(rows), left_out), counts)
-
-    def _judge(self, prediction: Prediction) -> _Judged:
-        regions = prediction.outlined(self.min_region_px)[0]
-        counts = None if self._maps is None else count_scores(prediction.anomaly_map)
-        return _Judged(prediction.record(regions), counts)
-
-    def _describe_left_out(self, index: int, failed: dict[str, str]) -> LeftOut:
-        path = self.images[index]
-        return LeftOut(index, plain_text(str(path)), _hash(path), failed[str(path)])
-
-    def _write(self, scored: _Scored) -> Part:
+    def _write(self, packed: Packed) -> Part:
         """Write a part; its rows come last, since they say that it is whole."""
-        if self._maps is not None and scored.counts is not None and scored.part.rows:
-            self._maps.write(scored.part.number, scored.counts)
-        self._parts.write(scored.part)
-        return scored.part
+        if self._maps is not None and packed.maps is not None:
+            self._maps.write(packed.part.number, packed.maps)
+        self._parts.write(packed.part)
+        return packed.part
 
-    def _note(self, part: Part) -> None:
+    def _note(self, part: Part, unreadable: Unreadable) -> None:
         self._n_rows += len(part.rows)
         self._left_out += part.left_out
+        for one in part.left_out:
+            assert unreadable is not None
+            unreadable(ImageReadError(one.path, one.reason))
 
 
 def write_parquet(
@@ -325,10 +276,3 @@ def write_parquet(
             n_rows += sum(1 for _ in step(unreadable))
         results.finish()
     return n_rows
-
-
-def _hash(path: Path) -> str | None:
-    """The sha256 of an image as it is; None where its bytes cannot be read."""
-    with suppress(ImageReadError):
-        return content_sha256(path)
-    return None

@@ -91,6 +91,13 @@ def _drop_empty(*folders: Path) -> None:
             folder.rmdir()
 
 
+def pack_counts(counts: NDArray[np.uint8], n_part: int) -> bytes:
+    """The file of a part's maps, shape ``(n, H, W)``, n at most ``n_part``."""
+    array, files = _make((n_part, *counts.shape[1:]), n_part)
+    array[: len(counts)] = counts
+    return bytes(files[name_file(0)].to_bytes())
+
+
 class MapArray:
     """The maps of a run in a folder, a file for each part.
 
@@ -108,40 +115,38 @@ class MapArray:
         self.folder = folder
         self.shape = (n_images, *size_px)
         self.n_part = n_part
-        self._zarr = _import_zarr()
+        _import_zarr()
 
     def begin(self) -> None:
         """Write what says how the array is laid out."""
-        _, files = self._make()
-        self._write("zarr.json", files)
+        self._write("zarr.json", _make(self.shape, self.n_part)[1]["zarr.json"].to_bytes())
 
-    def write(self, number: int, counts: NDArray[np.uint8]) -> None:
-        """Write the maps of a part, shape ``(n, H, W)``, n at most ``n_part``."""
-        array, files = self._make()
-        start = number * self.n_part
-        array[start : start + len(counts)] = counts
-        self._write(name_file(number), files)
+    def write(self, number: int, packed: bytes) -> None:
+        """Write the maps of a part, as ``pack_counts`` gave them."""
+        self._write(name_file(number), packed)
 
-    def _make(self) -> tuple[Any, dict[str, Any]]:
-        """An array in memory, and its files: zarr itself leaves half a file where it is killed."""
-        files: dict[str, Any] = {}  # buffers of zarr, which may not be installed
-        array = self._zarr.create_array(
-            self._zarr.storage.MemoryStore(files),
-            shape=self.shape,
-            dtype="uint8",
-            chunks=(1, *self.shape[1:]),
-            shards=(self.n_part, *self.shape[1:]),
-            compressors=self._zarr.codecs.ZstdCodec(level=_LEVEL),
-            filters=None,
-            fill_value=0,
-            dimension_names=("image", "y", "x"),
-            attributes={"score": f"2 ** ((count - 1) / {_PER_DOUBLING}); 0: no score"},
-        )
-        return array, files
-
-    def _write(self, name: str, files: dict[str, Any]) -> None:
+    def _write(self, name: str, content: bytes) -> None:
         with write_whole(self.folder / name, is_one_of_many=True) as partial:
-            partial.write_bytes(files[name].to_bytes())
+            partial.write_bytes(content)
+
+
+def _make(shape: tuple[int, ...], n_part: int) -> tuple[Any, dict[str, Any]]:
+    """An array in memory, and its files: zarr itself leaves half a file where it is killed."""
+    zarr = _import_zarr()
+    files: dict[str, Any] = {}  # buffers of zarr, which may not be installed
+    array = zarr.create_array(
+        zarr.storage.MemoryStore(files),
+        shape=shape,
+        dtype="uint8",
+        chunks=(1, *shape[1:]),
+        shards=(n_part, *shape[1:]),
+        compressors=zarr.codecs.ZstdCodec(level=_LEVEL),
+        filters=None,
+        fill_value=0,
+        dimension_names=("image", "y", "x"),
+        attributes={"score": f"2 ** ((count - 1) / {_PER_DOUBLING}); 0: no score"},
+    )
+    return array, files
 
 
 def _import_zarr() -> Any:
