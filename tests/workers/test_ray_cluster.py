@@ -190,7 +190,7 @@ def test_a_fit_leaves_out_what_a_plain_one_does(cluster: RayCluster, tmp_path: P
     told: list[ImageReadError] = []
     here = prepare(settings).fit(paths, unreadable=told.append).state
     reasons, told = {one.path: one.reason for one in told}, []
-    there = fit_by(cluster, paths, settings, None, tmp_path, unreadable=told.append).state
+    there = fit_by(cluster, paths, settings, None, tmp_path / "fit", unreadable=told.append).state
     assert len(told) == len(reasons) == 2
     assert {find_place(one.path): one.reason for one in told} == reasons
     assert reasons.keys() == {torn, gone}
@@ -207,10 +207,10 @@ def test_a_fit_ends_at_what_cannot_be_read(cluster: RayCluster, tmp_path: Path, 
     (tmp_path / "torn.png").write_bytes(b"no image")
     paths, settings = [tmp_path / name], FitSettings(size_px=(64, 64))
     with pytest.raises(PadimError, match=rf"{re.escape(str(paths[0]))} cannot be read as an image"):
-        fit_by(cluster, paths, settings, None, tmp_path)
+        fit_by(cluster, paths, settings, None, tmp_path / "fit")
     told: list[ImageReadError] = []
     with pytest.raises(DatasetError, match=NO_IMAGE):
-        fit_by(cluster, paths, settings, None, tmp_path, unreadable=told.append)
+        fit_by(cluster, paths, settings, None, tmp_path / "fit", unreadable=told.append)
     assert [Path(one.path) for one in told] == paths
 
 

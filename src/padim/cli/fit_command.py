@@ -1,7 +1,8 @@
 """``padim fit``."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,7 @@ from padim.choices import require_model_place
 from padim.cli import options
 from padim.cli.bars import phases
 from padim.cli.cluster import hire, require_cluster
-from padim.cli.console import detail, result, say, warn
+from padim.cli.console import Output, detail, result, say, warn
 from padim.cli.images import (
     Unreadable,
     describe_threshold,
@@ -40,7 +41,6 @@ from padim.images.regions import regions_above
 from padim.memory import format_bytes, watch_peak, without_collecting
 from padim.scoring.engines import is_graph
 from padim.scoring.prediction import decide
-from padim.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from padim.fitting.fitter import Fitter
@@ -256,21 +256,35 @@ def _fit_to(
     from padim.model.pair import save_alone, save_pair
 
     peak, settings, hear = watch_peak(), fitter.settings, unreadable.callback
-    with lock_new(out, is_one_of_several=settings.keep_moments), ExitStack() as stack:
+    begun = out.with_name(f"{out.name}.begun")
+    with lock_new(out, is_one_of_several=settings.keep_moments):
         with phases() as begin:
             if workers is None:
                 fitted = fitter.fit(chosen, begin, hear)
             else:
                 from padim.fitting.spread import fit_by
 
-                scratch = stack.enter_context(TemporaryFolder(out.parent))
                 settings = replace(settings, n_threads=workers.n_threads)
-                fitted = fit_by(workers, chosen, settings, source_px, scratch, begin, hear)
+                with _telling_what_is_kept(begun):
+                    fitted = fit_by(workers, chosen, settings, source_px, begun, begin, hear)
         if fitted.moments is not None:
             save_pair(fitted.state, fitted.moments, out)
         else:
             save_alone(fitted.state, out)
+        if workers is not None:
+            shutil.rmtree(begun)
     return fitted, peak()
+
+
+@contextmanager
+def _telling_what_is_kept(folder: Path) -> Iterator[None]:
+    """Say how a fit that is stopped can go on."""
+    try:
+        yield
+    except BaseException:
+        if folder.is_dir():
+            Output.advice = f"{folder} keeps what is done: the same command goes on."
+        raise
 
 
 def _summarise(fitted: "Fitted", out: Path, peak: int | None, settings: FitSettings) -> str:

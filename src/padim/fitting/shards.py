@@ -5,7 +5,6 @@ their sha256, and shards are added up in the order of their numbers. So the mode
 however many machines have worked on it, and in whatever order they finished.
 """
 
-import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
 
 from padim.choices import require_model_place, require_path
 from padim.errors import DatasetError, UsageError
 from padim.features.network import open_graphs
 from padim.files import lock_file, sha256
 from padim.fitting import looks, update
-from padim.fitting.fitter import Fitter, sample, solve
+from padim.fitting.fitter import Fitter
+from padim.fitting.look_sum import LookSum
 from padim.fitting.looks import Begin, Embedder, Fitted, Unreadable
 from padim.fitting.review import OUTLIER_RATE, review_look
 from padim.fitting.seen import Seen
@@ -30,7 +28,6 @@ from padim.images.ahead import content_sha256
 from padim.method.gaussian import STORES
 from padim.method.leave_one_out import LeaveOneOut
 from padim.method.moments import Moments
-from padim.model.padim import network_of
 from padim.model.pair import load_pair, save_pair
 from padim.model.shard_file import (
     Shard,
@@ -38,14 +35,12 @@ from padim.model.shard_file import (
     ShardLook,
     ShardScores,
     find_shard,
-    load_look,
     load_scores,
 )
 from padim.model.state import ModelState
 from padim.places import find_place
 from padim.scoring.calibration import LEAVE_ONE_OUT
 from padim.scoring.collector import Collector
-from padim.scoring.parity import N_SAMPLES
 
 
 def look_at_shard(
@@ -119,55 +114,12 @@ def merge_looks(
         UsageError: Two do not fit together.
         ModelFileError: A file is damaged.
     """
-    return merge_in_turn(_order(paths), out, weights=weights, begin=begin)
-
-
-def merge_in_turn(
-    paths: Iterable[Path],
-    out: Path,
-    *,
-    weights: str | Path | None = None,
-    begin: Begin = looks.no_progress,
-) -> ModelState:
-    """Do as ``merge_looks`` with files that come in the order of their shards; some may have none.
-
-    Raises:
-        PadimError: As ``merge_looks``.
-    """
-    out = require_model_place(out)
-    ordered = iter(paths)
-    first_path = next(ordered)
-    first = load_look(first_path)
-    advance = begin("merge", first.shard.n_shards)
-    moments, facts = first.moments, first.state.images
-    hashes, samples = [*first.state.image_sha256], _list_samples(first)
-    _require_own(first_path, first.shard, hashes)
-    advance(1)
-    for path in ordered:
-        other = load_look(path)
-        _require_alike(first_path, first, path, other)
-        _require_own(path, other.shard, other.state.image_sha256)
-        moments = moments.merge(other.moments)
-        more = other.state.images
-        facts = facts.merge(more) if facts and more else None
-        hashes += other.state.image_sha256
-        samples = heapq.nsmallest(N_SAMPLES, samples + _list_samples(other), lambda one: one[0])
+    ordered = _order(paths)
+    total, advance = LookSum(), begin("merge", len(ordered))
+    for number, path in enumerate(ordered, 1):
+        total.add(path, number)
         advance(1)
-    bare = first.state
-    trunk: Mapping[str, Tensor] = {}
-    if first.choices.include_backbone:
-        trunk = network_of(bare, weights).load().tensors
-    advance = begin("solve", bare.pyramid.n_steps)
-    store = STORES[first.choices.store]
-    state = solve(bare.encoder, bare.recipe, store, trunk, moments, hashes, advance)
-    if samples:
-        embedder = update.build_embedder(state, None if trunk else weights)
-        mirrored = np.stack([pixels[:, ::-1] for _, pixels in samples])
-        state = replace(state, samples=sample(state, embedder, mirrored))
-    state = replace(state, images=facts)
-    with lock_file(out):
-        save_pair(state, moments, out)
-    return state
+    return total.solve(out, weights=weights, begin=begin)
 
 
 @dataclass(frozen=True)
@@ -362,20 +314,6 @@ def _order(paths: Sequence[Path], hashes: Sequence[str] | None = None) -> list[P
     return [found[number] for number in sorted(found)]
 
 
-def _require_alike(first: Path, one: ShardLook, path: Path, other: ShardLook) -> None:
-    unlike = [
-        name
-        for name, is_same in (
-            ("recipe", one.state.recipe == other.state.recipe),
-            ("choices", one.choices == other.choices),
-        )
-        if not is_same
-    ]
-    update.require_alike(
-        str(first), one.state.encoder, str(path), other.state.encoder, tuple(unlike)
-    )
-
-
 def _require_same(seen: Seen, expected: Iterable[str]) -> None:
     """Refuse images whose bytes are others than they were chosen by."""
     if strange := Counter(seen.hashes) - Counter(expected):
@@ -383,17 +321,3 @@ def _require_same(seen: Seen, expected: Iterable[str]) -> None:
         raise DatasetError(
             f"{path} has another sha256 than before or in the list. Look at the shard again."
         )
-
-
-def _require_own(path: Path, shard: Shard, hashes: Iterable[str]) -> None:
-    """Refuse a file with an image of another shard, which might be in that one as well."""
-    for digest in hashes:
-        if not shard.has(digest):
-            raise DatasetError(
-                f"{path} has an image with the sha256 {digest}, which is none of shard {shard}. "
-                "Look at the shard again."
-            )
-
-
-def _list_samples(look: ShardLook) -> list[tuple[str, NDArray[np.uint8]]]:
-    return list(zip(look.sample_sha256, look.sample_pixels, strict=True))

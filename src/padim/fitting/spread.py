@@ -4,7 +4,7 @@ How many shards there are depends on the images alone, so that the model has the
 the workers are, and however many.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from padim.errors import DatasetError, ImageReadError
+from padim.files import sha256
 from padim.fitting import looks, shards
+from padim.fitting.begun import Begun
 from padim.fitting.fitter import Fitter
 from padim.fitting.looks import Begin, Fitted, Unreadable
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings
 from padim.fitting.shard_images import choose_images
 from padim.images.ahead import content_sha256, hash_all
+from padim.model.file import load_state
 from padim.model.pair import load_pair, moments_path
 from padim.model.shard_file import Shard, find_number, save_look, save_scores
 from padim.temporary import TemporaryFolder
@@ -62,6 +65,18 @@ class _First:
     skip_unreadable: bool
 
 
+class _Step(NamedTuple):
+    """Second looks to take, and to merge."""
+
+    model: Path  # whose images are looked at
+    kind: str  # of the files of what comes out
+    out: Path  # the model that has a threshold
+    drop_outliers: float
+
+    def name(self, part: _Part) -> str:
+        return f"{part.shard.number}.{self.kind}"
+
+
 @dataclass(frozen=True)
 class _Second:
     """What a second look needs beside the images: files of a model and of its moments."""
@@ -86,7 +101,7 @@ def fit_by(
     images: Sequence[Path],
     settings: FitSettings,
     source_px: tuple[int, int] | None,
-    scratch: Path,
+    folder: Path,
     begin: Begin = looks.no_progress,
     unreadable: Unreadable | None = None,
 ) -> Fitted:
@@ -97,7 +112,8 @@ def fit_by(
         images: What to fit on.
         settings: Every choice of the fit.
         source_px: As for ``prepare``.
-        scratch: Folder of the files of shards, and of what the result is read from.
+        folder: Where the files of shards are, and what the result is read from. The same fit that
+            was stopped goes on with what is there of it.
         begin: Told of each phase and its number of steps; gives what is told of each step.
         unreadable: Told of an image that cannot be read, which is then left out; raised when None.
 
@@ -118,48 +134,80 @@ def fit_by(
         _Part(shard, choose_images(list(hashes), shard, hashes))
         for shard in (Shard(number, n_shards) for number in range(1, n_shards + 1))
     ]
-    model = scratch / "model.safetensors"
-    given = workers.put(_First(settings, source_px, unreadable is not None))
-    hear = _Steps(begin("fit", len(hashes)))
-    found = _do_all(workers, partial(_look, given=given), parts, hear)
-    files = _keep_in_turn(found, scratch, unreadable)
-    state = shards.merge_in_turn(files, model, weights=settings.weights, begin=begin)
-    fitted = Fitted(state, ())
-    if settings.calibrate and state.count > 1:
-        fitted = _judge(workers, parts, settings, model, settings.drop_outliers, begin)
+    begun = Begun(folder, settings, (source_px, *sorted(hashes.values())))
+    _tell_unreadable(begun.list_unreadable(), unreadable)
+    if not begun.has_done("merge"):
+        given = workers.put(_First(settings, source_px, unreadable is not None))
+        _merge(workers, parts, given, begun, begin, unreadable)
+        begun.sum.solve(begun.name("merged"), weights=settings.weights, begin=begin)
+        begun.mark("merge")
+    begun.drop_sum()
+    model = begun.name("merged")
+    fitted = Fitted(load_state(model), ())
+    if settings.calibrate and fitted.state.count > 1:
+        step = _Step(model, "scores", begun.name("judged"), settings.drop_outliers)
+        fitted = _judge(workers, parts, settings, begun, step, begin)
         if fitted.dropped:
-            again = _judge(workers, parts, settings, model, 0.0, begin)
+            step = _Step(step.out, "again", begun.name("left"), 0.0)
+            again = _judge(workers, parts, settings, begun, step, begin)
             fitted = replace(fitted, state=again.state)
+        model = step.out
     if settings.keep_moments:
         fitted = replace(fitted, moments=load_pair(model)[1])
     return fitted
+
+
+def _merge(
+    workers: Workers,
+    parts: Sequence[_Part],
+    given: Shared[_First],
+    begun: Begun,
+    begin: Begin,
+    unreadable: Unreadable | None,
+) -> None:
+    """Take the first looks that are not there, and add up all in the order of their shards."""
+    waiting = [part for part in parts if not begun.has_look(part.shard.number)]
+    hear = _Steps(begin("fit", sum(len(part.images) for part in parts)))
+    hear.tell_done(parts, waiting)
+    with closing(_do_all(workers, partial(_look, given=given), waiting, hear)) as found:
+        for number in range(begun.sum.number + 1, len(parts) + 1):
+            while not begun.has_look(number):
+                part, look = next(found)
+                _tell_unreadable(look.unreadable, unreadable)
+                begun.keep_look(part.shard.number, look.content, look.unreadable)
+            begun.add_look(number)
 
 
 def _judge(
     workers: Workers,
     parts: Sequence[_Part],
     settings: FitSettings,
-    model: Path,
-    drop_outliers: float,
+    begun: Begun,
+    step: _Step,
     begin: Begin,
 ) -> Fitted:
-    """Take the second looks at the shards of a model, and merge them."""
-    state, _ = load_pair(model)
-    there = {find_number(digest, parts[0].shard.n_shards) for digest in state.image_sha256}
-    left = [part for part in parts if part.shard.number in there]
+    """Take the second looks at the shards of a model that are not there, and merge all."""
+    state, digest = load_state(step.model), sha256(step.model)
+    there = {find_number(one, parts[0].shard.n_shards) for one in state.image_sha256}
+    looked = [part for part in parts if part.shard.number in there]
+    waiting = [
+        part for part in looked if not begun.has_scores(step.name(part), digest, step.drop_outliers)
+    ]
     given = workers.put(
         _Second(
-            model.read_bytes(),
-            moments_path(model).read_bytes(),
+            step.model.read_bytes(),
+            moments_path(step.model).read_bytes(),
             settings.weights,
             settings.n_threads,
-            drop_outliers,
+            step.drop_outliers,
         )
     )
     hear = _Steps(begin("second look", state.count))
-    found = _do_all(workers, partial(_look_again, given=given), left, hear)
-    files = [_keep(look, part, model.parent, "scores") for part, look in found]
-    return shards.merge_scores(model, files, model, weights=settings.weights, begin=begin)
+    hear.tell_done(looked, waiting)
+    for part, look in _do_all(workers, partial(_look_again, given=given), waiting, hear):
+        begun.keep(step.name(part), look.content)
+    paths = [begun.name(step.name(part)) for part in looked]
+    return shards.merge_scores(step.model, paths, step.out, weights=settings.weights, begin=begin)
 
 
 def _do_all(
@@ -167,7 +215,7 @@ def _do_all(
     work: Callable[[T, Tell], R],
     items: Sequence[T],
     hear: Callable[[Any], None],
-) -> Iterator[tuple[T, R]]:
+) -> Generator[tuple[T, R], None, None]:
     """Do work with each of some items, none of which may fail; what each gave, as they end."""
     with closing(workers.map(work, items, hear)) as ended:
         for one in ended:
@@ -186,35 +234,11 @@ class _Steps:
         self._advance(n_done - self._done.get(number, 0))
         self._done[number] = n_done
 
-
-def _keep(look: _Look, part: _Part, folder: Path, kind: str) -> Path:
-    path = folder / f"{part.shard.number}.{kind}.safetensors"
-    path.write_bytes(look.content)
-    return path
-
-
-def _keep_in_turn(
-    found: Iterable[tuple[_Part, _Look]], folder: Path, unreadable: Unreadable | None
-) -> Iterator[Path]:
-    """Keep the files of first looks as they come, and give them in the order of their shards.
-
-    Raises:
-        DatasetError: No shard has an image that could be read.
-    """
-    waiting: dict[int, Path | None] = {}
-    number, is_empty = 1, True
-    for part, look in found:
-        _tell_unreadable(look.unreadable, unreadable)
-        kept = _keep(look, part, folder, "moments") if look.content else None
-        waiting[part.shard.number] = kept
-        while number in waiting:
-            if (file := waiting.pop(number)) is not None:
-                is_empty = False
-                yield file
-                file.unlink()
-            number += 1
-    if is_empty:
-        raise DatasetError(looks.NO_IMAGE)
+    def tell_done(self, parts: Sequence[_Part], waiting: Sequence[_Part]) -> None:
+        """Tell of the shards that are not waiting."""
+        self._advance(
+            sum(len(part.images) for part in parts) - sum(len(one.images) for one in waiting)
+        )
 
 
 def _tell_unreadable(found: Iterable[tuple[str, str]], unreadable: Unreadable | None) -> None:

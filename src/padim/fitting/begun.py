@@ -1,0 +1,133 @@
+"""What a fit that is spread over workers has done so far, for the same fit to go on with."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from padim.errors import PadimError, UsageError
+from padim.files import sha256, write_text, write_whole
+from padim.fitting.look_sum import LookSum
+from padim.fitting.settings import FitSettings
+from padim.model.shard_file import find_shard, load_scores
+from padim.versions import read_versions
+
+_SUMMED = 8  # looks whose files are kept until a sum that has them is written
+LeftOut = list[tuple[str, str]]  # images that could not be read, and why
+
+
+class Begun:
+    """The files of a fit, in a folder that outlives it when it is stopped.
+
+    What is there of another fit goes.
+
+    Args:
+        folder: Where they are; made, if it is missing.
+        settings: Every choice of the fit.
+        facts: What else the result depends on, such as the sha256 of the images.
+
+    Raises:
+        UsageError: The folder has something else.
+    """
+
+    def __init__(self, folder: Path, settings: FitSettings, facts: Iterable[object]) -> None:
+        self.folder = folder
+        key, place = _describe(settings, facts), folder / "fit.json"
+        if not place.is_file():
+            if folder.exists() and any(folder.iterdir()):
+                raise UsageError(f"{folder} has no fit that was begun. Move or remove it.")
+            write_text(place, key)
+        elif place.read_bytes() != key.encode():
+            for path in folder.iterdir():
+                if path != place:
+                    path.unlink()
+            write_text(place, key)
+        self.sum = LookSum()
+        if (path := self.name("sum")).is_file():
+            self.sum.go_on(path)
+            self._drop_looks()
+
+    def name(self, kind: str) -> Path:
+        """A file of a kind."""
+        return self.folder / f"{kind}.safetensors"
+
+    def keep(self, kind: str, content: bytes) -> Path:
+        """Write a file of a kind, whole or not at all."""
+        with write_whole(path := self.name(kind), is_one_of_many=True) as partial:
+            partial.write_bytes(content)
+        return path
+
+    def mark(self, step: str) -> None:
+        """Note that a step is done."""
+        write_text(self.folder / f"{step}.done", "")
+
+    def has_done(self, step: str) -> bool:
+        """Whether a step is done."""
+        return (self.folder / f"{step}.done").is_file()
+
+    def keep_look(self, number: int, content: bytes, left_out: LeftOut) -> None:
+        """Keep what came of the first look at a shard; no content where no image could be read."""
+        if left_out:
+            write_text(self.folder / f"{number}.unreadable.json", json.dumps(left_out))
+        self.keep(f"{number}.moments", content)
+
+    def has_look(self, number: int) -> bool:
+        """Whether the first look at a shard was taken."""
+        path = self.name(f"{number}.moments")
+        if number <= self.sum.number or (path.is_file() and not path.stat().st_size):
+            return True
+        try:
+            return find_shard(path).number == number
+        except PadimError:
+            return False
+
+    def add_look(self, number: int) -> None:
+        """Add the first look at the next shard to the sum."""
+        path = self.name(f"{number}.moments")
+        self.sum.add(path, number, is_empty=not path.stat().st_size)
+        if number % _SUMMED == 0 and self.sum.save(self.name("sum")):
+            self._drop_looks()
+
+    def drop_sum(self) -> None:
+        """Remove what the model of all shards was made of."""
+        self._drop_looks()
+        self.name("sum").unlink(missing_ok=True)
+        self.sum = LookSum()
+
+    def list_unreadable(self) -> Iterator[tuple[str, str]]:
+        """The images that could not be read at first looks, and why."""
+        for path in sorted(self.folder.glob("*.unreadable.json")):
+            yield from msgspec.json.decode(path.read_bytes(), type=LeftOut)
+
+    def has_scores(self, kind: str, model_sha256: str, drop_outliers: float) -> bool:
+        """Whether a file is of a second look under this model."""
+        try:
+            found = load_scores(self.name(kind))
+        except PadimError:
+            return False
+        return (found.model_sha256, found.drop_outliers) == (model_sha256, drop_outliers)
+
+    def _drop_looks(self) -> None:
+        """Remove the looks that are in the sum."""
+        for number in range(1, self.sum.number + 1):
+            self.name(f"{number}.moments").unlink(missing_ok=True)
+
+
+def _describe(settings: FitSettings, facts: Iterable[object]) -> str:
+    """What the result of a fit depends on, in a line that is equal where that is."""
+    chosen = {one.name: _identify(getattr(settings, one.name)) for one in fields(settings)}
+    told = hashlib.sha256("\n".join(map(str, facts)).encode()).hexdigest()
+    return json.dumps({"settings": chosen, "versions": read_versions(), "facts": told})
+
+
+def _identify(value: object) -> str:
+    """The content of a file or of an array, and of all else its name."""
+    if isinstance(value, np.ndarray):
+        return f"{value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
+    if isinstance(value, str | Path) and Path(value).is_file():
+        return sha256(Path(value))
+    return repr(value)
