@@ -30,6 +30,7 @@ from cells import photographs
 from cluster import copy_shards, prepare_fitter, run
 
 from padim.fitting import shards
+from padim.fitting.begun import _SUMMED
 from padim.fitting.fitter import Fitter
 from padim.fitting.spread import N_SHARDS, SHARD_IMAGES, fit_by
 from padim.model.pair import moments_path, save_pair
@@ -106,7 +107,7 @@ def simulate(costs: Costs, n_workers: int, n_each: int) -> float:
         clock = max(clock, end) + costs.look_bytes / BYTES_PER_S + costs.take_s
         there.add(which)
         while number in there:
-            clock, number = clock + costs.merge_s, number + 1
+            clock, number = clock + costs.merge_s + costs.take_s / _SUMMED, number + 1
     clock += costs.solve_s + costs.model_bytes / BYTES_PER_S * math.ceil(math.log2(n_workers + 1))
     again = _spend(sizes * costs.second_s, n_workers, clock, costs.open_s)
     return float(max(end for end, _ in again) + n_images * costs.judge_s)

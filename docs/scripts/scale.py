@@ -82,10 +82,71 @@ def scale_page() -> str:
             "So: as it is, up to a million images on a hundred workers. Then the three changes "
             "above: names, review, merges.",
             "",
+            *_describe_workers(load_result("spreading")),
+            "",
+            *_describe_store(load_result("remote")),
+            "",
             *_describe_results(load_result("bulk")),
             "",
         )
     )
+
+
+def _describe_workers(result: dict[str, Any]) -> list[str]:
+    """What a cluster costs beside one process, and how much more it would do with more workers."""
+    simulated, costs = result["simulated"], result["costs"]
+    rows = [
+        (f"{int(n):,}", f"{int(n) * simulated['images_each']:,}", _show(seconds), f"{part:.0%}")
+        for (n, seconds), part in zip(
+            simulated["seconds"].items(), simulated["efficiency"].values(), strict=True
+        )
+    ]
+    return [
+        "## Workers of a cluster",
+        "",
+        f"`padim fit --cluster ray` on {result['n_images']} images, by two workers of one thread "
+        f"each, took {result['ray of single']['median']:.2f} of the time of one process of two "
+        "threads that computes the features twice as well (aim: 1.1).",
+        "",
+        "**Simulated**: pieces of work take as long as was measured, each worker takes the next, "
+        "and the machine that asked takes what comes one after another. *Efficiency*: the time of "
+        f"one worker with {simulated['images_each']:,} images over that of many with as many each "
+        "(aim: 90% of 64 workers).",
+        "",
+        *table(("workers", "images", "time", "efficiency"), rows),
+        *source(result),
+        "",
+        f"A piece: {1e3 * costs['first_s']:.0f} ms an image at the first look and "
+        f"{1e3 * costs['second_s']:.0f} ms at the second, {costs['take_s']:.2f} s to take a "
+        f"shard's file and {costs['merge_s']:.2f} s to add it, {1e3 * costs['judge_s']:.1f} ms an "
+        "image for the review at the end.",
+    ]
+
+
+def _describe_store(result: dict[str, Any]) -> list[str]:
+    """What a fit takes whose images are in an object store."""
+    rows = [
+        (
+            name,
+            _show(found["seconds"]["median"]),
+            f"{found['peak_bytes']['median'] / 1e6:,.0f} MB",
+            f"{max(found['most_files']['values']):.0f}",
+        )
+        for name, found in (
+            ("a folder", result["fits"]["folder"]),
+            ("an object store", result["fits"]["store"]),
+        )
+    ]
+    return [
+        "## Images in an object store",
+        "",
+        f"A fit on {result['n_images']:,} images of 150 x 150 px, at 128 px. The models have the "
+        "same bytes. The store is a process of the same machine, so it takes cores from the fit, "
+        "and no network is measured.",
+        "",
+        *table(("images in", "fit", "peak memory", "files of images written"), rows),
+        *source(result),
+    ]
 
 
 def _describe_results(result: dict[str, Any]) -> list[str]:

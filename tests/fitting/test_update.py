@@ -188,7 +188,7 @@ def test_a_pair_is_always_the_old_or_the_new(whole: ModelState, tmp_path: Path) 
     generator = random.Random(0)
     seen = set()
     taken_s = 0.01  # a load and a save, on a machine as busy as it is
-    for _ in range(200):
+    for _ in range(50):
         process = os.fork()
         if not process:
             version = load_state(path).count
@@ -204,7 +204,7 @@ def test_a_pair_is_always_the_old_or_the_new(whole: ModelState, tmp_path: Path) 
         taken_s = time.perf_counter() - start
         assert state.count == moments.count == int(moments.mean[0][0, 0])
         seen.add(state.count)
-    assert len(seen) > 50
+    assert len(seen) > 12
 
 
 def test_a_model_is_changed_by_one_at_a_time(images: list[Path], tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ SETTINGS = '[parameters]\n"path.recipe" = "part"\n"path.model" = "part"\n'
 def test_schemathesis_finds_only_what_is_declared(running: Running, tmp_path: Path) -> None:
     (tmp_path / "schemathesis.toml").write_text(SETTINGS)
     words = [sys.executable, "-m", "schemathesis.cli", "run", f"{running.url}/openapi.json"]
-    words += ["--max-time", "30", "-n", "20", "--seed", "1", "--exclude-checks", LEFT_OUT]
+    words += ["--max-time", "12", "-n", "20", "--seed", "1", "--exclude-checks", LEFT_OUT]
     words += ["--generation-database", "none", "--no-color"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
