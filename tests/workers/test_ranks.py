@@ -89,7 +89,8 @@ def test_what_one_rank_cannot_read_is_said_once(folder: Path, tmp_path: Path) ->
     assert done.returncode != 0
     assert done.stderr.count("error: ") == 1
     assert "torn.png" in done.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"good"}
+    assert {path.name for path in tmp_path.iterdir()} == {"good", "a.safetensors.begun"}
+    assert "a.safetensors.begun keeps what is done: the same command goes on." in done.stderr
 
 
 @pytest.mark.slow

@@ -13,10 +13,10 @@ from padim.errors import PadimError, UsageError
 from padim.files import sha256, write_text, write_whole
 from padim.fitting.look_sum import LookSum
 from padim.fitting.settings import FitSettings
-from padim.model.shard_file import find_shard, load_scores
+from padim.model.shard_file import ShardLook, find_shard, load_look, load_scores, save_look
 from padim.versions import read_versions
 
-_SUMMED = 8  # looks whose files are kept until a sum that has them is written
+_SUMMED = 8  # looks that a sum has more than the one that was written last
 LeftOut = list[tuple[str, str]]  # images that could not be read, and why
 
 
@@ -50,6 +50,7 @@ class Begun:
         if (path := self.name("sum")).is_file():
             self.sum.go_on(path)
             self._drop_looks()
+        self._n_saved = self.sum.number
 
     def name(self, kind: str) -> Path:
         """A file of a kind."""
@@ -69,11 +70,19 @@ class Begun:
         """Whether a step is done."""
         return (self.folder / f"{step}.done").is_file()
 
-    def keep_look(self, number: int, content: bytes, left_out: LeftOut) -> None:
-        """Keep what came of the first look at a shard; no content where no image could be read."""
+    def take_look(self, number: int, look: ShardLook | None, left_out: LeftOut) -> None:
+        """Take what came of the first look at a shard; nothing where no image could be read.
+
+        The look at the next shard is added to the sum, and the others are written.
+        """
         if left_out:
             write_text(self.folder / f"{number}.unreadable.json", json.dumps(left_out))
-        self.keep(f"{number}.moments", content)
+        if number == self.sum.number + 1:
+            self._add(look)
+        elif look is None:
+            self.keep(f"{number}.moments", b"")
+        else:
+            save_look(look, self.name(f"{number}.moments"))
 
     def has_look(self, number: int) -> bool:
         """Whether the first look at a shard was taken."""
@@ -85,11 +94,19 @@ class Begun:
         except PadimError:
             return False
 
-    def add_look(self, number: int) -> None:
-        """Add the first look at the next shard to the sum."""
+    def add_kept(self) -> bool:
+        """Add the first look at the next shard to the sum, if it is there."""
+        number = self.sum.number + 1
+        if not self.has_look(number):
+            return False
         path = self.name(f"{number}.moments")
-        self.sum.add(path, number, is_empty=not path.stat().st_size)
-        if number % _SUMMED == 0 and self.sum.save(self.name("sum")):
+        self._add(load_look(path) if path.stat().st_size else None)
+        return True
+
+    def save_sum(self) -> None:
+        """Write the sum, for the same fit to go on with."""
+        if self._n_saved < self.sum.number and self.sum.save(self.name("sum")):
+            self._n_saved = self.sum.number
             self._drop_looks()
 
     def drop_sum(self) -> None:
@@ -110,6 +127,12 @@ class Begun:
         except PadimError:
             return False
         return (found.model_sha256, found.drop_outliers) == (model_sha256, drop_outliers)
+
+    def _add(self, look: ShardLook | None) -> None:
+        number = self.sum.number + 1
+        self.sum.add(look, number, self.name(f"{number}.moments"))
+        if number - self._n_saved >= _SUMMED:
+            self.save_sum()
 
     def _drop_looks(self) -> None:
         """Remove the looks that are in the sum."""

@@ -40,14 +40,13 @@ class LookSum:
         self._total, self._first = load_look(path), path
         self.number = self._total.shard.number
 
-    def add(self, path: Path, number: int, *, is_empty: bool = False) -> None:
-        """Add a look at the next shard; an empty one has no image, and its file is not read.
+    def add(self, other: ShardLook | None, number: int, path: Path) -> None:
+        """Add a look at the next shard, of this file; None where no image could be read.
 
         Raises:
             PadimError: As ``merge_looks``.
         """
-        if not is_empty:
-            other = load_look(path)
+        if other is not None:
             for digest in other.state.image_sha256:  # another might be in its own shard as well
                 if not other.shard.has(digest):
                     raise DatasetError(

@@ -35,6 +35,7 @@ from padim.model.shard_file import (
     ShardLook,
     ShardScores,
     find_shard,
+    load_look,
     load_scores,
 )
 from padim.model.state import ModelState
@@ -117,7 +118,7 @@ def merge_looks(
     ordered = _order(paths)
     total, advance = LookSum(), begin("merge", len(ordered))
     for number, path in enumerate(ordered, 1):
-        total.add(path, number)
+        total.add(load_look(path), number, path)
         advance(1)
     return total.solve(out, weights=weights, begin=begin)
 

@@ -5,7 +5,7 @@ the workers are, and however many.
 """
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from padim.fitting.shard_images import choose_images
 from padim.images.ahead import content_sha256, hash_all
 from padim.model.file import load_state
 from padim.model.pair import load_pair, moments_path
-from padim.model.shard_file import Shard, find_number, save_look, save_scores
+from padim.model.shard_file import Shard, ShardLook, find_number, save_scores
 from padim.temporary import TemporaryFolder
 from padim.workers.protocol import Shared, Tell, Workers, take_result
 
@@ -50,9 +50,9 @@ class _Hashed(NamedTuple):
 
 
 class _Look(NamedTuple):
-    """A file of a shard, and the images that could not be read and why; empty when that is all."""
+    """The first look at a shard, None without an image, and what could not be read, and why."""
 
-    content: bytes
+    look: ShardLook | None
     unreadable: list[tuple[str, str]]
 
 
@@ -170,12 +170,16 @@ def _merge(
     hear = _Steps(begin("fit", sum(len(part.images) for part in parts)))
     hear.tell_done(parts, waiting)
     with closing(_do_all(workers, partial(_look, given=given), waiting, hear)) as found:
-        for number in range(begun.sum.number + 1, len(parts) + 1):
-            while not begun.has_look(number):
-                part, look = next(found)
-                _tell_unreadable(look.unreadable, unreadable)
-                begun.keep_look(part.shard.number, look.content, look.unreadable)
-            begun.add_look(number)
+        try:
+            while begun.sum.number < len(parts):
+                if not begun.add_kept():
+                    part, look = next(found)
+                    _tell_unreadable(look.unreadable, unreadable)
+                    begun.take_look(part.shard.number, look.look, look.unreadable)
+        except BaseException:
+            with suppress(OSError):  # what went wrong is said, and it costs some looks
+                begun.save_sum()
+            raise
 
 
 def _judge(
@@ -205,7 +209,7 @@ def _judge(
     hear = _Steps(begin("second look", state.count))
     hear.tell_done(looked, waiting)
     for part, look in _do_all(workers, partial(_look_again, given=given), waiting, hear):
-        begun.keep(step.name(part), look.content)
+        begun.keep(step.name(part), look)
     paths = [begun.name(step.name(part)) for part in looked]
     return shards.merge_scores(step.model, paths, step.out, weights=settings.weights, begin=begin)
 
@@ -296,22 +300,19 @@ def _look(part: _Part, tell: Tell, *, given: Shared[_First]) -> _Look:
     except DatasetError:
         if len(left_out) < len(part.images):
             raise
-        return _Look(b"", left_out)  # there is no image to look at
-    with TemporaryFolder() as folder:
-        path = folder / "look.safetensors"
-        save_look(found, path)
-        return _Look(path.read_bytes(), left_out)
+        return _Look(None, left_out)  # there is no image to look at
+    return _Look(found, left_out)
 
 
-def _look_again(part: _Part, tell: Tell, *, given: Shared[_Second]) -> _Look:
-    """Take the second look at a shard, as a worker."""
+def _look_again(part: _Part, tell: Tell, *, given: Shared[_Second]) -> bytes:
+    """Take the second look at a shard, as a worker; its file."""
     second, drop_outliers, _ = _open(given)
     begin = _telling(tell, part, "second look")
     found = second.look(part.images, part.shard, drop_outliers, begin)
     with TemporaryFolder() as folder:
         path = folder / "scores.safetensors"
         save_scores(found, second.state, path)
-        return _Look(path.read_bytes(), [])
+        return path.read_bytes()
 
 
 @lru_cache(1)  # for the next shard that this worker looks at

@@ -6,7 +6,9 @@ Source: Chan, Golub & LeVeque 1983, Algorithms for computing the sample variance
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from padim.errors import ShapeError
@@ -29,6 +31,11 @@ class Moments:
     count: int
     mean: tuple[Tensor, ...]
     scatter: tuple[tuple[Tensor, ...], ...]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Arrays may travel without a copy, which tensors may not.
+        scatter = tuple(tuple(block.numpy() for block in rows) for rows in self.scatter)
+        return _arrive, (self.count, tuple(mean.numpy() for mean in self.mean), scatter)
 
     @staticmethod
     def of(embeddings: Sequence[Tensor], n_levels: int | None = None) -> "Moments":
@@ -70,6 +77,16 @@ class Moments:
                 blocks.append(block)
             scatter.append(tuple(blocks))
         return Moments(count, mean, tuple(scatter))
+
+
+def _arrive(
+    count: int,
+    mean: tuple[NDArray[np.float64], ...],
+    scatter: tuple[tuple[NDArray[np.float64], ...], ...],
+) -> Moments:
+    """Moments that have travelled, in memory of their own."""
+    blocks = tuple(tuple(torch.tensor(block) for block in rows) for rows in scatter)
+    return Moments(count, tuple(torch.tensor(one) for one in mean), blocks)
 
 
 class Accumulator:
