@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 import measure
 import numpy as np
+import torch
 from cells import photographs
 from cluster import copy_shards, prepare_fitter, run
 
@@ -33,7 +34,9 @@ from padim.fitting import shards
 from padim.fitting.begun import _SUMMED
 from padim.fitting.fitter import Fitter
 from padim.fitting.spread import N_SHARDS, SHARD_IMAGES, fit_by
-from padim.model.pair import moments_path, save_pair
+from padim.method.moments import Moments
+from padim.model.file import load_moments, save_moments
+from padim.model.pair import load_pair, moments_path, save_pair
 from padim.workers.protocol import Ended, Shared, Tell, Workers
 from padim.workers.ray_cluster import RayCluster
 
@@ -57,7 +60,8 @@ class Costs:
         first_s: Of an image's first look.
         open_s: Of a worker that solves for the second looks, once.
         second_s: Of an image's second look.
-        take_s: Of the one who asked, for the file of a first look.
+        take_s: Of the one who asked, for a first look.
+        keep_s: Of the same, for one whose turn is not yet: to write it, and to read it again.
         merge_s: Of the same, to add it up.
         solve_s: Of the same, between the looks and to write the model.
         judge_s: Of the same, for each image at the end.
@@ -71,6 +75,7 @@ class Costs:
     open_s: float
     second_s: float
     take_s: float
+    keep_s: float
     merge_s: float
     solve_s: float
     judge_s: float
@@ -105,9 +110,11 @@ def simulate(costs: Costs, n_workers: int, n_each: int) -> float:
     clock, there, number = hashed, set[int](), 0
     for end, which in sorted(looks):
         clock = max(clock, end) + costs.look_bytes / BYTES_PER_S + costs.take_s
+        if which != number:
+            clock += costs.keep_s
         there.add(which)
         while number in there:
-            clock, number = clock + costs.merge_s + costs.take_s / _SUMMED, number + 1
+            clock, number = clock + costs.merge_s + costs.keep_s / _SUMMED, number + 1
     clock += costs.solve_s + costs.model_bytes / BYTES_PER_S * math.ceil(math.log2(n_workers + 1))
     again = _spend(sizes * costs.second_s, n_workers, clock, costs.open_s)
     return float(max(end for end, _ in again) + n_images * costs.judge_s)
@@ -145,8 +152,8 @@ def _time(item: T, tell: Tell, *, work: Callable[[T, Tell], R]) -> tuple[R, floa
     return work(item, tell), time.perf_counter() - start
 
 
-def _give(n_bytes: int, _tell: Tell) -> bytes:
-    return bytes(n_bytes)
+def _give(n_bytes: int, _tell: Tell) -> Moments:
+    return Moments(1, (torch.zeros(n_bytes // 8, dtype=torch.float64),), ())
 
 
 def by_ray(folder: Path, images: Sequence[Path]) -> dict[str, float]:
@@ -170,8 +177,14 @@ def by_ray(folder: Path, images: Sequence[Path]) -> dict[str, float]:
     give = [n_bytes] * 4
 
     def take() -> None:
-        for number, one in enumerate(cluster.map(_give, give, print)):
-            (folder / f"{number}.taken").write_bytes(one.result or b"")
+        for _ in cluster.map(_give, give, print):
+            pass
+
+    state, moments = load_pair(out)
+
+    def keep() -> None:
+        save_moments(moments, state, folder / "kept.safetensors")
+        load_moments(folder / "kept.safetensors")
 
     return {
         "seconds": taken,
@@ -179,6 +192,7 @@ def by_ray(folder: Path, images: Sequence[Path]) -> dict[str, float]:
         "first_s": seconds_of("_look", lambda part: len(part.images)),
         "second_s": seconds_of("_look_again", lambda part: len(part.images)),
         "take_s": measure.seconds(take) / len(give),
+        "keep_s": measure.seconds(keep),
         "prepare_s": measure.seconds(lambda: prepare_fitter(1)),
         "open_s": measure.seconds(lambda: shards.SecondLook.open(out, n_threads=1)),
         "look_bytes": n_bytes,

@@ -1,3 +1,4 @@
+import pickle
 from functools import reduce
 
 import numpy as np
@@ -167,3 +168,17 @@ def test_batch_size_changes_no_moment_of_real_features(batch: int) -> None:
     for shard in shards(embeddings, [len(part) for part in torch.arange(10).split(batch)]):
         accumulator.add(shard)
     assert_moments_of(accumulator.moments(), [e.double() for e in embeddings])
+
+
+def test_moments_travel_bit_for_bit() -> None:
+    sent = Moments.of(features([(2, 3), (4, 2)], 5, 0))
+    buffers: list[pickle.PickleBuffer] = []
+    content = pickle.dumps(sent, 5, buffer_callback=buffers.append)
+    assert len(buffers) == 2 + 3  # their arrays are not copied
+    found = pickle.loads(content, buffers=[memoryview(one.raw()).toreadonly() for one in buffers])
+    assert found.count == sent.count
+    torch.testing.assert_close(
+        (found.mean, found.scatter), (sent.mean, sent.scatter), rtol=0, atol=0
+    )
+    found.mean[0].zero_()
+    assert sent.mean[0].any()

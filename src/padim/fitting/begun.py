@@ -131,7 +131,8 @@ class Begun:
     def _add(self, look: ShardLook | None) -> None:
         number = self.sum.number + 1
         self.sum.add(look, number, self.name(f"{number}.moments"))
-        if number - self._n_saved >= _SUMMED:
+        is_last = look is not None and number == look.shard.n_shards  # which the model has soon
+        if number - self._n_saved >= _SUMMED and not is_last:
             self.save_sum()
 
     def _drop_looks(self) -> None:
