@@ -26,7 +26,6 @@ from typing import Any, TypeVar
 
 import measure
 import numpy as np
-import torch
 from cells import photographs
 from cluster import copy_shards, prepare_fitter, run
 
@@ -34,7 +33,6 @@ from padim.fitting import shards
 from padim.fitting.begun import _SUMMED
 from padim.fitting.fitter import Fitter
 from padim.fitting.spread import N_SHARDS, SHARD_IMAGES, fit_by
-from padim.method.moments import Moments
 from padim.model.file import load_moments, save_moments
 from padim.model.pair import load_pair, moments_path, save_pair
 from padim.workers.protocol import Ended, Shared, Tell, Workers
@@ -152,10 +150,6 @@ def _time(item: T, tell: Tell, *, work: Callable[[T, Tell], R]) -> tuple[R, floa
     return work(item, tell), time.perf_counter() - start
 
 
-def _give(n_bytes: int, _tell: Tell) -> Moments:
-    return Moments(1, (torch.zeros(n_bytes // 8, dtype=torch.float64),), ())
-
-
 def by_ray(folder: Path, images: Sequence[Path]) -> dict[str, float]:
     """Fit by two workers, in this process and theirs; what it takes, and its parts."""
     import ray
@@ -174,13 +168,8 @@ def by_ray(folder: Path, images: Sequence[Path]) -> dict[str, float]:
         return float(np.median(each))
 
     n_bytes = moments_path(out).stat().st_size
-    give = [n_bytes] * 4
-
-    def take() -> None:
-        for _ in cluster.map(_give, give, print):
-            pass
-
     state, moments = load_pair(out)
+    sent = cluster.put(moments)
 
     def keep() -> None:
         save_moments(moments, state, folder / "kept.safetensors")
@@ -191,7 +180,7 @@ def by_ray(folder: Path, images: Sequence[Path]) -> dict[str, float]:
         "hash_s": seconds_of("_hash", len),
         "first_s": seconds_of("_look", lambda part: len(part.images)),
         "second_s": seconds_of("_look_again", lambda part: len(part.images)),
-        "take_s": measure.seconds(take) / len(give),
+        "take_s": measure.seconds(sent.get),
         "keep_s": measure.seconds(keep),
         "prepare_s": measure.seconds(lambda: prepare_fitter(1)),
         "open_s": measure.seconds(lambda: shards.SecondLook.open(out, n_threads=1)),
@@ -256,7 +245,7 @@ def main() -> None:
             1 if quick else N_ROUNDS,
             0 if quick else 1,
         )
-        costs = find_costs(parts, measure_merges(folder, n_images, n_merged))
+        costs = find_costs(parts, measure_merges(folder, 4 * n_images, n_merged))
     simulated = {n: simulate(costs, n, N_EACH) for n in N_WORKERS}
     efficiency = {n: simulated[1] / seconds for n, seconds in simulated.items()}
     cost = taken["ray"].over(taken["single"])

@@ -105,8 +105,8 @@ def test_the_peak_does_not_depend_on_the_number_of_images(tmp_path: Path, calibr
         )
 
     measure(1)  # writes the trunk's graph
-    # 48 images are gathered at a time: 40 are less than one such group, 70 and 300 are more.
-    by_count = {n: measure(n) for n in (40, 70, 300)}
+    # 48 images are gathered at a time: 40 are less than one such group, 70 and 160 are more.
+    by_count = {n: measure(n) for n in (40, 70, 160)}
     assert by_count[70]["peak"] == pytest.approx(by_count[40]["peak"], rel=0.05)
     work = {n: figures["peak"] - figures["before"] for n, figures in by_count.items()}
-    assert work[300] == pytest.approx(work[70], rel=0.1)
+    assert work[160] == pytest.approx(work[70], rel=0.1)

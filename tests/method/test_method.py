@@ -29,12 +29,12 @@ from padim.method.moments import Moments
 N_TRAIN = 24
 N_TEST_EACH = 6
 
-# The reference: Defard et al. 2021 as its code has it. The standard: the whole image.
+# The reference: Defard et al. 2021 as its code has it. The standard: the whole image, here smaller.
 GEOMETRY = {
     "reference": transforms.Compose(
         [transforms.Resize(256, InterpolationMode.LANCZOS), transforms.CenterCrop(224)]
     ),
-    "standard": transforms.Resize((256, 256), InterpolationMode.BILINEAR),
+    "standard": transforms.Resize((128, 128), InterpolationMode.BILINEAR),
 }
 
 
@@ -89,7 +89,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 def fitter(case: Case) -> Fitter:
     choices = FitChoices(recipe=case.recipe, store="float32", engine="torch")
     if case.recipe == "standard":
-        choices |= oracle.ONE_HEAD
+        choices |= oracle.ONE_HEAD | FitChoices(size_px=(128, 128))
     return prepare(FitSettings(**choices))
 
 
@@ -236,7 +236,7 @@ def test_distances_of_every_backbone_equal_the_dense_reference(
     dims = default_dims(name)
     dense_train = oracle.embeddings(train, dims)
     h, w = dense_train.shape[2:]
-    locations = random.Random(0).sample(sorted(np.ndindex(h, w)), 24)
+    locations = random.Random(0).sample(sorted(np.ndindex(h, w)), 8)
 
     expected = oracle.distances(
         dense_train,

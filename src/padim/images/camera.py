@@ -4,8 +4,8 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Annotated
 
 import numpy as np
@@ -18,6 +18,7 @@ from padim.images.roi import read_png
 _SAMPLED_PX = 96  # of a side, about; pairs of these are one cell of the small picture
 _LAPLACE_STEP = 4  # of sampled rows to the next row of the Laplacian
 _FINEST = 0.4  # part of the frequencies of the small picture that its place is read from
+_TOGETHER = 256  # pictures whose transforms are held
 _LARGEST = 1 << 10  # cells of a side of a small picture
 _Grey = Annotated[float, Meta(ge=0, le=255)]
 _Positive = Annotated[float, Meta(ge=0, le=1e9)]
@@ -79,9 +80,12 @@ class Snapshot:
         facts, shape = self.facts, self.small.shape
         if mean_image is None or mean_image.small.shape != shape or min(shape) < 4:
             return facts
-        down, right = mean_image.find_shift(self.small)
+        return self.moved(*mean_image.find_shift(self.small))
+
+    def moved(self, down: float, right: float) -> CameraFacts:
+        """The facts, of a picture that is moved by so many cells."""
         shift_px = math.hypot(down * self.cell_px[0], right * self.cell_px[1])
-        return CameraFacts(facts.grey, facts.contrast, facts.sharpness, shift_px)
+        return replace(self.facts, shift_px=shift_px)
 
 
 @dataclass(frozen=True)
@@ -106,11 +110,17 @@ class MeanImage:
     @classmethod
     def compare_each(cls, snapshots: Sequence[Snapshot]) -> list[CameraFacts]:
         """The facts of each, with its shift against the mean of the others, if there are any."""
-        if len(snapshots) < 2 or cls.of(snapshots) is None:
-            return [one.facts for one in snapshots]
-        total = _add_up(snapshots)
-        others = (cls(_divide(total - one.small, len(snapshots) - 1)) for one in snapshots)
-        return [one.compare(mean) for one, mean in zip(snapshots, others, strict=True)]
+        facts = [one.facts for one in snapshots]
+        if len(snapshots) < 2 or cls.of(snapshots) is None or min(snapshots[0].small.shape) < 4:
+            return facts
+        total, n_others = _add_up(snapshots), len(snapshots) - 1
+        moved: list[CameraFacts] = []
+        for start in range(0, len(snapshots), _TOGETHER):
+            some = snapshots[start : start + _TOGETHER]
+            small = np.stack([one.small for one in some])
+            shifts = _find_shifts(small, _match(_divide(total - small, n_others)))
+            moved += [one.moved(*shift) for one, shift in zip(some, shifts, strict=True)]
+        return moved
 
     def find_shift(self, small: NDArray[np.uint8]) -> tuple[float, float]:
         """How many cells down and to the right a picture of the same shape is moved.
@@ -121,24 +131,11 @@ class MeanImage:
         Source:
             Kuglin & Hines 1975, The phase correlation image alignment method.
         """
-        product = _transform(small, self._window) * self._matched
-        product /= np.abs(product) + np.float32(1e-6)
-        surface = np.fft.irfft(np.fft.ifft(product, axis=0), n=small.shape[1], axis=1)
-        row, column = divmod(int(surface.argmax()), surface.shape[1])
-        return _refine(surface[:, column], row), _refine(surface[row], column)
-
-    @cached_property
-    def _window(self) -> NDArray[np.float32]:
-        # Opposite edges differ, and would be the strongest edge of all.
-        down, right = (np.hanning(side + 2)[1:-1] for side in self.small.shape)
-        return np.asarray(np.outer(down, right), np.float32)
+        return _find_shifts(small[None], self._matched)[0]
 
     @cached_property
     def _matched(self) -> NDArray[np.complex64]:
-        """The conjugate transform of the mean image, without what is too fine to be there twice."""
-        is_coarse = np.abs(np.fft.fftfreq(len(self.small))) <= _FINEST / 2
-        transform = np.conj(_transform(self.small, self._window)) * is_coarse[:, None]
-        return np.asarray(transform, np.complex64)
+        return _match(self.small[None])
 
     def to_png(self) -> str:
         """As a PNG in base64."""
@@ -186,13 +183,42 @@ def _divide(total: NDArray[np.int64], n: int) -> NDArray[np.uint8]:
     return ((total + n // 2) // n).astype(np.uint8)
 
 
-def _transform(small: NDArray[np.uint8], window: NDArray[np.float32]) -> NDArray[np.complex128]:
-    """The transform, of the coarse frequencies to the right alone."""
-    levels = small.astype(np.float32)
-    levels -= levels.mean()
-    levels *= window
-    n_coarse = int(_FINEST / 2 * small.shape[1]) + 1
-    return np.fft.fft(np.fft.rfft(levels, axis=1)[:, :n_coarse], axis=0)
+def _find_shifts(
+    small: NDArray[np.uint8], matched: NDArray[np.complex64]
+) -> list[tuple[float, float]]:
+    """As ``MeanImage.find_shift``, of pictures ``(n, h, w)`` against what ``_match`` gave."""
+    product = _transform(small) * matched
+    product /= np.abs(product) + np.float32(1e-6)
+    surfaces = np.fft.irfft(np.fft.ifft(product, axis=1), n=small.shape[2], axis=2)
+    peaks = surfaces.reshape(len(small), -1).argmax(axis=1)
+    found = []
+    for surface, peak in zip(surfaces, peaks.tolist(), strict=True):
+        row, column = divmod(peak, surface.shape[1])
+        found.append((_refine(surface[:, column], row), _refine(surface[row], column)))
+    return found
+
+
+def _match(means: NDArray[np.uint8]) -> NDArray[np.complex64]:
+    """The conjugate transforms of mean images, without what is too fine to be there twice."""
+    is_coarse = np.abs(np.fft.fftfreq(means.shape[1])) <= _FINEST / 2
+    return np.asarray(np.conj(_transform(means)) * is_coarse[:, None], np.complex64)
+
+
+def _transform(small: NDArray[np.uint8]) -> NDArray[np.complex128]:
+    """The transforms of ``(n, h, w)``, of the coarse frequencies to the right alone."""
+    _, height, width = small.shape
+    mean = small.sum(axis=(1, 2), dtype=np.int64) / (height * width)
+    levels = small - mean.astype(np.float32)[:, None, None]
+    levels *= _make_window(height, width)
+    n_coarse = int(_FINEST / 2 * width) + 1
+    return np.fft.fft(np.fft.rfft(levels, axis=2)[..., :n_coarse], axis=1)
+
+
+@lru_cache(4)
+def _make_window(height: int, width: int) -> NDArray[np.float32]:
+    # Opposite edges differ, and would be the strongest edge of all.
+    down, right = (np.hanning(side + 2)[1:-1] for side in (height, width))
+    return np.asarray(np.outer(down, right), np.float32)
 
 
 def _refine(line: NDArray[np.float64], peak: int) -> float:

@@ -167,7 +167,7 @@ def find_shard(path: Path) -> Shard:
 def save_look(look: ShardLook, path: Path) -> None:
     """Write what a first look at a shard gave, whole or not at all."""
     tensors = list_moments(look.moments)
-    tensors["samples/image"] = torch.from_numpy(look.sample_pixels)
+    tensors["samples/image"] = torch.tensor(look.sample_pixels)
     more = {
         "holds": "shard",
         "shard": asdict(look.shard),
