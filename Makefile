@@ -16,7 +16,7 @@ RACES ?= 200
 # Of `make kills`.
 STATION_KILLS ?= 300
 
-.PHONY: demo serve test fuzz kills oldest gpu gpu-device strangers docs format clean
+.PHONY: demo serve test check-types check-types-windows check-types-mac check-style fuzz kills oldest gpu gpu-device strangers docs format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -28,13 +28,22 @@ serve: $(VENV)/installed
 	$(BIN)/python docs/scripts/serve_demo.py
 
 test: $(VENV)/installed strangers
+	$(MAKE) --jobs 2 --output-sync check-types check-types-windows check-types-mac check-style
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+
+check-types:
+	$(BIN)/mypy
+
+check-types-windows:
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 src main.py
+
+check-types-mac:
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin src main.py
+
+check-style:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 src main.py
-	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin src main.py
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 # Damaged and hostile files, kills and races: docs/reference/promises.md says what must hold.
 fuzz: $(VENV)/installed

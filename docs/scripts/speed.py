@@ -23,6 +23,7 @@ _NAMES = (
     "file_bytes",
     "serving",
     "cluster",
+    "large_networks",
 )
 _WAYS = ("overlays", "no overlays")
 
@@ -72,6 +73,7 @@ def speed_page() -> str:
         ("A fit in shards", _shards_table(found["cluster"])),
         ("Memory of a fit", _memory_table(found["fit_memory"])),
         ("The distances alone", _head_table(found["head"])),
+        ("Large networks", _networks_table(found["large_networks"])),
         ("Sizes of model files", _bytes_table(found["file_bytes"])),
         ("A region of interest", _roi_table(found["roi"])),
         ("Large images", _large_table(found["large_images"])),
@@ -418,6 +420,47 @@ def _roi_table(result: dict[str, Any]) -> list[str]:
     ]
     headers = ("sides of the region", "file", "time of a fit", "time of a score")
     return ["As parts of those of the whole image.", "", *table(headers, rows), *source(result)]
+
+
+def _networks_table(result: dict[str, Any]) -> list[str]:
+    def times(network: dict[str, Any], engine: str, n_images: int) -> str:
+        (row,) = (
+            row
+            for row in network["scoring"]
+            if (row["engine"], row["n_images"]) == (engine, n_images)
+        )
+        return f"{row['seconds']['median'] / n_images * 1e3:.0f} ms"
+
+    rows = []
+    for network in result["networks"]:
+        for title, engine, kind, file in (
+            ("ONNX Runtime", "onnxruntime", "graph", ".onnx"),
+            ("OpenVINO", "openvino", "", ".xml + .bin"),
+            ("torch", "torch", "torch", "model file"),
+        ):
+            process = network["process"].get(kind)
+            rows.append(
+                (
+                    network["backbone"],
+                    title,
+                    times(network, engine, 1),
+                    times(network, engine, 16),
+                    f"{process['seconds']['median']:.1f} s" if process else "",
+                    f"{process['peak_bytes']['median'] / 1e9:.1f} GB" if process else "",
+                    f"{network['file_bytes'][file] / 1e6:.0f} MB",
+                )
+            )
+    headers = (
+        *("network", "engine", "one image", "each of 16", "`padim predict`", "peak memory", "file"),
+    )
+    return [
+        "With random weights, since those of the large networks could not be had; times do not "
+        "depend on them. 256 px, the default recipe. The whole way from pixels to map and score; "
+        "`padim predict` is a process that scores one picture.",
+        "",
+        *table(headers, rows),
+        *source(result),
+    ]
 
 
 def _median(value: Any) -> float:
