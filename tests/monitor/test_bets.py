@@ -156,3 +156,13 @@ def test_a_growing_reference_keeps_the_promise_that_a_fixed_one_breaks() -> None
     """One stream in a hundred may ring; against 300 images that stay the same, many more do."""
     assert false_alarms(is_growing=True) <= 0.02
     assert false_alarms(is_growing=False) >= 0.05
+
+
+def test_evidence_stays_finite_while_nobody_looks_at_an_alarm() -> None:
+    bets = Bets.start(3, 0)
+    for number in range(4000):
+        bets = bets.step(np.array([0.001, 0.5, 0.999]), number)
+    assert np.isfinite(bets.evidence).all()
+    assert bets.total > 1e299
+    assert np.isfinite(bets.capital)
+    assert bets.find_culprit() in (0, 2)

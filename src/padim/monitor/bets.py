@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+_MOST_EVIDENCE = 1e300  # of an alarm that nobody looks at for thousands of parts
 JUMP = 0.01  # part of the capital that changes its mind each time
 _SIDES = np.array([-1.0, 0.0, 1.0])  # on small p-values, on nothing, on large ones
 
@@ -18,7 +19,7 @@ class Bets:
         shares: Of the capital on each side, shape ``(statistics, 3)``.
         log_capital: Its logarithm; the capital begins with 1.
         evidence: The Shiryaev-Roberts statistic of the capital: of exchangeable parts it is as
-            large as their number on average, and begins with 0.
+            large as their number on average, and begins with 0. It stays finite.
         lowest: The lowest logarithm so far.
         since: The number of the part before which that was: there a change began, if there is one.
     """
@@ -51,7 +52,7 @@ class Bets:
             self,
             shares=shares / factor[:, None],
             log_capital=self.log_capital + np.log(factor),
-            evidence=(self.evidence + 1) * factor,
+            evidence=np.minimum(self.evidence + 1, _MOST_EVIDENCE) * factor,
             lowest=np.where(is_lowest, self.log_capital, self.lowest),
             since=np.where(is_lowest, number, self.since),
         )
