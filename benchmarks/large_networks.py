@@ -1,12 +1,12 @@
 """What the large networks cost on a CPU: time, memory and file, and the head's part of it.
 
 EfficientNet-B7 and V2-M with random weights, on which time does not depend, at 256 px with the
-default recipe, fitted on photographs of solar cells. Measured for each:
+default recipe, fitted on a few photographs of solar cells. Measured for each:
 
 - *scoring*: from decoded images to maps and scores, one at a time and 16, on a thread for each
   core, by the exported graph in ONNX Runtime and OpenVINO, and by the model file in torch (the
   alternative).
-- *head over trunk*: the whole graph minus the graph of its trunk (the alternative), over the
+- *head over trunk*, of one image: the whole graph minus the graph of its trunk (the alternative), over the
   latter, as in ``scoring.py``.
 - *process*: ``padim predict`` of one picture, by the graph and by the model file in torch (the
   alternative): time from start to end, and the most memory held.
@@ -30,8 +30,8 @@ from padim.model.opening import load
 NAMES = ("efficientnet_b7_ns", "efficientnet_v2_m")
 ALTERNATIVE = "torch"
 BATCHES = (1, 16)
-N_ROUNDS = 7
-N_PROCESSES = 3
+N_ROUNDS = 3
+N_PROCESSES = 2
 
 
 def measure_scoring(cells: Cells, n_rounds: int) -> list[dict[str, Any]]:
@@ -82,7 +82,7 @@ def measure_network(name: str, folder: Path, quick: bool) -> dict[str, Any]:
     measure.say(f"{name}: fit")
     cells = fit_on_cells(
         folder,
-        quick,
+        quick=True,  # of how many images it is fitted on, scoring is independent
         backbone=name,
         weights=write_random_weights(name, folder),
         include_backbone=True,
@@ -93,7 +93,7 @@ def measure_network(name: str, folder: Path, quick: bool) -> dict[str, Any]:
     return {
         "backbone": name,
         "scoring": measure_scoring(cells, n_rounds),
-        "head": head_rows(name, cells, heads(cells, cells.pixels(max(BATCHES)), n_rounds)),
+        "head": head_rows(name, cells, heads(cells, cells.pixels(1), n_rounds)),
         "process": measure_processes(cells, folder, 1 if quick else N_PROCESSES),
         "file_bytes": {
             "model file": cells.model.stat().st_size,

@@ -56,9 +56,10 @@ def near_duplicates(looks: Sequence[Look]) -> Iterator[tuple[int, int]]:
     highest = max((depth.highest for depth in depths if depth.is_deep), default=FULL_WHITE)
     white = smallest_white(highest)
     scales = [depth.white / white if depth.is_deep else 1 for depth in depths]
-    flat = np.stack([look.thumbnail.ravel() for look in looks]) * np.array(scales, "f4")[:, None]
-    flat = flat - flat.mean(axis=0)
-    squares = (flat**2).sum(axis=1)
+    flat = np.stack([look.thumbnail.ravel() for look in looks])
+    flat *= np.array(scales, "f4")[:, None]
+    flat -= flat.mean(axis=0)
+    squares = np.einsum("ij,ij->i", flat, flat)
     limit = _DUPLICATE_RMS**2 * flat.shape[1]
     # Two that are near are near along every direction: along one that tells most apart, few are.
     places = flat @ _find_spread(flat, squares)
