@@ -6,8 +6,8 @@ default recipe, fitted on a few photographs of solar cells. Measured for each:
 - *scoring*: from decoded images to maps and scores, one at a time and 16, on a thread for each
   core, by the exported graph in ONNX Runtime and OpenVINO, and by the model file in torch (the
   alternative).
-- *head over trunk*, of one image: the whole graph minus the graph of its trunk (the alternative), over the
-  latter, as in ``scoring.py``.
+- *head over trunk*, of one image: the whole graph minus the graph of its trunk (the alternative),
+  over the latter, as in ``scoring.py``.
 - *process*: ``padim predict`` of one picture, by the graph and by the model file in torch (the
   alternative): time from start to end, and the most memory held.
 - *file*: the model file with its network inside, and the graphs.

@@ -435,7 +435,7 @@ def _networks_table(result: dict[str, Any]) -> list[str]:
     for network in result["networks"]:
         for title, engine, kind, file in (
             ("ONNX Runtime", "onnxruntime", "graph", ".onnx"),
-            ("OpenVINO", "openvino", "", ".xml + .bin"),
+            ("OpenVINO", "openvino float32", "", ".xml + .bin"),
             ("torch", "torch", "torch", "model file"),
         ):
             process = network["process"].get(kind)

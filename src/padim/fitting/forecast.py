@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from padim.fitting.fitter import Fitter
 
 _SAFE_FRACTION = 0.9  # of a machine's memory: other programs need the rest
+# Of each image: its thumbnail, once and twice more when they are compared, its small picture, hash,
+# path and scores; and without a second look. As measured with 4,000.
+_REVIEWED_BYTES, _SEEN_BYTES = 21_000, 2_000
 SLACK = 1.12  # what the allocator holds beyond what is asked of it, as measured at most
 
 
@@ -113,7 +116,8 @@ def forecast_fit(fitter: "Fitter", largest_px: tuple[int, int], n_images: int | 
             kept = min(kept, 4 * n_images * pyramid.n_features)
         device_bytes = round(SLACK * (work + kept))
         work = rows + decode_bytes + network.engine + fitter.n_maps * 4 * n_pixels
-    peak_bytes = resident_bytes() + round(SLACK * work)
+    each = _REVIEWED_BYTES if settings.calibrate else _SEEN_BYTES
+    peak_bytes = resident_bytes() + round(SLACK * work) + each * (n_images or 0)
     if len(tiling.tiles) > 1:
         # The pilot's features, their sums and what is in between; or images on their way; or a few
         # maps, and the patterns of their pixels. And the means.
