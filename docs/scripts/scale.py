@@ -95,6 +95,9 @@ def scale_page() -> str:
 def _describe_workers(result: dict[str, Any]) -> list[str]:
     """What a cluster costs beside one process, and how much more it would do with more workers."""
     simulated, costs = result["simulated"], result["costs"]
+    most, last_s = list(simulated["seconds"].items())[-1]
+    lost_s = last_s - simulated["seconds"]["1"]
+    review_s = costs["judge_s"] * int(most) * simulated["images_each"]
     rows = [
         (f"{int(n):,}", f"{int(n) * simulated['images_each']:,}", _show(seconds), f"{part:.0%}")
         for (n, seconds), part in zip(
@@ -119,7 +122,9 @@ def _describe_workers(result: dict[str, Any]) -> list[str]:
         f"A piece: {1e3 * costs['first_s']:.0f} ms an image at the first look and "
         f"{1e3 * costs['second_s']:.0f} ms at the second, {costs['take_s']:.2f} s to take a "
         f"shard's file and {costs['merge_s']:.2f} s to add it, {1e3 * costs['judge_s']:.1f} ms an "
-        "image for the review at the end.",
+        f"image for the review at the end. Of the {lost_s:.0f} s that {most} workers wait, the "
+        f"review by one machine is {review_s:.0f} s; most else is the last looks, which come at "
+        "once and are added one after another.",
     ]
 
 
