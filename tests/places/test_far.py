@@ -494,7 +494,7 @@ def test_images_of_a_store_are_fitted_on_where_they_are(
     for i in range(200):
         buffer = io.BytesIO()
         striped(i, 32).save(buffer, "PNG")
-        store.put(f"many/{i:05}.png", buffer.getvalue())
+        store.put(f"hundreds/{i:05}.png", buffer.getvalue())
     work, temporary = tmp_path / "work", tmp_path / "tmp"
     work.mkdir()
     temporary.mkdir()
@@ -512,7 +512,7 @@ def test_images_of_a_store_are_fitted_on_where_they_are(
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    status = main(["fit", "s3://parts/many", "-o", "part.safetensors", *SIZE])
+    status = main(["fit", "s3://parts/hundreds", "-o", "part.safetensors", *SIZE])
     done.set()
     watcher.join()
 
