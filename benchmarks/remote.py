@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import boto3
 import measure
@@ -25,6 +25,14 @@ from PIL import Image
 MOST_MEMORY = 1.2
 N_IMAGES, N_QUICK, N_ROUNDS = 10_000, 40, 2
 BUCKET = "parts"
+
+
+class Fitted(NamedTuple):
+    """What a fit took."""
+
+    seconds: float
+    peak_bytes: float
+    most_files: float  # of images, on the disk at a time
 
 
 def cut_quarters(folder: Path, n_images: int) -> None:
@@ -61,7 +69,7 @@ def start_store(folder: Path) -> subprocess.Popen[bytes]:
     return server
 
 
-def fit(images: str, folder: Path) -> dict[str, Any]:
+def fit(images: str, folder: Path) -> Fitted:
     """Fit in a process of its own; its seconds, peak memory, and files of images on the disk."""
     temporary, done, most = folder / "tmp", threading.Event(), 0
     temporary.mkdir(parents=True)
@@ -84,11 +92,7 @@ def fit(images: str, folder: Path) -> dict[str, Any]:
     taken = time.perf_counter() - start
     done.set()
     watcher.join()
-    return {
-        "seconds": taken,
-        "peak_bytes": json.loads(said)["peak_bytes"],
-        "most_files": most,
-    }
+    return Fitted(taken, json.loads(said)["peak_bytes"], most)
 
 
 def main() -> None:
@@ -96,7 +100,7 @@ def main() -> None:
     quick = measure.arguments(__doc__).quick
     n_images, n_rounds = (N_QUICK, 1) if quick else (N_IMAGES, N_ROUNDS)
     about = measure.facts(("moto", "s3fs", "fsspec"))
-    rounds: list[dict[str, dict[str, Any]]] = []
+    rounds: list[dict[str, Fitted]] = []
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         measure.say(f"{n_images} images")
@@ -107,7 +111,7 @@ def main() -> None:
             fit(str(root / "few"), root / "warm")  # the network's graph is written by it
             for number in range(n_rounds):
                 measure.say(f"round {number + 1}")
-                taken: dict[str, dict[str, Any]] = {}
+                taken: dict[str, Fitted] = {}
                 for kind, images in (
                     ("folder", str(root / "good")),
                     ("store", f"s3://{BUCKET}/good"),
@@ -124,8 +128,8 @@ def main() -> None:
             server.wait()
     spreads = {
         kind: {
-            name: measure.Spread(tuple(one[kind][name] for one in rounds))
-            for name in ("seconds", "peak_bytes", "most_files")
+            name: measure.Spread(tuple(getattr(one[kind], name) for one in rounds))
+            for name in Fitted._fields
         }
         for kind in ("folder", "store")
     }
