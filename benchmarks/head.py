@@ -30,7 +30,7 @@ from padim.backbones import backbone
 from padim.method.gaussian import factor
 from padim.method.head import Head
 from padim.method.moments import Moments
-from padim.method.pyramid import Level, Pyramid, build_pyramid
+from padim.method.pyramid import Level, Pyramid, Splitter, build_pyramid
 
 SIZE_PX = (224, 224)  # what the published script sees
 CASES = ("efficientnet_lite0", "resnet18", "efficientnet_b7_ns", "wide_resnet50_2")
@@ -78,9 +78,9 @@ def check_equal() -> float:
         )
         for level in reversed(pyramid.levels)
     ]
-    moments = Moments.of(pyramid.split(maps))
+    moments = Moments.of(Splitter(pyramid)(maps))
     rows = factor(moments, [eps] * len(pyramid.levels), n_images - 1)
-    shared = Head(pyramid, moments.mean, rows, torch.float64)(pyramid.split(maps))
+    shared = Head(pyramid, moments.mean, rows, torch.float64)(Splitter(pyramid)(maps))
     fine = pyramid.levels[-1].grid
     embedding = torch.cat(
         [torch.nn.functional.interpolate(m, fine, mode="nearest") for m in maps], dim=1
@@ -166,12 +166,12 @@ def _candidates(
     cov_inv: Tensor,
     generator: torch.Generator,
 ) -> dict[str, Callable[[], object]]:
-    embeddings = [embedding.contiguous() for embedding in pyramid.split(maps)]
+    embeddings = [embedding.contiguous() for embedding in Splitter(pyramid)(maps)]
     embedding = torch.randn(len(maps[0]), *mean.shape, generator=generator)
     return {
         "dense": lambda: dense_distance(embedding, mean, cov_inv),
         "shared": lambda: head(embeddings),
-        "shared_from_maps": lambda: head(pyramid.split(maps)),
+        "shared_from_maps": lambda: head(Splitter(pyramid)(maps)),
     }
 
 

@@ -14,7 +14,7 @@ from padim.method import gaussian
 from padim.method.gaussian import factor, relative_eps
 from padim.method.head import Head
 from padim.method.moments import Moments
-from padim.method.pyramid import Level, Pyramid, nest
+from padim.method.pyramid import Level, Pyramid, Splitter, nest
 
 
 def pyramid_of(grid: tuple[int, int], ratios: list[tuple[int, int]], dims: list[int]) -> Pyramid:
@@ -56,7 +56,7 @@ def feature_maps(pyramid: Pyramid, n: int, seed: int, start: float = 0.0) -> lis
 
 
 def moments_of(pyramid: Pyramid, maps: list[oracle.Floats]) -> Moments:
-    return Moments.of(pyramid.split([torch.from_numpy(m) for m in maps]))
+    return Moments.of(Splitter(pyramid)([torch.from_numpy(m) for m in maps]))
 
 
 def dof_of(moments: Moments) -> int:
@@ -75,7 +75,7 @@ def hierarchical(
     moments = moments_of(pyramid, train)
     rows = factor(moments, eps[: len(pyramid.levels)], dof_of(moments))
     head = Head(pyramid, moments.mean, rows, torch.float64)
-    distance: oracle.Floats = head(pyramid.split([torch.from_numpy(m) for m in test])).numpy()
+    distance: oracle.Floats = head(Splitter(pyramid)([torch.from_numpy(m) for m in test])).numpy()
     return distance
 
 

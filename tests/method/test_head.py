@@ -11,7 +11,7 @@ from padim.fitting.settings import FitChoices, FitSettings
 from padim.method.gaussian import factor
 from padim.method.head import Head
 from padim.method.moments import Moments
-from padim.method.pyramid import Level, nest
+from padim.method.pyramid import Level, Splitter, nest
 from padim.model.scorer import Scorer, scorer_of
 
 N_TRAIN = 6
@@ -97,12 +97,12 @@ def test_every_level_adds_to_the_distance() -> None:
     shapes = [(4, 6, 4), (3, 2, 2), (5, 1, 2)]
     train = [generator.standard_normal((9, *shape)) for shape in shapes]
     test = [generator.standard_normal((3, *shape)) for shape in shapes]
-    moments = Moments.of(pyramid.split([torch.from_numpy(m) for m in train]))
+    moments = Moments.of(Splitter(pyramid)([torch.from_numpy(m) for m in train]))
     rows = factor(moments, [0.1] * 3, 8)
     exact = oracle.distances(oracle.embeddings(train), oracle.embeddings(test), 0.1)
 
     head = Head(pyramid, moments.mean, rows)
-    distance = head(pyramid.split([torch.from_numpy(m).float() for m in test]))
+    distance = head(Splitter(pyramid)([torch.from_numpy(m).float() for m in test]))
 
     assert distance.dtype == torch.float32
     np.testing.assert_allclose(distance.numpy(), exact, rtol=1e-5)

@@ -25,6 +25,7 @@ from padim.fitting.settings import FitChoices, FitSettings
 from padim.method.gaussian import factor, relative_eps
 from padim.method.head import Head
 from padim.method.moments import Moments
+from padim.method.pyramid import Splitter
 
 N_TRAIN = 24
 N_TEST_EACH = 6
@@ -110,10 +111,10 @@ def hierarchical(
     store: torch.dtype = torch.float64,
 ) -> oracle.Floats:
     """The package's distances in float64, from given feature maps."""
-    moments = Moments.of(fitter.encoder.pyramid.split(tensors(train_maps)))
+    moments = Moments.of(Splitter(fitter.encoder.pyramid)(tensors(train_maps)))
     rows = factor(moments, eps_of(fitter, moments), max(moments.count - 1, 1), store)
     head = Head(fitter.encoder.pyramid, moments.mean, rows, torch.float64)
-    result: oracle.Floats = head(fitter.encoder.pyramid.split(tensors(test_maps))).numpy()
+    result: oracle.Floats = head(Splitter(fitter.encoder.pyramid)(tensors(test_maps))).numpy()
     return result
 
 
@@ -211,7 +212,7 @@ def test_folded_trunk_gives_the_feature_maps_of_the_whole_network(
     fitter = random_fitter(name, random_case, dims="all")
     with torch.inference_mode():
         embedding = fitter.features(torch.from_numpy(random_case.pixels))
-    expected = fitter.encoder.pyramid.split(tensors(random_case.feature_maps))
+    expected = Splitter(fitter.encoder.pyramid)(tensors(random_case.feature_maps))
     for ours, whole in zip(embedding, expected, strict=True):
         assert ours.shape == whole.shape
         # Near zero a feature is a difference of large ones: its error is theirs.

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from padim.backbones import backbone
 from padim.errors import UsageError
-from padim.method.pyramid import Level, Pyramid, build_pyramid, nest, scale_px
+from padim.method.pyramid import Level, Pyramid, Splitter, build_pyramid, nest, scale_px
 
 PAIRS = st.tuples(st.integers(1, 4), st.integers(1, 4))
 
@@ -70,7 +70,7 @@ def test_split_takes_the_used_channels_of_each_cell() -> None:
         torch.randn(3, c, *grid, generator=generator)
         for c, grid in ((2, (2, 4)), (3, (1, 2)), (2, (1, 2)))
     ]
-    coarse, fine = pyramid.split(maps)
+    coarse, fine = Splitter(pyramid)(maps)
     assert coarse.shape == (2, 3, 3)
     assert fine.shape == (8, 3, 2)
     for place, cell in enumerate(pyramid.order[0]):

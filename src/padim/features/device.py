@@ -59,6 +59,13 @@ def send(pixels: Tensor, device: torch.device) -> Tensor:
     return pixels.pin_memory().to(device, non_blocking=True)
 
 
+def fetch(tensor: Tensor) -> Tensor:
+    """Bring numbers from a device: a GPU's into memory that it writes to fast, not to be kept."""
+    if tensor.device.type == "cpu":
+        return tensor
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor)
+
+
 def free_bytes() -> int:
     """Memory of the GPU that nobody uses, and that torch could have."""
     free, _ = torch.cuda.mem_get_info()

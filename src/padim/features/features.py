@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from padim.features.trunk import AnyTrunk
 from padim.images.preprocess import Preprocess, resize_matrix
-from padim.method.pyramid import Pyramid
+from padim.method.pyramid import Pyramid, Splitter
 from padim.method.tiles import Tile, Tiling
 
 
@@ -29,6 +29,7 @@ class Features(nn.Module):
         self.trunk = trunk
         self.mirrored = mirrored
         self.pyramid = pyramid
+        self.splitters = nn.ModuleList(map(Splitter, pyramid.heads))
         self.size_px = preprocess.size_px
         self.precision = precision
         self.mean: Tensor
@@ -50,11 +51,12 @@ class Features(nn.Module):
         if self.mirrored:
             images = torch.stack((images, images.flip(2)), dim=1).flatten(0, 1)
         pixels = self.normalise(images)
-        levels = self.pyramid.split(self._look(pixels))
-        if self.pyramid.coarse is not None:
+        split, *others = self.splitters
+        levels: list[Tensor] = split(self._look(pixels))
+        for split_coarse in others:
             small = self.rows @ pixels @ self.columns.t()
             small = small.contiguous(memory_format=torch.channels_last)
-            levels += self.pyramid.coarse.split(self._look(small))
+            levels += split_coarse(self._look(small))
         return levels
 
     def _look(self, pixels: Tensor) -> list[Tensor]:

@@ -86,11 +86,15 @@ class Network:
         tensors = self.read() if tensors is None else tensors
         size_px = encoder.tiling.window_px
         trunk = optimise(load_trunk(encoder.spec, tensors, self.origin, size_px))
+        precision = DTYPES[encoder.precision]
+        for module in trunk.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.to(precision)  # once, as it is rounded for each product
         return Features(
             trunk,
             encoder.pyramid,
             encoder.preprocess,
-            DTYPES[encoder.precision],
+            precision,
             mirrored=encoder.mirrored,
         ).eval()
 

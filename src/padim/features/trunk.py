@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -110,35 +111,107 @@ def optimise(trunk: AnyTrunk) -> AnyTrunk:
     A batch norm of fixed statistics is one more pass over memory that the convolution before it can
     do on its way; what follows it, such as the activation of timm's ``BatchNormAct2d``, stays.
     TensorFlow's padding is a copy of the whole feature map, and a wider kernel does without. The
-    tensors lose the names of the pretrained network. In a network that only timm knows, a batch
-    norm may stand beside a convolution and come from elsewhere: there it stays.
+    tensors lose the names of the pretrained network. In a network that only timm knows, a part may
+    stand beside a convolution and come from elsewhere: there both stay.
     """
     for parent in list(trunk.modules()):
-        children = list(parent.named_children())
-        for (_, conv), (name, norm) in pairwise(children if isinstance(trunk, Trunk) else ()):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                _fold(conv, norm)
-                setattr(parent, name, getattr(norm, "act", nn.Identity()))
-        for name, conv in children:
-            pads_itself = type(conv).__name__ == "Conv2dSame"  # timm's, of TensorFlow's networks
-            if isinstance(conv, nn.Conv2d) and pads_itself and conv.stride == (2, 2):
-                setattr(parent, name, _pad_evenly(conv))
+        if isinstance(trunk, Trunk):
+            for (_, conv), (name, norm) in pairwise(list(parent.named_children())):
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    _fold(conv, norm)
+                    setattr(parent, name, getattr(norm, "act", nn.Identity()))
+        for name, conv in list(parent.named_children()):
+            if isinstance(conv, nn.Conv2d):
+                setattr(parent, name, _choose_conv(conv))
+        if isinstance(trunk, Trunk):
+            for (place, excite), (name, conv) in pairwise(list(parent.named_children())):
+                if type(excite).__name__ == "SqueezeExcite" and isinstance(conv, _PixelConv2d):
+                    setattr(parent, place, nn.Identity())
+                    setattr(parent, name, _ExcitedConv2d(excite, conv))
     return trunk.to(memory_format=torch.channels_last)
 
 
-def _pad_evenly(conv: nn.Conv2d) -> nn.Conv2d:
-    """The same convolution for maps of even sides, as every stage but the last tap's has them.
+def _choose_conv(conv: nn.Conv2d) -> nn.Conv2d:
+    """A convolution that gives the same sums, sooner if there is one."""
+    if type(conv).__name__ == "Conv2dSame" and conv.stride == (2, 2):  # timm's, of TensorFlow's
+        return _EvenConv2d.of(conv)
+    is_plain = type(conv) is nn.Conv2d and conv.groups == 1 and conv.padding in ((0, 0), "valid")
+    return _PixelConv2d.of(conv) if is_plain and conv.kernel_size == conv.stride == (1, 1) else conv
 
-    There, TensorFlow pads one row and column more behind than in front. A kernel of one row and
-    column of zeros more in front gives the same sums with as much padding on either side.
+
+class _EvenConv2d(nn.Conv2d):
+    """A convolution padded as TensorFlow does, for maps of even sides, by an even kernel.
+
+    Every stage but the last tap's has such maps. TensorFlow pads one row and column more behind
+    than in front. A kernel of one row and column of zeros more in front gives the same sums with as
+    much padding on either side; of two more, too, and a GPU has no fast way for even kernels.
     """
-    side = conv.kernel_size[0]
-    channels, groups = (conv.in_channels, conv.out_channels), conv.groups
-    even = nn.Conv2d(*channels, side + 1, 2, side // 2, groups=groups, device="meta")
-    weight = nn.functional.pad(conv.weight, (1, 0, 1, 0))
-    even.weight = nn.Parameter(weight, requires_grad=False)
-    even.bias = conv.bias
-    return even
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> "_EvenConv2d":
+        """The same as one of timm's, of stride 2, sharing its memory."""
+        side = conv.kernel_size[0]
+        channels, groups = (conv.in_channels, conv.out_channels), conv.groups
+        even = cls(*channels, side + 1, 2, side // 2, groups=groups, device="meta")
+        weight = nn.functional.pad(conv.weight, (1, 0, 1, 0))
+        even.weight = nn.Parameter(weight, requires_grad=False)
+        even.bias = conv.bias
+        return even
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Convolve feature maps, shape ``(N, C, H, W)``."""
+        if not images.is_cuda:
+            return super().forward(images)
+        weight = nn.functional.pad(self.weight, (1, 0, 1, 0))
+        padding = self.kernel_size[0] // 2
+        return nn.functional.conv2d(images, weight, self.bias, 2, padding, groups=self.groups)
+
+
+class _PixelConv2d(nn.Conv2d):
+    """A convolution of one pixel: on a GPU a product, which adds the bias on its way."""
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> "_PixelConv2d":
+        """The same as another, sharing its memory."""
+        own = cls(conv.in_channels, conv.out_channels, 1, device="meta")
+        own.weight, own.bias = conv.weight, conv.bias
+        return own
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Convolve feature maps, shape ``(N, C, H, W)``."""
+        if not images.is_cuda:
+            return super().forward(images)
+        pixels = images.permute(0, 2, 3, 1)
+        return nn.functional.linear(pixels, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
+class _ExcitedConv2d(nn.Module):
+    """Channels weighed by squeeze and excitation, timm's, and then a convolution of one pixel.
+
+    On a GPU each image has kernels of its own, weighed instead of its feature maps where those are
+    larger, which spares a pass over them.
+    """
+
+    def __init__(self, excite: nn.Module, conv: _PixelConv2d) -> None:
+        super().__init__()
+        self.excite = excite
+        self.conv = conv
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Convolve feature maps, shape ``(N, C, H, W)``."""
+        n_images, channels, height, width = images.shape
+        if not images.is_cuda or height * width < 2 * self.conv.out_channels:
+            excited: Tensor = self.conv(self.excite(images))
+            return excited
+        excite: Any = self.excite
+        squeezed = images.mean((2, 3), keepdim=True)
+        weight = excite.gate(excite.conv_expand(excite.act1(excite.conv_reduce(squeezed))))
+        kernels = self.conv.weight.flatten(1) * weight.view(n_images, 1, channels)
+        pixels = images.permute(0, 2, 3, 1).flatten(1, 2)
+        found = torch.bmm(pixels, kernels.transpose(1, 2))
+        if self.conv.bias is not None:
+            found += self.conv.bias
+        return found.view(n_images, height, width, -1).permute(0, 3, 1, 2)
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:

@@ -89,7 +89,8 @@ def forecast_fit(fitter: "Fitter", largest_px: tuple[int, int], n_images: int | 
     sample_bytes = n_pixels * 3 + 4 * (n_pixels // STEP_PX**2)
     file_bytes = store_bytes * whole.n_entries + 4 * whole.n_features
     file_bytes += network.file + settings.keep_samples * N_SAMPLES * sample_bytes
-    running = fitter.embedder.n_batch * network.image
+    n_batch = fitter.embedder.n_batch
+    running = (n_batch if n_images is None else min(n_batch, n_images)) * network.image
     decode_bytes = fitter.embedder.n_decoders * DECODE_BYTES_PER_PX * largest_px[0] * largest_px[1]
     passing = running + network.engine + waiting + moments + decode_bytes
     factoring = moments + rows + BLOCK_BYTES + network.engine

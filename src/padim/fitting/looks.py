@@ -17,12 +17,12 @@ from padim.errors import DatasetError, ImageReadError
 from padim.features.device import computing, send
 from padim.features.encoder import Encoder
 from padim.features.features import TiledFeatures
+from padim.features.recording import Recorded
 from padim.fitting.kept_features import Keeper, Kept
 from padim.fitting.review import Suspect
 from padim.fitting.seen import Seen
 from padim.images.ahead import (
     DECODE_AHEAD,
-    DECODE_THREADS,
     ImageInput,
     Loaded,
     batched,
@@ -37,7 +37,7 @@ from padim.model.scorer import finish_of
 from padim.model.state import ModelState
 from padim.monitor.order import Order
 from padim.scoring.collector import Collector
-from padim.scoring.engines import n_cores
+from padim.scoring.predictor import choose_decoders
 
 GROUP = 32  # images in one product
 N_FINISHED = 4  # images whose maps are made at a time
@@ -65,8 +65,8 @@ class Embedder:
 
     @property
     def n_decoders(self) -> int:
-        """Threads that decode: all cores, where they do not compute as well."""
-        return DECODE_THREADS if self.device.type == "cpu" else max(DECODE_THREADS, n_cores())
+        """Threads that decode."""
+        return choose_decoders(self.device.type)
 
     def embed(
         self, images: Iterable[ImageInput], unreadable: Unreadable | None = None
@@ -75,7 +75,7 @@ class Embedder:
 
         An image that cannot be read is told to ``unreadable``; raised when None.
         """
-        compute: Callable[[Tensor], list[Tensor]] = self.features
+        compute: Callable[[Tensor], Sequence[Tensor]] = Recorded(self.features, self.features)
         if self.tile is not None:
             assert isinstance(self.features, TiledFeatures)
             compute = partial(self.features.of_tile, tile=self.tile)
@@ -91,7 +91,10 @@ class Embedder:
         for batch in batched(loaded, self.n_batch):
             stacked = torch.from_numpy(np.stack([image.pixels for image in batch]))
             with computing(self.device):
-                embeddings = compute(send(stacked, self.device))
+                embeddings = [
+                    level.clone() if level.is_cuda else level
+                    for level in compute(send(stacked, self.device))
+                ]
             yield batch, embeddings
 
     def embed_again(

@@ -177,30 +177,42 @@ class Pyramid:
             for embedding in embeddings
         ]
 
-    def split(self, feature_maps: Sequence[Tensor]) -> list[Tensor]:
-        """Take the used channels of feature maps, one ``(N, C, h, w)`` per tap.
-
-        They come one per level, cells in nested order, ``(cells, N, d)``; in memory image by image.
-        """
-        embeddings = []
-        for level, order in zip(self.levels, self.order, strict=True):
-            parts = []
-            for tap, channels in zip(level.taps, level.channels, strict=True):
-                cells = feature_maps[tap].permute(0, 2, 3, 1).flatten(1, 2)  # (N, h w, C)
-                if len(channels) < cells.shape[2]:
-                    cells = cells.index_select(2, torch.as_tensor(channels, device=cells.device))
-                parts.append(cells)
-            joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-            nested_cells = joined.index_select(1, torch.as_tensor(order, device=joined.device))
-            embeddings.append(nested_cells.transpose(0, 1))
-        return embeddings
-
     def to_json(self) -> list[dict[str, Any]]:
         """The levels as plain data."""
         return [
             {"grid": level.grid, "taps": level.taps, "channels": level.channels}
             for level in self.levels
         ]
+
+
+class Splitter(nn.Module):
+    """Takes the used channels of the feature maps of a pyramid, cell by cell."""
+
+    def __init__(self, pyramid: Pyramid) -> None:
+        super().__init__()
+        self.pyramid = pyramid
+        for i, (level, order) in enumerate(zip(pyramid.levels, pyramid.order, strict=True)):
+            self.register_buffer(f"order_{i}", torch.from_numpy(order), persistent=False)
+            for tap, channels in zip(level.taps, level.channels, strict=True):
+                self.register_buffer(f"channels_{tap}", torch.tensor(channels), persistent=False)
+
+    def forward(self, feature_maps: Sequence[Tensor]) -> list[Tensor]:
+        """Take what is used of feature maps, one ``(N, C, h, w)`` per tap.
+
+        It comes one per level, cells in nested order, ``(cells, N, d)``; in memory image by image.
+        """
+        embeddings = []
+        for i, level in enumerate(self.pyramid.levels):
+            parts = []
+            for tap, channels in zip(level.taps, level.channels, strict=True):
+                cells = feature_maps[tap].permute(0, 2, 3, 1).flatten(1, 2)  # (N, h w, C)
+                if len(channels) < cells.shape[2]:
+                    cells = cells.index_select(2, self.get_buffer(f"channels_{tap}"))
+                parts.append(cells)
+            joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+            nested_cells = joined.index_select(1, self.get_buffer(f"order_{i}"))
+            embeddings.append(nested_cells.transpose(0, 1))
+        return embeddings
 
 
 def build_pyramid(

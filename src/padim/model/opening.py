@@ -21,7 +21,7 @@ from padim.scoring.engines import graph_engine, is_graph
 from padim.scoring.graph import Graph
 from padim.scoring.graph_file import bringing_here, no_model, read_description
 from padim.scoring.parity import TOLERANCE, Parity, compare, resize
-from padim.scoring.predictor import Outputs, Predictor
+from padim.scoring.predictor import Outputs, Predictor, choose_decoders
 from padim.scoring.verdict import Verdict, check_verdict
 
 _UNSEALED_VERSION = 1  # of graphs from before there were seals
@@ -54,8 +54,8 @@ def load(
         device: ``auto``, ``cpu`` or ``cuda``. ``auto`` is, for a graph, the CPU. On a GPU, a graph
             has to say of its samples what it said where it was written.
         n_calls: Batches that ``Predictor.stream`` has scored at a time. Two with one thread each
-            do more images a second than one with two threads, and take longer for each. A GPU, and
-            a model of tiles, has one at a time.
+            do more images a second than one with two threads, and take longer for each. A graph on
+            a GPU, and a model of tiles, has one at a time; a model file on a GPU two.
 
     Returns:
         A ``PaDiM``, which can be saved; of a graph a ``Predictor``.
@@ -110,6 +110,7 @@ def load(
         path,
         graph.file_sha256,
         n_calls if graph.setup.device == "cpu" else 1,
+        choose_decoders(graph.setup.device),
     )
     if graph.setup.device != "cpu":
         _require_parity(predictor, path, graph.setup.precision)

@@ -31,7 +31,7 @@ from padim.scoring.calibration import Calibration
 from padim.scoring.description import Description
 from padim.scoring.engines import check_calls
 from padim.scoring.parity import Samples
-from padim.scoring.predictor import FileHash, Predictor, Score
+from padim.scoring.predictor import FileHash, Predictor, Score, choose_decoders
 
 
 class PaDiM(Predictor):
@@ -96,7 +96,7 @@ class PaDiM(Predictor):
         is_tiled = len(state.tiling.tiles) > 1
         if is_tiled or on_device.type != "cpu":  # rows of tiles would be there for each call
             n_threads = n_threads and n_threads * n_calls
-            n_calls = 1
+            n_calls = 1 if is_tiled else 2  # one is computed while the other comes and goes
         if features is None:
             network = network_of(state, weights)
             features = network.features(engine, n_threads, on_device.type, n_calls)
@@ -117,6 +117,7 @@ class PaDiM(Predictor):
             path,
             file_sha256,
             n_calls,
+            choose_decoders(on_device.type),
         )
 
     def read_samples(self) -> Samples | None:

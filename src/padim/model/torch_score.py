@@ -1,11 +1,16 @@
 """A model's scores computed by torch, whole or tile by tile."""
 
+import threading
+from contextlib import nullcontext
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from padim.features.device import computing, send
+from padim.features.device import computing, fetch, send
 from padim.features.features import TiledFeatures
+from padim.features.recording import Recorded
 from padim.method.gaussian import split_columns, squared_distances
 from padim.model.scorer import Scorer, finish_of
 from padim.model.state import ModelState
@@ -18,12 +23,15 @@ class TorchScore:
     def __init__(self, scorer: Scorer, device: torch.device) -> None:
         self.scorer = scorer.to(device).eval()
         self.device = device
+        self._compute = Recorded(self.scorer, scorer.features)
+        self._turn = nullcontext() if device.type == "cpu" else threading.Lock()
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
         """Score a batch: RGB at network size, shape ``(N, H, W, 3)``."""
-        with computing(self.device):
-            scores = self.scorer(send(torch.from_numpy(images), self.device))
-        return Outputs(*(output.cpu().numpy() for output in scores))
+        with computing(self.device), self._turn:
+            scores = self._compute(send(torch.from_numpy(images), self.device))
+            fetched = list(map(fetch, scores))
+        return _outputs(fetched)
 
 
 class TileScore:
@@ -61,4 +69,9 @@ class TileScore:
         first, *others = state.pyramid.by_head(levels)
         fine = state.pyramid.on_grid(state.pyramid.add_up(first)).sqrt()
         scores = self.finish([fine, *(level.t().sqrt() for (level,) in others)], first)
-        return Outputs(*(output.cpu().numpy() for output in scores))
+        return _outputs(list(map(fetch, scores)))
+
+
+def _outputs(fetched: list[Tensor]) -> Outputs:
+    """What ``fetch`` gave, in memory of its own."""
+    return Outputs(*(one.numpy().copy() if one.is_pinned() else one.numpy() for one in fetched))

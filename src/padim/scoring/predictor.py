@@ -17,6 +17,7 @@ from PIL import Image
 from padim.errors import ImageReadError, ModelFileError, ShapeError, UsageError
 from padim.images.ahead import (
     DECODE_AHEAD,
+    DECODE_THREADS,
     IMAGE_TYPES,
     Bring,
     ImageInput,
@@ -31,7 +32,7 @@ from padim.images.decode import rgb_pixels
 from padim.images.facts import ImageFacts, describe_clipping
 from padim.scoring.calibration import Calibration
 from padim.scoring.description import Description
-from padim.scoring.engines import ENGINES
+from padim.scoring.engines import ENGINES, n_cores
 from padim.scoring.parity import Samples
 from padim.scoring.prediction import NOT_CALIBRATED, Decision, Origin, Prediction, decide
 
@@ -53,6 +54,7 @@ class Outputs(NamedTuple):
     level_scores: NDArray[np.float32]
 
 
+_MOST_DECODERS = 8  # threads; with more, they are in each other's way
 Score = Callable[[NDArray[np.uint8]], Outputs]
 FileHash = str | Callable[[], str] | None  # one that is called at first use
 
@@ -70,6 +72,7 @@ class Predictor:
         path: The file that it was opened from, if any.
         file_sha256: Of that file, as it was read, or what tells it.
         n_calls: Batches that ``stream`` has scored at a time.
+        n_decoders: Threads of ``stream`` that decode.
 
     Attributes:
         preprocess: The way from an image to the network.
@@ -92,6 +95,7 @@ class Predictor:
         path: Path | None = None,
         file_sha256: FileHash = None,
         n_calls: int = 1,
+        n_decoders: int = DECODE_THREADS,
     ) -> None:
         self.score = score
         self.description = description
@@ -101,6 +105,7 @@ class Predictor:
         self.engine = engine
         self.path = path
         self.n_calls = n_calls
+        self.n_decoders = n_decoders
         self._file_sha256 = file_sha256
         self.decision: Decision | None = None
         if description.calibration is not None:
@@ -205,7 +210,7 @@ class Predictor:
                 f"Images cannot be of type {type(images).__name__}. Give a list of them, or one "
                 "image to predict."
             )
-        n_batch, n_decoded = self.n_batch, DECODE_AHEAD
+        n_batch, n_decoded = self.n_batch, max(DECODE_AHEAD, 2 * self.n_decoders)
         if n_ahead is not None:
             is_whole = isinstance(n_ahead, Integral)
             if not is_whole or n_ahead < 0:
@@ -223,6 +228,7 @@ class Predictor:
             hashed=traced,
             kept_px=kept_px,
             n_ahead=n_decoded,
+            n_threads=self.n_decoders,
         )
         batches = batched(loaded, n_batch)
         judge = partial(self.judge, traced=traced)
@@ -350,6 +356,13 @@ class Predictor:
             )
         name = type(self).__name__
         return f"{name}({self.description.words()}; {threshold}; {self.engine})"
+
+
+def choose_decoders(device: str) -> int:
+    """Threads that decode: as many as help, where the CPU does not compute as well."""
+    if device == "cpu":
+        return DECODE_THREADS
+    return max(DECODE_THREADS, min(_MOST_DECODERS, n_cores()))
 
 
 def _check_finite(outputs: Outputs, batch: Sequence[Loaded]) -> None:
