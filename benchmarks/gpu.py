@@ -5,24 +5,29 @@ does not depend, at 256 px with the default recipe. They are fitted here on phot
 cells.
 
 - *roofline*: each network and its distances in torch, for uint8 images that are on the device, in
-  batches: in float32 as padim computes it, with TF32 allowed, and with the network in bfloat16.
-  Beside the time stands the bound: the operations of all products over the rate of a large product
-  of that type, or the bytes that all operations read and write, each from memory, over the rate of
-  a large copy. Operations and bytes are *computed* from shapes; both rates are measured here.
-  A part of 1 is as fast as such a program can be; fused operations move fewer bytes.
+  batches that are replayed: in float32 as padim computes it, with TF32 allowed, and with the
+  network in bfloat16. Beside the time stands the bound: the operations of all products over the
+  rate of a large product of that type, or the bytes that all operations read and write, each from
+  memory, over the rate of a large copy. Operations and bytes are *computed* from shapes; both rates
+  are measured here. A part of 1 is as fast as such a program can be; fused operations move fewer
+  bytes.
 - *engines*: B5, from decoded images in memory to maps and scores in memory: what
-  ``padim.load(...).score`` takes in torch, and for its graph in ONNX Runtime and TensorRT.
+  ``padim.load(...).score`` takes in torch, and for its graph in ONNX Runtime and TensorRT; and how
+  many images a second two such calls at a time give, as ``stream`` has them for a model file.
 - *anomalib* (the alternative): B5 of its own with three levels, beside ours with the same ones,
   from decoded images as well. Its convolutions are in TF32, as torch has it by default.
-- *fit*: 1,000 images, and decoding the same ones alone on the same threads.
+- *fit*: 1,000 photographs of 300 px, and 300 of them as JPEG files of 5 megapixels, as a line's
+  camera gives them, each beside decoding the same files alone on the same threads.
 
-Aims: 5,000 images a second of B5 in bfloat16; a fit takes at most 1.1 of its decoding. ``--device
-cpu --quick`` shows that the script runs.
+Aims: 5,000 images a second of B5 in bfloat16; a fit takes at most 1.1 of its decoding, of files of
+5 megapixels. ``--device cpu --quick`` shows that the script runs.
 """
 
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -36,10 +41,12 @@ from cells import THREE_LEVELS, photographs, write_random_weights
 from numpy.typing import NDArray
 from operations import count
 from peer_env import fit_peer, serving
+from PIL import Image
 from torch import Tensor, nn
 
 from padim.errors import DeviceError
 from padim.features.device import computing
+from padim.features.recording import Recorded
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
@@ -56,6 +63,7 @@ PRECISIONS = ("float32", "TF32", "bfloat16")
 AIM_IMAGES_S = 5000
 AIM_FIT = 1.1
 N_FEW = 48  # images of the models that score
+LARGE_PX = 2448, 2048  # (width, height)
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,8 @@ class Plan:
         size_px: Side of what they see.
         batches: Images at a time.
         n_rounds: How often each is timed.
-        n_fitted: Images of the fit.
+        n_fitted: Photographs of the fit.
+        n_large: Of the fit of large files.
         n_copied: Float32 numbers of the large copy.
         n_side: Side of the large product.
     """
@@ -76,9 +85,10 @@ class Plan:
     device: torch.device
     names: tuple[str, ...] = NAMES
     size_px: int = 256
-    batches: tuple[int, ...] = (1, 8, 32, 128)
+    batches: tuple[int, ...] = (1, 8, 32, 128, 256)
     n_rounds: int = 15
     n_fitted: int = 1000
+    n_large: int = 300
     n_copied: int = 1 << 28
     n_side: int = 8192
 
@@ -175,9 +185,10 @@ def measure_row(
     rates: Mapping[str, float],
 ) -> dict[str, Any]:
     """Time one network on a batch, whole and without its distances, against what bounds it."""
-    runs = {"whole": partial(scorer, images), "network": partial(features, images)}
+    candidates = {"whole": scorer, "network": features}
+    runs = {name: partial(Recorded(one, features), images) for name, one in candidates.items()}
     taken = settle(plan, runs, precision)
-    work = count(runs["whole"])
+    work = count(partial(scorer, images))
     bounds = {
         "products": work.n_operations / rates[precision],
         "bytes": work.n_bytes / rates["bytes"],
@@ -229,12 +240,25 @@ def measure_engines(plan: Plan, weights: Path, folder: Path) -> list[dict[str, A
                 "engine": name,
                 "n_images": n_images,
                 "images_s": n_images / spread.median,
+                "images_s_two_calls": count_two_at_a_time(plan, runs[name], n_images),
                 "seconds": spread.to_json(),
                 "over_torch": spread.over(taken["torch"]).to_json(),
             }
             for name, spread in taken.items()
         ]
     return rows
+
+
+def count_two_at_a_time(plan: Plan, run: Callable[[], object], n_images: int) -> float:
+    """Images a second of calls of which two are under way at a time."""
+    n_calls = 2 * plan.n_rounds
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(run) for _ in range(4)]:
+            future.result()
+        start = time.perf_counter()
+        for future in [pool.submit(run) for _ in range(n_calls)]:
+            future.result()
+    return n_calls * n_images / (time.perf_counter() - start)
 
 
 def noise(plan: Plan, n_images: int) -> NDArray[np.uint8]:
@@ -278,9 +302,21 @@ def measure_peer(plan: Plan, weights: Path, folder: Path) -> list[dict[str, Any]
     return rows
 
 
-def measure_fit(plan: Plan, weights: Path) -> dict[str, Any]:
+def enlarge(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Write photographs as JPEG files of 5 megapixels."""
+
+    def write(path: Path) -> Path:
+        large = folder / f"{path.stem}.jpg"
+        with Image.open(path) as image:
+            image.resize(LARGE_PX).save(large, quality=90)
+        return large
+
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(write, paths))
+
+
+def measure_fit(plan: Plan, weights: Path, paths: Sequence[Path], what: str) -> dict[str, Any]:
     """Time a whole fit, and decoding its images alone."""
-    paths = photographs()[: plan.n_fitted]
     fitter = prepare_fit(plan, weights)
     bring, n_decoders = fitter.encoder.preprocess, fitter.embedder.n_decoders
 
@@ -294,6 +330,7 @@ def measure_fit(plan: Plan, weights: Path) -> dict[str, Any]:
     timed = {name: partial(seconds, plan.device, run) for name, run in runs.items()}
     taken = measure.in_turn(timed, min(plan.n_rounds, 3))
     return {
+        "images": what,
         "n_images": len(paths),
         "n_decoders": n_decoders,
         **{f"{name}_s": spread.to_json() for name, spread in taken.items()},
@@ -321,7 +358,7 @@ def main() -> None:
         raise SystemExit("On a CPU the script only shows that it runs: --device cpu --quick")
     plan = Plan(torch.device(given.device))
     if given.quick:
-        plan = Plan(plan.device, ("efficientnet_lite0",), 64, (1, 2), 2, 24, 1 << 20, 256)
+        plan = Plan(plan.device, ("efficientnet_lite0",), 64, (1, 2), 2, 24, 4, 1 << 20, 256)
     name = torch.cuda.get_device_name() if given.device == "cuda" else "cpu"
     about = measure.facts(["elpv-dataset"], name)
     about["software"]["onnxruntime"] = ENGINES["onnxruntime"].version()
@@ -331,22 +368,26 @@ def main() -> None:
         files = [write_random_weights(name, folder) for name in plan.names]
         roofline = [row for file in files for row in measure_roofline(plan, file, rates)]
         engines = measure_engines(plan, files[0], folder)
-        fit = measure_fit(plan, files[0])
+        few = photographs()[: plan.n_fitted]
+        fits = [measure_fit(plan, files[0], few, "300 px")]
+        large = enlarge(few[: plan.n_large], folder)
+        fits.append(measure_fit(plan, files[0], large, "5 megapixels"))
         (folder / "peer").mkdir()
         peer = measure_peer(plan, files[0], folder / "peer")
     print(", ".join(f"{name} {rate:.3g} a second" for name, rate in rates.items()))
     keys = ("images_s", "network_over_whole", "bound", "part_of_bound")
     show(roofline, "backbone", "precision", "n_images", *keys)
-    show(engines, "engine", "n_images", "images_s", "over_torch")
-    show([fit], "n_images", "fit_s", "decode_s", "fit_over_decode")
+    show(engines, "engine", "n_images", "images_s", "images_s_two_calls", "over_torch")
+    show(fits, "images", "n_images", "fit_s", "decode_s", "fit_over_decode")
     if peer:
         show(peer, "n_images", "ours", "anomalib", "times_faster")
-    best = max(row["images_s"] for row in engines if row["engine"] == "torch, bfloat16")
-    ratio = fit["fit_over_decode"]["median"]
+    fast = [row for row in engines if row["engine"] == "torch, bfloat16"]
+    best = max(row[key] for row in fast for key in ("images_s", "images_s_two_calls"))
+    ratio = fits[-1]["fit_over_decode"]["median"]
     aims = measure.judge(
         (
             measure.Aim("B5 in bfloat16, images a second", best, AIM_IMAGES_S, at_least=True),
-            measure.Aim("A fit over decoding its images", ratio, AIM_FIT),
+            measure.Aim("A fit over decoding its files of 5 megapixels", ratio, AIM_FIT),
         )
     )
     content = {
@@ -354,7 +395,7 @@ def main() -> None:
         "rates": rates,
         "roofline": roofline,
         "engines": engines,
-        "fit": fit,
+        "fits": fits,
         "peer": peer,
         "aims": aims,
     }
