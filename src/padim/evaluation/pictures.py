@@ -35,8 +35,9 @@ _TITLES = ("image", "ground truth", "anomaly map", "predicted mask", "outline")
 
 def draw_roc(image_curves: Mapping[str, Curve], pixel_curves: Mapping[str, Curve]) -> Figure:
     """Draw the ROC curves of images and of pixels, one a category that has one, side by side."""
-    figure = Figure(figsize=(15, 7), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(15, 7), dpi=_DPI)
     panels = figure.subplots(1, 2)
+    figure.subplots_adjust(left=0.05, right=0.985, top=0.95, bottom=0.08, wspace=0.12)
     for axes, kind, curves in zip(
         panels, ("Image", "Pixel"), (image_curves, pixel_curves), strict=True
     ):

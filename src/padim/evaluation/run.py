@@ -336,7 +336,13 @@ def _stamp(category: Category, path: Path) -> FileStamp:
 
 
 def write_roc(records: Sequence[Record], path: Path) -> None:
-    """Draw the ROC curves of a benchmark, of the first seed of each category, into a file."""
+    """Draw the ROC curves of a benchmark, of the first seed of each category, into a file.
+
+    Without a category there is no file.
+    """
+    if not records:
+        path.unlink(missing_ok=True)
+        return
     found: dict[str, dict[str, Curve]] = {"image": {}, "pixel": {}}
     for record in records:
         for kind, axes in (("image", record.curves.image), ("pixel", record.curves.pixel)):
