@@ -112,4 +112,4 @@ def test_the_peak_grows_by_what_is_kept_of_each_image_alone(
     assert by_count[70]["peak"] == pytest.approx(by_count[40]["peak"], rel=0.05)
     grown, expected = (by_count[1500][what] - by_count[70][what] for what in ("peak", "forecast"))
     grown -= by_count[1500]["before"] - by_count[70]["before"]  # the images themselves
-    assert grown == pytest.approx(expected, rel=0.3, abs=8e6)
+    assert grown == pytest.approx(expected, rel=0.3, abs=12e6)
