@@ -117,3 +117,14 @@ def test_torch_is_loaded_before_a_signal_ends_the_run() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (143, "loaded\n")
     assert done.stderr == "error: Ended from outside.\n"
+
+
+def test_what_is_loaded_is_not_looked_through_when_python_ends() -> None:
+    code = (
+        "import gc, sys\n"
+        "from padim.__main__ import main\n"
+        "sys.argv = ['padim', 'backbones', '--json']\n"
+        "status = main()\n"
+        "sys.exit(status or not gc.get_freeze_count())"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

@@ -1,5 +1,7 @@
 """The command line: ``padim`` and ``python -m padim``."""
 
+import gc
+
 from padim.interrupts import guard
 
 
@@ -11,7 +13,9 @@ def main() -> int:
 def _run() -> int:
     from padim.cli import main as run
 
-    return run()
+    status = run()
+    gc.freeze()  # when Python ends it looks through all that is there, which stays in any case
+    return status
 
 
 if __name__ == "__main__":

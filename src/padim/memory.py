@@ -58,6 +58,14 @@ def without_collecting() -> Iterator[None]:
             gc.enable()
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """Load a large library that stays to the end of a program: Python never looks through it."""
+    with without_collecting():
+        yield
+    gc.freeze()
+
+
 def machine_bytes() -> int:
     """Memory of this machine, or of the container that this process is in, if that is less."""
     import psutil

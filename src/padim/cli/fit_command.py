@@ -38,7 +38,7 @@ from padim.images.decode import decode
 from padim.images.facts import describe_depth
 from padim.images.heatmap import overlay, save_picture
 from padim.images.regions import regions_above
-from padim.memory import format_bytes, watch_peak, without_collecting
+from padim.memory import format_bytes, loading, watch_peak
 from padim.scoring.engines import is_graph
 from padim.scoring.prediction import decide
 
@@ -106,7 +106,7 @@ def fit(
         if found.category
         else replace(find_left_out([images], recursive=recursive), masks=found.masks)
     )
-    with without_collecting():  # torch
+    with loading():  # torch
         from padim.fitting.prepare import find_source_px, find_white, require_outliers_known
     require_outliers_known(settings, outlier_overlays is not None)
     settings = find_white(settings, chosen)

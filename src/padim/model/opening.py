@@ -16,6 +16,7 @@ from padim.errors import (
     naming_extras,
 )
 from padim.images.decode import IMAGE_SUFFIXES
+from padim.memory import without_collecting
 from padim.scoring.description import Description
 from padim.scoring.engines import graph_engine, is_graph
 from padim.scoring.graph import Graph
@@ -80,7 +81,7 @@ def load(
     if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
         raise UsageError(f"{path} is an image, not a model. Load a model, and let it predict this.")
     if not is_graph(path):
-        with naming_extras():
+        with naming_extras(), without_collecting():
             from padim.model.file import load_hashed
             from padim.model.padim import PaDiM
 
