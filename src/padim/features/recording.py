@@ -1,6 +1,8 @@
 """What a GPU does for a batch, recorded and replayed."""
 
+import threading
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from padim.features.features import Features
 from padim.features.trunk import Trunk
 
 _MOST = 4  # sizes of batches; each takes the memory of its feature maps
+_turn = threading.Lock()  # a stream is recorded by one thread at a time
 
 
 class Recorded:
@@ -50,15 +53,22 @@ class _Recording:
     def __init__(self, compute: Callable[[Tensor], Sequence[Tensor]], images: Tensor) -> None:
         self._images = images.clone()
         self._graph = torch.cuda.CUDAGraph()
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's own, of no types
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            compute(self._images)  # sets up what this thread needs, which cannot be recorded
-        torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
-            self._outputs = compute(self._images)
+        with _turn:
+            stream = _find_stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                compute(self._images)  # sets up what this thread needs, which cannot be recorded
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+                self._outputs = compute(self._images)
 
     def replay(self, images: Tensor) -> Sequence[Tensor]:
         self._images.copy_(images)
         self._graph.replay()
         return self._outputs
+
+
+@cache
+def _find_stream() -> torch.cuda.Stream:
+    """The one stream that is recorded: cuBLAS keeps memory for each."""
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's own, of no types

@@ -31,7 +31,7 @@ class TorchScore:
         with computing(self.device), self._turn:
             scores = self._compute(send(torch.from_numpy(images), self.device))
             fetched = list(map(fetch, scores))
-        return _outputs(fetched)
+        return _outputs(fetched, self.device)
 
 
 class TileScore:
@@ -69,9 +69,10 @@ class TileScore:
         first, *others = state.pyramid.by_head(levels)
         fine = state.pyramid.on_grid(state.pyramid.add_up(first)).sqrt()
         scores = self.finish([fine, *(level.t().sqrt() for (level,) in others)], first)
-        return _outputs(list(map(fetch, scores)))
+        return _outputs(list(map(fetch, scores)), self.device)
 
 
-def _outputs(fetched: list[Tensor]) -> Outputs:
+def _outputs(fetched: list[Tensor], device: torch.device) -> Outputs:
     """What ``fetch`` gave, in memory of its own."""
-    return Outputs(*(one.numpy().copy() if one.is_pinned() else one.numpy() for one in fetched))
+    arrays = [one.numpy() for one in fetched]
+    return Outputs(*(arrays if device.type == "cpu" else map(np.array, arrays)))
