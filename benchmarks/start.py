@@ -139,6 +139,7 @@ def main() -> None:
         measure.Aim("import padim, seconds", wall["import padim"].median, MOST_IMPORT_S, digits=2),
         measure.Aim("padim --help, seconds", wall["padim --help"].median, MOST_IMPORT_S, digits=2),
         measure.Aim("First fit, seconds", wall["first fit"].median, MOST_FIRST_S),
+        measure.Aim("Fit of two images, seconds", wall["fit of two images"].median, MOST_FIXED_S),
         measure.Aim(
             "Fit until its first image, seconds",
             wall["until its first image"].median,

@@ -1,6 +1,8 @@
 """What a CUDA device computes, held against the CPU; ``make gpu`` runs it."""
 
-from collections.abc import Iterator
+import copy
+import pickle
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from numpy.typing import NDArray
 from trees import make_category
 
 import padim
@@ -158,6 +161,33 @@ def test_batches_that_come_again_are_replayed_bit_for_bit(folder: Path) -> None:
         np.testing.assert_allclose(outputs.anomaly_map, theirs, rtol=TOLERANCE["float32"])
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_copy_says_the_same(
+    folder: Path, copied: Callable[[padim.Predictor], padim.Predictor]
+) -> None:
+    predictor = padim.load(folder / "m.safetensors", device="cuda", engine="torch")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *SIZE_PX, 3)).astype(np.uint8)
+    expected = [predictor.score(pixels).anomaly_map for _ in range(3)][-1]
+    np.testing.assert_array_equal(copied(predictor).score(pixels).anomaly_map, expected)
+
+
+def test_two_models_may_be_recorded_at_once(folder: Path) -> None:
+    predictors = [
+        padim.load(folder / "m.safetensors", device="cuda", engine="torch") for _ in range(2)
+    ]
+    drawn = np.random.default_rng(0)
+    batches = [drawn.integers(0, 256, (n, *SIZE_PX, 3)).astype(np.uint8) for n in (1, 2, 3, 4)]
+    expected = [predictors[0].score(batch).anomaly_map for batch in batches]
+
+    def score(predictor: padim.Predictor) -> list[NDArray[np.float32]]:
+        return [predictor.score(batch).anomaly_map for _ in range(3) for batch in batches]
+
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(score, predictors):
+            for ours, theirs in zip(found, expected * 3, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_network_with_excitations_gives_the_features_of_the_cpu(tmp_path: Path) -> None:
     name = "efficientnet_b5_ns"
     torch.manual_seed(0)
@@ -182,7 +212,7 @@ def test_a_network_with_excitations_gives_the_features_of_the_cpu(tmp_path: Path
 
 
 # A single batch is gone before the moments come.
-@pytest.mark.parametrize(("n_images", "most"), [(8, 2.0), (100, 1.5)])
+@pytest.mark.parametrize(("n_images", "most"), [(8, 2.0), (100, 2.5)])
 def test_the_memory_of_a_fit_is_forecast(n_images: int, most: float) -> None:
     fitter = prepare(
         settings_with(FitSettings(), size_px=(256, 256), device="cuda", engine="torch")
@@ -190,8 +220,9 @@ def test_the_memory_of_a_fit_is_forecast(n_images: int, most: float) -> None:
     drawn = np.random.default_rng(0)
     images = [drawn.integers(0, 256, (256, 256, 3)).astype(np.uint8) for _ in range(n_images)]
     forecast = fitter.forecast((256, 256), n_images).device_bytes
+    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    before = torch.cuda.memory_reserved()
     fitter.fit(images)
-    taken = torch.cuda.max_memory_allocated() - before
+    taken = torch.cuda.max_memory_reserved() - before
     assert taken < forecast < most * taken

@@ -48,7 +48,8 @@ _exact = _Exact()
 @contextmanager
 def computing(device: torch.device) -> Iterator[None]:
     """Compute without gradients; on a GPU with all digits, and the same bytes each time."""
-    with torch.inference_mode(), nullcontext() if device.type == "cpu" else _exact:
+    here = nullcontext() if device.index is None else torch.cuda.device(device)
+    with torch.inference_mode(), here, nullcontext() if device.type == "cpu" else _exact:
         yield
 
 

@@ -22,7 +22,7 @@ from padim.errors import (
 from padim.features import trunk_cache
 from padim.features.encoder import Encoder
 from padim.features.features import Features, TiledFeatures
-from padim.features.trunk import activation_bytes, load_trunk, optimise
+from padim.features.trunk import Trunk, activation_bytes, load_trunk, optimise
 from padim.features.trunk_cache import TrunkTensors, hash_trunk
 from padim.files import identify, write_together
 from padim.memory import without_collecting
@@ -87,7 +87,7 @@ class Network:
         size_px = encoder.tiling.window_px
         trunk = optimise(load_trunk(encoder.spec, tensors, self.origin, size_px))
         precision = DTYPES[encoder.precision]
-        for module in trunk.modules():
+        for module in trunk.modules() if isinstance(trunk, Trunk) else ():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.to(precision)  # once, as it is rounded for each product
         return Features(
@@ -310,7 +310,7 @@ class _ImageByImage(nn.Module):
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a name; ``auto`` is a CUDA device where there is one.
+    """The device of a name; ``auto`` is a CUDA device where there is one, the current one.
 
     Raises:
         UnknownNameError: There is no such device name.
@@ -322,6 +322,8 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     elif name == "cuda" and not torch.cuda.is_available():
         raise UsageError("The device is cuda, but this machine has none. Use --device cpu.")
+    if name == "cuda":
+        return torch.device(name, torch.cuda.current_device())  # each thread has one of its own
     return torch.device(name)
 
 

@@ -18,8 +18,8 @@ class Recorded:
     """A module whose work on a GPU is recorded for a size of batch that comes again.
 
     It is hundreds of small pieces, and to ask for them one by one takes longer than to do them for
-    a few images. It is recorded where the trunk is one of ours: others may look at numbers on
-    their way. One thread may call it at a time.
+    a few images. It is recorded where the trunk is one of ours, and of whole images: others may
+    look at numbers on their way. One thread may call it at a time.
 
     Args:
         compute: From images ``(N, H, W, 3)`` to tensors; the same for the same.
@@ -32,19 +32,20 @@ class Recorded:
     def __init__(self, compute: Callable[[Tensor], Sequence[Tensor]], features: nn.Module) -> None:
         self._compute = compute
         self._may_record = isinstance(features, Features) and isinstance(features.trunk, Trunk)
-        # By images at a time; None after the first call: most sizes come once.
-        self._recordings: dict[int, _Recording | None] = {}
+        self._seen: set[tuple[object, ...]] = set()
+        self._recordings: dict[tuple[object, ...], _Recording] = {}
 
     def __call__(self, images: Tensor) -> Sequence[Tensor]:
         """Compute; on a GPU, what comes back may be overwritten by the next call."""
-        n_images = len(images)
-        if n_images in self._recordings:
-            recording = self._recordings[n_images] or _Recording(self._compute, images)
-            self._recordings[n_images] = recording
-            return recording.replay(images)
-        if images.is_cuda and self._may_record and len(self._recordings) < _MOST:
-            self._recordings[n_images] = None
-        return self._compute(images)
+        if not images.is_cuda or not self._may_record:
+            return self._compute(images)
+        kind = *images.shape, images.dtype
+        if kind not in self._recordings:
+            if kind not in self._seen or len(self._recordings) == _MOST:
+                self._seen.add(kind)
+                return self._compute(images)
+            self._recordings[kind] = _Recording(self._compute, images)
+        return self._recordings[kind].replay(images)
 
 
 class _Recording:

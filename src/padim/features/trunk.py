@@ -133,7 +133,9 @@ def optimise(trunk: AnyTrunk) -> AnyTrunk:
 
 def _choose_conv(conv: nn.Conv2d) -> nn.Conv2d:
     """A convolution that gives the same sums, sooner if there is one."""
-    if type(conv).__name__ == "Conv2dSame" and conv.stride == (2, 2):  # timm's, of TensorFlow's
+    pads_itself = type(conv).__name__ == "Conv2dSame"  # timm's, of TensorFlow's networks
+    is_odd = conv.kernel_size in ((3, 3), (5, 5), (7, 7)) and conv.dilation == (1, 1)
+    if pads_itself and is_odd and conv.stride == (2, 2):
         return _EvenConv2d.of(conv)
     is_plain = type(conv) is nn.Conv2d and conv.groups == 1 and conv.padding in ((0, 0), "valid")
     return _PixelConv2d.of(conv) if is_plain and conv.kernel_size == conv.stride == (1, 1) else conv
@@ -189,7 +191,7 @@ class _ExcitedConv2d(nn.Module):
     """Channels weighed by squeeze and excitation, timm's, and then a convolution of one pixel.
 
     On a GPU each image has kernels of its own, weighed instead of its feature maps where those are
-    larger, which spares a pass over them.
+    clearly larger, which spares a pass over them.
     """
 
     def __init__(self, excite: nn.Module, conv: _PixelConv2d) -> None:

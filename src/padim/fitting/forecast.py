@@ -91,6 +91,10 @@ def forecast_fit(fitter: "Fitter", largest_px: tuple[int, int], n_images: int | 
     file_bytes += network.file + settings.keep_samples * N_SAMPLES * sample_bytes
     n_batch = fitter.embedder.n_batch
     running = (n_batch if n_images is None else min(n_batch, n_images)) * network.image
+    if fitter.embedder.device.type != "cpu" and (n_images is None or n_images >= 2 * n_batch):
+        running *= (
+            2  # what is recorded keeps its memory while a smaller batch, the last, is computed
+        )
     decode_bytes = fitter.embedder.n_decoders * DECODE_BYTES_PER_PX * largest_px[0] * largest_px[1]
     passing = running + network.engine + waiting + moments + decode_bytes
     factoring = moments + rows + BLOCK_BYTES + network.engine

@@ -91,10 +91,9 @@ class Embedder:
         for batch in batched(loaded, self.n_batch):
             stacked = torch.from_numpy(np.stack([image.pixels for image in batch]))
             with computing(self.device):
-                embeddings = [
-                    level.clone() if level.is_cuda else level
-                    for level in compute(send(stacked, self.device))
-                ]
+                levels = compute(send(stacked, self.device))
+                # A GPU writes the next batch where these are.
+                embeddings = [level.clone() if level.is_cuda else level for level in levels]
             yield batch, embeddings
 
     def embed_again(

@@ -36,7 +36,7 @@ class Look:
         depth: Depth = PLAIN,
     ) -> "Look":
         """Look at RGB pixels ``(H, W, 3)``, for instance at network size, at least 32x32."""
-        grey = pixels[..., 0].astype(np.float32)  # a mean over so short an axis takes ten times it
+        grey = pixels[..., 0].astype(np.float32)  # numpy is slow over an axis as short as this
         grey += pixels[..., 1]
         grey += pixels[..., 2]
         grey /= 3

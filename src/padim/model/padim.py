@@ -96,7 +96,7 @@ class PaDiM(Predictor):
         is_tiled = len(state.tiling.tiles) > 1
         if is_tiled or on_device.type != "cpu":  # rows of tiles would be there for each call
             n_threads = n_threads and n_threads * n_calls
-            n_calls = 1 if is_tiled else 2  # one is computed while the other comes and goes
+            n_calls = 1
         if features is None:
             network = network_of(state, weights)
             features = network.features(engine, n_threads, on_device.type, n_calls)
@@ -116,7 +116,8 @@ class PaDiM(Predictor):
             engine,
             path,
             file_sha256,
-            n_calls,
+            # While a GPU computes one, results of the other are copied and judged.
+            n_calls if is_tiled or on_device.type == "cpu" else 2,
             choose_decoders(on_device.type),
         )
 

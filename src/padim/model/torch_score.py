@@ -31,7 +31,10 @@ class TorchScore:
         with computing(self.device), self._turn:
             scores = self._compute(send(torch.from_numpy(images), self.device))
             fetched = list(map(fetch, scores))
-        return _outputs(fetched, self.device)
+        return _copy_out(fetched, self.device)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return TorchScore, (self.scorer, self.device)
 
 
 class TileScore:
@@ -69,10 +72,10 @@ class TileScore:
         first, *others = state.pyramid.by_head(levels)
         fine = state.pyramid.on_grid(state.pyramid.add_up(first)).sqrt()
         scores = self.finish([fine, *(level.t().sqrt() for (level,) in others)], first)
-        return _outputs(list(map(fetch, scores)), self.device)
+        return _copy_out(list(map(fetch, scores)), self.device)
 
 
-def _outputs(fetched: list[Tensor], device: torch.device) -> Outputs:
+def _copy_out(fetched: list[Tensor], device: torch.device) -> Outputs:
     """What ``fetch`` gave, in memory of its own."""
     arrays = [one.numpy() for one in fetched]
     return Outputs(*(arrays if device.type == "cpu" else map(np.array, arrays)))
