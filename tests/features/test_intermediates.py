@@ -23,6 +23,8 @@ from padim.features.intermediates import describe_network, find_names, takes_siz
 from padim.features.onnx import write_onnx
 from padim.features.trunk import activation_bytes, build_trunk, load_trunk, optimise, with_taps
 from padim.features.weights import fetch, locate, require_weights, verify
+from padim.fitting.prepare import prepare
+from padim.fitting.settings import FitSettings
 from padim.method.pyramid import build_pyramid
 from padim.model.file import load_state
 
@@ -175,6 +177,21 @@ def test_weights_that_do_not_travel_are_known_by_their_hash(tmp_path: Path) -> N
     other = write_weights(BY_NAME["test_vit"], tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="the model was fitted with weights of"):
         padim.load(path, weights=other)
+
+
+def test_weights_that_a_network_may_work_on_are_not_rounded(tmp_path: Path) -> None:
+    weights = write_weights(BY_NAME["test_convnext"], tmp_path / "net.safetensors")
+    settings = FitSettings(
+        backbone="timm:test_convnext",
+        weights=weights,
+        size_px=SIZE_PX,
+        engine="torch",
+        device="cpu",
+        precision="bfloat16",
+    )
+    features = prepare(settings).features
+    kinds = {p.dtype for p in features.parameters()}
+    assert kinds == {torch.float32}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of timm's own way to resample
