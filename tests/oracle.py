@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from padim.backbones import DEFAULT_BACKBONE, backbone
+from padim.features.trunk import AnyTrunk, build_trunk
 from padim.fitting.fitter import Fitter
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitChoices, FitSettings, settings_with
@@ -205,6 +206,17 @@ def random_network(name: str, images: Tensor, seed: int = 0) -> nn.Module:
                 module.bias.normal_(0, 0.2, generator=generator)
     hooked(network.train(), [last_tap], images)
     return network.eval()
+
+
+def random_trunk(name: str) -> AnyTrunk:
+    """A backbone up to its last tap, of random weights whose batch norms change little."""
+    trunk = build_trunk(backbone(name)).to_empty(device="cpu")
+    drawn = torch.Generator().manual_seed(0)
+    for key, tensor in trunk.state_dict().items():
+        tensor.fill_(key.endswith(("running_var", ".weight")))
+        if tensor.ndim > 1:
+            tensor.copy_(torch.randn(tensor.shape, generator=drawn) / tensor[0].numel() ** 0.5)
+    return trunk
 
 
 def lite0() -> nn.Module:

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import oracle
 import pytest
 import torch
 from numpy.typing import NDArray
 from trees import make_category
 
 import padim
-from padim.backbones import BACKBONES
 from padim.features.device import computing
-from padim.features.trunk import build_trunk
 from padim.fitting.prepare import prepare
 from padim.fitting.settings import FitSettings, settings_with
 from padim.model.export import export
@@ -190,14 +189,8 @@ def test_two_models_may_be_recorded_at_once(folder: Path) -> None:
 
 def test_a_network_with_excitations_gives_the_features_of_the_cpu(tmp_path: Path) -> None:
     name = "efficientnet_b5_ns"
-    torch.manual_seed(0)
-    trunk = build_trunk(BACKBONES[name]).to_empty(device="cpu")
-    for key, tensor in trunk.state_dict().items():
-        tensor.fill_(key.endswith(("running_var", ".weight")))
-        if tensor.ndim > 1:
-            tensor.normal_(std=tensor[0].numel() ** -0.5)
     weights = tmp_path / f"{name}.safetensors"
-    write_tensors(dict(trunk.network.state_dict()), weights, {})
+    write_tensors(dict(oracle.random_trunk(name).network.state_dict()), weights, {})
     images = torch.randint(256, (2, 256, 256, 3), dtype=torch.uint8)
     found = []
     for device in ("cuda", "cpu"):
