@@ -317,7 +317,9 @@ def enlarge(paths: Sequence[Path], folder: Path) -> list[Path]:
         return list(pool.map(write, paths))
 
 
-def measure_fit(plan: Plan, weights: Path, paths: Sequence[Path], what: str) -> dict[str, Any]:
+def measure_fit(
+    plan: Plan, weights: Path, paths: Sequence[Path], what: str
+) -> dict[str, Any]:  # a row of the JSON
     """Time a whole fit, and decoding its images alone."""
     fitter = prepare_fit(plan, weights)
     bring, n_decoders = fitter.encoder.preprocess, fitter.embedder.n_decoders

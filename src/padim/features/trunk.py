@@ -146,7 +146,7 @@ class _EvenConv2d(nn.Conv2d):
 
     Every stage but the last tap's has such maps. TensorFlow pads one row and column more behind
     than in front. A kernel of one row and column of zeros more in front gives the same sums with as
-    much padding on either side; of two more, too, and a GPU has no fast way for even kernels.
+    much padding on either side; of two more, too, which a GPU takes: even kernels are slow there.
     """
 
     @classmethod
