@@ -15,6 +15,11 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="padim-cache-")
     os.environ["XDG_CACHE_HOME"] = _cache.name
 
+# The processes of the tests share the cores: where a library is not told how many threads to take,
+# it takes one. Libraries read this when they are loaded, and commands tell them.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
 # Many tests start a Python, which else would compile this package anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 

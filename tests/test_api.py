@@ -78,6 +78,24 @@ def test_threads_of_torch_do_not_spin_unless_asked_to(policy: str | None, spins:
     assert ("GOMP_SPINCOUNT = '0'" not in said.stderr) == spins, said.stderr
 
 
+@pytest.mark.parametrize(
+    ("code", "asked", "found"),
+    [("import padim", None, "4"), ("import padim", "20", "20"), ("import numpy, padim", None, "")],
+)
+def test_threads_of_numpy_do_not_spin_unless_asked_to(
+    code: str, asked: str | None, found: str
+) -> None:
+    own = {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS_")}
+    said = subprocess.run(
+        [sys.executable, "-c", f"{code}, os; print(os.getenv('OPENBLAS_THREAD_TIMEOUT', ''))"],
+        env={**own, **({} if asked is None else {"OPENBLAS_THREAD_TIMEOUT": asked})},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert said.stdout.strip() == found
+
+
 def test_what_fit_and_load_give_is_one_class(
     model: padim.PaDiM, category: Path, tmp_path: Path
 ) -> None:

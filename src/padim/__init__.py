@@ -91,6 +91,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # from decoding and from other processes. OpenMP reads this when torch is loaded.
 if "torch" not in sys.modules:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# So do numpy's, in its builds with OpenBLAS: 2**4 cycles are as few as it takes.
+if "numpy" not in sys.modules:
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 _MODULES = {
     "datasets": ("read_dataset",),

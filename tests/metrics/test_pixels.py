@@ -289,12 +289,13 @@ def test_weights_are_repeated_images(case: Case, exact: bool, seed: int) -> None
 def test_resamples_in_chunks_are_those_at_once(monkeypatch: pytest.MonkeyPatch, wide: int) -> None:
     case = make_case(6, "spread", 0.8, 1)
     weights = bootstrap_weights([mask.any() for mask in case.masks], 20)
-    metrics = PixelMetrics(case.counts(exact=False, saturated=True))
-    at_once = metrics.resampled(weights)
-    monkeypatch.setattr("padim.metrics.resamples._CHUNK_BYTES", 1)
+    counts = case.counts(exact=False, saturated=True)
+    at_once = PixelMetrics(counts).resampled(weights)
+    monkeypatch.setattr("padim.metrics.resamples._TABLE_BYTES", 1)
+    monkeypatch.setattr("padim.metrics.resamples._FEW", 1)
     monkeypatch.setattr("padim.metrics.bins._BLOCK_BYTES", 1)
     monkeypatch.setattr("padim.metrics.bins._WIDE", wide)
-    for name, values in metrics.resampled(weights).items():
+    for name, values in PixelMetrics(counts).resampled(weights).items():
         assert values.shape == (20,)
         np.testing.assert_allclose(values, at_once[name], atol=1e-12)
 

@@ -16,6 +16,8 @@ _BLOCK_BYTES = 1 << 25
 _WIDE = N_FLOAT16  # more columns than this, as exact levels have, are mostly 0
 
 Bins = NDArray[np.integer[Any]]
+# Which rows, which columns, ascending, and their counts, shape (rows, columns)
+Block = tuple[slice, slice | NDArray[np.intp], Floats]
 
 
 def bins_of(scores: NDArray[np.float32], levels: NDArray[np.float32] | None) -> Bins:
@@ -56,6 +58,11 @@ def scores_of(bins: Bins, levels: NDArray[np.float32] | None) -> NDArray[np.floa
     return pattern.view(np.float16).astype(np.float32)
 
 
+def n_block_rows(n_columns: int) -> int:
+    """Rows of one block: one where columns are so many that most are 0."""
+    return 1 if n_columns > _WIDE else max(1, _BLOCK_BYTES // (8 * max(n_columns, 1)))
+
+
 class Rows:
     """Sparse rows of counts, 6 bytes for each bin in use."""
 
@@ -84,9 +91,7 @@ class Rows:
         """Pixels of each row, shape ``(rows,)``."""
         return np.array([counts.sum(dtype=np.int64) for counts in self.counts], np.float64)
 
-    def blocks(
-        self, column: NDArray[np.intp], n_columns: int
-    ) -> Iterator[tuple[slice, slice | NDArray[np.intp], Floats]]:
+    def blocks(self, column: NDArray[np.intp], n_columns: int) -> Iterator[Block]:
         """Some rows at a time, written out.
 
         Args:
@@ -94,14 +99,13 @@ class Rows:
             n_columns: K.
 
         Yields:
-            Which rows, which columns, ascending, and their counts, shape ``(rows, columns)``; those
-            of all other columns are 0.
+            Blocks of ``n_block_rows``; counts of all other columns are 0.
         """
+        n_rows = n_block_rows(n_columns)
         if n_columns > _WIDE:
             for i, (bins, counts) in enumerate(zip(self.bins, self.counts, strict=True)):
                 yield slice(i, i + 1), column[bins[::-1]], counts[None, ::-1].astype(np.float64)
             return
-        n_rows = max(1, _BLOCK_BYTES // (8 * max(n_columns, 1)))
         for start in range(0, len(self), n_rows):
             chosen = slice(start, min(start + n_rows, len(self)))
             block = np.zeros((chosen.stop - start, n_columns))

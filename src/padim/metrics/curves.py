@@ -45,19 +45,21 @@ def worth(
         2024 (AUPIMO), equations 3 to 5.
     """
     low, high = limits
-    before = _shift(fpr)
-    start, end = before.clip(low, high), fpr.clip(low, high)
+    nothing = 0.0
     if log:
         # Rates below the lowest limit matter only as where a straight line comes from.
         tiny = np.finfo(np.float64).tiny
-        fpr, before, start, end = (np.log(np.maximum(x, tiny)) for x in (fpr, before, start, end))
-        low, high = float(np.log(low)), float(np.log(high))
+        fpr = np.log(np.maximum(fpr, tiny))
+        nothing, low, high = (float(np.log(x)) for x in (tiny, low, high))
+    before = _shift(fpr, nothing)
+    end = fpr.clip(low, high)
+    start = before.clip(low, high)
     if order == "tied":
         run = fpr - before
         middle = (start + end) / 2 - before
         climbed = np.divide(middle, run, out=np.zeros_like(run), where=run > 0)
         if log:
-            climbed[before <= np.log(tiny)] = 0
+            climbed[before <= nothing] = 0
     else:
         climbed = np.full_like(fpr, order == "best")
     worths: Floats = ((end - start) * climbed + high - end) / (high - low)
@@ -149,8 +151,9 @@ def _count_where_both(tp: Floats, fp: Floats) -> Floats:
     return np.where(fp[..., -1] > 0, tp[..., -1], 0)
 
 
-def _shift(values: Floats) -> Floats:
-    """What stood one threshold before; 0 at first."""
-    shifted = np.zeros_like(values)
+def _shift(values: Floats, first: float = 0.0) -> Floats:
+    """What stood one threshold before; ``first`` at first."""
+    shifted = np.empty_like(values)
+    shifted[..., :1] = first
     shifted[..., 1:] = values[..., :-1]
     return shifted

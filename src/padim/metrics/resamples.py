@@ -14,7 +14,9 @@ Values = dict[str, float | None]  # of metrics by name; None where one cannot be
 Intervals = dict[str, Interval | None]
 
 N_RESAMPLES = 1000
-_CHUNK_BYTES = 1 << 26
+_TABLE_BYTES = 1 << 19  # memory of larger ones comes from the system anew for each
+_MOST_BYTES = 1 << 26
+_FEW = 8  # resamples that are worth more memory
 
 
 def bootstrap_weights(labels: ArrayLike, n: int = N_RESAMPLES, seed: int = 0) -> Floats:
@@ -119,7 +121,8 @@ def in_chunks(
             "Give one per image."
         )
     table = np.atleast_2d(weights)
-    n_rows = max(1, _CHUNK_BYTES // (8 * max(n_columns, 1)))
+    n_bytes = 8 * max(n_columns, 1)
+    n_rows = max(1, _TABLE_BYTES // n_bytes, min(_FEW, _MOST_BYTES // n_bytes))
     parts = [measure(table[start : start + n_rows]) for start in range(0, len(table), n_rows)]
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return whole if weights.ndim == 2 else {name: value[0] for name, value in whole.items()}

@@ -1,10 +1,11 @@
 """Counts of images summed under weights: what the metrics of pixels are computed from."""
 
+from collections.abc import Iterable
 from functools import cached_property
 
 import numpy as np
 
-from padim.metrics.bins import Rows
+from padim.metrics.bins import Block, Rows, n_block_rows
 from padim.metrics.counts import MapCounts
 from padim.metrics.curves import Floats, Order, area, over, worth
 
@@ -32,6 +33,16 @@ class Layout:
         self.image_px = np.bincount(self.region_image, self.region_px, minlength=counts.count)
         # Whether the false positive rate of an image counts for AUPIMO.
         self.is_normal = ~np.array(counts.is_anomalous, np.bool_) & (self.normal_px > 0)
+        self._kept: dict[Rows, list[Block]] = {}
+
+    def blocks(self, rows: Rows) -> Iterable[Block]:
+        """Some rows at a time, written out; a single block is kept for the next resamples."""
+        if rows in self._kept:
+            return self._kept[rows]
+        blocks = rows.blocks(self.column, self.n_columns)
+        if len(rows) > n_block_rows(self.n_columns):
+            return blocks
+        return self._kept.setdefault(rows, list(blocks))
 
     def sum(self, rows: Rows, weights: Floats, saturation_px: Floats | None = None) -> Floats:
         """Rows times their weights ``(B, rows)``, at each threshold, shape ``(B, K)``.
@@ -39,7 +50,7 @@ class Layout:
         If saturations are given, each row is first cut off there, from the highest score down.
         """
         total = np.zeros((len(weights), self.n_columns))
-        for chosen, columns, block in rows.blocks(self.column, self.n_columns):
+        for chosen, columns, block in self.blocks(rows):
             if saturation_px is not None:
                 found = np.minimum(block.cumsum(axis=1), saturation_px[chosen, None])
                 total[:, columns] += weights[:, chosen] @ np.diff(found, axis=1, prepend=0)
@@ -144,8 +155,7 @@ class Sums:
         layout = self.layout
         worths = worth(self.shared_fpr, limits, log=True, order=order)
         found = np.zeros((layout.counts.count, len(self.weights)))
-        regions = layout.counts.regions
-        for chosen, columns, block in regions.blocks(layout.column, layout.n_columns):
+        for chosen, columns, block in layout.blocks(layout.counts.regions):
             np.add.at(found, layout.region_image[chosen], block @ worths[:, columns].T)
         return over(found.T, layout.image_px).clip(0, 1)
 
