@@ -71,7 +71,7 @@ def measured(tmp_path: Path, n_images: int, backbone: str, **options: object) ->
         (70, {"keep_moments": True}),
         (70, {"drop_outliers": 0.1}),
         (70, {"calibrate": False}),
-        (70, {"size_px": (512, 512)}),
+        (70, {"size_px": (512, 256)}),
     ],
 )
 def test_the_peak_of_the_default_is_forecast_within_15_percent(

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from cycler import cycler
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -184,17 +182,17 @@ def _draw_frame(
     boxes = []
     x = left
     for title in _TITLES:
-        axes = figure.add_axes((x / width, bottom / height, _PANEL_PX / width, _PANEL_PX / height))
-        axes.set_title(title, fontsize=10)
-        axes.set_axis_off()
+        middle = (x + _PANEL_PX / 2) / width
+        figure.text(middle, 1 - (top - 8) / height, title, fontsize=10, ha="center")
         boxes.append((x, top, _PANEL_PX, _PANEL_PX))
         if title == "anomaly map":
-            bar_axes = figure.add_axes(
+            scale = figure.add_axes(
                 ((x + _PANEL_PX + 8) / width, bottom / height, 12 / width, _PANEL_PX / height)
             )
-            scale = ScalarMappable(Normalize(low, high), ListedColormap(colours / 255))
-            figure.colorbar(scale, cax=bar_axes)
-            bar_axes.tick_params(labelsize=8)
+            ends = (0, 1, low, high if high > low else low + 1)
+            scale.imshow(colours[:, None], extent=ends, aspect="auto", origin="lower")
+            scale.tick_params(left=False, labelleft=False, right=True, labelright=True, labelsize=8)
+            scale.set_xticks(())
             x += bar
         if title == "predicted mask":
             figure.text(
