@@ -49,29 +49,28 @@ def test_a_misspelt_setting_is_guessed() -> None:
         settings_with(colour=2)  # type: ignore[call-arg]  # no such setting
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
+def test_a_misspelt_setting_fails_the_type_checker(tmp_path: Path) -> None:
+    calls = [
         "prepare(FitSettings(sigma=2))",
         "prepare(FitSettings(), sigma=2)",
         "padim.fit('x', sigma=2)",
         "settings_with(FitSettings(), sigma=2)",
-    ],
-)
-def test_a_misspelt_setting_fails_the_type_checker(call: str, tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text(
-        "import padim\n"
-        "from padim.fitting.prepare import prepare\n"
-        "from padim.fitting.settings import FitSettings, settings_with\n"
-        f"{call}\n"
-    )
+    ]
+    imports = [
+        "import padim",
+        "from padim.fitting.prepare import prepare",
+        "from padim.fitting.settings import FitSettings, settings_with",
+    ]
+    (tmp_path / "a.py").write_text("\n".join([*imports, *calls]) + "\n")
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(root / ".mypy_cache")]
     done = subprocess.run(
         [*command, str(tmp_path / "a.py")], cwd=root, capture_output=True, text=True
     )
-    assert done.stdout.count("error:") == 1, done.stdout
-    assert 'Unexpected keyword argument "sigma"' in done.stdout
+    errors = [line for line in done.stdout.splitlines() if "error:" in line]
+    places = [int(line.split(":")[1]) for line in errors]
+    assert places == list(range(len(imports) + 1, len(imports) + len(calls) + 1)), done.stdout
+    assert all('Unexpected keyword argument "sigma"' in line for line in errors), done.stdout
 
 
 @pytest.mark.parametrize(
