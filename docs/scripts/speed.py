@@ -51,8 +51,10 @@ def speed_page() -> str:
         "",
         "Written by `python docs/scripts/write_pages.py` from `benchmarks/results/`. Each table "
         "says by which command, when and on which machine it came about. Times are medians. They "
-        "depend on the machine; the ratios to an alternative of the same run are what counts. How "
-        "it is measured: `benchmarks/README.md`; which aims were missed: `aims` in each result.",
+        "depend on the machine, which on some days was half as fast: compare times of one table "
+        "alone. What counts are the ratios to an alternative of the same run; a ratio is the "
+        "median of those of the rounds, not the quotient of two medians. How it is "
+        "measured: `benchmarks/README.md`; which aims were missed: `aims` in each result.",
         "",
         "anomalib is version 2.7.0 with the same network, weights, taps and images. The network is "
         "EfficientNet-Lite0 at 256 px where nothing else is said. Beside anomalib, and in tables "
@@ -264,7 +266,11 @@ def _serving_table(result: dict[str, Any]) -> list[str]:
             f"{few / 1e6:.0f} MB, {many / 1e6:.0f} MB",
         ),
     ]
-    return [*table(("load", "what", "measured"), rows), *source(result)]
+    words = (
+        "The default recipe as an ONNX graph. Pictures are PNG files of 300 px: they are decoded, "
+        "and their regions found, besides what *One image, decoded* counts."
+    )
+    return [words, "", *table(("load", "what", "measured"), rows), *source(result)]
 
 
 def _shards_table(result: dict[str, Any]) -> list[str]:

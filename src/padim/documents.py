@@ -159,7 +159,7 @@ def _require_known(data: object, kind: Any, origin: str) -> None:
         hints = get_type_hints(kind, include_extras=True)
         for name, value in data.items():
             if name not in hints:
-                raise UnknownNameError(f"setting of {origin}", str(name), tuple(hints))
+                raise UnknownNameError("setting", str(name), tuple(hints), f" in {origin}")
             _require_known(value, hints[name], f"{origin}, {name}")
 
 

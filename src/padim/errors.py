@@ -28,13 +28,18 @@ class UsageError(PadimError, ValueError):
     exit_status = 2
 
 
+_OTHER_WORDS = {"gpu": "cuda"}  # for names that are spelt otherwise here
+
+
 class UnknownNameError(UsageError, LookupError):
     """A name that is not in a list of names."""
 
-    def __init__(self, kind: str, name: str, available: Sequence[str]) -> None:
-        close = get_close_matches(name, available, n=1)
+    def __init__(self, kind: str, name: str, available: Sequence[str], where: str = "") -> None:
+        meant = _OTHER_WORDS.get(name)
+        close = [meant] if meant in available else get_close_matches(name, available, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        super().__init__(f"There is no {kind} {name!r}.{hint} Known: {', '.join(available)}.")
+        known = f"Known: {', '.join(available)}."
+        super().__init__(f"There is no {kind} {name!r}{where}.{hint} {known}")
 
 
 class PathMissingError(UsageError):

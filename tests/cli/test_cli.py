@@ -155,13 +155,14 @@ def test_fit_beyond_the_memory_limit_is_refused(
         (["--eps-rule", "wild"], "eps rule"),
         (["--sigma", "-1"], "Try 0"),
         (["--score-fraction", "2"], "Try 1"),
-        (["--device", "gpu"], "Known: auto, cpu, cuda"),
+        (["--device", "gpu"], "Did you mean 'cuda'? Known: auto, cpu, cuda"),
         (["--precision", "float16"], "Known: float32, bfloat16"),
         (["--store", "int8"], "Known: float16, float32"),
         (["--max-memory", "lots"], "no amount of memory"),
         (["--weights", "nowhere.pth"], "nowhere.pth does not exist"),
         (["--recipe", "reference", "--size", "64x96"], "crops a square"),
         (["--bogus"], "No such option"),
+        (["--false-alarm-rate", "0.05"], "--false-alarm-rate. It is an option of predict, info"),
     ],
 )
 def test_impossible_options_are_wrong_usage(
@@ -280,6 +281,7 @@ def test_unreadable_images_are_named_or_left_out(
     (folder / "empty.png").touch()
     said, _ = failure(["predict", model, folder, "-o", tmp_path / "out", "-q"], capsys, 1)
     assert "1.png cannot be read as an image" in said
+    assert "Or leave it out with --skip-unreadable." in said
     assert not (tmp_path / "out/predictions.csv").exists()
     arguments = ["predict", model, folder, "-o", tmp_path / "out", "--skip-unreadable", "--json"]
     assert main(list(map(str, arguments))) == 0

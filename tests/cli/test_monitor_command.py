@@ -42,6 +42,7 @@ def test_a_line_that_stays_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixtu
     out, err = capsys.readouterr()
     assert out.startswith("200 parts, 200 accepted: no drift.\n")
     assert "the mean grey level" in out
+    assert "The alarm rings when all together reach 10,000:" in out
     assert err == ""
 
 
@@ -113,6 +114,9 @@ def test_bad_usage_exits_with_2(
 ) -> None:
     path = write_results(tmp_path / "rows.jsonl", 2, 2)
     assert main(["monitor", str(tmp_path / "none")]) == 2
+    (tmp_path / "empty").mkdir()
+    assert main(["monitor", str(tmp_path / "empty")]) == 2
+    assert "but what padim predict wrote with -o is needed" in capsys.readouterr().err
     assert main(["monitor", str(path), option, "0"]) == 2
     assert "needs to be a whole number" in capsys.readouterr().err
 

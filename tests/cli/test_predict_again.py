@@ -148,13 +148,15 @@ def test_another_run_begins_anew_and_says_so(
 
 
 def test_a_used_folder_keeps_no_pictures_of_before(
-    model: Path, images: Path, tmp_path: Path
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "out"
-    assert predict(model, images, out, "--maps", "tiff", "-q") == 0
+    out, words = tmp_path / "out", f"The results in {tmp_path / 'out'} are replaced by new ones."
+    assert predict(model, images, out, "--maps", "tiff") == 0
+    assert words not in capsys.readouterr().out
     (out / "overlays/mine.jpg").touch()
     (images / "0.png").unlink()
-    assert predict(model, images, out, "-q") == 0
+    assert predict(model, images, out) == 0
+    assert words in capsys.readouterr().out
     names = {name for name in contents(out) if "/" in name}
     assert names == {"overlays/mine.jpg", *(f"overlays/{i}.jpg" for i in range(1, 6))}
 

@@ -118,8 +118,8 @@ def test_a_fit_lists_what_does_not_belong(
     words = ["fit", str(good), "-o", str(tmp_path / "m.safetensors"), "--size", "64"]
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert "1 scores as if it did not belong (--drop-outliers leaves it out):" in said
-    assert "1 repeats another, and so makes the model surer" in said
+    assert "1 image scores as if it did not belong (--drop-outliers leaves it out):" in said
+    assert "1 image repeats another, and so makes the model surer" in said
     assert main([*words, "--drop-outliers", "0.001", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["dropped"] == [str(good / "spot.png")]

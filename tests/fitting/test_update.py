@@ -84,6 +84,7 @@ def test_an_updated_model_equals_a_fit_on_all(
     assert f"warning: {stale}\n" in err
     # The samples are of the model as it is, so it can still be exported.
     assert main(["export", str(path), "-o", str(tmp_path / "m.onnx"), "-q"]) == 0
+    assert "warning: The threshold is stale" in capsys.readouterr().err
     with pytest.raises(DatasetError, match=r"knows .* already"):
         learning.update(path, images[3:5])
 

@@ -65,7 +65,7 @@ BROKER = 'kind = "mqtt"\nname = "m"\nhost = "h"\nclient = "c"\n'
     ("which", "text", "words"),
     [
         ("sources", 'kind = "foldr"', "Did you mean 'folder'?"),
-        ("sources", 'name = "a"', "There is no kind of source"),
+        ("sources", 'name = "a"', "There is no kind of source 'None' in station.toml. Known: "),
         ("sources", 'kind = "folder"\nname = "a"\npath = "p"\npol_s = 1', "Did you mean 'poll_s'?"),
         (
             "sources",

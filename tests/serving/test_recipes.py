@@ -1,5 +1,6 @@
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,24 @@ def test_a_model_without_a_threshold_is_refused(tmp_path: Path) -> None:
     model.save(tmp_path / "part.safetensors")
     with pytest.raises(UsageError, match="has no threshold"):
         recipes.use("part")
+
+
+def test_a_stale_threshold_is_said_by_the_log_and_the_recipe(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipes = open_recipes(tmp_path, "part")
+    assert not recipes["part"].warning
+    recipes.use("part")
+    assert not recipes["part"].warning
+    assert not caplog.text
+    model = padim.load(KEPT / "model.safetensors")
+    model.calibrated(replace(model.description.calibration, stale=True)).save(tmp_path / "new")
+    (tmp_path / "new").replace(tmp_path / "part.safetensors")
+    assert recipes.follow_files() == ["part"]
+    assert recipes["part"].warning.startswith("The threshold is stale: the model has changed")
+    assert f"recipe part: {recipes['part'].warning}" in caplog.text
+    assert not recipes["part"].trouble
+    recipes.close()
 
 
 def test_a_file_that_takes_the_place_of_another_answers_from_then_on(tmp_path: Path) -> None:

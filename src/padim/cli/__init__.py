@@ -11,7 +11,7 @@ from typer.exceptions import TyperException
 import padim
 from padim.cli.commands import Commands, Root
 from padim.cli.console import Output, fail, flush_streams
-from padim.errors import PadimError, failure_of, naming_extras
+from padim.errors import ImageReadError, PadimError, failure_of, join_names, naming_extras
 from padim.interrupts import (
     describe_interrupt,
     interrupted_status,
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     Output.as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     Output.quiet = Output.verbose = Output.has_result = False
-    Output.lost, Output.advice = None, ""
+    Output.lost, Output.advice, Output.can_skip = None, "", False
     command = build_root()
 
     def work() -> int:
@@ -110,10 +110,13 @@ def _tell_failure(error: BaseException) -> int | None:
             message = (
                 f"A command is missing. See {context.command_path if context else 'padim'} --help."
             )
+        if (option := getattr(error, "option_name", None)) and message.endswith(option):
+            message += _name_takers(option)
         fail(error, message)
         return error.exit_code
     if isinstance(error, PadimError):
-        fail(error, str(error))
+        skip = isinstance(error, ImageReadError) and Output.can_skip
+        fail(error, f"{error} Or leave it out with --skip-unreadable." if skip else str(error))
         return error.exit_status
     if isinstance(error, BrokenPipeError):
         return PIPE_CLOSED  # whoever read the results has seen enough
@@ -122,3 +125,13 @@ def _tell_failure(error: BaseException) -> int | None:
         return None
     fail(error, failure[1])
     return 1
+
+
+def _name_takers(option: str) -> str:
+    """Which commands take an option that another does not, as the end of a sentence."""
+    takers = [
+        name
+        for name, command in Commands().items()
+        if any(option in one.opts for one in command.params)
+    ]
+    return f". It is an option of {join_names(takers)}." if takers else ""

@@ -24,6 +24,7 @@ class Output:
     verbose = False
     has_result = False  # so that stdout takes no other document
     advice = ""  # what to say after what went wrong
+    can_skip = False  # whether images that cannot be read could be left out
     lost: OSError | None = None  # why stdout took not all that was said
 
 
@@ -123,7 +124,7 @@ def align(lines: dict[str, str]) -> str:
     return "\n".join(f"{key.ljust(width)}  {value}" for key, value in lines.items())
 
 
-def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns of text, numbers and all, aligned by spaces, a line each."""
     rows = [tuple(map(one_line, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]

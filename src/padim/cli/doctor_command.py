@@ -104,10 +104,16 @@ def _describe(machine: Machine, chosen: dict[str, str]) -> str:
 def _list_timings(timings: list[Timing]) -> list[str]:
     if not timings:
         return []
+    columns = ["engine", "products in", "ms an image"]
+    has_parts = any(timing.trunk_ms is not None for timing in timings)
+    if has_parts:
+        columns += ["of it trunk", "head"]
     rows = []
     for timing in timings:
-        trunk, head = "", ""
+        row = [timing.engine, timing.precision, f"{timing.image_ms:.1f}"]
         if timing.trunk_ms is not None:
-            trunk, head = f"{timing.trunk_ms:.1f}", f"{timing.image_ms - timing.trunk_ms:.1f}"
-        rows.append((timing.engine, timing.precision, f"{timing.image_ms:.1f}", trunk, head))
-    return [table(("engine", "products in", "ms an image", "of it trunk", "head"), rows)]
+            row += [f"{timing.trunk_ms:.1f}", f"{timing.image_ms - timing.trunk_ms:.1f}"]
+        elif has_parts:
+            row += ["", ""]
+        rows.append(row)
+    return [table(columns, rows)]

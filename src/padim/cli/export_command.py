@@ -8,13 +8,15 @@ import typer
 
 from padim.choices import parse_size
 from padim.cli import options
-from padim.cli.console import result
+from padim.cli.console import result, warn
 from padim.cli.images import require_place
 from padim.cli.options import option
 from padim.datasets import expand
 from padim.errors import UsageError, format_count
 from padim.memory import format_bytes
-from padim.scoring.graph_file import graph_parts
+from padim.scoring.description import Description
+from padim.scoring.graph_file import graph_parts, read_description
+from padim.scoring.prediction import STALE
 
 if TYPE_CHECKING:
     from padim.scoring.parity import Parity
@@ -62,6 +64,9 @@ def export(
     )
     graph = place_in_repository(out, model) if to == TRITON else out
     parts = graph_parts(graph)
+    calibration = Description.read(read_description(graph) or "", graph).calibration
+    if calibration is not None and calibration.stale:
+        warn(STALE)
     n_bytes = sum(part.stat().st_size for part in parts)
     result(
         {"file": str(graph), "file_bytes": n_bytes, **asdict(parity)},

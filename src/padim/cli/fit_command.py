@@ -293,7 +293,10 @@ def _summarise(fitted: "Fitted", out: Path, peak: int | None, settings: FitSetti
     if peak is not None:
         text += f", peak memory {format_bytes(peak)}"
     calibration = fitted.state.calibration
-    threshold = "No threshold: one image cannot be judged by itself."
+    threshold = (
+        "No threshold: one image cannot be judged by itself. Fit on two at least, or run padim "
+        "calibrate on other good images."
+    )
     if calibration is not None:
         threshold = describe_threshold(decide(calibration))
     elif not settings.calibrate:
@@ -323,7 +326,7 @@ def list_suspects(fitted: "Fitted") -> str:
         found = [suspect for suspect in fitted.suspects if suspect.reason == reason]
         if not found:
             continue
-        text += f"\n{len(found)} {headings[len(found) > 1]}"
+        text += f"\n{format_count(len(found), 'image')} {headings[len(found) > 1]}"
         if reason == "outlier" and not fitted.dropped:
             text += f" (--drop-outliers leaves {'them' if len(found) > 1 else 'it'} out)"
         text += ":"

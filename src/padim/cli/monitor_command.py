@@ -65,7 +65,8 @@ def monitor(
             most_rejected = state
     if most_rejected.notice:
         warn(f"Up to part {most_rejected.n_seen}: {most_rejected.notice}")
-    result(_build_document(path, state, alarms), _summarise(state, alarms))
+    document = _build_document(path, state, alarms)
+    result(document, _summarise(state, alarms, parts_between_alarms))
     if alarms and fail_on_alarm:
         raise typer.Exit(1)
 
@@ -88,7 +89,7 @@ def _read_parts(path: Path) -> Iterator[ResultRow]:
 def _read_rows(path: Path) -> Iterator[ResultRow]:
     """The predictions of a file, line by line."""
     if not path.is_file():
-        raise PathMissingError(path)
+        raise PathMissingError(path, "what padim predict wrote with -o")
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(_MOST_BYTES + 1), b""), 1):
             document = Document(f"Line {number} of {path}", DatasetError, _ADVICE)
@@ -140,7 +141,7 @@ def _build_document(path: Path, state: MonitorState, alarms: list[Alarm]) -> dic
     }
 
 
-def _summarise(state: MonitorState, alarms: list[Alarm]) -> str:
+def _summarise(state: MonitorState, alarms: list[Alarm], rings_at: int) -> str:
     parts = f"{format_count(state.n_seen, 'part')}, {state.n_accepted} accepted"
     lines = [f"{parts}: {format_count(len(alarms), 'alarm')}." if alarms else f"{parts}: no drift."]
     lines += [alarm.sentence for alarm in alarms[:_SHOWN]]
@@ -148,9 +149,9 @@ def _summarise(state: MonitorState, alarms: list[Alarm]) -> str:
         lines.append(f"And {format_count(len(alarms) - _SHOWN, 'more alarm')} (--json has all).")
     if state.evidence:
         lines.append(
-            "Evidence of a change now; it grows by 1 with each part where there is none:"
-            if not alarms
-            else "Evidence of another change since the last alarm:"
+            f"Evidence of {'another change since the last alarm' if alarms else 'a change now'}. "
+            "Without a change each grows by about 1 with each part. The alarm rings when all "
+            f"together reach {rings_at:,}:"
         )
         shown = {describe_statistic(one.statistic): f"{one.value:.3g}" for one in state.evidence}
         lines.append(align(shown | {"all together": f"{state.total:.3g}"}))

@@ -90,6 +90,8 @@ def predict(
     else:
         writer = _make_writer(out, names, overlays, maps, min_region_px)
     require_no_images(out)
+    if (out / "predictions.csv").is_file():
+        say(f"The results in {out} are replaced by new ones.")
     from padim.model.opening import load
 
     n_calls = 1 if cluster else _choose_calls(opening, len(chosen))

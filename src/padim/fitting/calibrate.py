@@ -139,7 +139,7 @@ def _check_unseen(
         raise DatasetError(
             f"The model was fitted on {len(known)} of the {format_count(len(normal), 'image')}, "
             f"and scores what it has seen too low for a threshold: {_list_names(known)}. Name "
-            "others, or fit it anew without --no-calibrate, which leaves each out in turn."
+            "others. A fit sets its own threshold, and leaves each image out in turn for that."
         )
     good = fitted.union(hashes)
     found = zip(defects, hash_all(defects, _hash), strict=True)

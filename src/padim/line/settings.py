@@ -313,7 +313,7 @@ def _list(data: object, what: str, origin: Path) -> list[Mapping[str, object]]:
 def _read(data: Mapping[str, object], kinds: Mapping[str, type[T]], what: str, origin: Path) -> T:
     kind = data.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
-        raise UnknownNameError(f"kind of {what} in {origin}", str(kind), tuple(kinds))
+        raise UnknownNameError(f"kind of {what}", str(kind), tuple(kinds), f" in {origin}")
     rest = {name: value for name, value in data.items() if name != "kind"}
     name = f"{origin}, {what} {data.get('name', kind)}"
     return read_table(rest, kinds[kind], name, origin.parent)

@@ -69,6 +69,7 @@ class RecipeAnswer:
         shadow: What scores as well and answers nothing.
         trouble: Why the model that lies in its file was not taken; empty when it was.
         alarm: What the drift alarm has said, and nobody has cleared; empty when it is quiet.
+        warning: What is wrong with the threshold of the model that answers; empty when nothing is.
     """
 
     name: str
@@ -79,6 +80,7 @@ class RecipeAnswer:
     shadow: ModelAnswer | None
     trouble: str
     alarm: str
+    warning: str
 
 
 def make_recipe_routes(service: Service, access: Access) -> APIRouter:
@@ -178,6 +180,7 @@ def describe_recipe(service: Service, recipe: Recipe) -> RecipeAnswer:
         _describe_model(recipe.shadow),
         recipe.trouble,
         alarm.sentence if alarm else "",
+        recipe.warning,
     )
 
 

@@ -25,7 +25,7 @@ from padim.images.decode import Depth
 from padim.memory import format_bytes
 from padim.model.opening import load, reproduce
 from padim.scoring.engines import choose_threads
-from padim.scoring.prediction import NOT_CALIBRATED
+from padim.scoring.prediction import NOT_CALIBRATED, STALE
 from padim.scoring.predictor import Predictor
 from padim.serving.lane import Lane
 from padim.serving.station import Computing, RecipeSettings
@@ -82,6 +82,12 @@ class Recipe:
     def trouble(self) -> str:
         """Why a model that is wanted is not open; empty when all are."""
         return " ".join(filter(None, (self.file_trouble, self.shadow_trouble)))
+
+    @property
+    def warning(self) -> str:
+        """What is wrong with the threshold of the model that answers; empty when nothing is."""
+        decision = self.current.predictor.decision if self.current else None
+        return STALE if decision is not None and decision.calibration.stale else ""
 
     @property
     def opened(self) -> list[Opened]:
@@ -293,6 +299,8 @@ class Recipes(Mapping[str, Recipe]):
             raise UsageError(f"{path}: {NOT_CALIBRATED}")
         precision = computing.precision or str(predictor.description.facts["precision"])
         parity = reproduce(predictor, precision)
+        if predictor.decision.calibration.stale:
+            _log.warning("recipe %s: %s", recipe.name, STALE)
         predictor = predictor.at(settings.false_alarm_rate, settings.pixel_false_alarm_rate)
         lane = Lane(predictor, measure_pace(predictor))
         return Opened(path, lane, identity, parity.n_images if parity else 0, n_bytes)

@@ -190,7 +190,7 @@ def _require_known(names: Sequence[str], station: StationTable, origin: Path) ->
     """Refuse a recipe that a source or a sink names and a station does not have."""
     for name in names:
         if name not in station.recipes:
-            raise UnknownNameError(f"recipe in {origin}", name, tuple(station.recipes))
+            raise UnknownNameError("recipe", name, tuple(station.recipes), f" in {origin}")
 
 
 def read_station(path: Path) -> Station:

@@ -51,7 +51,9 @@ async function look() {
     find("choose").hidden = false;
     showRecipes(content);
     showLine(line);
-    showHealth([line.trouble, ...content.map((one) => one.trouble && `${one.name}: ${one.trouble}`)]);
+    const said = content.flatMap(({ name, trouble, warning }) =>
+      [trouble, warning].filter(Boolean).map((words) => `${name}: ${words}`));
+    showHealth([line.trouble, ...said]);
     listen();
   } catch (error) {
     // What fetch throws is in the words of the browser.
