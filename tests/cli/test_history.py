@@ -40,6 +40,23 @@ def test_the_newest_come_first_and_all_are_counted(
     assert lines[-1] == "1 OK, 1 NOK, 1 NOT INSPECTED. The newest 2 are shown."
 
 
+def test_a_part_is_called_by_its_serial_its_file_or_its_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store.open(str(tmp_path / "history.db"))
+    time_s = 1_700_000_000.0
+    tags = {"file": "lid 4.png"}
+    for serial, own in (("S1", tags), (None, tags), (None, {})):
+        name = name_inspection(time_s)
+        arrival = Arrival(name, "part", time_s, "folder", None, serial, own)
+        store.accept([arrival])
+        store.finish([refuse(arrival, "It is empty.")], {})
+    store.close()
+    assert main(["history", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("lid 4.png") == said.count("S1") == said.count(name) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "serials"),
     [

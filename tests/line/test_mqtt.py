@@ -241,8 +241,9 @@ def test_a_file_may_come_after_its_message_and_holds_nobody_up(
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_what_was_not_forgotten_comes_again_under_its_key(
-    version: str, open_source: Open, plant: Plant
+    version: str, open_source: Open, plant: Plant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("padim.line.broker._CLOSE_S", 30.0)  # on a busy machine as well
     source = open_source(version=version)
     for n in range(3):
         plant.send(PICTURE + bytes([n]))

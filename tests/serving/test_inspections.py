@@ -111,7 +111,7 @@ def test_the_picture_is_given_again_where_it_was_kept(client: httpx.Client) -> N
         ("POST", URL, b"x", {"Content-Type": "application/json"}, 415, "--data-binary"),
         ("POST", f"{URL}?map=gif", b"x", {}, 400, "map cannot be used"),
         ("POST", f"{URL}?deadline_ms=0", b"x", {}, 400, "deadline_ms cannot be used"),
-        ("POST", URL, b"no picture", {}, 422, "cannot be read"),
+        ("POST", URL, b"no picture", {}, 422, "The picture cannot be read as an image: "),
         ("POST", URL, b"x", {"Origin": "http://evil.example"}, 403, "may change nothing"),
         ("POST", URL, b"x", {"Host": "evil.example"}, 403, "answers to localhost alone"),
         ("GET", "/v1/inspections/none", b"", {}, 404, "no inspection 'none'"),

@@ -80,7 +80,7 @@ def test_the_page_leads_to_verdicts_over_mqtt(workplace: Path) -> None:
         return done.stdout
 
     steps = fences(PAGE, "sh", "console")
-    (fit, serve, send, settings, begin, listen, look, change, tokens) = steps
+    (fit, serve, send, settings, begin, listen, look, change, tokens, known) = steps
     run(fit[1])
     shown = f"http://127.0.0.1:{port}"
     with run_beside(f"{serve[1].strip()} --port {port}", workplace, environment):
@@ -107,4 +107,9 @@ def test_the_page_leads_to_verdicts_over_mqtt(workplace: Path) -> None:
             time.sleep(0.1)
     assert "arrived" in run(look[1])
     assert len((workplace / "verdicts.csv").read_text().splitlines()) == 3
-    assert "bench" in run(tokens[1])
+    said = run(tokens[1])
+    assert "bench" in said
+    with run_beside(f"{serve[1].strip()} --port {port}", workplace, environment):
+        wait_for(f"{shown}/readyz")
+        assert '"verdict":' not in run(send[1])
+        assert '"verdict":' in run(known[1].replace("TOKEN", said.split()[0]))

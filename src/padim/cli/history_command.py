@@ -99,7 +99,7 @@ def _list_rows(records: "Sequence[Record]") -> str:
             one.verdict,
             "" if one.score is None else f"{one.score:.4g}",
             "" if one.p_value is None else f"{one.p_value:.2g}",
-            one.serial or one.id,
+            one.serial or one.tags.get("file") or one.id,
             one.reason,
         )
         for one in records

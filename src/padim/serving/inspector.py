@@ -12,7 +12,7 @@ from functools import partial
 
 from PIL import Image
 
-from padim.errors import PadimError, failure_of
+from padim.errors import ImageReadError, PadimError, failure_of
 from padim.images.ahead import DECODE_THREADS
 from padim.line.protocols import Part
 from padim.scoring.prediction import Prediction
@@ -352,6 +352,8 @@ def _describe(error: Exception) -> str:
             f"The picture has more than {Image.MAX_IMAGE_PIXELS} pixels, the most that is taken. "
             "Send a smaller one, or allow more in [limits] of a station.toml."
         )
+    if isinstance(error, ImageReadError):
+        return f"The picture cannot be read as an image: {error.reason}."
     failure = failure_of(error)
     if failure is not None:
         return failure[1]
