@@ -1,5 +1,6 @@
 """Every fact of the backbone table against the network it speaks of."""
 
+import functools
 import random
 from dataclasses import asdict
 from pathlib import PurePosixPath
@@ -9,11 +10,12 @@ import timm
 import torch
 from msgspec import ValidationError, convert
 from oracle import NETWORKS, hooked, tap_names, whole_network
+from torch import nn
 from torchvision.models import get_model_weights
 
 from padim.backbones import BACKBONES, DEFAULT_BACKBONE, TWO_TAPS, BackboneSpec, backbone
 from padim.errors import UnknownNameError, UsageError
-from padim.features.trunk import build_trunk, with_taps
+from padim.features.trunk import AnyTrunk, build_trunk, with_taps
 from padim.method.pyramid import build_pyramid
 from padim.recipes import RECIPES
 
@@ -36,6 +38,17 @@ CHANNELS = {
     "efficientnet_lite1": (24, 40, 112),
     "efficientnet_lite2": (24, 48, 120),
 }
+
+
+@functools.cache
+def whole(name: str) -> nn.Module:
+    """The whole network on the meta device."""
+    return whole_network(name, device="meta")
+
+
+@functools.cache
+def trunk_of(spec: BackboneSpec) -> AnyTrunk:
+    return build_trunk(spec)
 
 
 def test_the_table_has_the_backbones_of_the_design() -> None:
@@ -62,7 +75,7 @@ def test_all_tapped_channels_are_counted(name: str, n_dims: int) -> None:
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_channels_and_strides_are_those_of_the_network(spec: BackboneSpec) -> None:
-    network = whole_network(spec.name, device="meta")
+    network = whole(spec.name)
     images = torch.empty(1, 3, SIDE_PX, SIDE_PX, device="meta")
     feature_maps = hooked(network, tap_names(spec.name), images)
     assert spec.channels == tuple(m.shape[1] for m in feature_maps)
@@ -72,7 +85,7 @@ def test_channels_and_strides_are_those_of_the_network(spec: BackboneSpec) -> No
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_the_trunk_gives_the_taps_in_order(spec: BackboneSpec) -> None:
-    feature_maps = build_trunk(spec)(torch.empty(2, 3, SIDE_PX, SIDE_PX, device="meta"))
+    feature_maps = trunk_of(spec)(torch.empty(2, 3, SIDE_PX, SIDE_PX, device="meta"))
     assert [tuple(m.shape) for m in feature_maps] == [
         (2, channels, SIDE_PX // stride, SIDE_PX // stride)
         for channels, stride in zip(spec.channels, spec.strides, strict=True)
@@ -81,14 +94,14 @@ def test_the_trunk_gives_the_taps_in_order(spec: BackboneSpec) -> None:
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_the_trunk_ends_at_the_last_tap(spec: BackboneSpec) -> None:
-    whole = list(whole_network(spec.name, device="meta").state_dict())
-    last = max(i for i, n in enumerate(whole) if n.startswith(f"{tap_names(spec.name)[-1]}."))
-    assert list(build_trunk(spec).network.state_dict()) == whole[: last + 1]
+    names = list(whole(spec.name).state_dict())
+    last = max(i for i, n in enumerate(names) if n.startswith(f"{tap_names(spec.name)[-1]}."))
+    assert list(trunk_of(spec).network.state_dict()) == names[: last + 1]
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_weights_bytes_are_those_of_the_whole_network(spec: BackboneSpec) -> None:
-    tensors = whole_network(spec.name, device="meta").state_dict().values()
+    tensors = whole(spec.name).state_dict().values()
     assert spec.weights_bytes == sum(t.numel() * t.element_size() for t in tensors)
 
 
