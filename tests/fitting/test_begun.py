@@ -1,5 +1,7 @@
 """A fit by workers that is stopped anywhere, and goes on from there."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -170,6 +172,80 @@ def test_what_could_not_be_read_is_told_again(images: list[Path], tmp_path: Path
     assert told[0].reason == told[1].reason
     with pytest.raises(PadimError, match=r"torn\.png cannot be read as an image"):
         fit_by(InTurn([]), paths, *words)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def spoil(path: Path) -> None:
+    path.write_text("[[1]]")
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "damage"),
+    [
+        ("looks", "3.moments.safetensors", empty),
+        ("looks", "3.moments.safetensors", cut),
+        ("looks", "1.unreadable.json", spoil),
+        ("sum", "sum.safetensors", empty),
+        ("sum", "sum.safetensors", cut),
+        ("second looks", "merged.safetensors", cut),
+        ("second looks", "merged.safetensors", Path.unlink),
+        ("second looks", "merged.moments.safetensors", cut),
+        ("second looks", "merged.moments.safetensors", Path.unlink),
+        ("second looks", "4.scores.safetensors", empty),
+    ],
+)
+def test_what_cannot_be_read_is_done_again(
+    images: list[Path],
+    whole: tuple[Fitted, tuple[bytes, bytes]],
+    tmp_path: Path,
+    where: str,
+    name: str,
+    damage: Callable[[Path], object],
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if where == "sum":
+            patch.setattr(look_sum, "save_pair", lambda *_: throw(Stopped))
+        n_done = {"looks": 4, "sum": 1000, "second looks": 7}[where]
+        with pytest.raises(Stopped):
+            fit(InTurn([], n_done), images, tmp_path / "fit")
+    damage(tmp_path / "fit" / name)
+    fitted = fit(InTurn([]), images, tmp_path / "fit")
+    assert read_bytes(fitted, tmp_path / "a.safetensors") == whole[1]
+
+
+def throw(error: type[BaseException]) -> None:
+    raise error
+
+
+def test_what_a_kill_left_is_not_in_the_way(images: list[Path], tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from padim.temporary import name_temporary\n"
+        "(Path(sys.argv[1]) / name_temporary()).touch()\n"
+    )
+    folder = tmp_path / "fit"
+    folder.mkdir()
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+    assert len(list(folder.iterdir())) == 1
+    fit(InTurn([]), images, folder)
+    assert not list(folder.glob(".padim-*"))
+
+
+def test_another_fit_removes_no_file_of_others(images: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        fit(InTurn([], 7), images, tmp_path / "fit")
+    (tmp_path / "fit/mine.txt").touch()
+    (tmp_path / "fit/mine.safetensors").mkdir()
+    fit(InTurn([]), images[:-1], tmp_path / "fit")
+    assert {"mine.txt", "mine.safetensors"} < {path.name for path in (tmp_path / "fit").iterdir()}
 
 
 def test_a_folder_of_something_else_is_left_alone(images: list[Path], tmp_path: Path) -> None:

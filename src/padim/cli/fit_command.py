@@ -282,7 +282,7 @@ def _telling_what_is_kept(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if folder.is_dir():
+        if (folder / "fit.json").is_file():
             Output.advice = f"{folder} keeps what is done: the same command goes on."
         raise
 

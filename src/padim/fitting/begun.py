@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,17 +14,24 @@ from padim.errors import PadimError, UsageError
 from padim.files import sha256, write_text, write_whole
 from padim.fitting.look_sum import LookSum
 from padim.fitting.settings import FitSettings
+from padim.model.pair import load_pair
 from padim.model.shard_file import ShardLook, find_shard, load_look, load_scores, save_look
+from padim.temporary import sweep
 from padim.versions import read_versions
 
+_SUFFIXES = (".safetensors", ".json", ".done")  # of the files of a fit
 _SUMMED = 8  # looks that a sum has more than the one that was written last
 LeftOut = list[tuple[str, str]]  # images that could not be read, and why
+
+
+class DamagedError(PadimError):
+    """What is kept of a fit cannot be read: the fit has to begin anew."""
 
 
 class Begun:
     """The files of a fit, in a folder that outlives it when it is stopped.
 
-    What is there of another fit goes.
+    What is there of another fit goes, and what cannot be read.
 
     Args:
         folder: Where they are; made, if it is missing.
@@ -36,21 +44,45 @@ class Begun:
 
     def __init__(self, folder: Path, settings: FitSettings, facts: Iterable[object]) -> None:
         self.folder = folder
+        self.sum, self._n_saved = LookSum(), 0
         key, place = _describe(settings, facts), folder / "fit.json"
+        sweep(folder)
         if not place.is_file():
             if folder.exists() and any(folder.iterdir()):
                 raise UsageError(f"{folder} has no fit that was begun. Move or remove it.")
             write_text(place, key)
         elif place.read_bytes() != key.encode():
-            for path in folder.iterdir():
-                if path != place:
-                    path.unlink()
+            self.clear()
             write_text(place, key)
-        self.sum = LookSum()
-        if (path := self.name("sum")).is_file():
-            self.sum.go_on(path)
-            self._drop_looks()
-        self._n_saved = self.sum.number
+        try:
+            self._go_on()
+        except DamagedError:
+            self.clear()
+
+    def clear(self) -> None:
+        """Remove what is kept of a fit, so that it begins anew."""
+        for path in self.folder.iterdir():
+            if path.suffix in _SUFFIXES and path.name != "fit.json" and path.is_file():
+                path.unlink()
+        self.sum, self._n_saved = LookSum(), 0
+
+    def _go_on(self) -> None:
+        """Take the sum that was saved, and look at the model that was made of all looks."""
+        with self._reading():
+            if (path := self.name("sum")).is_file():
+                self.sum.go_on(path)
+                self._n_saved = self.sum.number
+                self._drop_looks()
+            if self.has_done("merge"):
+                load_pair(self.name("merged"))
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Read a file of a fit in a ``with`` block."""
+        try:
+            yield
+        except (PadimError, OSError, ValueError) as error:
+            raise DamagedError(f"{self.folder} cannot be read. Remove it.") from error
 
     def name(self, kind: str) -> Path:
         """A file of a kind."""
@@ -80,27 +112,33 @@ class Begun:
         if number == self.sum.number + 1:
             self._add(look)
         elif look is None:
-            self.keep(f"{number}.moments", b"")
+            self.mark(f"{number}.none")
         else:
             save_look(look, self.name(f"{number}.moments"))
 
     def has_look(self, number: int) -> bool:
         """Whether the first look at a shard was taken."""
-        path = self.name(f"{number}.moments")
-        if number <= self.sum.number or (path.is_file() and not path.stat().st_size):
+        if number <= self.sum.number or self.has_done(f"{number}.none"):
             return True
         try:
-            return find_shard(path).number == number
+            return find_shard(self.name(f"{number}.moments")).number == number
         except PadimError:
             return False
 
     def add_kept(self) -> bool:
-        """Add the first look at the next shard to the sum, if it is there."""
+        """Add the first look at the next shard to the sum, if it is there.
+
+        Raises:
+            DamagedError: It cannot be read.
+        """
         number = self.sum.number + 1
         if not self.has_look(number):
             return False
-        path = self.name(f"{number}.moments")
-        self._add(load_look(path) if path.stat().st_size else None)
+        look = None
+        if not self.has_done(f"{number}.none"):
+            with self._reading():
+                look = load_look(self.name(f"{number}.moments"))
+        self._add(look)
         return True
 
     def save_sum(self) -> None:
@@ -116,9 +154,15 @@ class Begun:
         self.sum = LookSum()
 
     def list_unreadable(self) -> Iterator[tuple[str, str]]:
-        """The images that could not be read at first looks, and why."""
+        """The images that could not be read at first looks, and why.
+
+        Raises:
+            DamagedError: A list cannot be read.
+        """
         for path in sorted(self.folder.glob("*.unreadable.json")):
-            yield from msgspec.json.decode(path.read_bytes(), type=LeftOut)
+            with self._reading():
+                found = msgspec.json.decode(path.read_bytes(), type=LeftOut)
+            yield from found
 
     def has_scores(self, kind: str, model_sha256: str, drop_outliers: float) -> bool:
         """Whether a file is of a second look under this model."""
@@ -139,6 +183,7 @@ class Begun:
         """Remove the looks that are in the sum."""
         for number in range(1, self.sum.number + 1):
             self.name(f"{number}.moments").unlink(missing_ok=True)
+            (self.folder / f"{number}.none.done").unlink(missing_ok=True)
 
 
 def _describe(settings: FitSettings, facts: Iterable[object]) -> str:

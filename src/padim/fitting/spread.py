@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from padim.errors import DatasetError, ImageReadError
 from padim.files import sha256
 from padim.fitting import looks, shards
-from padim.fitting.begun import Begun
+from padim.fitting.begun import Begun, DamagedError
 from padim.fitting.fitter import Fitter
 from padim.fitting.looks import Begin, Fitted, Unreadable
 from padim.fitting.prepare import prepare
@@ -135,6 +135,24 @@ def fit_by(
         for shard in (Shard(number, n_shards) for number in range(1, n_shards + 1))
     ]
     begun = Begun(folder, settings, (source_px, *sorted(hashes.values())))
+    work = partial(_go_on, workers, parts, settings, source_px, begun, begin, unreadable)
+    try:
+        return work()
+    except DamagedError:
+        begun.clear()
+        return work()
+
+
+def _go_on(
+    workers: Workers,
+    parts: Sequence[_Part],
+    settings: FitSettings,
+    source_px: tuple[int, int] | None,
+    begun: Begun,
+    begin: Begin,
+    unreadable: Unreadable | None,
+) -> Fitted:
+    """Do what is not done yet of a fit."""
     _tell_unreadable(begun.list_unreadable(), unreadable)
     if not begun.has_done("merge"):
         given = workers.put(_First(settings, source_px, unreadable is not None))
