@@ -150,6 +150,23 @@ def test_a_way_back_returns_the_file_too(tmp_path: Path) -> None:
     assert recipes.follow_files() == []
 
 
+def test_a_copy_that_is_another_by_now_is_no_way_back(tmp_path: Path) -> None:
+    recipes = open_recipes(tmp_path, "part")
+    path = tmp_path / "part.safetensors"
+    first, content = recipes.use("part"), path.read_bytes()
+    copy = tmp_path / "kept" / str(first.predictor.file_sha256) / "part.safetensors"
+    write_model(path, add=5)
+    second, changed = recipes.change("part"), path.read_bytes()
+    copy.write_bytes(b"garbage")
+    with pytest.raises(ModelFileError, match="is not the model that answered before"):
+        recipes.go_back("part")
+    assert (recipes.use("part"), path.read_bytes()) == (second, changed)
+    path.write_bytes(content)  # the copy is made anew when its model answers again
+    recipes.change("part")
+    assert copy.read_bytes() == content
+    recipes.close()
+
+
 def test_a_model_that_is_being_changed_is_not_taken_twice(tmp_path: Path) -> None:
     recipes = open_recipes(tmp_path, "part")
     first, entered, go_on = recipes.use("part"), threading.Event(), threading.Event()

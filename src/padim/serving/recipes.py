@@ -19,7 +19,7 @@ from padim.errors import (
     UsageError,
     failure_of,
 )
-from padim.files import identify, write_whole
+from padim.files import identify, sha256, write_whole
 from padim.images.ahead import Loaded
 from padim.images.decode import Depth
 from padim.memory import format_bytes
@@ -48,6 +48,7 @@ class Opened:
     identity: tuple[int, ...]  # of its file
     n_samples: int  # that it reproduced; 0 when it brings none
     n_bytes: int  # of memory, as forecast
+    digests: tuple[str, ...]  # sha256 of each of its files
 
     @property
     def predictor(self) -> Predictor:
@@ -216,6 +217,7 @@ class Recipes(Mapping[str, Recipe]):
         Raises:
             UnknownNameError: There is no such recipe.
             NoPreviousError: There was none.
+            ModelFileError: The copy of its file is another now; the model of now goes on.
         """
         with self._changing:
             recipe = self[name]
@@ -224,9 +226,17 @@ class Recipes(Mapping[str, Recipe]):
                 raise NoPreviousError(
                     f"The recipe {name} has had no other model. There is no way back."
                 )
-            for file in _list_files(recipe.settings.model):
+            files = _list_files(recipe.settings.model)
+            copies = [self._place(previous) / file.name for file in files]
+            for copy, digest in zip(copies, previous.digests, strict=True):
+                if sha256(copy) != digest:
+                    raise ModelFileError(
+                        f"{copy} is not the model that answered before. Put that into the place "
+                        f"of {recipe.settings.model} yourself; the model of now answers until then."
+                    )
+            for file, copy in zip(files, copies, strict=True):
                 with write_whole(file) as partial:
-                    shutil.copyfile(self._place(previous) / file.name, partial)
+                    shutil.copyfile(copy, partial)
             recipe.current, recipe.previous = (
                 replace(previous, identity=identify(recipe.settings.model)),
                 recipe.current,
@@ -240,9 +250,9 @@ class Recipes(Mapping[str, Recipe]):
 
     def _keep(self, opened: Opened) -> None:
         """Copy the files of a model, so that there is a way back when others are in their place."""
-        for file in _list_files(opened.path):
+        for file, digest in zip(_list_files(opened.path), opened.digests, strict=True):
             kept = self._place(opened) / file.name
-            if not kept.exists():
+            if not kept.is_file() or sha256(kept) != digest:
                 with write_whole(kept) as partial:
                     shutil.copyfile(file, partial)
 
@@ -303,7 +313,8 @@ class Recipes(Mapping[str, Recipe]):
             _log.warning("recipe %s: %s", recipe.name, STALE)
         predictor = predictor.at(settings.false_alarm_rate, settings.pixel_false_alarm_rate)
         lane = Lane(predictor, measure_pace(predictor))
-        return Opened(path, lane, identity, parity.n_images if parity else 0, n_bytes)
+        digests = tuple(map(sha256, _list_files(path)))
+        return Opened(path, lane, identity, parity.n_images if parity else 0, n_bytes, digests)
 
     def _make_room(self, recipe: Recipe, n_bytes: int) -> None:
         """Close models until another has room: those from before first, then the longest unused."""
