@@ -137,6 +137,24 @@ def test_what_does_not_fit_is_refused_and_nothing_added() -> None:
     refused("saturation is 0 pixels, but needs to be above 0", defects=[(mask, 0)])
 
 
+def test_labels_of_a_defect_count_as_its_mask() -> None:
+    scores, mask = np.arange(12, dtype=np.float32).reshape(3, 4), np.zeros((3, 4), np.int32)
+    mask[1, 1:3] = 7
+    counts, same = MapCounts(), MapCounts()
+    counts.add(scores, defects=[(mask, 2.0)])
+    same.add(scores, defects=[(mask != 0, 2.0)])
+    assert counts.defects.n_px().tolist() == same.defects.n_px().tolist() == [2.0]
+    assert counts.region_image == same.region_image == [0]
+
+
+def test_maps_masks_and_defects_are_as_many() -> None:
+    scores = np.ones((2, 2), np.float32)
+    with pytest.raises(ShapeError, match="There are 2 maps, 1 masks, but one of each is needed"):
+        MapCounts.exact([scores] * 2, [None])
+    with pytest.raises(ShapeError, match="1 masks and 2 lists of defects, but one of each"):
+        MapCounts.exact([scores], [None], [[], []])
+
+
 def test_scores_beside_the_levels_are_refused() -> None:
     for levels in ([], [1.0, 2.0]):
         counts = MapCounts(np.array(levels, np.float32))

@@ -10,7 +10,7 @@ from scipy.integrate import trapezoid
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from test_images import brute_f1_max
 
-from padim.errors import ShapeError
+from padim.errors import ShapeError, UnknownNameError, UsageError
 from padim.metrics.counts import MapCounts
 from padim.metrics.curves import Order
 from padim.metrics.images import ImageMetrics
@@ -298,6 +298,21 @@ def test_resamples_in_chunks_are_those_at_once(monkeypatch: pytest.MonkeyPatch, 
     for name, values in PixelMetrics(counts).resampled(weights).items():
         assert values.shape == (20,)
         np.testing.assert_allclose(values, at_once[name], atol=1e-12)
+
+
+def test_what_is_no_weight_order_or_area_is_refused() -> None:
+    metrics = PixelMetrics(make_case(6, "spread", 0.8, 1).counts(exact=False, saturated=True))
+    for weight in (-1.0, np.nan, np.inf):
+        with pytest.raises(UsageError, match="A weight is negative or no number"):
+            metrics.resampled(np.full(6, weight))
+    with pytest.raises(UnknownNameError, match=r"no order 'wrst'\. Did you mean 'worst'\?"):
+        metrics.resampled(None, "wrst")
+    for limit in (0.0, 2.0):
+        with pytest.raises(UsageError, match=r"needs to be of a part of 0 to 1\."):
+            metrics.measure(lambda sums, order, limit=limit: sums.aupro(limit, order))
+    with pytest.raises(UsageError, match="A curve has 2 points at least, but 1 are asked for"):
+        metrics.curves(1)
+    assert {len(values) for values in metrics.resampled(np.empty((0, 6))).values()} == {0}
 
 
 def one_defect() -> Case:

@@ -146,7 +146,7 @@ def mask_threshold(evaluation: Evaluation) -> tuple[float | None, str]:
     for kind, threshold in by_kind.items():
         if not np.isnan(threshold):
             words = f"oracle threshold: uses test labels\n({kind} F1-max at {threshold:.2f})"
-            return threshold, words
+            return float(np.nextafter(np.float32(threshold), np.float32(-np.inf))), words
     return None, "no threshold: one class only"
 
 

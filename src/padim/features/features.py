@@ -36,8 +36,9 @@ class Features(nn.Module):
         self.std: Tensor
         # A whole row of pixels each: channels alone are too short to be broadcast fast.
         width = preprocess.size_px[1]
-        self.register_buffer("mean", torch.tensor(preprocess.mean).repeat(width) * 255)
-        self.register_buffer("std", torch.tensor(preprocess.std).repeat(width) * 255)
+        for name, values in (("mean", preprocess.mean), ("std", preprocess.std)):
+            row = torch.tensor(values, dtype=torch.float32).repeat(width)
+            self.register_buffer(name, row * 255)
         self.rows: Tensor
         self.columns: Tensor
         if (coarse_px := Tiling.whole(pyramid, self.size_px).coarse_px) is not None:

@@ -196,7 +196,7 @@ def _open_files(fitter: "Fitter", n_judged: int) -> _Files:
     whitening, mean = [], []
     for i, shape in enumerate(pyramid.shapes):
         whitening.append(FileTensor.make(folder, f"whitening_{i}", shape, store))
-        mean.append(torch.empty(shape[:2]))
+        mean.append(torch.empty(shape[:2], dtype=torch.float32))
     distances = tuple(
         FileTensor.make(folder, f"distances_{i}", (head.n_cells(-1) * n_judged,), torch.float32)
         for i, head in enumerate(pyramid.heads)

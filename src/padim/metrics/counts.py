@@ -69,7 +69,17 @@ class MapCounts:
             maps: N maps, as for ``add``.
             masks: N masks, as for ``add``.
             defects: N lists of defects, as for ``add``.
+
+        Raises:
+            ShapeError: They are not as many; or as ``add``.
+            UsageError: As ``add``.
         """
+        if len(masks) != len(maps) or (defects is not None and len(defects) != len(maps)):
+            n_defects = "" if defects is None else f" and {len(defects)} lists of defects"
+            raise ShapeError(
+                f"There are {len(maps)} maps, {len(masks)} masks{n_defects}, but one of each is "
+                "needed for each image."
+            )
         whole = [np.asarray(anomaly_map, np.float32).ravel() for anomaly_map in maps]
         levels = np.unique(np.concatenate((np.empty(0, np.float32), *whole)))
         counts = cls(levels[~np.isnan(levels)])
@@ -117,6 +127,7 @@ class MapCounts:
         anomaly_map = np.asarray(anomaly_map, np.float32)
         for part in (mask, *(part for part, _ in defects)):
             _check(anomaly_map, part)
+        defects = [(part != 0, saturation_px) for part, saturation_px in defects]
         for _, saturation_px in defects:
             if not saturation_px > 0:
                 raise UsageError(
@@ -173,7 +184,7 @@ class MapCounts:
         merged.is_anomalous = [*self.is_anomalous, *other.is_anomalous]
         return merged
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write everything into one ``.npz``, whole or not at all; equal counts, equal bytes."""
         dtype = np.dtype(np.uint16 if self.levels is None else np.uint32)
         arrays: dict[str, NDArray[Any]] = {
@@ -188,17 +199,18 @@ class MapCounts:
         for part in _PARTS:
             rows: Rows = getattr(self, part)
             arrays |= {f"{part}_{name}": array for name, array in rows.flat(dtype).items()}
-        with write_whole(path) as partial, partial.open("wb") as file:
+        with write_whole(Path(path)) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy before 2.1 has arrays alone
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: str | Path) -> Self:
         """Read what ``save`` wrote.
 
         Raises:
             PathMissingError: There is no such file.
             UsageError: It was not written by ``save``, or by a newer version.
         """
+        path = Path(path)
         if not path.is_file():
             raise PathMissingError(path)
         try:

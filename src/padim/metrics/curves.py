@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from padim.errors import UsageError
+
 Floats = NDArray[np.float64]
 Order = Literal["tied", "worst", "best"]
 
@@ -39,12 +41,20 @@ def worth(
         Shape ``(..., K)``, 0 to 1. Best and worst differ by what the rate, or its logarithm, grows
         from the threshold before, inside the limits and divided by their distance.
 
+    Raises:
+        UsageError: The limits are no part of 0 to 1.
+
     Source:
         Fawcett 2006, An introduction to ROC analysis: trapezoids, those of one score together. Up
         to a limit: Bergmann et al. 2021 (MVTec AD), section 5.1. By the logarithm: Bertoldo et al.
         2024 (AUPIMO), equations 3 to 5.
     """
     low, high = limits
+    if not (0 <= low < high <= 1 and (low > 0 or not log)):
+        raise UsageError(
+            f"The area is from a false positive rate of {low:g} to {high:g}, but needs to be of a "
+            f"part of 0 to 1{', above 0' if log else ''}."
+        )
     nothing = 0.0
     if log:
         # Rates below the lowest limit matter only as where a straight line comes from.

@@ -1,10 +1,12 @@
 """Metrics of anomaly maps, from counts of their pixels, resampled or not."""
 
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from padim.errors import UnknownNameError, UsageError
 from padim.metrics.bins import scores_of
 from padim.metrics.counts import MapCounts
 from padim.metrics.curves import Floats, Order, f1
@@ -55,7 +57,7 @@ class PixelMetrics:
         has_saturation = len(self.counts.defects) > 0
         rows = [row for row in OF_PIXELS if has_saturation or not row.needs_saturation]
         return self._each(
-            weights, lambda sums: {row.name: row.measure(sums, order) for row in rows}
+            weights, order, lambda sums: {row.name: row.measure(sums, order) for row in rows}
         )
 
     def bounds(self) -> dict[str, tuple[float, float] | None]:
@@ -82,7 +84,7 @@ class PixelMetrics:
             weights: How often each image is there, shape ``(N,)`` or ``(B, N)``; None for once.
             order: How scores of one bin are ranked.
         """
-        return self._each(weights, lambda sums: {"": metric(sums, order)})[""]
+        return self._each(weights, order, lambda sums: {"": metric(sums, order)})[""]
 
     def f1_threshold(self) -> float:
         """The threshold of F1-max, of equally good ones the highest; NaN where there is none.
@@ -99,12 +101,17 @@ class PixelMetrics:
         """Points of the ROC curve and of the per-region overlap, to be drawn.
 
         Args:
-            n_points: How many points a curve has at most.
+            n_points: How many points a curve has at most, 2 or more.
 
         Returns:
             ``pixel`` and ``pro``: false positive rate, and true positive rate or overlap, each
             rising from 0 to 1; empty where a class is missing.
+
+        Raises:
+            UsageError: Of so few points there is no curve.
         """
+        if n_points < 2:
+            raise UsageError(f"A curve has 2 points at least, but {n_points} are asked for.")
         layout = self._layout
         sums = Sums(layout, np.ones((1, self.counts.count)))
         nothing = np.empty(0), np.empty(0)
@@ -116,8 +123,13 @@ class PixelMetrics:
         return {name: (fpr, np.append(0, rate[0, chosen])) for name, rate in rates.items()}
 
     def _each(
-        self, weights: ArrayLike | None, metrics: Callable[[Sums], dict[str, Floats]]
+        self,
+        weights: ArrayLike | None,
+        order: Order,
+        metrics: Callable[[Sums], dict[str, Floats]],
     ) -> dict[str, Floats]:
+        if order not in get_args(Order):
+            raise UnknownNameError("order", order, get_args(Order))
         layout, counts = self._layout, self.counts
         n_columns = max(layout.n_columns, counts.count, len(counts.regions))
         return in_chunks(

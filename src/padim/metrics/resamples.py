@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from padim.errors import ShapeError
+from padim.errors import ShapeError, UsageError
 from padim.metrics.curves import Floats
 
 Interval = tuple[float, float]
@@ -109,7 +109,8 @@ def in_chunks(
     """Take metrics of resamples, as many at a time as memory should hold.
 
     Args:
-        weights: Shape ``(N,)`` or ``(B, N)``, or it is a `ShapeError`; None for each image once.
+        weights: Shape ``(N,)`` or ``(B, N)``, or it is a `ShapeError`; 0 or more, or it is a
+            `UsageError`; None for each image once.
         n_images: N.
         n_columns: K, of the tables that a metric makes of ``(B, K)``.
         measure: Takes weights of shape ``(some, N)`` and gives metrics of shape ``(some, ...)``.
@@ -120,9 +121,12 @@ def in_chunks(
             f"The weights have shape {weights.shape}, but need ({n_images},) or (B, {n_images}). "
             "Give one per image."
         )
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise UsageError("A weight is negative or no number, but needs to be 0 or more.")
     table = np.atleast_2d(weights)
     n_bytes = 8 * max(n_columns, 1)
     n_rows = max(1, _TABLE_BYTES // n_bytes, min(_FEW, _MOST_BYTES // n_bytes))
-    parts = [measure(table[start : start + n_rows]) for start in range(0, len(table), n_rows)]
+    starts = range(0, max(len(table), 1), n_rows)
+    parts = [measure(table[start : start + n_rows]) for start in starts]
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return whole if weights.ndim == 2 else {name: value[0] for name, value in whole.items()}

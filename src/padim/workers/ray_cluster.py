@@ -189,7 +189,7 @@ def connect() -> Iterator[RayCluster]:
     try:
         try:
             ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # it raises that class itself where a node does not start
             reason = str(error).partition("\n")[0].rstrip(".")
             raise ClusterError(f"Ray cannot be used: {reason}. Check RAY_ADDRESS.") from error
         signal.signal(signal.SIGTERM, before)
