@@ -17,7 +17,13 @@ from PIL import Image
 from pyarrow import parquet
 
 import padim
-from padim.errors import ImageReadError, MissingExtraError, PathMissingError, UsageError
+from padim.errors import (
+    DatasetError,
+    ImageReadError,
+    MissingExtraError,
+    PathMissingError,
+    UsageError,
+)
 from padim.scoring import bulk
 from padim.scoring.bulk import BulkResults, write_parquet
 from padim.scoring.journal import Journal, Run
@@ -156,6 +162,51 @@ def test_a_map_is_found_by_its_row(
         np.testing.assert_allclose(found, expected, rtol=0.0176)
 
 
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def enlarge(path: Path) -> None:
+    path.write_text(path.read_text().replace("10,", "11,", 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("predictions.json", Path.unlink, "out is not finished. Run padim predict again"),
+        ("predictions.json", cut, "out is not finished"),
+        ("maps.zarr/zarr.json", cut, r"The map 5 of .*maps\.zarr is damaged or missing"),
+        ("maps.zarr/zarr.json", enlarge, "is damaged or missing"),
+        ("maps.zarr/c/1/0/0", cut, "is damaged or missing"),
+        ("maps.zarr/c/1/0/0", Path.unlink, "is damaged or missing"),
+    ],
+)
+def test_a_map_that_is_not_there_is_an_error(
+    predictor: Predictor,
+    images: list[Path],
+    tmp_path: Path,
+    name: str,
+    damage: Callable[[Path], object],
+    words: str,
+) -> None:
+    write_parquet(predictor, images, tmp_path / "out", maps=True)
+    damage(tmp_path / "out" / name)
+    with pytest.raises(DatasetError, match=words):
+        padim.read_map(tmp_path / "out", 5)
+
+
+@pytest.mark.parametrize("name", ["maps.zarr/zarr.json", "predictions.json"])
+def test_what_others_have_in_a_folder_is_left_alone(
+    predictor: Predictor, images: list[Path], tmp_path: Path, name: str
+) -> None:
+    place = tmp_path / "out" / name
+    place.parent.mkdir(parents=True)
+    place.write_text('{"attributes": {}}')
+    with pytest.raises(UsageError, match=rf"has a {name.split('/')[0]} of something else, but"):
+        write_parquet(predictor, images, tmp_path / "out", maps=True)
+    assert contents(tmp_path / "out") == {name: b'{"attributes": {}}'}
+
+
 def test_counts_know_scores_within_what_they_say() -> None:
     scores = np.geomspace(1, 6653, 10_001).astype(np.float32)
     found = score_counts(count_scores(scores))
@@ -183,8 +234,9 @@ def test_a_killed_run_ends_in_the_same_bytes(
     assert died.returncode == -signal.SIGKILL, died.stderr
     assert not (tmp_path / "out/predictions.json").exists()
     n_whole = len(list((tmp_path / "out/predictions.parquet").glob("part-*")))
-    for row in rows_of(tmp_path / "out") if n_whole else ():
-        read_map(tmp_path / "out", row["index"])  # type: ignore[arg-type]  # a whole number
+    for number in range(n_whole):  # maps come before the rows that say they are there
+        maps = f"maps.zarr/c/{number}/0/0"
+        assert (tmp_path / "out" / maps).read_bytes() == (tmp_path / "whole" / maps).read_bytes()
     scored = count_scored(monkeypatch)
     write_parquet(predictor, images, tmp_path / "out", maps=True)
     assert len(scored) == max(0, N_IMAGES - n_whole * N_PART)
@@ -237,7 +289,12 @@ def change_facts(out: Path) -> None:
     parquet.write_table(table.replace_schema_metadata({b"padim": b"[" * 9999}), part)
 
 
-@pytest.mark.parametrize("break_part", [break_rows, lose_maps, change_facts])
+def spoil_maps(out: Path) -> None:
+    path = out / "maps.zarr/c/1/0/0"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+@pytest.mark.parametrize("break_part", [break_rows, lose_maps, spoil_maps, change_facts])
 def test_a_part_that_is_not_as_it_was_written_is_scored_again(
     predictor: Predictor,
     images: list[Path],
@@ -389,6 +446,9 @@ def test_what_cannot_be_done_is_refused(
     write_parquet(predictor, images, out, maps=True)
     with pytest.raises(UsageError, match=r"The index is 10, but .* has maps of 10 images"):
         read_map(out, N_IMAGES)
+    for index in (1.5, "0", None):
+        with pytest.raises(UsageError, match=r"The index is .*, but .* has maps of 10 images"):
+            read_map(out, index)
     with pytest.raises(PathMissingError, match=r"maps\.zarr"):
         read_map(tmp_path, 0)
     with pytest.raises(UsageError, match="--min-region-px is 0, but needs to be 1 or more"):

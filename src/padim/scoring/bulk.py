@@ -1,15 +1,16 @@
 """Results of a million images: scored part by part, and what is written whole is not done again."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from padim.errors import ImageReadError, UsageError
-from padim.files import lock_folder, plain_text, write_text
+from padim.files import lock_folder, plain_text, sha256, write_text
 from padim.images.ahead import hash_all, map_ahead
 from padim.places import find_place
 from padim.scoring import map_array, parts
@@ -23,8 +24,8 @@ from padim.scoring.bulk_part import (
     try_hash,
 )
 from padim.scoring.journal import Run
-from padim.scoring.map_array import MapArray, drop_maps, name_file
-from padim.scoring.parts import LeftOut, Part, PartFolder
+from padim.scoring.map_array import MapArray, drop_maps, is_map_array, name_file
+from padim.scoring.parts import LeftOut, Part, PartFolder, is_summary
 from padim.scoring.prediction import PredictionRecord
 from padim.scoring.predictor import Predictor
 from padim.scoring.writer import require_region_px
@@ -91,6 +92,14 @@ class BulkResults:
                 f"{self.folder} has {found[0]}, results as CSV, but Parquet needs a folder of its "
                 "own. Choose another."
             )
+        is_begun = (self.folder / parts.FOLDER).is_dir()
+        for name, is_ours in ((map_array.FOLDER, is_map_array), (parts.DONE, is_summary)):
+            place = self.folder / name
+            if place.exists() and not is_begun and not is_ours(place):
+                raise UsageError(
+                    f"{self.folder} has a {name} of something else, but results need a folder of "
+                    "their own. Choose another."
+                )
         with ExitStack() as held:
             held.enter_context(lock_folder(self.folder))
             (self.folder / parts.DONE).unlink(missing_ok=True)
@@ -205,12 +214,10 @@ class BulkResults:
         part = self._parts.read(number)
         if part is None or (part.left_out and not has_left_out):
             return None
-        if (
-            part.rows
-            and self._maps is not None
-            and not (self._maps.folder / name_file(number)).is_file()
-        ):
-            return None
+        if part.rows and self._maps is not None:
+            maps = self._maps.folder / name_file(number)
+            if not maps.is_file() or sha256(maps) != part.maps_sha256:
+                return None
         were = part.describe_images()
         _, start, paths = self._images(number)
         names = {index: plain_text(str(path)) for index, path in enumerate(paths, start)}
@@ -221,10 +228,12 @@ class BulkResults:
 
     def _write(self, packed: Packed) -> Part:
         """Write a part; its rows come last, since they say that it is whole."""
+        part = packed.part
         if self._maps is not None and packed.maps is not None:
-            self._maps.write(packed.part.number, packed.maps)
-        self._parts.write(packed.part)
-        return packed.part
+            self._maps.write(part.number, packed.maps)
+            part = replace(part, maps_sha256=hashlib.sha256(packed.maps).hexdigest())
+        self._parts.write(part)
+        return part
 
     def _note(self, part: Part, unreadable: Unreadable) -> None:
         self._n_rows += len(part.rows)

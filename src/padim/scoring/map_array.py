@@ -4,19 +4,23 @@ A count c of 1 to 255 stands for the score 2^((c - 1) / 20): from 1 to 6,654, ea
 lower score counts as 1, a higher one as 255. 0 is where a map does not look, or an image has none.
 """
 
+import json
 from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
-from padim.errors import MissingExtraError, PathMissingError, UsageError
+from padim.errors import DatasetError, MissingExtraError, PathMissingError, UsageError
 from padim.files import write_whole
+from padim.scoring.parts import DONE, read_summary
 
 FOLDER = "maps.zarr"
 _PER_DOUBLING = 20
+_SCALE = f"2 ** ((count - 1) / {_PER_DOUBLING}); 0: no score"
+_MOST_PX = 1 << 26  # of a map
 _SCORES = np.exp2((np.arange(256) - 1) / _PER_DOUBLING).astype(np.float32)
 _SCORES[0] = np.nan
 _LEVEL = 3  # of zstd: 9 makes maps an eighth smaller, and takes three times as long
@@ -48,6 +52,7 @@ def read_map(folder: str | Path, index: int) -> NDArray[np.float32]:
     Raises:
         PathMissingError: The results have no maps.
         UsageError: The results have no such image.
+        DatasetError: The run is not finished, or the maps are damaged or missing.
         MissingExtraError: zarr is not installed.
 
     Examples:
@@ -59,13 +64,41 @@ def read_map(folder: str | Path, index: int) -> NDArray[np.float32]:
     place = Path(folder) / FOLDER
     if not place.is_dir():
         raise PathMissingError(place)
-    counts = _import_zarr().open_array(place, mode="r")
-    if not 0 <= index < counts.shape[0]:
+    zarr = _import_zarr()
+    try:
+        summary = read_summary(place.parent / DONE)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DatasetError(f"{folder} is not finished. Run padim predict again.") from error
+    n_images = summary.n_images
+    if not isinstance(index, SupportsIndex) or not 0 <= int(index) < n_images:
         raise UsageError(
-            f"The index is {index}, but {place} has maps of {counts.shape[0]} images, from 0 on. "
+            f"The index is {index!r}, but {place} has maps of {n_images} images, from 0 on. "
             "Take the column index of a row."
         )
-    return score_counts(counts[index])
+    is_left_out = any(one.index == index for one in summary.unreadable)
+    has_file = (place / name_file(index // summary.n_images_of_a_part)).is_file()
+    try:
+        counts = zarr.open_array(place, mode="r")
+        if (counts.ndim, counts.shape[0], str(counts.dtype)) != (3, n_images, "uint8"):
+            raise ValueError(counts.shape)
+        if counts.shape[1] * counts.shape[2] > _MOST_PX or not (has_file or is_left_out):
+            raise ValueError(counts.shape)
+        return score_counts(np.asarray(counts[int(index)]))
+    except Exception as error:  # whatever zarr finds wrong with a file
+        raise DatasetError(
+            f"The map {index} of {place} is damaged or missing. Run padim predict again."
+        ) from error
+
+
+def is_map_array(folder: Path) -> bool:
+    """Whether a folder is an array of maps of a run, or is empty but for what a kill left."""
+    try:
+        if all(entry.name.startswith(".") for entry in folder.iterdir()):
+            return True
+        attributes = json.loads((folder / "zarr.json").read_bytes())["attributes"]
+        return bool(attributes["score"] == _SCALE)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
 
 
 def name_file(number: int) -> str:
@@ -144,7 +177,7 @@ def _make(shape: tuple[int, ...], n_part: int) -> tuple[Any, dict[str, Any]]:
         filters=None,
         fill_value=0,
         dimension_names=("image", "y", "x"),
-        attributes={"score": f"2 ** ((count - 1) / {_PER_DOUBLING}); 0: no score"},
+        attributes={"score": _SCALE},
     )
     return array, files
 

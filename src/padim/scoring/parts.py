@@ -42,6 +42,7 @@ class Facts:
 
     run: Run
     left_out: tuple[LeftOut, ...]
+    maps_sha256: str | None = None  # of the file of its maps; None where there is none
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Part:
     number: int
     rows: tuple[tuple[int, PredictionRecord], ...]  # each with its index in the list of images
     left_out: tuple[LeftOut, ...]
+    maps_sha256: str | None = None  # of the file of its maps; None where there is none
 
     def describe_images(self) -> dict[int, tuple[str | None, str | None]]:
         """The path and the sha256 of each image, by its index."""
@@ -99,7 +101,7 @@ class PartFolder:
         """Write the rows of a part."""
         import pyarrow
 
-        facts = Facts(self.run, part.left_out)
+        facts = Facts(self.run, part.left_out, part.maps_sha256)
         schema = make_schema().with_metadata({_KEY: json.dumps(asdict(facts)).encode("ascii")})
         rows = [
             {"index": index, **record.to_dict(), "path": _name(record.path)}
@@ -125,10 +127,40 @@ class PartFolder:
             )
         except _NOT_AS_WRITTEN:
             return None
-        return Part(number, rows, facts.left_out)
+        return Part(number, rows, facts.left_out, facts.maps_sha256)
 
     def _read_facts(self, schema: Any) -> Facts:
         return msgspec.json.decode((schema.metadata or {})[_KEY], type=Facts)
+
+
+@dataclass(frozen=True)
+class _Left:
+    """What is read here of an image without a row."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is read here of what is written last."""
+
+    n_images: int
+    n_images_of_a_part: int
+    unreadable: tuple[_Left, ...]
+
+
+def read_summary(path: Path) -> Summary:
+    """Read what says that all parts are there; what cannot be is a `ValueError` or `OSError`."""
+    return msgspec.json.decode(path.read_bytes(), type=Summary)
+
+
+def is_summary(path: Path) -> bool:
+    """Whether a file says that all parts of a run are there."""
+    try:
+        read_summary(path)
+    except (OSError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def make_schema() -> Any:
