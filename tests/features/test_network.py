@@ -8,7 +8,9 @@ from typing import Literal
 import numpy as np
 import oracle
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 import padim
 from padim.backbones import BACKBONES, BackboneSpec
@@ -185,6 +187,27 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     with torch.inference_mode():
         for ours, expected in zip(features(pixels), in_torch.features(pixels), strict=True):
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "timm:test_convnext"])
+def test_the_default_type_of_torch_changes_nothing(tmp_path: Path, backbone: str) -> None:
+    images, weights = list(oracle.random_images(4, SIZE_PX)), None
+    if backbone.startswith("timm:"):
+        weights = tmp_path / "net.safetensors"
+        network = timm.create_model(backbone.removeprefix("timm:"))
+        save_file({n: t.contiguous() for n, t in network.state_dict().items()}, weights)
+    said = []
+    for n, dtype in enumerate((torch.float32, torch.float64)):
+        path, before = tmp_path / f"{n}.safetensors", torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            settings = {"backbone": backbone, "weights": weights, "size_px": SIZE_PX}
+            padim.fit(images[:3], engine="torch", **settings).save(path)
+            prediction = padim.load(path, engine="torch").predict(images[3])
+        finally:
+            torch.set_default_dtype(before)
+        said.append((path.read_bytes(), prediction.score, prediction.anomaly_map.tobytes()))
+    assert said[0] == said[1]
 
 
 def test_two_processes_may_write_a_trunk_at_once(cache: Path) -> None:

@@ -183,7 +183,7 @@ def takes_size(spec: BackboneSpec, built_px: tuple[int, int], size_px: tuple[int
         return True
     network = build_intermediates(spec, built_px).to("meta")
     try:
-        network(torch.empty(1, 3, *size_px, device="meta"))
+        network(torch.empty(1, 3, *size_px, dtype=torch.float32, device="meta"))
     except _REFUSALS:
         return False
     return True
@@ -278,7 +278,7 @@ def _build(config: "PretrainedCfg", size_px: tuple[int, int] | None) -> nn.Modul
         return tensor.to("meta") if isinstance(tensor, nn.Parameter) else tensor
 
     network._apply(empty)  # type: ignore[no-untyped-call]  # torch's own, of no types
-    return network.eval().requires_grad_(False)
+    return network.float().eval().requires_grad_(False)
 
 
 def _create(
@@ -343,7 +343,7 @@ def measure_maps(
     trunk: nn.Module, size_px: tuple[int, int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The channels and the stride of each feature map; a ``ValueError`` if one has no stride."""
-    images = torch.empty(1, 3, *size_px, device="meta")
+    images = torch.empty(1, 3, *size_px, dtype=torch.float32, device="meta")
     feature_maps = copy.deepcopy(trunk).to("meta")(images)
     strides = []
     for one in feature_maps:

@@ -70,7 +70,7 @@ def build_trunk(spec: BackboneSpec, size_px: tuple[int, int] | None = None) -> A
     """
     if spec.is_of_timm:
         return build_intermediates(spec, size_px).to("meta")
-    trunk = Trunk(_build_network(spec), spec).eval().requires_grad_(False)
+    trunk = Trunk(_build_network(spec), spec).float().eval().requires_grad_(False)
     parts = {name for name, _ in trunk.network.named_modules()}
     if missing := [name for name in trunk.stages if name not in parts]:
         raise WeightsError(
@@ -313,7 +313,7 @@ def _check_maps(
 
 def activation_bytes(trunk: nn.Module, size_px: tuple[int, int]) -> int:
     """Most bytes of feature maps of one image alive at once, plus those of the taps."""
-    images = torch.empty(1, 3, *size_px, device="meta")
+    images = torch.empty(1, 3, *size_px, dtype=torch.float32, device="meta")
     if isinstance(trunk, Intermediates):
         most, taps = watch_maps(trunk, images)
         return most + count_bytes(taps)
