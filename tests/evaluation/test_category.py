@@ -20,6 +20,7 @@ from trees import make_fingerprint, make_record
 from padim.datasets import Category, Sample, read_category
 from padim.evaluation.category import Evaluation, evaluate, preview
 from padim.evaluation.job import Job, record_of
+from padim.evaluation.pictures import mask_threshold
 from padim.evaluation.record import ImageResult, Record
 from padim.files import TemporaryFolder
 from padim.images.preprocess import Preprocess
@@ -93,6 +94,17 @@ def centre(picture: NDArray[np.float64]) -> tuple[float, float]:
 
 
 PLACES = [(8, 20), (8, 130), (80, 20), (80, 130)]  # of 96 rows and 160 columns
+
+
+def test_an_oracle_threshold_marks_what_lies_at_it() -> None:
+    masks = np.zeros((2, *SIZE_PX), np.bool_)
+    masks[1, 4:8, 4:8] = True
+    maps = np.where(masks, 3, 1).astype(np.float32)
+    case = Case(list(maps), list(masks), [[], []])
+    evaluation = evaluation_of("a", ["good", "bad"], maps.max(axis=(1, 2)), case)
+    threshold, words = mask_threshold(evaluation)
+    assert words == "oracle threshold: uses test labels\n(pixel F1-max at 3.00)"
+    np.testing.assert_array_equal(maps > threshold, masks)
 
 
 @pytest.mark.parametrize(("top", "left"), PLACES)

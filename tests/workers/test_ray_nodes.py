@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from trees import striped
 
+from padim.errors import ClusterError
 from padim.fitting.looks import Begin, no_progress
 from padim.fitting.settings import FitSettings
 from padim.fitting.spread import fit_by
 from padim.model.pair import save_pair
 from padim.workers.protocol import Workers
+from padim.workers.ray_cluster import connect
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +55,18 @@ def fit(workers: Workers, good: Path, out: Path, begin: Begin = no_progress) -> 
     fitted = fit_by(workers, images, settings, None, out.with_suffix(".begun"), begin)
     assert fitted.moments is not None
     save_pair(fitted.state, fitted.moments, out)
+
+
+def test_a_ray_that_does_not_start_is_an_error_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_words: object, **_more: object) -> None:
+        raise Exception("The current node timed out during startup.\nAnd more of it.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", refuse)
+    words = r"^Ray cannot be used: The current node timed out during startup\. See whether disk"
+    with pytest.raises(ClusterError, match=words), connect():
+        pass
 
 
 def test_a_lost_node_costs_its_pieces_alone(tmp_path: Path) -> None:

@@ -191,7 +191,8 @@ def connect() -> Iterator[RayCluster]:
             ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
         except Exception as error:  # it raises that class itself where a node does not start
             reason = str(error).partition("\n")[0].rstrip(".")
-            raise ClusterError(f"Ray cannot be used: {reason}. Check RAY_ADDRESS.") from error
+            advice = "Check RAY_ADDRESS." if address else "See whether disk and memory have room."
+            raise ClusterError(f"Ray cannot be used: {reason}. {advice}") from error
         signal.signal(signal.SIGTERM, before)
         yield RayCluster()
     finally:
