@@ -162,6 +162,7 @@ def test_fit_beyond_the_memory_limit_is_refused(
         (["--weights", "nowhere.pth"], "nowhere.pth does not exist"),
         (["--recipe", "reference", "--size", "64x96"], "crops a square"),
         (["--bogus"], "No such option"),
+        (["--no-overlays"], "--no-overlays. It is an option of predict"),
         (["--false-alarm-rate", "0.05"], "--false-alarm-rate. It is an option of predict, info"),
     ],
 )
@@ -281,7 +282,7 @@ def test_unreadable_images_are_named_or_left_out(
     (folder / "empty.png").touch()
     said, _ = failure(["predict", model, folder, "-o", tmp_path / "out", "-q"], capsys, 1)
     assert "1.png cannot be read as an image" in said
-    assert "Or leave it out with --skip-unreadable." in said
+    assert "Mend it, or leave images out with --skip-unreadable." in said
     assert not (tmp_path / "out/predictions.csv").exists()
     arguments = ["predict", model, folder, "-o", tmp_path / "out", "--skip-unreadable", "--json"]
     assert main(list(map(str, arguments))) == 0

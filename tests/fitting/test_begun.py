@@ -239,7 +239,9 @@ def test_what_a_kill_left_is_not_in_the_way(images: list[Path], tmp_path: Path) 
     assert not list(folder.glob(".padim-*"))
 
 
-def test_another_fit_removes_no_file_of_others(images: list[Path], tmp_path: Path) -> None:
+def test_another_fit_leaves_folders_and_other_kinds_of_files(
+    images: list[Path], tmp_path: Path
+) -> None:
     with pytest.raises(Stopped):
         fit(InTurn([], 7), images, tmp_path / "fit")
     (tmp_path / "fit/mine.txt").touch()

@@ -101,7 +101,8 @@ def test_a_stale_threshold_is_said_by_the_log_and_the_recipe(
     (tmp_path / "new").replace(tmp_path / "part.safetensors")
     assert recipes.follow_files() == ["part"]
     assert recipes["part"].warning.startswith("The threshold is stale: the model has changed")
-    assert f"recipe part: {recipes['part'].warning}" in caplog.text
+    path = tmp_path / "part.safetensors"
+    assert f"recipe part, {path}: {recipes['part'].warning}" in caplog.text
     assert not recipes["part"].trouble
     recipes.close()
 

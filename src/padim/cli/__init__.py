@@ -116,7 +116,10 @@ def _tell_failure(error: BaseException) -> int | None:
         return error.exit_code
     if isinstance(error, PadimError):
         skip = isinstance(error, ImageReadError) and Output.can_skip
-        fail(error, f"{error} Or leave it out with --skip-unreadable." if skip else str(error))
+        fail(
+            error,
+            f"{error} Mend it, or leave images out with --skip-unreadable." if skip else str(error),
+        )
         return error.exit_status
     if isinstance(error, BrokenPipeError):
         return PIPE_CLOSED  # whoever read the results has seen enough
@@ -132,6 +135,6 @@ def _name_takers(option: str) -> str:
     takers = [
         name
         for name, command in Commands().items()
-        if any(option in one.opts for one in command.params)
+        if any(option in (*one.opts, *one.secondary_opts) for one in command.params)
     ]
     return f". It is an option of {join_names(takers)}." if takers else ""

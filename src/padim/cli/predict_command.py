@@ -90,8 +90,6 @@ def predict(
     else:
         writer = _make_writer(out, names, overlays, maps, min_region_px)
     require_no_images(out)
-    if (out / "predictions.csv").is_file():
-        say(f"The results in {out} are replaced by new ones.")
     from padim.model.opening import load
 
     n_calls = 1 if cluster else _choose_calls(opening, len(chosen))
@@ -104,6 +102,8 @@ def predict(
     # To open each of a million files takes long.
     sizes = "" if parquet else f", {measure_sizes(chosen, loaded.preprocess.reading)[1]}"
     say(f"{count} to score{sizes}. Engine: {loaded.engine}.")
+    if writer is not None and (out / "predictions.csv").is_file():
+        say(f"The results in {out} are replaced by new ones.")
     say_left_out(find_left_out(images, recursive=recursive))
     if loaded.decision is not None:
         say_threshold(loaded.decision)

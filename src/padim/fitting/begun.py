@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from padim.errors import PadimError, UsageError
+from padim.errors import MemoryLimitError, PadimError, UsageError
 from padim.files import sha256, write_text, write_whole
 from padim.fitting.look_sum import LookSum
 from padim.fitting.settings import FitSettings
@@ -72,16 +72,18 @@ class Begun:
             if (path := self.name("sum")).is_file():
                 self.sum.go_on(path)
                 self._n_saved = self.sum.number
-                self._drop_looks()
             if self.has_done("merge"):
                 load_pair(self.name("merged"))
+        self._drop_looks()
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
         """Read a file of a fit in a ``with`` block."""
         try:
             yield
-        except (PadimError, OSError, ValueError) as error:
+        except MemoryLimitError:
+            raise
+        except (PadimError, FileNotFoundError, ValueError) as error:
             raise DamagedError(f"{self.folder} cannot be read. Remove it.") from error
 
     def name(self, kind: str) -> Path:

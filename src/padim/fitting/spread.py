@@ -135,7 +135,15 @@ def fit_by(
         for shard in (Shard(number, n_shards) for number in range(1, n_shards + 1))
     ]
     begun = Begun(folder, settings, (source_px, *sorted(hashes.values())))
-    work = partial(_go_on, workers, parts, settings, source_px, begun, begin, unreadable)
+    told: set[str] = set()
+
+    def tell(error: ImageReadError) -> None:
+        if unreadable is not None and str(error.path) not in told:
+            told.add(str(error.path))
+            unreadable(error)
+
+    hear = None if unreadable is None else tell
+    work = partial(_go_on, workers, parts, settings, source_px, begun, begin, hear)
     try:
         return work()
     except DamagedError:

@@ -271,7 +271,7 @@ def write_parquet(
     Raises:
         ImageReadError: An image cannot be read and nobody is told.
         MissingExtraError: pyarrow, or with maps zarr, is not installed.
-        UsageError: The folder has results as CSV.
+        UsageError: The folder has results as CSV, or maps or a summary of something else.
 
     Examples:
         >>> model = padim.load("part.safetensors")

@@ -5,10 +5,11 @@ lower score counts as 1, a higher one as 255. 0 is where a map does not look, or
 """
 
 import json
+import operator
 from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,20 +71,26 @@ def read_map(folder: str | Path, index: int) -> NDArray[np.float32]:
     except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{folder} is not finished. Run padim predict again.") from error
     n_images = summary.n_images
-    if not isinstance(index, SupportsIndex) or not 0 <= int(index) < n_images:
+    try:
+        place_in_list = operator.index(index)
+    except TypeError:
+        place_in_list = -1
+    if not 0 <= place_in_list < n_images:
         raise UsageError(
             f"The index is {index!r}, but {place} has maps of {n_images} images, from 0 on. "
             "Take the column index of a row."
         )
     is_left_out = any(one.index == index for one in summary.unreadable)
-    has_file = (place / name_file(index // summary.n_images_of_a_part)).is_file()
     try:
+        has_file = (place / name_file(place_in_list // summary.n_images_of_a_part)).is_file()
         counts = zarr.open_array(place, mode="r")
         if (counts.ndim, counts.shape[0], str(counts.dtype)) != (3, n_images, "uint8"):
             raise ValueError(counts.shape)
         if counts.shape[1] * counts.shape[2] > _MOST_PX or not (has_file or is_left_out):
             raise ValueError(counts.shape)
-        return score_counts(np.asarray(counts[int(index)]))
+        return score_counts(np.asarray(counts[place_in_list]))
+    except MemoryError:
+        raise
     except Exception as error:  # whatever zarr finds wrong with a file
         raise DatasetError(
             f"The map {index} of {place} is damaged or missing. Run padim predict again."
@@ -113,8 +120,9 @@ def drop_maps(folder: Path, kept: Container[str]) -> None:
             file.unlink()
             _drop_empty(file.parent, file.parent.parent)
     if not list(folder.glob("c/*")):
+        _drop_empty(folder / "c")
         (folder / "zarr.json").unlink(missing_ok=True)
-        _drop_empty(folder / "c", folder)
+        _drop_empty(folder)
 
 
 def _drop_empty(*folders: Path) -> None:

@@ -144,7 +144,7 @@ def make_recipe_routes(service: Service, access: Access) -> APIRouter:
     @routes.post(
         "/{recipe}/rollback",
         response_model=RecipeAnswer,
-        responses=describe_problems(401, 403, 404, 409),
+        responses=describe_problems(401, 403, 404, 409, 422),
         dependencies=[change],
     )
     async def go_back(recipe: str) -> Response:

@@ -310,10 +310,12 @@ class Recipes(Mapping[str, Recipe]):
         precision = computing.precision or str(predictor.description.facts["precision"])
         parity = reproduce(predictor, precision)
         if predictor.decision.calibration.stale:
-            _log.warning("recipe %s: %s", recipe.name, STALE)
+            _log.warning("recipe %s, %s: %s", recipe.name, path, STALE)
         predictor = predictor.at(settings.false_alarm_rate, settings.pixel_false_alarm_rate)
-        lane = Lane(predictor, measure_pace(predictor))
         digests = tuple(map(sha256, _list_files(path)))
+        if identify(path) != identity:
+            raise ModelFileError(f"{path} was replaced while it was opened. Try again.")
+        lane = Lane(predictor, measure_pace(predictor))
         return Opened(path, lane, identity, parity.n_images if parity else 0, n_bytes, digests)
 
     def _make_room(self, recipe: Recipe, n_bytes: int) -> None:
