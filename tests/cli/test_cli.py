@@ -162,7 +162,7 @@ def test_fit_beyond_the_memory_limit_is_refused(
         (["--weights", "nowhere.pth"], "nowhere.pth does not exist"),
         (["--recipe", "reference", "--size", "64x96"], "crops a square"),
         (["--bogus"], "No such option"),
-        (["--no-overlays"], "--no-overlays. It is an option of predict"),
+        (["--no-overlays"], ". It is an option of predict"),
         (["--false-alarm-rate", "0.05"], "--false-alarm-rate. It is an option of predict, info"),
     ],
 )

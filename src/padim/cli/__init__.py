@@ -110,7 +110,8 @@ def _tell_failure(error: BaseException) -> int | None:
             message = (
                 f"A command is missing. See {context.command_path if context else 'padim'} --help."
             )
-        if (option := getattr(error, "option_name", None)) and message.endswith(option):
+        option = getattr(error, "option_name", "")
+        if option and message.startswith("No such option"):
             message += _name_takers(option)
         fail(error, message)
         return error.exit_code
