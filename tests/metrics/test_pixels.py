@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from test_images import brute_f1_max
 
 from padim.errors import ShapeError, UnknownNameError, UsageError
+from padim.metrics.bins import Block, Rows
 from padim.metrics.counts import MapCounts
 from padim.metrics.curves import Order
 from padim.metrics.images import ImageMetrics
@@ -291,13 +293,37 @@ def test_resamples_in_chunks_are_those_at_once(monkeypatch: pytest.MonkeyPatch, 
     weights = bootstrap_weights([mask.any() for mask in case.masks], 20)
     counts = case.counts(exact=False, saturated=True)
     at_once = PixelMetrics(counts).resampled(weights)
-    monkeypatch.setattr("padim.metrics.resamples._TABLE_BYTES", 1)
+    monkeypatch.setattr("padim.metrics.pixels.LARGE_BYTES", 1)
     monkeypatch.setattr("padim.metrics.resamples._FEW", 1)
     monkeypatch.setattr("padim.metrics.bins._BLOCK_BYTES", 1)
     monkeypatch.setattr("padim.metrics.bins._WIDE", wide)
     for name, values in PixelMetrics(counts).resampled(weights).items():
         assert values.shape == (20,)
         np.testing.assert_allclose(values, at_once[name], atol=1e-12)
+
+
+def test_counts_that_no_block_holds_are_written_out_once_for_many_resamples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = make_case(6, "spread", 0.8, 1)
+    counts = case.counts(exact=False, saturated=True)
+    monkeypatch.setattr("padim.metrics.bins._BLOCK_BYTES", 1)
+    monkeypatch.setattr("padim.metrics.pixels.SMALL_BYTES", 1)
+    written: list[Rows] = []
+
+    def write_out(rows: Rows, column: NDArray[np.intp], n_columns: int) -> Iterator[Block]:
+        written.append(rows)
+        return blocks(rows, column, n_columns)
+
+    blocks = Rows.blocks
+    monkeypatch.setattr(Rows, "blocks", write_out)
+    metrics = PixelMetrics(counts)
+    n_written = []
+    for n_resamples in (1, 200):
+        metrics.resampled(bootstrap_weights(counts.is_anomalous, n_resamples))
+        n_written.append(len(written))
+        written.clear()
+    assert n_written[0] == n_written[1] > 0
 
 
 def test_what_is_no_weight_order_or_area_is_refused() -> None:

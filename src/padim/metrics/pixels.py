@@ -10,7 +10,7 @@ from padim.errors import UnknownNameError, UsageError
 from padim.metrics.bins import scores_of
 from padim.metrics.counts import MapCounts
 from padim.metrics.curves import Floats, Order, f1
-from padim.metrics.resamples import in_chunks
+from padim.metrics.resamples import LARGE_BYTES, SMALL_BYTES, in_chunks
 from padim.metrics.sums import Layout, Sums
 from padim.metrics.table import OF_PIXELS
 
@@ -133,5 +133,9 @@ class PixelMetrics:
         layout, counts = self._layout, self.counts
         n_columns = max(layout.n_columns, counts.count, len(counts.regions))
         return in_chunks(
-            weights, counts.count, n_columns, lambda chosen: metrics(Sums(layout, chosen))
+            weights,
+            counts.count,
+            n_columns,
+            lambda chosen: metrics(Sums(layout, chosen)),
+            SMALL_BYTES if layout.keeps_blocks else LARGE_BYTES,
         )

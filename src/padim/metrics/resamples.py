@@ -14,8 +14,8 @@ Values = dict[str, float | None]  # of metrics by name; None where one cannot be
 Intervals = dict[str, Interval | None]
 
 N_RESAMPLES = 1000
-_TABLE_BYTES = 1 << 19  # memory of larger ones comes from the system anew for each
-_MOST_BYTES = 1 << 26
+SMALL_BYTES = 1 << 19  # of a table; memory of larger ones comes from the system anew for each
+LARGE_BYTES = 1 << 26
 _FEW = 8  # resamples that are worth more memory
 
 
@@ -105,6 +105,7 @@ def in_chunks(
     n_images: int,
     n_columns: int,
     measure: Callable[[Floats], Mapping[str, Floats]],
+    table_bytes: int = SMALL_BYTES,
 ) -> dict[str, Floats]:
     """Take metrics of resamples, as many at a time as memory should hold.
 
@@ -114,6 +115,8 @@ def in_chunks(
         n_images: N.
         n_columns: K, of the tables that a metric makes of ``(B, K)``.
         measure: Takes weights of shape ``(some, N)`` and gives metrics of shape ``(some, ...)``.
+        table_bytes: Of a table. ``LARGE_BYTES`` where each call of ``measure`` costs much, however
+            few the resamples.
     """
     weights = np.ones(n_images) if weights is None else np.asarray(weights, np.float64)
     if weights.ndim not in (1, 2) or weights.shape[-1] != n_images:
@@ -125,7 +128,7 @@ def in_chunks(
         raise UsageError("A weight is negative or no number, but needs to be 0 or more.")
     table = np.atleast_2d(weights)
     n_bytes = 8 * max(n_columns, 1)
-    n_rows = max(1, _TABLE_BYTES // n_bytes, min(_FEW, _MOST_BYTES // n_bytes))
+    n_rows = max(1, table_bytes // n_bytes, min(_FEW, LARGE_BYTES // n_bytes))
     starts = range(0, max(len(table), 1), n_rows)
     parts = [measure(table[start : start + n_rows]) for start in starts]
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -33,14 +33,22 @@ class Layout:
         self.image_px = np.bincount(self.region_image, self.region_px, minlength=counts.count)
         # Whether the false positive rate of an image counts for AUPIMO.
         self.is_normal = ~np.array(counts.is_anomalous, np.bool_) & (self.normal_px > 0)
+        self._n_block_rows = n_block_rows(self.n_columns)
         self._kept: dict[Rows, list[Block]] = {}
+
+    @property
+    def keeps_blocks(self) -> bool:
+        """Whether no rows have to be written out anew for the next resamples."""
+        counts = self.counts
+        of_each = map(len, (counts.normal, counts.regions, counts.defects))
+        return max(of_each) <= self._n_block_rows
 
     def blocks(self, rows: Rows) -> Iterable[Block]:
         """Some rows at a time, written out; a single block is kept for the next resamples."""
         if rows in self._kept:
             return self._kept[rows]
         blocks = rows.blocks(self.column, self.n_columns)
-        if len(rows) > n_block_rows(self.n_columns):
+        if len(rows) > self._n_block_rows:
             return blocks
         return self._kept.setdefault(rows, list(blocks))
 
