@@ -143,6 +143,10 @@ class ImageReadError(PadimError):
         self.reason = reason
 
 
+class MaskReadError(ImageReadError):
+    """A mask that cannot be read as an image; it is never left out."""
+
+
 class UnreachableError(PadimError):
     """A store behind a network that is not there, or that lets nobody in."""
 

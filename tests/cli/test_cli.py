@@ -291,6 +291,20 @@ def test_unreadable_images_are_named_or_left_out(
     assert document["unreadable"] == [str(folder / "1.png"), str(folder / "empty.png")]
 
 
+def test_a_mask_that_cannot_be_read_is_not_said_to_be_left_out(
+    model: Path, category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(category, data)
+    mask = data / "ground_truth/spot/1_mask.png"
+    mask.write_bytes(mask.read_bytes()[:60])
+    fit = ["fit", data / "train/good", "-o", tmp_path / "m.safetensors", "--size", "64"]
+    for arguments in (["evaluate", model, data], [*fit, "--roi", mask]):
+        said, _ = failure(arguments, capsys, 1)
+        assert f"{mask} cannot be read as an image" in said
+        assert "--skip-unreadable" not in said
+
+
 def test_an_anomaly_cannot_fail_a_script_without_a_threshold(
     model: Path, category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -116,7 +116,7 @@ def _tell_failure(error: BaseException) -> int | None:
         fail(error, message)
         return error.exit_code
     if isinstance(error, PadimError):
-        skip = isinstance(error, ImageReadError) and Output.can_skip
+        skip = Output.can_skip and type(error) is ImageReadError
         fail(
             error,
             f"{error} Mend it, or leave images out with --skip-unreadable." if skip else str(error),

@@ -75,7 +75,7 @@ class Sample:
                 ``padim.images.masks.FLAWS``.
 
         Raises:
-            ImageReadError: A mask cannot be read.
+            MaskReadError: A mask cannot be read.
             DatasetError: A file of an annotation tool cannot be understood.
             ShapeError: Its masks are of several sizes.
         """
@@ -99,7 +99,7 @@ class Sample:
         Masks without a pixel are left out.
 
         Raises:
-            ImageReadError: A mask cannot be read.
+            MaskReadError: A mask cannot be read.
             DatasetError: A mask is drawn with several values, or with one that is of no kind of
                 defect.
         """

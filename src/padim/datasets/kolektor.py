@@ -28,7 +28,7 @@ def read_kolektor(folder: Path) -> Category:
 
     Raises:
         DatasetError: An image has no mask, or no image of ``train`` is good.
-        ImageReadError: A mask cannot be read.
+        MaskReadError: A mask cannot be read.
 
     Source:
         Božič et al. 2021, "Mixed supervision for surface-defect detection", and its archive.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from padim.errors import ImageReadError, ShapeError, UsageError
+from padim.errors import ImageReadError, MaskReadError, ShapeError, UsageError
 from padim.images.failures import FORMATS, raise_own_errors
 from padim.images.pages import choose_page
 from padim.images.raster import (
@@ -127,8 +127,15 @@ def read_levels(path: Path) -> NDArray[Any]:
 
 
 def read_layers(path: Path) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
-    """Read the values that a mask is drawn with, and its alpha if it has some, both ``(H, W)``."""
-    return _read(path, _take_layers, floats=True)
+    """Read the values that a mask is drawn with, and its alpha if it has some, both ``(H, W)``.
+
+    Raises:
+        MaskReadError: It cannot be read.
+    """
+    try:
+        return _read(path, _take_layers, floats=True)
+    except ImageReadError as error:
+        raise MaskReadError(path, error.reason) from error
 
 
 def turn_to_8_bit(

@@ -49,7 +49,7 @@ def read_mask(path: Path) -> MaskImage:
     is the same everywhere, and alpha is not.
 
     Raises:
-        ImageReadError: It cannot be read.
+        MaskReadError: It cannot be read.
     """
     levels, alpha = read_layers(path)
     if alpha is not None and _is_constant(levels) and not _is_constant(alpha):

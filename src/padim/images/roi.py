@@ -104,7 +104,7 @@ def read_roi(path: Path, source_px: tuple[int, int]) -> NDArray[np.bool_]:
 
     Raises:
         UsageError: It is not there, or neither, of another size than the images, or covers none.
-        ImageReadError: The mask cannot be read.
+        MaskReadError: The mask cannot be read.
     """
     if not path.is_file():
         raise PathMissingError(path)
