@@ -170,15 +170,17 @@ def _start_table(result: dict[str, Any]) -> list[str]:
             name,
             f"{result['seconds'][name]['median']:.2f} s",
             f"{result['processor_seconds'][name]['median']:.2f} s",
+            f"{result['peak_bytes'][name] / 1e6:.0f} MB",
         )
         for name in result["seconds"]
     ]
     return [
         f"Whole processes. A fit is of {result['settings']['n_images']} images, the network's "
         "graph in the cache; a first fit writes the graph. A program is `padim.fit` in Python, "
-        "with padim imported before torch or after it.",
+        "with padim imported before torch or after it. Peak memory counts the files of libraries as "
+        "far as the system has mapped them, which differs by machine.",
         "",
-        *table(("process", "time", "processor time"), rows),
+        *table(("process", "time", "processor time", "peak memory"), rows),
         *source(result),
     ]
 
