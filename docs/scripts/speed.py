@@ -177,8 +177,8 @@ def _start_table(result: dict[str, Any]) -> list[str]:
     return [
         f"Whole processes. A fit is of {result['settings']['n_images']} images, the network's "
         "graph in the cache; a first fit writes the graph. A program is `padim.fit` in Python, "
-        "with padim imported before torch or after it. Peak memory counts the files of libraries as "
-        "far as the system has mapped them, which differs by machine.",
+        "with padim imported before torch or after it. Peak memory counts the files of libraries "
+        "as far as the system has mapped them, which differs by machine.",
         "",
         *table(("process", "time", "processor time", "peak memory"), rows),
         *source(result),
