@@ -3,9 +3,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OLDEST ?= .venv-oldest
 GPU ?= .venv-gpu
-# Four processes keep two cores busy, as some tests wait. A file stays in one, for what its tests share, and
+# Three processes keep two cores busy, as some tests wait; four take longer. A file stays in one, for what its tests share, and
 # files come in the order that tests/conftest.py gives them.
-SIDE_BY_SIDE := -n 4 --dist loadfile --no-loadscope-reorder
+SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
 # Of `make fuzz`: how long at most, how many of each, and what they are drawn by.
 SECONDS ?= 1800

@@ -28,7 +28,6 @@ class Unreadable:
     def __init__(self, skip: bool) -> None:
         self.paths: list[str] = []
         self.callback = self._collect if skip else None
-        Output.can_skip = not skip
 
     def _collect(self, error: ImageReadError) -> None:
         self.paths.append(str(error.path))

@@ -123,6 +123,7 @@ def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def speak(*, as_json: bool, quiet: bool, verbose: bool, **given: object) -> None:
         Output.as_json, Output.quiet, Output.verbose = as_json, quiet, verbose
+        Output.can_skip = given.get("skip_unreadable") is False
         given = {name: _find(value) if name in paths else value for name, value in given.items()}
         command(**{name: _collect(group, given) for name, group in groups.items()}, **given)
 
