@@ -280,9 +280,19 @@ def test_unreadable_images_are_named_or_left_out(
     shutil.copytree(category / "test/good", folder)
     (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:300])
     (folder / "empty.png").touch()
-    said, _ = failure(["predict", model, folder, "-o", tmp_path / "out", "-q"], capsys, 1)
-    assert "1.png cannot be read as an image" in said
-    assert "Mend it, or leave images out with --skip-unreadable." in said
+    shutil.copy(model, tmp_path / "m.safetensors")
+    data = tmp_path / "data"
+    shutil.copytree(category, data)
+    shutil.copy(folder / "1.png", data / "test/good")
+    for arguments in (
+        ["fit", folder, "-o", tmp_path / "new.safetensors", "--size", "64"],
+        ["calibrate", tmp_path / "m.safetensors", folder],
+        ["evaluate", model, data],
+        ["predict", model, folder, "-o", tmp_path / "out", "-q"],
+    ):
+        said, _ = failure(arguments, capsys, 1)
+        assert "1.png cannot be read as an image" in said
+        assert "Mend it, or leave images out with --skip-unreadable." in said
     assert not (tmp_path / "out/predictions.csv").exists()
     arguments = ["predict", model, folder, "-o", tmp_path / "out", "--skip-unreadable", "--json"]
     assert main(list(map(str, arguments))) == 0

@@ -167,6 +167,18 @@ def test_an_image_comes_through_a_pipe(
     assert (tmp_path / "piped/overlays/stdin.jpg").is_file()
 
 
+def test_an_empty_pipe_is_not_said_to_be_left_out(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    model = str(folder / "m.safetensors")
+    assert main(["predict", model, "-", "-o", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.endswith("it is empty; pipe one image file into it.\n")
+
+
 def test_what_differs_from_the_fit_and_what_is_left_out_is_said(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -150,6 +150,7 @@ def test_one_failing_category_does_not_stop_the_others(
     assert benchmark(root, out, "-q") == 1
     captured = capsys.readouterr()
     assert captured.err.startswith("error: 1 of 2 categories failed. bottle: ")
+    assert captured.err.endswith(". Mend it, or leave images out with --skip-unreadable.\n")
     document = json.loads((out / "results.json").read_text())
     assert [row["category"] for row in document["rows"]] == ["carpet"]
     assert document["failed"][0]["type"] == "ImageReadError"

@@ -10,7 +10,7 @@ from typer.exceptions import TyperException
 
 import padim
 from padim.cli.commands import Commands, Root
-from padim.cli.console import Output, fail, flush_streams
+from padim.cli.console import SKIP_ADVICE, Output, fail, flush_streams
 from padim.errors import ImageReadError, PadimError, failure_of, join_names, naming_extras
 from padim.interrupts import (
     describe_interrupt,
@@ -117,10 +117,7 @@ def _tell_failure(error: BaseException) -> int | None:
         return error.exit_code
     if isinstance(error, PadimError):
         skip = Output.can_skip and type(error) is ImageReadError
-        fail(
-            error,
-            f"{error} Mend it, or leave images out with --skip-unreadable." if skip else str(error),
-        )
+        fail(error, f"{error} {SKIP_ADVICE}" if skip else str(error))
         return error.exit_status
     if isinstance(error, BrokenPipeError):
         return PIPE_CLOSED  # whoever read the results has seen enough

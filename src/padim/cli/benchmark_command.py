@@ -14,7 +14,7 @@ from padim.choices import Choice
 from padim.cli import options
 from padim.cli.bars import bars
 from padim.cli.cluster import hire, require_cluster
-from padim.cli.console import result, say
+from padim.cli.console import SKIP_ADVICE, Output, result, say
 from padim.cli.fit_command import prepare_within
 from padim.cli.images import (
     measure_sizes,
@@ -27,6 +27,7 @@ from padim.cli.options import option
 from padim.datasets import Category, describe, read_dataset
 from padim.datasets.left_out import find_left_out_of
 from padim.errors import (
+    ImageReadError,
     MissingExtraError,
     PadimError,
     UnknownNameError,
@@ -206,6 +207,8 @@ def finish(outcome: "Results", out: Path, against: str | None = None) -> None:
     if not outcome.failed:
         return
     reasons = " ".join(f"{failure.category}: {failure.message}" for failure in outcome.failed)
+    if Output.can_skip and any(one.type == ImageReadError.__name__ for one in outcome.failed):
+        reasons += f" {SKIP_ADVICE}"
     count = format_count(len(outcome.failed) + len(outcome.rows), "category", "categories")
     raise PadimError(f"{len(outcome.failed)} of {count} failed. {reasons}")
 

@@ -15,6 +15,8 @@ from typing import Any, TextIO
 
 from padim.errors import redact
 
+SKIP_ADVICE = "Mend it, or leave images out with --skip-unreadable."
+
 
 class Output:
     """How this run speaks; the options of a command set it."""

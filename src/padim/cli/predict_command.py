@@ -207,6 +207,8 @@ def _score(
     scorers: "Scorers | None",
 ) -> None:
     """Score images into a folder, here or by workers, and count them."""
+    if STDIN in chosen:
+        Output.can_skip = False  # what is piped is one image
     with (
         lock_folder(writer.folder),
         Journal(writer.folder, _describe_run(loaded, writer), loaded.decision) as journal,

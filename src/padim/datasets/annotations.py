@@ -61,7 +61,7 @@ def read_truth(path: Path, image: Path) -> MaskImage:
     """Read what a mask, or the file of an annotation tool, says of an image.
 
     Raises:
-        ImageReadError: The mask cannot be read.
+        MaskReadError: The mask cannot be read.
         DatasetError: The file cannot be understood, or does not know the image.
     """
     if not is_annotation(path):

@@ -200,7 +200,8 @@ def evaluate(
         PathMissingError: There is no such file or folder.
         DatasetError: The folder is no category, or has no test images. Or a mask is of another
             size than its image, or not drawn with the value of one kind of defect.
-        ImageReadError: An image cannot be read and nobody is told, or a mask cannot be read.
+        ImageReadError: An image cannot be read and nobody is told.
+        MaskReadError: A mask cannot be read.
 
     Examples:
         >>> found = padim.evaluate("part.safetensors", "part")

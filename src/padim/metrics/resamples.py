@@ -15,7 +15,7 @@ Intervals = dict[str, Interval | None]
 
 N_RESAMPLES = 1000
 SMALL_BYTES = 1 << 19  # of a table; memory of larger ones comes from the system anew for each
-LARGE_BYTES = 1 << 26
+LARGE_BYTES = 1 << 26  # some eight tables are there at once
 _FEW = 8  # resamples that are worth more memory
 
 
@@ -115,8 +115,8 @@ def in_chunks(
         n_images: N.
         n_columns: K, of the tables that a metric makes of ``(B, K)``.
         measure: Takes weights of shape ``(some, N)`` and gives metrics of shape ``(some, ...)``.
-        table_bytes: Of a table. ``LARGE_BYTES`` where each call of ``measure`` costs much, however
-            few the resamples.
+        table_bytes: What one table of ``(some, K)`` may take. ``LARGE_BYTES`` where each call of
+            ``measure`` costs much, however few the resamples.
     """
     weights = np.ones(n_images) if weights is None else np.asarray(weights, np.float64)
     if weights.ndim not in (1, 2) or weights.shape[-1] != n_images:

@@ -40,17 +40,17 @@ class Layout:
     def keeps_blocks(self) -> bool:
         """Whether no rows have to be written out anew for the next resamples."""
         counts = self.counts
-        of_each = map(len, (counts.normal, counts.regions, counts.defects))
-        return max(of_each) <= self._n_block_rows
+        return all(map(self._keeps, (counts.normal, counts.regions, counts.defects)))
+
+    def _keeps(self, rows: Rows) -> bool:
+        return len(rows) <= self._n_block_rows
 
     def blocks(self, rows: Rows) -> Iterable[Block]:
         """Some rows at a time, written out; a single block is kept for the next resamples."""
         if rows in self._kept:
             return self._kept[rows]
         blocks = rows.blocks(self.column, self.n_columns)
-        if len(rows) > self._n_block_rows:
-            return blocks
-        return self._kept.setdefault(rows, list(blocks))
+        return self._kept.setdefault(rows, list(blocks)) if self._keeps(rows) else blocks
 
     def sum(self, rows: Rows, weights: Floats, saturation_px: Floats | None = None) -> Floats:
         """Rows times their weights ``(B, rows)``, at each threshold, shape ``(B, K)``.

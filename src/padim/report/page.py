@@ -70,7 +70,8 @@ def write_report(
     Raises:
         PathMissingError: There is no such folder.
         DatasetError: It is no folder of a benchmark, it lacks the maps, or images are missing.
-        ImageReadError: An image or a mask cannot be read.
+        ImageReadError: An image cannot be read.
+        MaskReadError: A mask cannot be read.
     """
     results, by_category = read_run(run)
     parts = [Part.of(run, seeds[0], data) for seeds in by_category.values()]
