@@ -34,11 +34,12 @@ class Broker:
             *lines,
         ]
         self._settings.write_text("\n".join(settings) + "\n")
+        self._log = folder / "broker.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         assert PROGRAM is not None
-        with (self._folder / "broker.log").open("ab") as log:
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [PROGRAM, "-c", str(self._settings)], stdout=log, stderr=log
             )
@@ -46,9 +47,19 @@ class Broker:
         while time.monotonic() < end_s:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return
-            assert self._process.poll() is None, (self._folder / "broker.log").read_text()
+            assert self._process.poll() is None, self._log.read_text()
             time.sleep(0.02)
         raise AssertionError("the broker does not listen")
+
+    def wait_for_farewell(self, client: str, n_times: int = 1) -> None:
+        """Wait until a client has said farewell so often, and all before that has been read.
+
+        One that is back sooner takes the place of its old connection, whose rest nobody reads.
+        """
+        end_s = time.monotonic() + 30
+        while self._log.read_text().count(f"Client {client} disconnected.") < n_times:
+            assert time.monotonic() < end_s, self._log.read_text()
+            time.sleep(0.02)
 
     def stop(self) -> None:
         if self._process is not None:
