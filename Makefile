@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OLDEST ?= .venv-oldest
 GPU ?= .venv-gpu
-# Three processes keep two cores busy, as some tests wait; four take longer. A file stays in one, for what its tests share, and
+# Three processes keep two cores busy, as some tests wait. A file stays in one, for what its tests share, and
 # files come in the order that tests/conftest.py gives them.
 SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 

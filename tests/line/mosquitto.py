@@ -22,7 +22,6 @@ class Broker:
 
     def __init__(self, folder: Path, lines: Sequence[str] = ("allow_anonymous true",)) -> None:
         self.port = find_free_port()
-        self._folder = folder
         folder.mkdir(exist_ok=True)
         self._settings = folder / "mosquitto.conf"
         settings = [

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     Output.as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     Output.quiet = Output.verbose = Output.has_result = False
-    Output.lost, Output.advice, Output.can_skip = None, "", False
+    Output.lost, Output.advice = None, ""
     command = build_root()
 
     def work() -> int:
